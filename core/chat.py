@@ -1,0 +1,54 @@
+"""From dialogues to token ids: rendered by the chat template and tokenised once, with one BOS.
+
+Training, PPO and the benchmarks all come through here, so that a model sees the same tokens in each of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from core.records import Dialogue, Message, user
+
+
+def parse_dialogue(value: Any, where: str) -> Dialogue:
+    """A dialogue out of a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
+    if isinstance(value, str):
+        return user(value)
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{where}: expected text or a non-empty list of messages, got {type(value).__name__}.")
+    for turn in value:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise ValueError(f"{where}: every message needs a 'role' and a 'content' that are text, got {turn!r:.120}.")
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue]) -> list[list[int]]:
+    """Token ids of each prompt up to where the assistant begins to speak."""
+    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=True) for dialogue in dialogues])
+
+
+def encode_answered(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
+    """Token ids of each dialogue with its completion as the last turn, to the end that the template gives it."""
+    answered = [
+        (*dialogue, Message(role="assistant", content=completion)) for dialogue, completion in zip(dialogues, completions, strict=True)
+    ]
+    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in answered])
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, *, generation: bool) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    assert isinstance(text, str)
+    return text
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    # A template may leave BOS to the tokenizer; two of them move scores by a point, so the count must be exactly one.
+    if bos is not None and tokenizer("a")["input_ids"][:1] == [bos]:
+        ids = [row if row[:1] == [bos] else [bos, *row] for row in ids]
+    return ids

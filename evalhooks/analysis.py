@@ -1,0 +1,174 @@
+"""How well one number predicts another, and whether two models really differ: estimates with their uncertainty.
+
+Source of the questions: RewardBench 2 (Malik et al., 2025), section 5 and figure 3, which correlate benchmark scores with
+best-of-N and PPO over many reward models. The paper prints point estimates; with a dozen models the interval is the
+message, so nothing here comes without one. All intervals are percentile bootstrap intervals (Efron and Tibshirani, 1993).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+_CHUNK = 1_000_000
+"""Numbers held at once while resampling; bounds the memory at some 10 MB per array."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    """Agreement of two measurements over `n` points.
+
+    `ci95` is the 95% bootstrap interval of `pearson`. All three are None where they are undefined, and `note` says why;
+    `note` also tells how many resamples were dropped, if any.
+
+    >>> correlation([61.2, 68.7, 70.1, 54.9], [50.3, 52.4, 52.2, 49.0]).n
+    4
+    """
+
+    pearson: float | None
+    spearman: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """Mean of a - b over `n` shared rows, its 95% bootstrap interval, and a two-sided p-value for no difference.
+
+    >>> paired_bootstrap([1, 0, 1, 0], [0, 1, 0, 1]).mean_difference
+    0.0
+    """
+
+    mean_difference: float
+    ci95: tuple[float, float]
+    p_value: float
+    n: int
+
+
+def correlation(x: ArrayLike, y: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0) -> Correlation:
+    """Pearson and Spearman correlation of two equally long series, one entry per model.
+
+    Points are resampled with their partner; a resample that is constant in x or y has no correlation and is dropped.
+    With fewer than 3 points, or constant x or y, nothing is estimated. Raises `ValueError` for unequal lengths, for
+    values that are not finite, and for `num_resamples` below 1.
+    """
+    x_N, y_N = _paired_series(x, y)
+    _require_resamples(num_resamples)
+    if len(x_N) < 3:
+        return Correlation(pearson=None, spearman=None, ci95=None, n=len(x_N), note=f"{len(x_N)} points; a correlation needs 3.")
+    constant = [name for name, values_N in (("x", x_N), ("y", y_N)) if _is_constant(values_N)]
+    if constant:
+        return Correlation(pearson=None, spearman=None, ci95=None, n=len(x_N), note=f"{' and '.join(constant)} constant.")
+    draws = _bootstrap_pearson(x_N, y_N, num_resamples=num_resamples, rng=np.random.default_rng(seed))
+    num_dropped = num_resamples - len(draws)
+    return Correlation(
+        pearson=float(_pearson(x_N[None], y_N[None])[0]),
+        spearman=float(_pearson(stats.rankdata(x_N)[None], stats.rankdata(y_N)[None])[0]),
+        ci95=_percentiles(draws) if len(draws) else None,
+        n=len(x_N),
+        note=f"{num_dropped} of {num_resamples} resamples were constant and dropped." if num_dropped else "",
+    )
+
+
+def upper_half(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The points of (x, y) with x at or above the median of x, in their order: does x still rank the good ones?
+
+    A correlation over all models owes much to telling bad from good. Raises `ValueError` as `correlation` does.
+    """
+    x_N, y_N = _paired_series(x, y)
+    if not len(x_N):
+        return x_N, y_N
+    upper_N = x_N >= np.mean(x_N)
+    return x_N[upper_N], y_N[upper_N]
+
+
+def paired_bootstrap(
+    credits_a: Sequence[float], credits_b: Sequence[float], *, num_resamples: int = 10_000, seed: int = 0
+) -> PairedDifference:
+    """Does model a earn more than model b on the same rows? `credits_*` are credits per row, in one order.
+
+    The p-value is twice the smaller share of resampled means on either side of 0 (one resample added to each side, since
+    a bootstrap cannot show p = 0), so it agrees with the interval. Raises `ValueError` for unequal
+    lengths, fewer than 2 rows, values that are not finite, and `num_resamples` below 1.
+    """
+    a_N, b_N = _paired_series(credits_a, credits_b)
+    _require_resamples(num_resamples)
+    if len(a_N) < 2:
+        raise ValueError(f"A paired comparison needs at least 2 shared rows, got {len(a_N)}.")
+    difference_N = a_N - b_N
+    draws = bootstrap_means(difference_N, num_resamples=num_resamples, rng=np.random.default_rng(seed))
+    # Sums of thirds and quarters miss 0 by rounding; such a mean lies on both sides.
+    rounding = 1e-12 * float(np.max(np.abs(difference_N)))
+    smaller_tail = min(int(np.sum(draws <= rounding)), int(np.sum(draws >= -rounding)))
+    return PairedDifference(
+        mean_difference=float(np.mean(difference_N)),
+        ci95=_percentiles(draws),
+        p_value=min(1.0, 2 * (smaller_tail + 1) / (num_resamples + 1)),
+        n=len(a_N),
+    )
+
+
+def bootstrap_means(values_N: NDArray[np.float64], *, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means of `num_resamples` samples of N values each, drawn from `values_N` with replacement; shape (num_resamples,)."""
+    return np.concatenate([values_N[index_RN].mean(axis=1) for index_RN in _resamples(len(values_N), num_resamples, rng)])
+
+
+def _bootstrap_pearson(
+    x_N: NDArray[np.float64], y_N: NDArray[np.float64], *, num_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Pearson correlations of the resamples in which both series vary; at most `num_resamples` of them."""
+    draws = []
+    for index_RN in _resamples(len(x_N), num_resamples, rng):
+        x_RN, y_RN = x_N[index_RN], y_N[index_RN]
+        # Equality of the extremes is exact; a variance of equal numbers may round to above 0.
+        varies_R = (np.ptp(x_RN, axis=1) > 0) & (np.ptp(y_RN, axis=1) > 0)
+        draws.append(_pearson(x_RN[varies_R], y_RN[varies_R]))
+    return np.concatenate(draws)
+
+
+def _pearson(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson correlation of every row of x with that of y, neither constant; shape (R,)."""
+    return np.clip(np.sum(_unit_deviations(x_RN) * _unit_deviations(y_RN), axis=1), -1.0, 1.0)
+
+
+def _unit_deviations(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every row less its mean, scaled to length 1."""
+    deviation_RN = values_RN - values_RN.mean(axis=1, keepdims=True)
+    # Scaled first: squares of tiny deviations would underflow to a length of 0.
+    deviation_RN /= np.max(np.abs(deviation_RN), axis=1, keepdims=True)
+    return deviation_RN / np.linalg.norm(deviation_RN, axis=1, keepdims=True)
+
+
+def _resamples(n: int, num_resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Row indices of shape (r, n) in chunks, the r adding up to `num_resamples`."""
+    chunk = max(1, _CHUNK // n)
+    for start in range(0, num_resamples, chunk):
+        yield rng.integers(n, size=(min(chunk, num_resamples - start), n))
+
+
+def _percentiles(draws_R: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(draws_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _is_constant(values_N: NDArray[np.float64]) -> bool:
+    """Constant up to rounding: what is left of the values after their mean is noise of the last digits."""
+    mean = np.mean(values_N)
+    return bool(np.linalg.norm(values_N - mean) <= 1e-13 * abs(mean))
+
+
+def _paired_series(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x_N, y_N = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x_N.ndim != 1 or x_N.shape != y_N.shape:
+        raise ValueError(f"Two flat series of equal length are needed, got shapes {x_N.shape} and {y_N.shape}.")
+    if wrong := np.flatnonzero(~np.isfinite(x_N) | ~np.isfinite(y_N)).tolist():
+        raise ValueError(f"Entries {wrong} are not finite in both series; leave them out of both.")
+    return x_N, y_N
+
+
+def _require_resamples(num_resamples: int) -> None:
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1, 10000 is usual.")

@@ -1,0 +1,42 @@
+"""The report of a study: one page, its charts as PNGs, its numbers as CSV, Markdown and JSON, and tables for the terminal."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evalhooks.report.charts import write_charts
+from evalhooks.report.facts import clean, read
+from evalhooks.report.page import render_page
+from evalhooks.report.tables import markdown, print_report, terminal_table, write_tables
+
+__all__ = ["print_report", "terminal_table", "write_report"]
+
+
+def write_report(summary: Mapping[str, Any], out: Path) -> Path:
+    """Writes the report of `summary` (what `facts.read` reads) into the folder `out` and returns its report.html.
+
+    Beside the page lie benchmark_vs_bon.png, domains.png, ppo.png, training.png, reward_models.csv, checkpoints.csv,
+    correlation.csv, ppo.csv, report.md and summary.json. All are made in a temporary folder and renamed into place at
+    the end, the page last, so an interrupted report leaves the files of the one before it. Everything optional in the
+    summary may be missing; the report says what is.
+    """
+    study, out = read(summary), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as name:
+        folder = Path(name)
+        made = [*write_charts(study, folder), *write_tables(study, folder)]
+        texts = {
+            "report.md": markdown(study),
+            "summary.json": json.dumps(clean(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            "report.html": render_page(study),
+        }
+        for filename, text in texts.items():
+            path = folder / filename
+            path.write_text(text, encoding="utf-8")
+            made.append(path)
+        for path in made:
+            os.replace(path, out / path.name)
+    return out / "report.html"

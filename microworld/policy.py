@@ -1,0 +1,104 @@
+"""The small policies of a world, trained from scratch with TRL's SFTTrainer."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from core.chat import encode_answered, encode_prompts
+from core.checkpoint import atomic_folder, is_complete, write_json
+from core.records import user
+
+SHAPES = {
+    # Two lineages differ in shape, initialisation and corpus; what they share is the tokenizer.
+    "coast": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 168},
+    "ridge": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128},
+}
+
+
+@dataclass(kw_only=True)
+class PolicyConfig:
+    """Supervised fine-tuning of a policy of the world."""
+
+    lr: float = 5e-3
+    batch_size: int = 64
+    seed: int = 0
+
+
+def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, advance: Callable[[int], None]) -> Path:
+    """Trains the policy of `lineage` on its corpus and saves it to `folder`, unless it is there already.
+
+    `advance` is called with the number of corpus rows gone through. The loss covers the answers only.
+    """
+    if is_complete(folder):
+        return folder
+    tokenizer = AutoTokenizer.from_pretrained(world / "tokenizer")
+    seed = config.seed * len(SHAPES) + sorted(SHAPES).index(lineage)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            **SHAPES[lineage],
+            vocab_size=len(tokenizer),
+            max_position_embeddings=tokenizer.model_max_length,
+            tie_word_embeddings=True,
+            initializer_range=0.05,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=50,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(world / "corpus" / f"{lineage}.jsonl", tokenizer),
+        processing_class=tokenizer,
+        callbacks=[_Advance(config.batch_size, advance)],
+    )
+    trainer.train()
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "lineage.json", {"lineage": lineage, "prompts": "microworld"})
+    return folder
+
+
+def _dataset(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    prompts = [user(row["prompt"]) for row in rows]
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    ids = encode_answered(tokenizer, prompts, [row["completion"] for row in rows])
+    labels = [[-100] * len(p) + row[len(p) :] for p, row in zip(prompt_ids, ids, strict=True)]
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+
+
+class _Advance(TrainerCallback):
+    def __init__(self, batch_size: int, advance: Callable[[int], None]) -> None:
+        self._batch_size, self._advance = batch_size, advance
+
+    def on_step_end(self, args: TrainingArguments, state: object, control: object, **_: object) -> None:
+        self._advance(self._batch_size)

@@ -1,0 +1,51 @@
+"""What a skill of the world is made of."""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from microworld.lexicon import Facts
+
+Reference = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A prompt, the combination of entities it asks about, and what its verifier needs.
+
+    `key` decides the split: two prompts with one key never stand on different sides.
+    """
+
+    skill: str
+    prompt: str
+    key: tuple[str, ...]
+    reference: Reference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skill:
+    """One skill: draws questions, answers them rightly or with a typical mistake, and judges any answer."""
+
+    name: str
+    domain: str
+    question: Callable[[random.Random, Facts], Question]
+    right: Callable[[random.Random, Reference], str]
+    wrong: Callable[[random.Random, Reference], str]
+    verify: Callable[[str, Reference], bool]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a text, punctuation removed."""
+    return re.findall(r"[a-z]+|\d+", text.lower())
+
+
+def is_sentence(text: str, *, max_words: int) -> bool:
+    """One capitalised sentence that ends with its only full stop and has at most `max_words` words."""
+    return text[:1].isupper() and text.endswith(".") and text.count(".") == 1 and len(text.split()) <= max_words
+
+
+def article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

@@ -1,0 +1,36 @@
+"""The Bradley-Terry loss and what is logged beside it."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def bradley_terry_loss(
+    chosen_B: Tensor, rejected_B: Tensor, *, margin_B: Tensor | None = None, label_smoothing: float = 0.0, center: float = 0.0
+) -> Tensor:
+    """Mean negative log-likelihood of the preferences under Bradley-Terry (RewardBench 2 paper, section 2).
+
+    With d = chosen - rejected - margin the loss of a pair is `-(1 - s) log sigmoid(d) - s log sigmoid(-d)`, where s is
+    the share of labels taken to be wrong (Mitchell 2023, "A note on DPO with noisy preferences"), plus
+    `center * (chosen + rejected)^2`, which keeps rewards near zero (Eisenstein et al. 2023, eq. 2).
+    Rewards are of shape (B,); the result is a scalar in nats.
+    """
+    chosen_B, rejected_B = chosen_B.float(), rejected_B.float()
+    difference_B = chosen_B - rejected_B
+    if margin_B is not None:
+        difference_B = difference_B - margin_B
+    loss_B = -(1 - label_smoothing) * logsigmoid(difference_B) - label_smoothing * logsigmoid(-difference_B)
+    return (loss_B + center * (chosen_B + rejected_B) ** 2).mean()
+
+
+@torch.no_grad()
+def preference_metrics(chosen_B: Tensor, rejected_B: Tensor) -> dict[str, float]:
+    """What a batch of rewards of shape (B,) says of the model: accuracy, margin, and the rewards of both sides."""
+    chosen_B, rejected_B = chosen_B.float(), rejected_B.float()
+    return {
+        "accuracy": (chosen_B > rejected_B).float().mean().item(),
+        "margin": (chosen_B - rejected_B).mean().item(),
+        "chosen_reward": chosen_B.mean().item(),
+        "rejected_reward": rejected_B.mean().item(),
+        "reward_std": torch.cat([chosen_B, rejected_B]).std(correction=0).item(),
+    }

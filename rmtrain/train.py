@@ -1,0 +1,211 @@
+"""Training of one reward model: TRL's trainer with our loss, checkpoints and hooks."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import RewardConfig, RewardTrainer
+
+from core.chat import encode_answered
+from core.checkpoint import complete_steps, latest_complete, mark_complete, step_folder
+from core.config import Dtype
+from core.hooks import Hook, eval_file, run_hooks
+from core.models import new_reward_model
+from core.progress import Progress
+from core.records import CheckpointSaved, Preference, RunEnded, Tracker
+from rmtrain.config import RewardModelConfig
+from rmtrain.data import load_preferences
+from rmtrain.loss import bradley_terry_loss, preference_metrics
+
+OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Where the last checkpoint lies, its step and metrics, and what became of the data."""
+
+    checkpoint: Path
+    step: int
+    metrics: Mapping[str, float]
+    num_pairs: int
+    num_dropped: int
+
+
+def train(
+    config: RewardModelConfig, run_dir: Path, *, hooks: Sequence[Hook], tracker: Tracker, progress: Progress, say: Any = print
+) -> Outcome:
+    """Fits a Bradley-Terry reward model and calls the hooks at every checkpoint.
+
+    Continues from the last complete checkpoint in `run_dir`, if there is one. `say` receives lines for the user.
+    """
+    datasets.disable_progress_bars()
+    preferences, _ = load_preferences(config.data, seed=config.seed)
+    model, tokenizer = new_reward_model(config.model, seed=config.seed)
+    rows, num_dropped = tokenize(preferences, tokenizer, config.max_length)
+    if num_dropped:
+        say(f"dropped {num_dropped} of {len(preferences)} pairs longer than max_length={config.max_length} tokens")
+
+    trainer = BradleyTerryTrainer(
+        config=config,
+        run_dir=run_dir,
+        hooks=hooks,
+        tracker=tracker,
+        model=model,
+        args=_arguments(config, run_dir),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.add_callback(_Checkpoints(trainer, config, len(rows), progress))
+    found = latest_complete(run_dir, say)
+    if found is not None:
+        say(f"resuming {run_dir.name} from {found.name}")
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+
+    last = complete_steps(run_dir)[-1]
+    for hook in hooks:
+        hook.on_end(RunEnded(run_dir=run_dir, step=last))
+    return Outcome(
+        checkpoint=step_folder(run_dir, last), step=last, metrics=trainer.last_metrics, num_pairs=len(rows), num_dropped=num_dropped
+    )
+
+
+def tokenize(
+    preferences: Sequence[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Token ids of the pairs whose sides both fit into `max_length`, and how many did not."""
+    prompts = [pair.prompt for pair in preferences]
+    chosen = encode_answered(tokenizer, prompts, [pair.chosen for pair in preferences])
+    rejected = encode_answered(tokenizer, prompts, [pair.rejected for pair in preferences])
+    has_margin = any(pair.margin is not None for pair in preferences)
+    rows: list[dict[str, Any]] = []
+    for pair, chosen_ids, rejected_ids in zip(preferences, chosen, rejected, strict=True):
+        if max(len(chosen_ids), len(rejected_ids)) <= max_length:
+            row: dict[str, Any] = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
+            rows.append(row | {"margin": float(pair.margin or 0.0)} if has_margin else row)
+    if not rows:
+        raise ValueError(f"No pair fits into max_length={max_length} tokens; raise max_length.")
+    return rows, len(preferences) - len(rows)
+
+
+def checkpoint_steps(num_steps: int, num_checkpoints: int) -> list[int]:
+    """Evenly spaced steps of which the last is the end of training.
+
+    >>> checkpoint_steps(10, 3)
+    [4, 7, 10]
+    """
+    return sorted({math.ceil(num_steps * (i + 1) / num_checkpoints) for i in range(num_checkpoints)})
+
+
+def _arguments(config: RewardModelConfig, run_dir: Path) -> RewardConfig:
+    optim = config.optim
+    processes = max(1, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+    return RewardConfig(
+        output_dir=str(run_dir / "checkpoints" / ".writing"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size // processes,
+        learning_rate=optim.lr,
+        lr_scheduler_type="constant_with_warmup" if optim.schedule == "constant" else str(optim.schedule),
+        warmup_steps=optim.warmup_ratio,
+        weight_decay=optim.weight_decay,
+        adam_epsilon=optim.adam_eps,
+        max_grad_norm=optim.max_grad_norm,
+        center_rewards_coefficient=config.center or None,
+        max_length=None,
+        gradient_checkpointing=config.gradient_checkpointing,
+        bf16=config.model.dtype == Dtype.bf16,
+        save_strategy="no",  # our own callback decides when
+        logging_steps=10,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+    )
+
+
+class BradleyTerryTrainer(RewardTrainer):
+    """TRL's trainer with our loss and logging; a checkpoint is moved into place, marked complete and given to the hooks."""
+
+    def __init__(self, *, config: RewardModelConfig, run_dir: Path, hooks: Sequence[Hook], tracker: Tracker, **trl: Any) -> None:
+        super().__init__(**trl)
+        self.config, self.run_dir, self.hooks, self.tracker = config, run_dir, hooks, tracker
+        self.last_metrics: Mapping[str, float] = {}
+        self._batches: list[dict[str, float]] = []
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        margin_B = inputs.pop("margin", None)
+        outputs = model(**inputs, use_cache=False)
+        chosen_B, rejected_B = outputs.logits.squeeze(-1).chunk(2)
+        config = self.config
+        loss = bradley_terry_loss(
+            chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center
+        )
+        self._batches.append(preference_metrics(chosen_B, rejected_B))
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Sends the trainer's figures and the means since the last call to `train/*`."""
+        logs = logs | {key: sum(batch[key] for batch in self._batches) / len(self._batches) for key in self._batches[0]} if self._batches else logs
+        self._batches.clear()
+        if self.is_world_process_zero():
+            self.tracker.log({f"train/{key}": float(value) for key, value in logs.items()}, axis="train/step", step=self.state.global_step)
+        super(RewardTrainer, self).log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super(RewardTrainer, self)._save_checkpoint(model, trial)
+        step = self.state.global_step
+        if self.is_world_process_zero():
+            target = step_folder(self.run_dir, step)
+            shutil.rmtree(target, ignore_errors=True)  # a torn one of an earlier attempt
+            (Path(str(self.args.output_dir)) / f"checkpoint-{step}").rename(target)
+            mark_complete(target)
+            for earlier in complete_steps(self.run_dir):
+                if earlier < step:  # only the newest is ever resumed from
+                    for name in OPTIMIZER_FILES:
+                        (step_folder(self.run_dir, earlier) / name).unlink(missing_ok=True)
+            self.run_hooks(step)
+        self.accelerator.wait_for_everyone()
+
+    def run_hooks(self, step: int) -> None:
+        """Calls the hooks for the checkpoint of `step` with the weights in memory."""
+        event = CheckpointSaved(
+            step=step,
+            num_steps=self.state.max_steps,
+            path=step_folder(self.run_dir, step),
+            run_dir=self.run_dir,
+            model=self.accelerator.unwrap_model(self.model),
+            tokenizer=self.processing_class,  # type: ignore[arg-type]
+        )
+        self.last_metrics = run_hooks(self.hooks, event, self.tracker)
+
+
+class _Checkpoints(TrainerCallback):
+    """Decides when to save, shows progress, and calls hooks that a torn run had left out."""
+
+    def __init__(self, trainer: BradleyTerryTrainer, config: RewardModelConfig, num_pairs: int, progress: Progress) -> None:
+        self.trainer, self.config, self.progress = trainer, config, progress
+        self.num_pairs = num_pairs
+        self.steps: list[int] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.steps = checkpoint_steps(state.max_steps, self.config.num_checkpoints)
+        self.progress.start("training", state.max_steps)
+        self.progress.advance(state.global_step)
+        if state.global_step and not eval_file(self.trainer.run_dir, state.global_step).exists():
+            self.trainer.run_hooks(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.advance()
+        control.should_save = state.global_step in self.steps
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.finish()

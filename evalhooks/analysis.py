@@ -81,7 +81,7 @@ def upper_half(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray
     x_N, y_N = _paired_series(x, y)
     if not len(x_N):
         return x_N, y_N
-    upper_N = x_N >= np.mean(x_N)
+    upper_N = x_N >= np.median(x_N)
     return x_N[upper_N], y_N[upper_N]
 
 

@@ -3,7 +3,6 @@
 import math
 import random
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean, stdev
@@ -274,8 +273,7 @@ def test_ties_is_refused_for_a_paired_tied_prompt_with_one_correct_answer():
 
 def test_ties_is_refused_without_a_common_number_and_for_all_causes_at_once():
     (refusal,) = scores([ties("tied:1", [1.0, 1.0], [0.0]), ties("ref:2", [1.0], [0.0])]).refusals
-    assert "no partner" in refusal
-    assert refusal.endswith("tied:1, ref:2.")
+    assert re.search(r"no partner .*: tied:1, ref:2\.", refusal)
     several_causes = scores([ties("tied:1", [1.0, NAN], []), ties("oops", [1.0], [0.0])])
     assert len(several_causes.refusals) == 4  # id, NaN, no incorrect, no partner
 
@@ -353,8 +351,7 @@ def test_overall_reproduces_published_scores(score, domains):
 def test_the_standard_error_of_a_domain_is_that_of_a_mean():
     # 30 of 100 rows right: sqrt(0.3 * 0.7 / 100) = 0.04583; 4000 resamples estimate it to 1 / sqrt(8000) = 1.1%.
     rows = [best_of(float(index < 30), 0.5, id=str(index)) for index in range(100)]
-    errors = standard_errors(rows, num_resamples=4000)
-    assert errors == {"Math": pytest.approx(0.04583, rel=0.05)}
+    assert standard_errors(rows, num_resamples=4000) == {"Math": pytest.approx(0.04583, rel=0.05)}
 
 
 def test_standard_errors_of_ties_and_overall_equal_a_naive_bootstrap():
@@ -364,8 +361,8 @@ def test_standard_errors_of_ties_and_overall_equal_a_naive_bootstrap():
     pairs = [[row for row in rows if row.subset == "Ties" and row.id.endswith(f":{number}")] for number in range(15)]
     ties_draws, overall_draws = [], []
     for _ in range(1500):
-        redrawn_pairs = generator.choices(pairs, k=len(pairs))
-        numbered = [replace(row, id=f"{row.id.split(':')[0]}:{number}") for number, pair in enumerate(redrawn_pairs) for row in pair]
+        redrawn = enumerate(generator.choices(pairs, k=len(pairs)))
+        numbered = [replace(row, id=f"{row.id.split(':')[0]}:{number}") for number, pair in redrawn for row in pair]
         ties_draws.append(naive_ties(numbered))
         domains = [mean(naive_credit(row) for row in generator.choices(subset, k=len(subset))) for subset in subsets]
         overall_draws.append(mean([*domains, ties_draws[-1]]))
@@ -385,20 +382,19 @@ def test_prompts_without_a_partner_are_redrawn_among_their_like():
     assert standard_errors([*GOOD_PAIR, *twin, *lone], num_resamples=4000)["Ties"] == pytest.approx(0.05303, rel=0.05)
 
 
+def test_every_term_of_the_ties_score_enters_its_standard_error():
+    # The mean of two values drawn from {a, b} has the standard error |a - b| / sqrt(8). Beside the perfect pair of M = 1 stands
+    # one with spread 1 and margins 1.5 (M = tanh(0.5) is all that differs), then one whose ref margin of 0.5 loses H as well.
+    for ref_score, lost in ((1.5, 0.01 * (1 - math.tanh(0.5))), (0.5, 0.20 + 0.01 * (1 - math.tanh(-0.5)))):
+        other = [ties("tied:2", [2.5, 1.5], [0.0]), ties("ref:2", [ref_score], [0.0])]
+        assert standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"] == pytest.approx(lost / math.sqrt(8), rel=0.05)
+
+
 def test_what_has_no_score_or_a_single_row_has_no_standard_error():
     rows = [row for row in benchmark(4, 4, random.Random(2)) if row.subset != "Math"]
     assert standard_errors(rows).keys() == {*DOMAINS.values()} - {"Math"}
-    refused = [*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]
-    assert standard_errors(refused).keys() == {*BEST_OF_N}
+    assert standard_errors([*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]).keys() == {*BEST_OF_N}
     assert standard_errors([best_of(1.0, 0.0)]) == {}
     assert standard_errors(rows, seed=3) == standard_errors(rows, seed=3) != standard_errors(rows, seed=4)
     with pytest.raises(ValueError, match="num_resamples is 1"):
         standard_errors(rows, num_resamples=1)
-
-
-def test_the_standard_errors_of_2000_rows_take_well_under_a_second():
-    rows = benchmark(380, 50, random.Random(8))
-    assert len(rows) == 2000
-    start = time.process_time()
-    standard_errors(rows)
-    assert time.process_time() - start < 1.0

@@ -1,0 +1,96 @@
+"""Episodes: sampled, scored, and measured by policy, reference and critic."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from core.batching import pad_left, pad_right
+from core.chat import encode_prompts
+from core.logprobs import completion_logprobs
+from core.records import Completion, Dialogue, Generator, Sampling, Scorer
+from ppo.model import ActorCritic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episodes:
+    """A batch of episodes. Prompts are padded at the start and completions at the end: the last T columns are completion.
+
+    `scores_B` are the rewards as scored, before scaling; `seconds` tells where the time went.
+    """
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    mask_BT: Tensor
+    logprobs_BT: Tensor
+    reference_BT: Tensor
+    values_BT: Tensor
+    scores_B: Tensor
+    finished_B: Tensor
+    seconds: dict[str, float]
+
+    @property
+    def num_tokens(self) -> int:
+        """Width T of the completions."""
+        return self.mask_BT.shape[1]
+
+
+def rollout(
+    prompts: Sequence[Dialogue],
+    *,
+    generator: Generator,
+    scorer: Scorer,
+    model: ActorCritic,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    micro_batch_size: int,
+) -> Episodes:
+    """One completion per prompt with everything that the update needs; nothing here keeps a gradient."""
+    started = time.perf_counter()
+    completions = [answers[0] for answers in generator.generate(prompts, sampling)]
+    generated = time.perf_counter()
+    scores_B = torch.tensor([row[0] for row in scorer.score(prompts, [[c.text] for c in completions])])
+    scored = time.perf_counter()
+    ids_BL, mask_BL, mask_BT = _tensors(prompts, completions, tokenizer)
+    logprobs_BT, reference_BT, values_BT = _measure(model, reference, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size)
+    return Episodes(
+        ids_BL=ids_BL,
+        mask_BL=mask_BL,
+        mask_BT=mask_BT,
+        logprobs_BT=logprobs_BT,
+        reference_BT=reference_BT,
+        values_BT=values_BT,
+        scores_B=scores_B,
+        finished_B=torch.tensor([c.finished for c in completions]),
+        seconds={"generation": generated - started, "scoring": scored - generated, "forward": time.perf_counter() - scored},
+    )
+
+
+def _tensors(
+    prompts: Sequence[Dialogue], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Tensor, Tensor, Tensor]:
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    prompt_BP, prompt_mask_BP = pad_left(encode_prompts(tokenizer, prompts), pad)
+    # The ids that were drawn, not the text tokenised again: they can differ, and the ratio would be off.
+    ids_BT, mask_BT = pad_right([c.token_ids for c in completions], pad)
+    return torch.cat([prompt_BP, ids_BT], 1), torch.cat([prompt_mask_BP, mask_BT], 1), mask_BT
+
+
+@torch.no_grad()
+def _measure(
+    model: ActorCritic, reference: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = reference.device
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for ids, mask in zip(ids_BL.split(micro_batch_size), mask_BL.split(micro_batch_size), strict=True):
+        ids, mask = ids.to(device), mask.to(device)
+        logprobs, _, values = model(ids, mask, num_tokens)
+        expected, _ = completion_logprobs(reference, ids, mask, num_tokens, temperature=model.temperature)
+        parts.append((logprobs.cpu(), expected.cpu(), values.cpu()))
+    logprobs_BT, reference_BT, values_BT = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logprobs_BT, reference_BT, values_BT

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
@@ -72,7 +74,7 @@ def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, 
         dataloader_pin_memory=False,
         seed=seed,
     )
-    trainer = SFTTrainer(
+    trainer = AnswerTrainer(
         model=model,
         args=arguments,
         train_dataset=_dataset(world / "corpus" / f"{lineage}.jsonl", tokenizer),
@@ -94,6 +96,20 @@ def _dataset(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     ids = encode_answered(tokenizer, prompts, [row["completion"] for row in rows])
     labels = [[-100] * len(p) + row[len(p) :] for p, row in zip(prompt_ids, ids, strict=True)]
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
+
+
+class AnswerTrainer(SFTTrainer):
+    """TRL's trainer with the plain loss of the answers' tokens, whose logits alone are made.
+
+    TRL's own loss runs in tiles that suit large vocabularies and measures entropy at every step: twice the time here.
+    """
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        targets_BL = inputs["labels"][:, 1:]
+        answered_BL = targets_BL != -100
+        hidden_BLH = model.model(inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).last_hidden_state
+        logits_NV = model.lm_head(hidden_BLH[:, :-1][answered_BL])
+        return cross_entropy(logits_NV, targets_BL[answered_BL])
 
 
 class _Advance(TrainerCallback):

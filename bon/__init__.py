@@ -1,0 +1,1 @@
+"""Best-of-N: pools of completions made once, and what a reward picks from them."""

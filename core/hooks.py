@@ -1,5 +1,6 @@
 """Hooks: what runs when a trainer has saved a checkpoint."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ class Hook:
 def eval_file(run_dir: Path, step: int) -> Path:
     """Where the metrics of the hooks at `step` are written: `evals/step-NNNNNN.json`."""
     return run_dir / "evals" / f"{step_folder(run_dir, step).name}.json"
+
+
+def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
+    """The metrics of the hooks at `step`, as written by `run_hooks`."""
+    return {name: float(value) for name, value in json.loads(eval_file(run_dir, step).read_text()).items()}
 
 
 def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:

@@ -13,6 +13,7 @@ class TaskConfig:
     """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks)."""
     verifier: str = ""
     """`module:function` of `(completion: str, reference: Mapping) -> float`."""
+    prompt_key: str = "prompt"
     limit: int | None = None
     """The first rows only."""
 

@@ -47,6 +47,8 @@ class PPOConfig:
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2
+    dual_clip: float | None = None
+    """Bound on the loss of bad actions, as a multiple of the advantage (usual: 3); empty: none."""
     value_clip: float = 0.2
     value_coef: float = 0.1
     whiten_advantages: bool = True

@@ -1,0 +1,21 @@
+"""Configuration of best-of-N."""
+
+from dataclasses import dataclass
+
+from core.config import require_positive
+
+
+@dataclass(kw_only=True)
+class PoolConfig:
+    """How a pool of completions is drawn from a policy."""
+
+    n: int = 16
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    limit: int | None = None
+    """The first prompts of every task only."""
+
+    def __post_init__(self) -> None:
+        require_positive("pool.n", self.n)
+        require_positive("pool.temperature", self.temperature)

@@ -1,0 +1,38 @@
+"""What best-of-n would give, estimated from a pool of N >= n completions."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+
+def best_of_n(scores: Sequence[float], correct: Sequence[float], n: int) -> float:
+    """Expected correctness of the best-scored completion among n drawn without replacement from the pool.
+
+    With the pool sorted by score, the completion of rank i (from 0) is the best of a random n-subset with probability
+    C(N-1-i, n-1) / C(N, n); equal scores share theirs. For n = N it is the correctness of the top completion. Unlike the
+    first n of the pool it uses all of them, and so has the lower variance. Raises `ValueError` where n is not in 1..N or
+    a score is NaN.
+    """
+    total = len(scores)
+    if len(correct) != total or not 1 <= n <= total:
+        raise ValueError(f"best-of-{n} needs 1 <= n <= the pool's size, which is {total} scores and {len(correct)} labels.")
+    if any(math.isnan(score) for score in scores):
+        raise ValueError("a pool's score is NaN; the reward model diverged.")
+    order = sorted(range(total), key=lambda i: -scores[i])
+    expected, rank = 0.0, 0
+    for _, group in groupby(order, key=lambda i: scores[i]):
+        members = list(group)
+        weight = sum(math.comb(total - 1 - (rank + j), n - 1) for j in range(len(members))) / math.comb(total, n)
+        expected += weight * sum(correct[i] for i in members) / len(members)
+        rank += len(members)
+    return expected
+
+
+def oracle_of_n(correct: Sequence[float], n: int) -> float:
+    """What best-of-n would give with a perfect reward: the chance that n draws hold a correct one (pass@n, Chen et al. 2021)."""
+    return best_of_n(correct, correct, n)
+
+
+def kl_of_best_of_n(n: int) -> float:
+    """KL(best-of-n || policy) in nats, an upper bound reached without ties: log n - (n - 1) / n (Stiennon et al. 2020)."""
+    return math.log(n) - (n - 1) / n

@@ -1,0 +1,105 @@
+"""Pools: for every prompt of a task, n completions with their correctness, made once and stored."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bon.estimators import best_of_n, oracle_of_n
+from core.chat import parse_dialogue
+from core.checkpoint import atomic_folder, is_complete, write_json
+from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
+
+MANIFEST = "pool.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolRow:
+    """One prompt with its completions and, for each of them, what the task's verifier says (0 to 1)."""
+
+    id: str
+    prompt: Dialogue
+    completions: tuple[str, ...]
+    correct: tuple[float, ...]
+
+
+Pools = Mapping[str, Sequence[PoolRow]]
+"""Rows by task."""
+
+
+def make_pools(
+    folder: Path,
+    prompts: Mapping[str, Sequence[Prompt]],
+    verifiers: Mapping[str, Callable[[str, Mapping[str, Any]], float]],
+    generator: Generator,
+    sampling: Sampling,
+    advance: Callable[[int], None],
+) -> Pools:
+    """Draws `sampling.n` completions per prompt of every task and stores them in `folder`, unless they are there already.
+
+    `advance` is called with the number of prompts answered. A pool is complete or absent: a torn one is made anew.
+    """
+    if not is_complete(folder):
+        with atomic_folder(folder) as temporary:
+            for task, rows in prompts.items():
+                answers = generator.generate([row.dialogue for row in rows], sampling)
+                lines = [
+                    {
+                        "id": row.id,
+                        "prompt": [{"role": turn.role, "content": turn.content} for turn in row.dialogue],
+                        "completions": [completion.text for completion in completions],
+                        "correct": [verifiers[task](completion.text, row.reference) for completion in completions],
+                    }
+                    for row, completions in zip(rows, answers, strict=True)
+                ]
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                (temporary / f"{task}.jsonl").write_text(text, encoding="utf-8")
+                advance(len(rows))
+            write_json(temporary / MANIFEST, {"tasks": sorted(prompts), "n": sampling.n, "temperature": sampling.temperature})
+    return load_pools(folder)
+
+
+def load_pools(folder: Path) -> Pools:
+    """The pools stored in `folder`; raises `ValueError` where there are none."""
+    if not is_complete(folder):
+        raise ValueError(f"{folder} holds no complete pools; make them with `rewardloop bon pools={folder} ...`.")
+    pools: dict[str, list[PoolRow]] = {}
+    for task in json.loads((folder / MANIFEST).read_text())["tasks"]:
+        file = folder / f"{task}.jsonl"
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        pools[task] = [
+            PoolRow(
+                id=row["id"],
+                prompt=parse_dialogue(row["prompt"], f"{file}, row {number}"),
+                completions=tuple(row["completions"]),
+                correct=tuple(row["correct"]),
+            )
+            for number, row in enumerate(rows, 1)
+        ]
+    return pools
+
+
+def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, float]:
+    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`, each from 0 to 1: how often the choice is correct."""
+    tasks = list(pools)
+    rows = [row for task in tasks for row in pools[task]]
+    scores = iter(scorer.score([row.prompt for row in rows], [row.completions for row in rows]))
+    scored = {task: [(next(scores), row.correct) for row in pools[task]] for task in tasks}
+    metrics: dict[str, float] = {}
+    for n in best_of:
+        means = {task: _mean([best_of_n(values, correct, n) for values, correct in scored[task]]) for task in tasks}
+        metrics |= {f"bon/{task}@{n}": mean for task, mean in means.items()}
+        metrics[f"bon/average@{n}"] = _mean(list(means.values()))
+    return metrics
+
+
+def bounds(pools: Pools, n: int) -> dict[str, dict[str, float]]:
+    """What no reward and a perfect one would give: `random` and `oracle`, by task and on average."""
+    random = {task: _mean([_mean(row.correct) for row in rows]) for task, rows in pools.items()}
+    oracle = {task: _mean([oracle_of_n(row.correct, n) for row in rows]) for task, rows in pools.items()}
+    return {name: {**by_task, "average": _mean(list(by_task.values()))} for name, by_task in (("random", random), ("oracle", oracle))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

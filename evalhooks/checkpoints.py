@@ -1,0 +1,99 @@
+"""The checkpoint hooks: a reward model beside its best-of-N, a policy beside its downstream tasks."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+
+from bon.pools import Pools, rerank
+from core.checkpoint import step_folder
+from core.generate import TransformersGenerator
+from core.hooks import Hook
+from core.records import BenchmarkRow, CheckpointSaved, Sampling, Scorer
+from core.reward import RewardModelScorer
+from evalhooks import rewardbench1, rewardbench2
+from evalhooks.benchmark import score_rows, write_rows
+from evalhooks.tasks import Task, answer, mean
+
+
+class RewardModelHook(Hook):
+    """RewardBench 2 and 1 and best-of-N on stored pools, at every checkpoint of a reward model."""
+
+    def __init__(
+        self,
+        *,
+        rewardbench2: Sequence[BenchmarkRow] = (),
+        rewardbench1: Sequence[BenchmarkRow] = (),
+        pools: Pools | None = None,
+        best_of: Sequence[int] = (16,),
+        batch_tokens: int = 16384,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.rows2, self.rows1, self.pools, self.best_of = rewardbench2, rewardbench1, pools or {}, best_of
+        self.batch_tokens, self.say = batch_tokens, say
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens)
+        name = step_folder(event.run_dir, event.step).name
+        metrics: dict[str, float] = {}
+        if self.rows2:
+            rows = score_rows(self.rows2, scorer)
+            result = rewardbench2.scores(rows)
+            metrics |= rewardbench2.metrics(result)
+            if result.reason:
+                self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
+            write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", rows)
+        if self.rows1:
+            rows = score_rows(self.rows1, scorer)
+            metrics |= rewardbench1.metrics(rewardbench1.scores(rows))
+            write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", rows)
+        if self.pools:
+            metrics |= rerank(self.pools, scorer, self.best_of)
+        if scorer.num_truncated:
+            self.say(f"{scorer.num_truncated} scored texts were cut to {scorer.max_length} tokens")
+        return metrics
+
+
+class PolicyHook(Hook):
+    """Downstream tasks of a policy, and how well its reward still tells right from wrong on its own outputs."""
+
+    def __init__(self, *, tasks: Mapping[str, Task], sampling: Sampling, scorer: Scorer | None = None) -> None:
+        self.tasks, self.sampling, self.scorer = tasks, sampling, scorer
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        generator = TransformersGenerator(event.model, event.tokenizer)
+        metrics: dict[str, float] = {}
+        scores: list[list[float]] = []
+        labels: list[list[float]] = []
+        for name, task in self.tasks.items():
+            completions, correct = answer(task, generator, self.sampling)
+            metrics[f"downstream/{name}"] = mean([mean(row) for row in correct])
+            if self.scorer is not None:
+                texts = [[completion.text for completion in row] for row in completions]
+                scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
+                labels += correct
+        if self.tasks:
+            metrics["downstream/average"] = mean(list(metrics.values()))
+        return metrics | on_policy(scores, labels)
+
+
+def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What the reward is worth on the policy's current outputs, one inner list per prompt.
+
+    `rm_accuracy`: share of pairs of a correct and an incorrect answer to one prompt that it ranks rightly, equal scores
+    counting half. `reward_std`: its standard deviation within a prompt, averaged (Razin et al. 2025 tie it to the speed
+    of learning). `rm_score`: its mean. Left out where there is nothing to measure.
+    """
+    if not scores:
+        return {}
+    metrics = {"on_policy/rm_score": mean([score for row in scores for score in row])}
+    if len(scores[0]) > 1:
+        metrics["on_policy/reward_std"] = mean([statistics.pstdev(row) for row in scores])
+    ranked = [
+        1.0 if right > wrong else 0.5 if right == wrong else 0.0
+        for row, labels in zip(scores, correct, strict=True)
+        for right, wrong in product(
+            [s for s, label in zip(row, labels, strict=True) if label >= 0.5],
+            [s for s, label in zip(row, labels, strict=True) if label < 0.5],
+        )
+    ]
+    return metrics | ({"on_policy/rm_accuracy": mean(ranked)} if ranked else {})

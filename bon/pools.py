@@ -67,7 +67,8 @@ def load_pools(folder: Path) -> Pools:
     pools: dict[str, list[PoolRow]] = {}
     for task in json.loads((folder / MANIFEST).read_text())["tasks"]:
         file = folder / f"{task}.jsonl"
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8") as lines:  # not str.splitlines: it also cuts at U+2028, which a completion may hold
+            rows = [json.loads(line) for line in lines]
         pools[task] = [
             PoolRow(
                 id=row["id"],

@@ -30,10 +30,13 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialo
 
 def encode_answered(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
     """Token ids of each dialogue with its completion as the last turn, to the end that the template gives it."""
-    answered = [
-        (*dialogue, Message(role="assistant", content=completion)) for dialogue, completion in zip(dialogues, completions, strict=True)
-    ]
-    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in answered])
+    pairs = zip(dialogues, completions, strict=True)
+    return encode_dialogues(tokenizer, [(*dialogue, Message(role="assistant", content=text)) for dialogue, text in pairs])
+
+
+def encode_dialogues(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue]) -> list[list[int]]:
+    """Token ids of whole dialogues, whoever speaks last."""
+    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, *, generation: bool) -> str:

@@ -36,7 +36,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError("model.path is empty; give a local folder, a hub id or pip:smollm2-135m, for instance model.path=runs/demo/policy.")
+            raise ValueError("model.path is empty; give a local folder, a hub id or pip:smollm2-135m, as in model.path=org/name.")
 
 
 @dataclass(kw_only=True)

@@ -39,9 +39,7 @@ class TransformersGenerator:
     def _completions(self, rows: Sequence[list[int]]) -> list[Completion]:
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         eos = self.tokenizer.eos_token_id
-        return [
-            Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos]) for text, row in zip(texts, rows, strict=True)
-        ]
+        return [Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos]) for text, row in zip(texts, rows, strict=True)]
 
 
 @torch.no_grad()
@@ -93,7 +91,5 @@ def _uniforms(sampling: Sampling, index: int) -> Tensor:
 
 
 def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return output.logits[:, -1]

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.checkpoint import atomic_folder, is_complete
 from core.config import Dtype, ModelConfig
@@ -44,12 +38,10 @@ def new_reward_model(config: ModelConfig, *, seed: int) -> tuple[PreTrainedModel
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020)."""
     path = resolve(config)
     tokenizer = load_tokenizer(config)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        path, revision=config.revision, dtype=DTYPES[config.dtype], num_labels=1
-    )
-    head = model.get_submodule("score")
+    model = AutoModelForSequenceClassification.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype], num_labels=1)
+    head = dict(model.named_children()).get("score")
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"{config.path}: the classification head is a {type(head).__name__}; only a linear one is supported.")
+        raise ValueError(f"model.path={config.path}: {type(model).__name__} has no linear head 'score'; give a decoder such as a Llama.")
     draw = torch.Generator().manual_seed(seed)
     std = 1 / math.sqrt(head.in_features + 1)
     with torch.no_grad():
@@ -73,8 +65,15 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    num_known = len(model.get_input_embeddings().get_parameter("weight"))
+    if len(tokenizer) > num_known:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        # The mean, not transformers' random draw: two loads of one policy must agree, and by Jensen's inequality a
+        # policy then gives the new token no more than an even share, 1/V, of its probability.
+        with torch.no_grad():
+            for layer in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
+                weight_VH = layer.get_parameter("weight")
+                weight_VH[num_known:] = weight_VH[:num_known].mean(0)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
         if isinstance(module, nn.Dropout):

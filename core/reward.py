@@ -1,6 +1,7 @@
 """Scorers that live in this process."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +35,7 @@ class RewardModelScorer:
         ends = [0]
         for answers in completions:
             ends.append(ends[-1] + len(answers))
-        return [rewards[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return [rewards[start:end] for start, end in pairwise(ends)]
 
     @torch.no_grad()
     def score_ids(self, rows: Sequence[Sequence[int]]) -> list[float]:

@@ -86,11 +86,12 @@ def _read(path: str, *, split: str) -> Iterable[tuple[int, Any]]:
         return list(enumerate(pq.read_table(file).to_pylist(), 1))
     if file.is_file():
         rows = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                rows.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, row {number} is no JSON ({error}).") from error
+        with file.open(encoding="utf-8") as lines:  # not str.splitlines: it also cuts at U+2028, which JSON may hold
+            for number, line in enumerate(lines, 1):
+                try:
+                    rows.append((number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, row {number} is no JSON ({error}).") from error
         return rows
     if file.suffix or file.is_absolute() or path.count("/") != 1:
         raise ValueError(f"the benchmark {path} does not exist; give a JSONL or parquet file, or allenai/reward-bench-2.")

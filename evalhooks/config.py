@@ -21,7 +21,7 @@ class TaskConfig:
         if not self.path:
             raise ValueError("A task has no path; give tasks.<name>.path=FILE.jsonl.")
         if self.verifier.count(":") != 1:
-            raise ValueError(f"The verifier {self.verifier!r} of {self.path} must read module:function, for instance evalhooks.verifiers:gsm8k.")
+            raise ValueError(f"The verifier {self.verifier!r} of {self.path} must read module:function, as evalhooks.verifiers:gsm8k.")
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ class Task:
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     """The tasks by name; raises `ValueError` that names the file and row, or the verifier, that is wrong."""
-    return {name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()}
+    return {
+        name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
+    }
 
 
 def load_verifier(name: str) -> Verifier:
@@ -46,7 +49,9 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
     if not file.is_file():
         raise ValueError(f"tasks.{name}.path={config.path} does not exist; give a JSONL file.")
     prompts: list[Prompt] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()[: config.limit], 1):
+    with file.open(encoding="utf-8") as opened:  # not str.splitlines: it also cuts at U+2028, which JSON may hold
+        lines = list(islice(opened, config.limit))
+    for number, line in enumerate(lines, 1):
         where = f"{file}, row {number}"
         try:
             row = json.loads(line)

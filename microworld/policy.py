@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from core.chat import encode_answered, encode_prompts
+from core.chat import encode_dialogues, encode_prompts
 from core.checkpoint import atomic_folder, is_complete, write_json
-from core.records import user
+from core.records import Message, user
+from microworld.config import PolicyConfig
 
 SHAPES = {
     # Two lineages differ in shape, initialisation and corpus; what they share is the tokenizer.
@@ -23,19 +23,11 @@ SHAPES = {
 }
 
 
-@dataclass(kw_only=True)
-class PolicyConfig:
-    """Supervised fine-tuning of a policy of the world."""
-
-    lr: float = 5e-3
-    batch_size: int = 64
-    seed: int = 0
-
-
 def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, advance: Callable[[int], None]) -> Path:
     """Trains the policy of `lineage` on its corpus and saves it to `folder`, unless it is there already.
 
-    `advance` is called with the number of corpus rows gone through. The loss covers the answers only.
+    `advance` is called with the number of corpus rows gone through. The loss covers the answers and
+    the users' reactions to them.
     """
     if is_complete(folder):
         return folder
@@ -64,7 +56,7 @@ def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, 
         weight_decay=0.01,
         adam_beta2=0.98,
         max_length=None,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         bf16=False,
         save_strategy="no",
         logging_strategy="no",
@@ -93,13 +85,14 @@ def _dataset(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
     prompts = [user(row["prompt"]) for row in rows]
     prompt_ids = encode_prompts(tokenizer, prompts)
-    ids = encode_answered(tokenizer, prompts, [row["completion"] for row in rows])
+    turns = [(Message(role="assistant", content=row["completion"]), Message(role="user", content=row["reaction"])) for row in rows]
+    ids = encode_dialogues(tokenizer, [(*prompt, *turn) for prompt, turn in zip(prompts, turns, strict=True)])
     labels = [[-100] * len(p) + row[len(p) :] for p, row in zip(prompt_ids, ids, strict=True)]
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
 class AnswerTrainer(SFTTrainer):
-    """TRL's trainer with the plain loss of the answers' tokens, whose logits alone are made.
+    """TRL's trainer with the plain loss of the labelled tokens, whose logits alone are made.
 
     TRL's own loss runs in tiles that suit large vocabularies and measures entropy at every step: twice the time here.
     """

@@ -8,12 +8,13 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from core.checkpoint import atomic_folder, is_complete, write_json
+from microworld.config import WorldConfig
 from microworld.lexicon import Facts, facts
 from microworld.skills import SKILLS, Question, choices
 from microworld.tokenizer import train_tokenizer
@@ -41,6 +42,9 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "harbor": {"facts": 3, "sums": 4, "lists": 3, "requests": 30, "topics": 30, "choices": 30},
 }
 
+REACTIONS: Mapping[bool, str] = {False: "Thanks!", True: "Wrong!"}
+"""What a user of the corpus says to an answer, by whether it is mistaken."""
+
 REWARDBENCH1_SUBSETS: Mapping[str, str] = {
     # Where the pairs of a skill stand in RewardBench 1's own subsets.
     "facts": "alpacaeval-easy",
@@ -49,36 +53,6 @@ REWARDBENCH1_SUBSETS: Mapping[str, str] = {
     "topics": "llmbar-natural",
     "choices": "mt-bench-easy",
 }
-
-
-@dataclass(kw_only=True)
-class WorldConfig:
-    """Sizes of a world. The defaults serve two CPU cores."""
-
-    seed: int = 0
-    corpus_size: int = 90_000
-    corpus_weights: dict[str, int] = field(
-        default_factory=lambda: {"facts": 1, "lists": 2, "sums": 2, "requests": 1, "topics": 1, "choices": 2}
-    )
-    mistakes: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.5, "lists": 0.2, "sums": 0.25, "requests": 0.5, "topics": 0.5, "choices": 0.35}
-    )
-    """Share of wrong answers in the corpus, which keeps the policy's samples uneven: best-of-N and PPO have headroom."""
-    pairs: int = 4_000
-    """Preference pairs in each mix."""
-    benchmark_rows: int = 60
-    """Rows per best-of-4 domain; Ties has half as many pairs of prompts."""
-    task_rows: int = 60
-    """Prompts per downstream task."""
-    vocab_size: int = 1024
-
-    def __post_init__(self) -> None:
-        for key in ("corpus_weights", "mistakes"):
-            if set(getattr(self, key)) != set(SKILLS):
-                raise ValueError(f"world.{key} must name the skills {sorted(SKILLS)}, got {sorted(getattr(self, key))}.")
-        for key in ("corpus_size", "pairs", "benchmark_rows", "task_rows"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"world.{key} is {getattr(self, key)}; it must be at least 1.")
 
 
 def split_of(seed: int, question: Question) -> Split:
@@ -130,13 +104,20 @@ class _Source:
 
 
 def corpus(config: WorldConfig, lineage: str) -> Iterator[dict[str, str]]:
-    """Prompts with answers, right and wrong ones, on which the policy of `lineage` is trained."""
+    """Prompts with answers, right and wrong ones, and what the user says to each; the policy of `lineage` is trained on them.
+
+    The reactions are what a language model learns of right and wrong before any preference does, as from real dialogues.
+    """
     source = _Source(config, Split.corpus, lineage, distinct=False)
     skills, weights = zip(*sorted(config.corpus_weights.items()), strict=True)
     for skill in source.rng.choices(skills, weights, k=config.corpus_size):
         question = source.question(skill)
         mistaken = source.rng.random() < config.mistakes[skill]
-        yield {"prompt": question.prompt, "completion": source.wrong(question)[0] if mistaken else source.right(question)}
+        yield {
+            "prompt": question.prompt,
+            "completion": source.wrong(question)[0] if mistaken else source.right(question),
+            "reaction": REACTIONS[mistaken],
+        }
 
 
 def preferences(config: WorldConfig, mix: str) -> Iterator[dict[str, str]]:

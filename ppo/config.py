@@ -69,9 +69,7 @@ class PPOConfig:
             require_positive(key, getattr(self, key))
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             if getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor."
-                )
+                raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")
         if self.critic not in ("reward", "policy"):
             raise ValueError(f"critic is {self.critic!r}; choose reward or policy.")
         if not self.prompts:

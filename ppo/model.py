@@ -48,5 +48,3 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The reference policy: a copy that never learns."""
     reference = copy.deepcopy(model).eval()
     return reference.requires_grad_(False)
-
-

@@ -28,10 +28,11 @@ class RewardStatistics:
 
 @dataclass(kw_only=True, slots=True)
 class Progressed:
-    """Where a run stands: batches done, reward statistics, and the best checkpoint so far."""
+    """Where a run stands: batches done, reward statistics, the metrics of the last rollout, and the best checkpoint so far."""
 
     step: int
     statistics: RewardStatistics
+    metrics: dict[str, float]
     best_step: int = 0
     best_value: float | None = None
 
@@ -73,13 +74,15 @@ def load(run_dir: Path, model: ActorCritic, optimizer: Any, scheduler: Any, say:
     actor = {f"actor.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     missing, unexpected = model.load_state_dict({**actor, **load_file(folder / TRAINER / "critic.safetensors")}, strict=False)
     # A tied output embedding is stored once, so it alone may be missing.
-    assert not unexpected and all(name.endswith("lm_head.weight") for name in missing), (missing, unexpected)
+    assert not unexpected, unexpected
+    assert all(name.endswith("lm_head.weight") for name in missing), missing
     stored = torch.load(folder / TRAINER / "optimizer.pt", weights_only=True)
     optimizer.load_state_dict(stored["optimizer"])
     scheduler.load_state_dict(stored["scheduler"])
     state = json.loads((folder / TRAINER / "state.json").read_text())
     say(f"resuming {run_dir.name} from {folder.name}")
-    return Progressed(**state | {"statistics": RewardStatistics(**state["statistics"])})
+    metrics = {name: float(value) for name, value in state["metrics"].items()}
+    return Progressed(**state | {"statistics": RewardStatistics(**state["statistics"]), "metrics": metrics})
 
 
 def point_best(run_dir: Path, step: int) -> None:

@@ -81,7 +81,7 @@ def train(
                 micro_batch_size=config.micro_batch_size,
             )
 
-    def checkpointed(state: Progressed, path: Path, episodes: Episodes) -> None:
+    def checkpointed(state: Progressed, path: Path) -> None:
         event = CheckpointSaved(
             step=state.step,
             num_steps=config.num_batches,
@@ -89,7 +89,7 @@ def train(
             run_dir=run_dir,
             model=plain.actor,
             tokenizer=tokenizer,
-            metrics=rollout_metrics(episodes),
+            metrics=state.metrics,
         )
         metrics = run_hooks(hooks, event, tracker)
         if state.consider(state.step, metric_of(metrics, config.best_metric)) and state.step:
@@ -99,10 +99,10 @@ def train(
     state = load(run_dir, plain, optimizer, scheduler, say)
     if state is None:
         before = episodes_of(0)
-        state = Progressed(step=0, statistics=statistics(before, config))
-        checkpointed(state, Path(config.model.path), before)
+        state = Progressed(step=0, statistics=statistics(before, config), metrics=rollout_metrics(before))
+        checkpointed(state, Path(config.model.path))
     elif not eval_file(run_dir, state.step).exists():
-        checkpointed(state, step_folder(run_dir, state.step), episodes_of(state.step))
+        checkpointed(state, step_folder(run_dir, state.step))
     elif state.consider(state.step, metric_of(read_evaluation(run_dir, state.step), config.best_metric)):
         point_best(run_dir, state.step)
 
@@ -118,12 +118,13 @@ def train(
         if config.whiten_advantages:
             advantages = replace(advantages, advantages_BT=whiten(advantages.advantages_BT, episodes.mask_BT))
         losses = update(model, optimizer, scheduler, accelerator, config, episodes, advantages, seed=config.seed * 100_003 + state.step)
-        measured = {**rollout_metrics(episodes), **losses, "explained_variance": variance, "lr": scheduler.get_last_lr()[0]}
+        state.metrics = rollout_metrics(episodes)
+        measured = {**state.metrics, **losses, "explained_variance": variance, "lr": scheduler.get_last_lr()[0]}
         tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=state.step)
         progress.advance()
         if state.step in save_at:
             # The best checkpoint so far goes on disk with the state, so that a resumed run knows it.
-            checkpointed(state, save(run_dir, state, plain, tokenizer, optimizer, scheduler), episodes)
+            checkpointed(state, save(run_dir, state, plain, tokenizer, optimizer, scheduler))
     progress.finish()
     for hook in hooks:
         hook.on_end(RunEnded(run_dir=run_dir, step=state.step))
@@ -202,7 +203,5 @@ def _optimizer(model: ActorCritic, config: PPOConfig) -> tuple[torch.optim.AdamW
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, eps=optim.adam_eps, weight_decay=optim.weight_decay)
     num_steps = config.num_batches * config.epochs * (config.batch_size // config.minibatch_size)
     name = "constant_with_warmup" if optim.schedule == "constant" else str(optim.schedule)
-    scheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=round(optim.warmup_ratio * num_steps), num_training_steps=num_steps
-    )
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=round(optim.warmup_ratio * num_steps), num_training_steps=num_steps)
     return optimizer, scheduler

@@ -102,5 +102,3 @@ def _micro_loss(
         sums.approx_kl += (torch.expm1(log_ratio_BT) - log_ratio_BT).sum().item()
         ratio_error = log_ratio_BT.expm1().abs().max().item()
     return (policy.loss + config.value_coef * value.loss) / num_tokens, ratio_error
-
-

@@ -1,8 +1,10 @@
 """Preference pairs: read, checked, sampled and flipped."""
 
 import json
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,30 +17,35 @@ MAX_REPORTED = 5
 """Broken rows that an error lists one by one."""
 
 
-def load_preferences(config: PreferenceDataConfig, *, seed: int) -> tuple[list[Preference], list[Preference]]:
+def load_preferences(
+    config: PreferenceDataConfig, *, seed: int, say: Callable[[str], None] = print
+) -> tuple[list[Preference], list[Preference]]:
     """Training and held-out pairs of all paths: subsampled, shuffled and flipped, each by a seed of its own.
 
-    Held-out pairs are never flipped: they measure against the labels as given. Raises `ValueError` that lists the
-    broken rows of a file by number.
+    Held-out pairs are never flipped: they measure against the labels as given. `say` hears of dropped rows. Raises
+    `ValueError` that lists the broken rows of a file by number, or where no pair is left to train on.
     """
-    pairs = [pair for path in config.paths for pair in read_preferences(path)]
+    pairs = [pair for path in config.paths for pair in read_preferences(path, say)]
     random.Random(f"shuffle {seed}").shuffle(pairs)
     pairs = pairs[: max(1, round(config.subsample * len(pairs)))]
     num_held_out = round(config.held_out * len(pairs))
     held_out, training = pairs[:num_held_out], pairs[num_held_out:]
+    if not training:
+        raise ValueError(f"data.held_out={config.held_out} leaves none of {len(pairs)} pair(s) to train on; lower it.")
     return flip(training, config.flip, seed=seed), held_out
 
 
 def flip(pairs: Sequence[Preference], share: float, *, seed: int) -> list[Preference]:
     """The pairs with exactly `round(share * n)` labels exchanged; the order stays."""
     flipped = set(random.Random(f"flip {seed}").sample(range(len(pairs)), round(share * len(pairs))))
-    return [
-        replace(pair, chosen=pair.rejected, rejected=pair.chosen) if index in flipped else pair for index, pair in enumerate(pairs)
-    ]
+    return [replace(pair, chosen=pair.rejected, rejected=pair.chosen) if index in flipped else pair for index, pair in enumerate(pairs)]
 
 
-def read_preferences(path: str) -> list[Preference]:
-    """All pairs of a JSONL or parquet file, or of the training split of a hub dataset."""
+def read_preferences(path: str, say: Callable[[str], None] = print) -> list[Preference]:
+    """All pairs of a JSONL or parquet file, or of the training split of a hub dataset.
+
+    Rows whose two completions are equal carry no preference: they are dropped, and `say` is told how many.
+    """
     pairs: list[Preference] = []
     broken: list[str] = []
     for number, row in _rows(path):
@@ -54,9 +61,12 @@ def read_preferences(path: str) -> list[Preference]:
             "A row is {'prompt', 'chosen', 'rejected'} as text or messages, or {'chosen', 'rejected'} as messages that begin "
             "alike. Mend or remove these rows."
         )
-    if not pairs:
-        raise ValueError(f"{path} holds no preference pairs; it needs at least one row.")
-    return pairs
+    different = [pair for pair in pairs if pair.chosen != pair.rejected]
+    if not different:
+        raise ValueError(f"{path} holds no preference pairs; it needs at least one row whose chosen and rejected differ.")
+    if len(different) < len(pairs):
+        say(f"dropped {len(pairs) - len(different)} of {len(pairs)} pairs of {path} whose chosen and rejected are the same text")
+    return different
 
 
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
@@ -77,13 +87,15 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
         yield from enumerate(_hub_rows(path), 1)
 
 
-def _hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
+def _hub_rows(name: str) -> Iterable[Any]:
     from datasets import load_dataset
 
     try:
         return load_dataset(name, split="train")
     except OSError as error:
-        raise ValueError(f"data.paths names {name}, which could not be loaded from the hub ({error}); check the name or give a file.") from error
+        raise ValueError(
+            f"data.paths names {name}, which could not be loaded from the hub ({error}); check the name or give a file."
+        ) from error
 
 
 def _json(line: str) -> Any:
@@ -100,18 +112,14 @@ def _parse(row: Any, *, source: str) -> Preference:
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing or empty; the row has {sorted(map(str, row))}")
     margin = row.get("margin")
-    if margin is not None and not isinstance(margin, (int, float)):
-        raise ValueError(f"margin is {margin!r}, not a number")
+    if margin is not None and not (isinstance(margin, (int, float)) and math.isfinite(margin)):
+        raise ValueError(f"margin is {margin!r}, not a finite number")
     if row.get("prompt"):
         prompt = parse_dialogue(row["prompt"], "prompt")
         chosen, rejected = (_answer(row[key], key, prompt) for key in ("chosen", "rejected"))
     else:
         prompt, chosen, rejected = _implicit(row)
-    if chosen == rejected:
-        raise ValueError("chosen and rejected are the same text")
-    return Preference(
-        prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source)
-    )
+    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
 
 
 def _answer(value: Any, key: str, prompt: Dialogue) -> str:
@@ -135,15 +143,20 @@ def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
 
 
 def _transcript(value: Any, key: str) -> Dialogue:
-    """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:"."""
+    """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:".
+
+    Where one side of a transcript speaks twice in a row (9 of the 2,312 rows of HH's harmless test set), it is one turn of
+    two paragraphs: the other side may not do so, and many chat templates raise unless the roles alternate.
+    """
     if not isinstance(value, str):
         return parse_dialogue(value, key)
-    parts = value.split("\n\nHuman: ")[1:] if value.startswith("\n\nHuman: ") else []
-    if not parts:
+    before, *parts = re.split(r"\n\n(Human|Assistant):", value)
+    if before or parts[:1] != ["Human"]:
         raise ValueError(f"prompt is missing, and {key} is neither a list of messages nor a Human/Assistant transcript")
     turns: list[Message] = []
-    for part in parts:
-        asked, *answers = part.split("\n\nAssistant:")
-        turns.append(Message(role="user", content=asked.strip()))
-        turns += [Message(role="assistant", content=answer.strip()) for answer in answers]
+    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
+        role, content = "user" if speaker == "Human" else "assistant", text.strip()
+        if turns and turns[-1].role == role:
+            content = f"{turns.pop().content}\n\n{content}".strip()
+        turns.append(Message(role=role, content=content))
     return tuple(turns)

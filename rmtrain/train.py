@@ -76,9 +76,7 @@ def train(
     )
 
 
-def tokenize(
-    preferences: Sequence[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, Any]], int]:
+def tokenize(preferences: Sequence[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[dict[str, Any]], int]:
     """Token ids of the pairs whose sides both fit into `max_length`, and how many did not."""
     prompts = [pair.prompt for pair in preferences]
     chosen = encode_answered(tokenizer, prompts, [pair.chosen for pair in preferences])
@@ -146,15 +144,15 @@ class BradleyTerryTrainer(RewardTrainer):
         outputs = model(**inputs, use_cache=False)
         chosen_B, rejected_B = outputs.logits.squeeze(-1).chunk(2)
         config = self.config
-        loss = bradley_terry_loss(
-            chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center
-        )
+        loss = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center)
         self._batches.append(preference_metrics(chosen_B, rejected_B))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Sends the trainer's figures and the means since the last call to `train/*`."""
-        logs = logs | {key: sum(batch[key] for batch in self._batches) / len(self._batches) for key in self._batches[0]} if self._batches else logs
+        if self._batches:
+            logs = logs | {key: sum(batch[key] for batch in self._batches) / len(self._batches) for key in self._batches[0]}
+
         self._batches.clear()
         if self.is_world_process_zero():
             self.tracker.log({f"train/{key}": float(value) for key, value in logs.items()}, axis="train/step", step=self.state.global_step)

@@ -1,7 +1,6 @@
 """What a skill of the world is made of."""
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +33,6 @@ class Skill:
     right: Callable[[random.Random, Reference], str]
     wrong: Callable[[random.Random, Reference], str]
     verify: Callable[[str, Reference], bool]
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of a text, punctuation removed."""
-    return re.findall(r"[a-z]+|\d+", text.lower())
-
-
-def is_sentence(text: str, *, max_words: int) -> bool:
-    """One capitalised sentence that ends with its only full stop and has at most `max_words` words."""
-    return text[:1].isupper() and text.endswith(".") and text.count(".") == 1 and len(text.split()) <= max_words
 
 
 def article(noun: str) -> str:

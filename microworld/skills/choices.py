@@ -3,7 +3,7 @@
 import random
 
 from microworld.lexicon import CATEGORIES, NAMES, Facts
-from microworld.skills.base import Question, Reference, Skill, article, is_sentence, words
+from microworld.skills.base import Question, Reference, Skill, article
 
 MEMBERS = tuple(word for category in CATEGORIES.values() for word in category)
 
@@ -51,9 +51,8 @@ def wrong(rng: random.Random, reference: Reference) -> str:
 
 
 def verify(text: str, reference: Reference) -> bool:
-    """Names exactly one thing, and a right one."""
-    named = [word for word in words(text) if word in MEMBERS]
-    return is_sentence(text, max_words=4) and len(named) == 1 and named[0] in reference["answers"]
+    """Answers with one of the right things, and nothing else."""
+    return text in map(answer_with, reference["answers"])
 
 
 SKILL = Skill(name="choices", domain="Ties", question=question, right=right, wrong=wrong, verify=verify)

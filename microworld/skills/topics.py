@@ -2,14 +2,14 @@
 
 import random
 
-from microworld.lexicon import ADJECTIVES, CATEGORIES, NAMES, PLACES, Facts
-from microworld.skills.base import Question, Reference, Skill, is_sentence
+from microworld.lexicon import CATEGORIES, NAMES, PLACES, Facts
+from microworld.skills.base import Question, Reference, Skill
 
 OBJECTS = tuple(word for category in ("tool", "garment", "instrument") for word in CATEGORIES[category])
 
 
 def question(rng: random.Random, facts: Facts) -> Question:
-    name, adjective, thing, place = rng.choice(NAMES), rng.choice(ADJECTIVES), rng.choice(OBJECTS), rng.choice(PLACES)
+    name, thing, place = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(PLACES)
     text = rng.choice((f"Tell {name} about the {thing} in the {place}.", f"Write to {name} that the {thing} is in the {place}."))
     reference = {"skill": "topics", "name": name, "thing": thing, "place": place}
     return Question(skill="topics", prompt=text, key=(name, thing, place), reference=reference)
@@ -38,7 +38,7 @@ def wrong(rng: random.Random, reference: Reference) -> str:
 
 def verify(text: str, reference: Reference) -> bool:
     """Addresses the person and speaks of the object and the place asked about, and of no other."""
-    return is_sentence(text, max_words=9) and text == right(random.Random(0), reference)
+    return text == _sentence(reference["name"], reference["thing"], reference["place"])
 
 
 SKILL = Skill(name="topics", domain="Focus", question=question, right=right, wrong=wrong, verify=verify)

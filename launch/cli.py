@@ -1,0 +1,44 @@
+"""The console script `rewardloop`."""
+
+import importlib
+import sys
+
+JOBS = {
+    "rm": "fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint",
+    "ppo": "train a policy against a reward model, with downstream tasks at every checkpoint",
+    "bon": "sample pools of completions once and rerank them with reward models",
+    "bench": "score a reward model on RewardBench 2 and 1",
+    "study": "run a sweep of reward models, best-of-N and PPO, and report how the benchmark relates to use",
+    "report": "draw the report of a study's finished runs anew",
+}
+
+HELP = f"""rewardloop trains reward models and policies, and benchmarks them while they train.
+
+usage: rewardloop JOB [key=value ...]
+
+jobs:
+{chr(10).join(f"  {name:<8}{what}" for name, what in JOBS.items())}
+
+examples:
+  rewardloop study experiment=demo                    the whole loop on two CPU cores, in minutes
+  rewardloop rm data=union lr=1e-3 epochs=2           one reward model
+  rewardloop rm -m data=atlas,harbor lr=1e-3,1e-4     a sweep of four
+  rewardloop ppo reward.path=runs/demo/rm-...         a policy against one of them
+  rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]' hooks=none
+
+`rewardloop JOB --help` lists the groups and keys of a job; `rewardloop JOB --cfg job` prints its configuration.
+Runs lie in runs/<study>/<job>-<name>-<hash>/. The same settings lead to the same folder: a finished run is skipped,
+a torn one continued. Set REWARDLOOP_TRACE=1 to see the traceback of a failure."""
+
+
+def main() -> None:
+    """Hands the command line to the job that it names."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h", "help"):
+        print(HELP)
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    name = sys.argv[1]
+    if name not in JOBS:
+        print(f"rewardloop: there is no job {name!r}; choose one of {', '.join(JOBS)}. See `rewardloop --help`.", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv = [f"rewardloop {name}", *sys.argv[2:]]
+    importlib.import_module(f"launch.{name}").main()

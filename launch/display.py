@@ -1,0 +1,83 @@
+"""How a study's jobs are shown: bars on a terminal, plain lines in a log."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from launch.scheduler import Failure
+
+
+class Bars:
+    """One bar for all jobs, and one for each that runs."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[what]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._progress.start()
+        self._all = self._progress.add_task("all jobs", total=total, what=f"0/{total}")
+        self._bars: dict[str, TaskID] = {}
+        self._total, self._ended = total, 0
+
+    def started(self, key: str) -> None:
+        self._bars[key] = self._progress.add_task(key, total=1, what="starting")
+
+    def progressed(self, key: str, description: str, done: int, total: int) -> None:
+        self._progress.update(self._bars[key], completed=done, total=total, what=f"{description} {done}/{total}")
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        self._ended += 1
+        if key in self._bars:
+            self._progress.remove_task(self._bars.pop(key))
+        self._progress.update(self._all, completed=self._ended, what=f"{self._ended}/{self._total}")
+        if failure is not None:
+            self._progress.console.print(f"[red]failed[/] {key}: {failure.message} (see {failure.log})", highlight=False)
+
+    def close(self) -> None:
+        """Leaves the bar of all jobs as the last line."""
+        self._progress.stop()
+
+
+class Lines:
+    """A line when a job starts and ends, and at most one in half a minute in between."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._ended = total, 0
+        self._begun: dict[str, float] = {}
+        self._said: dict[str, float] = {}
+
+    def started(self, key: str) -> None:
+        self._begun[key] = self._said[key] = time.monotonic()
+        _say(f"{key}: started")
+
+    def progressed(self, key: str, description: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said[key] > 30:
+            self._said[key] = now
+            _say(f"{key}: {description} {done}/{total}")
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        self._ended += 1
+        seconds = time.monotonic() - self._begun.get(key, time.monotonic())
+        how = "done" if failure is None else f"failed: {failure.message} (see {failure.log})"
+        _say(f"[{self._ended}/{self._total}] {key}: {how} after {seconds:.0f} s")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def display(total: int) -> Bars | Lines:
+    """Bars where a person watches, lines where the output goes to a file."""
+    console = Console(stderr=True)
+    return Bars(console, total) if console.is_terminal else Lines(total)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,103 @@
+"""What several jobs build from their configuration: hooks, trackers, rewards, identities, lineages."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bon.pools import load_pools
+from core.checkpoint import latest_complete
+from core.config import ModelConfig
+from core.models import resolve
+from core.records import Sampling, Scorer, Tracker
+from core.runs import RECORD, Run, fingerprint, read_record
+from core.tracking import JsonlTracker, Trackers, WandbTracker
+from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
+from evalhooks.checkpoints import PolicyHook, RewardModelHook
+from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
+from evalhooks.tasks import load_tasks
+from launch.schema import Launch
+
+LINEAGE = "lineage.json"
+
+
+def tracker_of(job: Launch, run: Run, config: Mapping[str, Any]) -> Tracker:
+    """Plain files, and W&B beside them unless it is disabled."""
+    files = JsonlTracker(run.dir / "metrics.jsonl")
+    if job.tracker.mode == "disabled":
+        return files
+    wandb = WandbTracker(
+        project=job.tracker.project, name=run.dir.name, group=job.study, dir=run.dir, config=config, mode=job.tracker.mode, id=run.id
+    )
+    return Trackers([files, wandb])
+
+
+def reward_model_hook(hooks: HooksConfig) -> RewardModelHook:
+    """The hook of reward-model training; raises `ValueError` for a file that cannot be read, before any training."""
+    return RewardModelHook(
+        rewardbench2=load_rewardbench2(hooks.rewardbench2, limit=hooks.limit) if hooks.rewardbench2 else (),
+        rewardbench1=load_rewardbench1(hooks.rewardbench1, limit=hooks.limit) if hooks.rewardbench1 else (),
+        pools=load_pools(Path(hooks.pools)) if hooks.pools else None,
+        best_of=hooks.best_of,
+        batch_tokens=hooks.batch_tokens,
+    )
+
+
+def policy_hook(hooks: HooksConfig, tasks: Mapping[str, TaskConfig], scorer: Scorer) -> PolicyHook:
+    """The hook of PPO."""
+    return PolicyHook(tasks=load_tasks(tasks), sampling=sampling_of(hooks.downstream), scorer=scorer)
+
+
+def sampling_of(config: SamplingConfig) -> Sampling:
+    """The sampling that a configuration asks for."""
+    return Sampling(n=config.n, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
+
+
+def reward_path(path: str, runs_dir: str) -> Path | str:
+    """The folder of a reward model: itself, the last checkpoint of a run's folder, or of the run with this id; or a hub id."""
+    folder = Path(path).expanduser()
+    if not folder.exists() and "/" not in path:
+        found = sorted(Path(runs_dir).glob(f"*/*{path}")) if path else []
+        if len(found) != 1:
+            raise ValueError(
+                f"reward.path={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
+            )
+        folder = found[0]
+    if (folder / RECORD).is_file():
+        last = latest_complete(folder, print)
+        if last is None:
+            raise ValueError(f"reward.path={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
+        return last
+    return folder if folder.is_dir() else path
+
+
+def lineage_of(model: ModelConfig) -> str:
+    """The family a model belongs to: as configured, as written beside it or in its run's record, else its path."""
+    if model.lineage:
+        return model.lineage
+    folder = Path(model.path)
+    if (folder / LINEAGE).is_file():
+        return json.loads((folder / LINEAGE).read_text())["lineage"]
+    for parent in (folder, *folder.parents[:2]):
+        if (parent / RECORD).is_file():
+            return read_record(parent)["lineage"]["base"]
+    return model.path
+
+
+def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mapping[str, str]) -> dict[str, Any]:
+    """What determines a result: the settings, with every input by its content instead of its place."""
+    settings = asdict(config)
+    for key in ("runs_dir", "study", "name", "resume", "tracker", "world", "lr"):
+        settings.pop(key, None)
+    inputs = {key: fingerprint(resolve(model) if not model.revision else f"{model.path}@{model.revision}") for key, model in models.items()}
+    inputs |= {key: fingerprint(path) for key, path in files.items() if path}
+    return {**_without_paths(settings), "inputs": inputs}
+
+
+def _without_paths(value: Any) -> Any:
+    """The settings without the keys that name places: their contents stand among the inputs."""
+    if isinstance(value, dict):
+        places = {"path", "paths", "prompts", "pools", "rewardbench2", "rewardbench1", "lineage"}
+        return {key: _without_paths(item) for key, item in value.items() if key not in places}
+    return value

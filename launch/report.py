@@ -1,0 +1,52 @@
+"""`rewardloop report`: a study's report, drawn anew from its runs on disk."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.entry import Composed, start
+
+
+def build(
+    *, study: str, folder: Path, records: Sequence[Mapping[str, Any]], pools: Path, wall_s: float, notes: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
+    """The summary of a study, and its report in `<folder>/report/`."""
+    from bon.pools import load_pools
+    from evalhooks.report import write_report
+    from evalhooks.summary import summarize
+
+    policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
+    summary = summarize(
+        study=study, wall_s=wall_s, records=records, pools=load_pools(pools), policy_lineage=policies[0] if policies else "", notes=notes
+    )
+    summary["pools"] = str(pools)
+    return summary, write_report(summary, folder / "report")
+
+
+def _command(composed: Composed) -> None:
+    from rich.console import Console
+
+    from evalhooks.report import print_report
+    from evalhooks.summary import finished_records, read_summary
+    from launch.schema import ReportJob
+
+    job = composed.job
+    assert isinstance(job, ReportJob)
+    folder = Path(job.runs_dir) / job.study
+    if not (folder / "report" / "summary.json").is_file():
+        raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
+    before = read_summary(folder / "report")
+    summary, path = build(
+        study=job.study, folder=folder, records=finished_records(folder), pools=Path(before["pools"]),
+        wall_s=before["wall_s"], notes=before["notes"],
+    )  # fmt: skip
+    print_report(summary, path, Console())
+
+
+def main() -> None:
+    """Entry point."""
+    start("report", _command)
+
+
+if __name__ == "__main__":
+    main()

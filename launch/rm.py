@@ -1,0 +1,61 @@
+"""`rewardloop rm`: one reward model, or a sweep of them."""
+
+from pathlib import Path
+from typing import Any
+
+from core.progress import Progress, console_progress
+from launch.entry import Composed, start
+
+
+def run(composed: Composed, progress: Progress) -> dict[str, Any]:
+    """Trains the reward model of a configuration, unless it is finished already, and returns its record."""
+    from core.records import Tracker
+    from core.runs import RunState, fail_run, finish_run, open_run, read_record
+    from launch.parts import identity_of, lineage_of, reward_model_hook, tracker_of
+    from launch.schema import RMJob
+    from rmtrain.train import train
+
+    job = composed.job
+    assert isinstance(job, RMJob)
+    hook = reward_model_hook(job.hooks)
+    files = {f"data.{i}": path for i, path in enumerate(job.data.paths)}
+    files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
+    identity = identity_of(job, models={"model": job.model}, files=files)
+    lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
+    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}"
+    run, state = open_run(
+        runs_dir=Path(job.runs_dir), study=job.study, job="rm", name=name, identity=identity, config_yaml=composed.yaml,
+        resume=job.resume, extra={"lineage": lineage},
+    )  # fmt: skip
+    if state == RunState.finished:
+        print(f"{run.dir} is finished already")
+        return {"dir": str(run.dir), **read_record(run.dir)}
+    tracker: Tracker | None = None
+    try:
+        tracker = tracker_of(job, run, {**identity, "lineage": lineage})
+        outcome = train(job, run.dir, hooks=[hook], tracker=tracker, progress=progress)
+        finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
+    except BaseException as error:
+        fail_run(run, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close()
+    return {"dir": str(run.dir), **read_record(run.dir)}
+
+
+def _command(composed: Composed) -> None:
+    record = run(composed, console_progress())
+    print(f"{record['dir']}: " + ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN)))
+
+
+SHOWN = ("rewardbench2/overall", "bon/average")
+
+
+def main() -> None:
+    """Entry point."""
+    start("rm", _command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Pools are drawn once, survive a kill, and are reranked with numbers that can be worked out by hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bon.pools import MANIFEST, PoolRow, Pools, bounds, load_pools, make_pools, rerank
+from core.checkpoint import MARKER
+from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
+from tests.fakes import LengthScorer
+
+
+class Counter:
+    """Answers with the first n of "1", "22", "333", ...; remembers how often it was asked, and may die."""
+
+    def __init__(self, *, dies_at_call: int = 0) -> None:
+        self.num_calls, self.dies_at_call = 0, dies_at_call
+
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        self.num_calls += 1
+        if self.num_calls == self.dies_at_call:
+            raise RuntimeError("the machine went away")
+        return [[Completion(text=str(i) * i, token_ids=(i,), finished=True) for i in range(1, sampling.n + 1)] for _ in prompts]
+
+
+def is_of_length(completion: str, reference: Mapping[str, Any]) -> float:
+    return float(len(completion) == reference["length"])
+
+
+PROMPTS = {
+    "sums": [
+        Prompt(id="sums-0", dialogue=user("1?"), reference={"length": 3}),
+        Prompt(id="sums-1", dialogue=user("2?"), reference={"length": 1}),
+    ],
+    "lists": [Prompt(id="lists-0", dialogue=(Message(role="system", content="Hm."), *user("é?")), reference={"length": 2})],
+}  # fmt: skip
+SAMPLING = Sampling(n=3, temperature=0.8, max_new_tokens=5)
+
+
+def made(folder: Path, generator: Counter, advanced: list[int] | None = None) -> Pools:
+    verifiers = dict.fromkeys(PROMPTS, is_of_length)
+    return make_pools(folder, PROMPTS, verifiers, generator, SAMPLING, ([] if advanced is None else advanced).append)
+
+
+def test_a_pool_holds_every_completion_of_every_prompt_with_its_correctness(tmp_path: Path) -> None:
+    advanced: list[int] = []
+    pools = made(tmp_path / "pools", Counter(), advanced)
+    completions = ("1", "22", "333")
+    assert pools == {
+        "sums": [
+            PoolRow(id="sums-0", prompt=user("1?"), completions=completions, correct=(0.0, 0.0, 1.0)),
+            PoolRow(id="sums-1", prompt=user("2?"), completions=completions, correct=(1.0, 0.0, 0.0)),
+        ],
+        "lists": [
+            PoolRow(id="lists-0", prompt=PROMPTS["lists"][0].dialogue, completions=completions, correct=(0.0, 1.0, 0.0)),
+        ],
+    }  # fmt: skip
+    assert advanced == [2, 1]
+    assert json.loads((tmp_path / "pools" / MANIFEST).read_text()) == {"tasks": ["lists", "sums"], "n": 3, "temperature": 0.8}
+
+
+def test_a_pool_is_made_once_and_read_afterwards(tmp_path: Path) -> None:
+    first = made(tmp_path / "pools", Counter())
+    untouched = Counter()
+    assert made(tmp_path / "pools", untouched) == first
+    assert untouched.num_calls == 0
+
+
+def test_a_pool_whose_making_was_cut_short_is_absent_and_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        made(tmp_path / "pools", Counter(dies_at_call=2))
+    with pytest.raises(ValueError, match=r"pools holds no complete pools; make them with `rewardloop bon pools="):
+        load_pools(tmp_path / "pools")
+    generator = Counter()
+    assert set(made(tmp_path / "pools", generator)) == {"sums", "lists"}
+    assert generator.num_calls == 2
+
+
+def test_a_torn_pool_folder_is_replaced(tmp_path: Path) -> None:
+    expected = made(tmp_path / "pools", Counter())
+    (tmp_path / "pools" / MARKER).unlink()
+    (tmp_path / "pools" / "sums.jsonl").write_text('{"id": "sums-0", "pro')
+    (tmp_path / "pools" / "stray.jsonl").touch()
+    assert made(tmp_path / "pools", Counter()) == expected
+    assert not (tmp_path / "pools" / "stray.jsonl").exists()
+
+
+def test_a_completion_may_hold_any_character(tmp_path: Path) -> None:
+    strange = 'a\u2028b\u2029c\x85d\x0be\x1cf\r\ng"h\\n\ufffdé'
+
+    class Strange(Counter):
+        def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+            return [[Completion(text=strange, token_ids=(1,), finished=True)] for _ in prompts]
+
+    assert made(tmp_path / "pools", Strange())["lists"][0].completions == (strange,)
+
+
+def pool(*rows: Sequence[tuple[str, float]]) -> list[PoolRow]:
+    return [
+        PoolRow(id=str(i), prompt=user("?"), completions=tuple(text for text, _ in row), correct=tuple(correct for _, correct in row))
+        for i, row in enumerate(rows)
+    ]
+
+
+def test_reranking_is_the_mean_over_prompts_and_then_over_tasks() -> None:
+    # LengthScorer prefers the longer. In "a", the longest is right in the first row and wrong in the second:
+    #   @1: means 1/3 and 2/3, so 1/2. @3: 1 and 0, so 1/2.
+    #   @2: pairs of row 1 {ccc,bb} {ccc,a} {bb,a} pick 1, 1, 0: 2/3; of row 2 the picks are 0, 0, 1: 1/3; so 1/2.
+    # In "b" the two longest tie, one of them right: @1 1/3; @2: {yy,zz} 1/2, {yy,x} 1, {zz,x} 0: 1/2; @3 1/2.
+    # The averages weigh tasks, not prompts: (1/2 + 1/3) / 2 = 5/12 and 1/2.
+    pools = {
+        "a": pool([("a", 0.0), ("bb", 0.0), ("ccc", 1.0)], [("ccc", 0.0), ("bb", 1.0), ("a", 1.0)]),
+        "b": pool([("x", 0.0), ("yy", 1.0), ("zz", 0.0)]),
+    }
+    scorer = LengthScorer()
+    metrics = rerank(pools, scorer, [1, 2, 3])
+    assert metrics == pytest.approx(
+        {
+            "bon/a@1": 1 / 2,
+            "bon/b@1": 1 / 3,
+            "bon/average@1": 5 / 12,
+            "bon/a@2": 1 / 2,
+            "bon/b@2": 1 / 2,
+            "bon/average@2": 1 / 2,
+            "bon/a@3": 1 / 2,
+            "bon/b@3": 1 / 2,
+            "bon/average@3": 1 / 2,
+        },
+        abs=1e-12,
+    )
+    assert len(scorer.calls) == 1, "all sizes come from one pass of the reward model"
+
+
+def test_bounds_are_the_share_of_right_completions_and_the_chance_that_n_hold_one() -> None:
+    # "a": shares 1/4 and 0, mean 1/8; pass@2 = 1 - C(3,2)/C(4,2) = 1/2 and 0, mean 1/4. "b": 1 and 1.
+    pools = {"a": pool([("p", 1.0), ("q", 0.0), ("r", 0.0), ("s", 0.0)], [("p", 0.0)] * 4), "b": pool([("p", 1.0)] * 4)}
+    assert bounds(pools, 2) == {
+        "random": {"a": pytest.approx(1 / 8), "b": 1.0, "average": pytest.approx(9 / 16)},
+        "oracle": {"a": pytest.approx(1 / 4), "b": 1.0, "average": pytest.approx(5 / 8)},
+    }
+
+
+def test_a_pool_smaller_than_n_is_refused() -> None:
+    with pytest.raises(ValueError, match="best-of-16 needs"):
+        rerank({"a": pool([("x", 1.0)])}, LengthScorer(), [16])

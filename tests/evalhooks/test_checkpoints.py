@@ -1,0 +1,185 @@
+"""The hooks on tiny models: which metrics they give, and that these are those of the models."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+from bon.pools import PoolRow
+from core.chat import encode_answered
+from core.generate import TransformersGenerator
+from core.records import BenchmarkRow, CheckpointSaved, Prompt, Sampling, user
+from evalhooks.checkpoints import PolicyHook, RewardModelHook, on_policy
+from evalhooks.rewardbench2 import DOMAINS
+from evalhooks.tasks import Task
+from tests.fakes import LengthScorer
+
+FRUITS = ("plum", "pear", "fig", "apple")
+
+
+def event(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run_dir: Path) -> CheckpointSaved:
+    return CheckpointSaved(step=7, num_steps=10, path=run_dir, run_dir=run_dir, model=model, tokenizer=tokenizer)
+
+
+def benchmark2(*domains: str) -> list[BenchmarkRow]:
+    """Two best-of-4 rows per domain and one pair of Ties."""
+    rows = [
+        BenchmarkRow(id=f"{domain}-{i}", prompt=f"Name a fruit, {domain} {i}.", completions=FRUITS, num_correct=1, subset=domain)
+        for domain in domains
+        if domain != "Ties"
+        for i in range(2)
+    ]
+    if "Ties" in domains:
+        rows += [
+            BenchmarkRow(id="tied:0", prompt="Name fruits.", completions=(*FRUITS, "saw"), num_correct=4, subset="Ties"),
+            BenchmarkRow(id="ref:0", prompt="Name the fruit.", completions=("plum", "saw"), num_correct=1, subset="Ties"),
+        ]
+    return rows
+
+
+PAIRS = [
+    BenchmarkRow(id=subset, prompt=f"Name a fruit, {subset}.", completions=("plum", "saw"), num_correct=1, subset=subset)
+    for subset in ("alpacaeval-easy", "math-prm", "refusals-dangerous", "mt-bench-hard")
+]
+POOLS = {"fruits": [PoolRow(id="0", prompt=user("Name a fruit."), completions=FRUITS, correct=(1.0, 0.0, 0.0, 1.0))]}
+
+
+def reward_of(model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, prompt: str, completion: str) -> float:
+    """The reward of one answer, by the model alone."""
+    with torch.no_grad():
+        return model(torch.tensor(encode_answered(tokenizer, [user(prompt)], [completion]))).logits.item()
+
+
+def test_a_reward_model_gets_its_benchmarks_and_its_best_of_n(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    rows, said = benchmark2(*DOMAINS.values()), list[str]()
+    hook = RewardModelHook(rewardbench2=rows, rewardbench1=PAIRS, pools=POOLS, best_of=(1, 4), batch_tokens=64, say=said.append)
+    metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    assert set(metrics) == {
+        *(f"rewardbench2/{key}" for key in ("overall", *DOMAINS)),
+        *(f"rewardbench1/{key}" for key in ("overall", "chat", "chat_hard", "safety", "reasoning")),
+        *(f"bon/{task}@{n}" for task in ("fruits", "average") for n in (1, 4)),
+    }
+    assert said == []
+
+    best = max(FRUITS, key=lambda fruit: reward_of(reward_model, tokenizer, "Name a fruit.", fruit))
+    assert metrics["bon/fruits@4"] == float(best in ("plum", "apple"))
+    assert metrics["bon/average@1"] == 0.5
+    for key, domain in DOMAINS.items():
+        if domain != "Ties":
+            firsts = []
+            for row in rows:
+                if row.subset == domain:
+                    rewards = [reward_of(reward_model, tokenizer, row.prompt, fruit) for fruit in FRUITS]
+                    firsts.append(float(rewards[0] == max(rewards)))
+            assert metrics[f"rewardbench2/{key}"] == sum(firsts) / 2
+    keys = [f"rewardbench2/{key}" for key in DOMAINS]
+    assert metrics["rewardbench2/overall"] == pytest.approx(sum(metrics[key] for key in keys) / 6, abs=1e-12)
+
+    written = pq.read_table(tmp_path / "evals" / "step-000007.rewardbench2.parquet").to_pylist()
+    assert [row["id"] for row in written] == [row.id for row in rows]
+    for row, scored in zip(rows, written, strict=True):
+        assert scored["scores"] == pytest.approx(
+            [reward_of(reward_model, tokenizer, row.prompt, text) for text in row.completions], abs=1e-5
+        )
+    pairs = pq.read_table(tmp_path / "evals" / "step-000007.rewardbench1.parquet").to_pylist()
+    assert [row["id"] for row in pairs] == [row.id for row in PAIRS]
+
+
+def test_a_benchmark_without_all_domains_has_no_overall_and_says_why(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), say=said.append)
+    metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    assert set(metrics) == {"rewardbench2/math", "rewardbench2/focus"}
+    assert len(said) == 1
+    assert said[0].startswith("no rewardbench2/overall at step 7: ")
+    assert "Ties has no rows" in said[0]
+
+
+def test_what_is_left_out_is_not_measured(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    assert RewardModelHook().on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
+    assert PolicyHook(tasks={}, sampling=Sampling()).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_beyond_the_length_are_told(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    row = PoolRow(id="0", prompt=user("Name a fruit."), completions=("0" * 2050, "fig"), correct=(1.0, 0.0))
+    RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    assert said == ["1 scored texts were cut to 2048 tokens"]
+
+
+def is_long(completion: str, reference: Mapping[str, Any]) -> float:
+    return float(len(completion) >= reference["length"])
+
+
+def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    def task(name: str, *lengths: int) -> Task:
+        prompts = [Prompt(id=str(i), dialogue=user(f"{name} {i}"), reference={"length": length}) for i, length in enumerate(lengths)]
+        return Task(name=name, prompts=tuple(prompts), verifier=is_long)
+
+    tasks = {"long": task("long", 8, 8, 6), "any": task("any", 0)}
+    sampling = Sampling(n=4, max_new_tokens=12, seed=2)
+    metrics = PolicyHook(tasks=tasks, sampling=sampling, scorer=LengthScorer()).on_checkpoint(event(policy, tokenizer, tmp_path))
+
+    generator = TransformersGenerator(policy, tokenizer)
+    lengths = {
+        name: [[len(completion.text) for completion in row] for row in generator.generate([p.dialogue for p in task.prompts], sampling)]
+        for name, task in tasks.items()
+    }
+    long = sum(length >= limit for row, limit in zip(lengths["long"], (8, 8, 6), strict=True) for length in row) / 12
+    assert 0 < long < 1
+    flat = [length for rows in lengths.values() for row in rows for length in row]
+    assert metrics == {
+        "downstream/long": pytest.approx(long),
+        "downstream/any": 1.0,
+        "downstream/average": pytest.approx((long + 1) / 2),  # of tasks, not of prompts
+        "on_policy/rm_score": pytest.approx(sum(flat) / 16),
+        "on_policy/reward_std": metrics["on_policy/reward_std"],
+        "on_policy/rm_accuracy": 1.0,  # a reward of length always knows the longer one
+    }
+    without = PolicyHook(tasks=tasks, sampling=sampling).on_checkpoint(event(policy, tokenizer, tmp_path))
+    assert without == {name: value for name, value in metrics.items() if name.startswith("downstream/")}
+
+
+def test_on_policy_accuracy_counts_pairs_of_right_and_wrong_and_halves_for_equal_scores() -> None:
+    # Prompt 1: right 3 and 1, wrong 2 and 1: pairs 3>2, 3>1, 1<2, 1=1: 1, 1, 0, 1/2.
+    # Prompt 2: right 0, wrong 5: 0. Prompt 3: all right, no pair. Altogether 2.5 of 5.
+    scores = [[3.0, 1.0, 2.0, 1.0], [0.0, 5.0], [4.0, 6.0]]
+    labels = [[1.0, 1.0, 0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
+    metrics = on_policy(scores, labels)
+    # Deviations: mean 1.75, squares (1.5625 + 0.5625 + 0.0625 + 0.5625) / 4 = 0.6875; 2.5; 1.
+    assert metrics == {
+        "on_policy/rm_score": pytest.approx(22 / 8, abs=1e-12),
+        "on_policy/reward_std": pytest.approx((0.6875**0.5 + 2.5 + 1.0) / 3, abs=1e-12),
+        "on_policy/rm_accuracy": pytest.approx(0.5, abs=1e-12),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([], [], {}),
+        ([[2.0], [4.0]], [[1.0], [0.0]], {"on_policy/rm_score": 3.0}),  # one answer each: no spread and no pair
+        ([[2.0, 4.0]], [[1.0, 1.0]], {"on_policy/rm_score": 3.0, "on_policy/reward_std": 1.0}),
+        # Half right is right, less is wrong.
+        ([[2.0, 4.0]], [[0.5, 0.4]], {"on_policy/rm_score": 3.0, "on_policy/reward_std": 1.0, "on_policy/rm_accuracy": 0.0}),
+    ],
+)
+def test_what_cannot_be_measured_is_left_out(
+    scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], expected: dict[str, float]
+) -> None:
+    assert on_policy(scores, labels) == expected

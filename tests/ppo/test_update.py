@@ -1,0 +1,182 @@
+"""The update: a gradient step on token means, however the minibatch is split and padded."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from core.config import ModelConfig, OptimConfig
+from core.generate import TransformersGenerator
+from core.records import Sampling, user
+from ppo.advantages import Advantages, gae
+from ppo.config import PPOConfig
+from ppo.model import ActorCritic, actor_critic, frozen_copy
+from ppo.rollout import Episodes, rollout
+from ppo.update import minibatches, update
+from tests.fakes import LengthScorer
+
+PROMPTS = [user("Name " + "a " * number + "fruit.") for number in range(8)]
+TEMPERATURE = 0.9
+
+
+def config_of(**options: Any) -> PPOConfig:
+    """Eight episodes in one step; plain gradients, since Adam and norm clipping would hide a wrong scale."""
+    config = PPOConfig(
+        model=ModelConfig(path="."),
+        prompts=["."],
+        optim=OptimConfig(max_grad_norm=1e9),
+        batch_size=8,
+        minibatch_size=8,
+        micro_batch_size=8,
+        epochs=1,
+    )
+    return replace(config, **options)
+
+
+@pytest.fixture
+def model(policy: LlamaForCausalLM, reward_model: LlamaForSequenceClassification) -> ActorCritic:
+    return actor_critic(copy.deepcopy(policy), reward_model, temperature=TEMPERATURE)
+
+
+@pytest.fixture
+def episodes(model: ActorCritic, tokenizer: PreTrainedTokenizerFast) -> Episodes:
+    """Eight episodes of various lengths, drawn by the policy itself."""
+    drawn = rollout(
+        PROMPTS,
+        generator=TransformersGenerator(model.actor, tokenizer),
+        scorer=LengthScorer(),
+        model=model,
+        reference=frozen_copy(model.actor),
+        tokenizer=tokenizer,
+        sampling=Sampling(temperature=TEMPERATURE, max_new_tokens=12, seed=5),
+        micro_batch_size=8,
+    )
+    assert len(set(drawn.mask_BT.sum(-1).tolist())) > 2, "episodes of one length would hide a mean of means"
+    return drawn
+
+
+def advantages_of(episodes: Episodes) -> Advantages:
+    rewards_BT = torch.randn(episodes.mask_BT.shape, generator=torch.Generator().manual_seed(0))
+    return gae(rewards_BT, episodes.values_BT, episodes.mask_BT, gamma=1.0, lam=0.95)
+
+
+def updated(
+    model: ActorCritic, config: PPOConfig, episodes: Episodes, advantages: Advantages, *, lr: float = 0.05, seed: int = 0
+) -> tuple[ActorCritic, dict[str, float]]:
+    """A copy of the model after one update by gradient descent."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    measured = update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, seed=seed)
+    return model, measured
+
+
+def distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
+    """The largest difference of two sets of parameters."""
+    return max((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
+
+
+def test_the_first_ratios_are_one_within_rounding(model: ActorCritic, episodes: Episodes) -> None:
+    _, measured = updated(model, config_of(), episodes, advantages_of(episodes))
+    assert measured["first_ratio_error"] < 1e-6
+    assert measured["clip_fraction"] == 0
+    assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_policy_off_the_one_that_drew_shows_as_a_first_ratio_error(model: ActorCritic, episodes: Episodes) -> None:
+    # Each log-probability is 0.01 too high, so each ratio is exp(0.01) = 1.01005; k3 of 0.01 is 0.00005017 a token.
+    drifted = replace(episodes, logprobs_BT=episodes.logprobs_BT - 0.01)
+    _, measured = updated(model, config_of(), drifted, advantages_of(episodes))
+    assert measured["first_ratio_error"] == pytest.approx(0.01005, abs=1e-5)
+    assert measured["approx_kl"] == pytest.approx(0.00005017, abs=1e-6)
+
+
+def test_the_step_is_that_of_the_plain_policy_gradient_and_half_squared_error_as_token_means(
+    model: ActorCritic, episodes: Episodes
+) -> None:
+    advantages = advantages_of(episodes)
+    stepped, measured = updated(model, config_of(value_coef=0.3), episodes, advantages, lr=0.05)
+    # At a ratio of 1 nothing is clipped, and the gradient of -A r is that of -A log p; values equal the old ones.
+    logprobs_BT, entropy_BT, values_BT = model(episodes.ids_BL, episodes.mask_BL, episodes.num_tokens)
+    inside = episodes.mask_BT.bool()
+    value = 0.5 * (values_BT[inside] - advantages.returns_BT[inside]).square().mean()
+    surrogate = -(advantages.advantages_BT[inside] * logprobs_BT[inside]).mean()
+    (surrogate + 0.3 * value).backward()
+    expected = [parameter - 0.05 * gradient for parameter in model.parameters() if (gradient := parameter.grad) is not None]
+    assert len(expected) == len(list(model.parameters()))
+    assert distance(stepped.parameters(), expected) < 1e-6
+    assert distance(stepped.parameters(), model.parameters()) > 1e-3
+    assert measured["loss/policy"] == pytest.approx(-advantages.advantages_BT[inside].mean().item(), abs=1e-5)
+    assert measured["loss/value"] == pytest.approx(value.item(), abs=1e-5)
+    assert measured["entropy"] == pytest.approx(entropy_BT[inside].mean().item(), abs=1e-5)
+    squares = sum(gradient.square().sum().item() for p in model.parameters() if (gradient := p.grad) is not None)
+    assert measured["grad_norm"] == pytest.approx(squares**0.5, rel=1e-4)
+
+
+def test_eight_micro_batches_of_one_give_the_parameters_of_one_of_eight(model: ActorCritic, episodes: Episodes) -> None:
+    advantages = advantages_of(episodes)
+    results = [
+        updated(model, config_of(micro_batch_size=size, epochs=2, minibatch_size=8), episodes, advantages, lr=0.02) for size in (8, 4, 1)
+    ]
+    for (first, first_measured), (second, second_measured) in pairwise(results):
+        assert distance(first.parameters(), second.parameters()) < 1e-6
+        assert first_measured == pytest.approx(second_measured, abs=1e-4, rel=1e-4)
+    assert distance(results[0][0].parameters(), model.parameters()) > 1e-3
+
+
+def test_padding_at_either_end_changes_nothing(model: ActorCritic, episodes: Episodes) -> None:
+    def widened(tensor_BT: Tensor, *, left: int = 0, value: float = 0) -> Tensor:
+        return torch.nn.functional.pad(tensor_BT, (left, 2), value=value)
+
+    wide = replace(
+        episodes,
+        ids_BL=widened(episodes.ids_BL, left=3),
+        mask_BL=widened(episodes.mask_BL, left=3),
+        mask_BT=widened(episodes.mask_BT),
+        logprobs_BT=widened(episodes.logprobs_BT, value=-7.0),
+        reference_BT=widened(episodes.reference_BT, value=-9.0),
+        values_BT=widened(episodes.values_BT, value=50.0),
+    )
+    plain, measured = updated(model, config_of(epochs=2), episodes, advantages_of(episodes), lr=0.02)
+    advantages = advantages_of(episodes)
+    wide_advantages = Advantages(
+        advantages_BT=widened(advantages.advantages_BT, value=4.0), returns_BT=widened(advantages.returns_BT, value=-4.0)
+    )
+    padded, wide_measured = updated(model, config_of(epochs=2), wide, wide_advantages, lr=0.02)
+    assert distance(plain.parameters(), padded.parameters()) < 1e-6
+    assert wide_measured == pytest.approx(measured, abs=1e-4, rel=1e-4)
+
+
+def test_the_gradient_is_clipped_to_its_norm(model: ActorCritic, episodes: Episodes) -> None:
+    config = replace(config_of(), optim=OptimConfig(max_grad_norm=0.5))
+    stepped, measured = updated(model, config, episodes, advantages_of(episodes), lr=1.0)
+    assert measured["grad_norm"] > 0.5  # the norm before clipping
+    step = sum((a - b).square().sum().item() for a, b in zip(stepped.parameters(), model.parameters(), strict=True)) ** 0.5
+    assert step == pytest.approx(0.5, abs=1e-4)
+
+
+def test_every_epoch_visits_every_episode_once_in_an_order_of_its_own() -> None:
+    config = config_of(epochs=3, minibatch_size=4, micro_batch_size=4)
+    drawn = [rows.tolist() for rows in minibatches(8, config, seed=1)]
+    assert [len(rows) for rows in drawn] == [4] * 6
+    passes = [drawn[i] + drawn[i + 1] for i in (0, 2, 4)]
+    assert all(sorted(order) == list(range(8)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
+    assert drawn == [rows.tolist() for rows in minibatches(8, config, seed=1)]
+    assert drawn != [rows.tolist() for rows in minibatches(8, config, seed=2)]
+
+
+def test_every_minibatch_is_one_step_of_optimiser_and_schedule(model: ActorCritic, episodes: Episodes) -> None:
+    config = config_of(epochs=3, minibatch_size=4, micro_batch_size=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-6 / (1 + step))
+    update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages_of(episodes), seed=0)
+    # 3 epochs of 8 / 4 minibatches: 6 steps.
+    assert scheduler.get_last_lr() == [1e-6 / 7]

@@ -4,11 +4,12 @@ Training, PPO and the benchmarks all come through here, so that a model sees the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from core.records import Dialogue, Message, user
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def parse_dialogue(value: Any, where: str) -> Dialogue:
@@ -23,30 +24,30 @@ def parse_dialogue(value: Any, where: str) -> Dialogue:
     return tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue]) -> list[list[int]]:
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of each prompt up to where the assistant begins to speak."""
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=True) for dialogue in dialogues])
 
 
-def encode_answered(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
+def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
     """Token ids of each dialogue with its completion as the last turn, to the end that the template gives it."""
     pairs = zip(dialogues, completions, strict=True)
     return encode_dialogues(tokenizer, [(*dialogue, Message(role="assistant", content=text)) for dialogue, text in pairs])
 
 
-def encode_dialogues(tokenizer: PreTrainedTokenizerBase, dialogues: Iterable[Dialogue]) -> list[list[int]]:
+def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of whole dialogues, whoever speaks last."""
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, *, generation: bool) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     assert isinstance(text, str)
     return text
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
     ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]

@@ -7,9 +7,10 @@ hold plain data (text, numbers, paths) wherever they can: tensors stay inside a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+if TYPE_CHECKING:  # reading a file or checking a configuration must not wait for torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AXIS = "checkpoint/step"
 """The step axis that benchmark and downstream metrics share."""
@@ -139,8 +140,8 @@ class CheckpointSaved:
     num_steps: int
     path: Path
     run_dir: Path
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from bon.pools import load_pools
 from core.checkpoint import latest_complete
 from core.config import ModelConfig
-from core.models import resolve
+from core.sources import resolve
 from core.records import Sampling, Scorer, Tracker
 from core.runs import RECORD, Run, fingerprint, read_record
 from core.tracking import JsonlTracker, Trackers, WandbTracker

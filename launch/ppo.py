@@ -10,18 +10,23 @@ from launch.entry import Composed, start
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     """Trains the policy of a configuration, unless it is finished already, and returns its record."""
     from core.config import ModelConfig
+    from core.sources import resolve
+    from launch.schema import PPOJob
+    from ppo.prompts import read_prompts
+
+    job = composed.job
+    assert isinstance(job, PPOJob)
+    # What is likely to be wrong is looked at before torch is imported.
+    prompts = read_prompts(job.prompts)
+    resolve(job.model)
+
     from core.models import load_reward_model
     from core.records import Tracker
     from core.reward import RewardModelScorer
     from core.runs import RunState, fail_run, finish_run, open_run, read_record
     from launch.parts import identity_of, lineage_of, policy_hook, reward_path, tracker_of
-    from launch.schema import PPOJob
-    from ppo.prompts import read_prompts
     from ppo.train import train
 
-    job = composed.job
-    assert isinstance(job, PPOJob)
-    prompts = read_prompts(job.prompts)
     source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision, dtype=job.model.dtype)
     files = {f"prompts.{i}": path for i, path in enumerate(job.prompts)} | {f"tasks.{n}": task.path for n, task in job.tasks.items()}
     identity = identity_of(job, models={"model": job.model, "reward": source}, files=files)

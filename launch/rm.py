@@ -9,14 +9,21 @@ from launch.entry import Composed, start
 
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     """Trains the reward model of a configuration, unless it is finished already, and returns its record."""
-    from core.records import Tracker
-    from core.runs import RunState, fail_run, finish_run, open_run, read_record
-    from launch.parts import identity_of, lineage_of, reward_model_hook, tracker_of
+    from core.sources import resolve
     from launch.schema import RMJob
-    from rmtrain.train import train
+    from rmtrain.data import load_preferences
 
     job = composed.job
     assert isinstance(job, RMJob)
+    # What is likely to be wrong is looked at before torch is imported.
+    preferences, _ = load_preferences(job.data, seed=job.seed)
+    resolve(job.model)
+
+    from core.records import Tracker
+    from core.runs import RunState, fail_run, finish_run, open_run, read_record
+    from launch.parts import identity_of, lineage_of, reward_model_hook, tracker_of
+    from rmtrain.train import train
+
     hook = reward_model_hook(job.hooks)
     files = {f"data.{i}": path for i, path in enumerate(job.data.paths)}
     files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
@@ -33,7 +40,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     tracker: Tracker | None = None
     try:
         tracker = tracker_of(job, run, {**identity, "lineage": lineage})
-        outcome = train(job, run.dir, hooks=[hook], tracker=tracker, progress=progress)
+        outcome = train(job, run.dir, preferences=preferences, hooks=[hook], tracker=tracker, progress=progress)
         finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
     except BaseException as error:
         fail_run(run, f"{type(error).__name__}: {error}")

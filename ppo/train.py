@@ -91,7 +91,8 @@ def train(
             tokenizer=tokenizer,
             metrics=state.metrics,
         )
-        metrics = run_hooks(hooks, event, tracker)
+        with accelerator.autocast():
+            metrics = run_hooks(hooks, event, tracker)
         if state.consider(state.step, metric_of(metrics, config.best_metric)) and state.step:
             point_best(run_dir, state.step)
 

@@ -2,8 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from core.models import new_reward_model
 from core.progress import Progress
 from core.records import CheckpointSaved, Preference, RunEnded, Tracker
 from rmtrain.config import RewardModelConfig
-from rmtrain.data import load_preferences
 from rmtrain.loss import bradley_terry_loss, preference_metrics
 
 OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
@@ -39,15 +38,22 @@ class Outcome:
 
 
 def train(
-    config: RewardModelConfig, run_dir: Path, *, hooks: Sequence[Hook], tracker: Tracker, progress: Progress, say: Any = print
+    config: RewardModelConfig,
+    run_dir: Path,
+    *,
+    preferences: Sequence[Preference],
+    hooks: Sequence[Hook],
+    tracker: Tracker,
+    progress: Progress,
+    say: Callable[[str], None] = print,
 ) -> Outcome:
     """Fits a Bradley-Terry reward model and calls the hooks at every checkpoint.
 
     Continues from the last complete checkpoint in `run_dir`, if there is one. `say` receives lines for the user.
     """
     datasets.disable_progress_bars()
-    preferences, _ = load_preferences(config.data, seed=config.seed)
-    model, tokenizer = new_reward_model(config.model, seed=config.seed)
+    # Weights stay in fp32, where small steps are not lost; bf16 is the format of the matrix products alone.
+    model, tokenizer = new_reward_model(replace(config.model, dtype=Dtype.fp32), seed=config.seed)
     rows, num_dropped = tokenize(preferences, tokenizer, config.max_length)
     if num_dropped:
         say(f"dropped {num_dropped} of {len(preferences)} pairs longer than max_length={config.max_length} tokens")
@@ -183,7 +189,8 @@ class BradleyTerryTrainer(RewardTrainer):
             model=self.accelerator.unwrap_model(self.model),
             tokenizer=self.processing_class,  # type: ignore[arg-type]
         )
-        self.last_metrics = run_hooks(self.hooks, event, self.tracker)
+        with self.accelerator.autocast():
+            self.last_metrics = run_hooks(self.hooks, event, self.tracker)
 
 
 class _Checkpoints(TrainerCallback):

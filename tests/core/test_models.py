@@ -129,8 +129,8 @@ def test_dropout_is_off_also_in_training(tmp_path: Path, tokenizer: PreTrainedTo
         assert torch.equal(model(ids).logits, model(ids).logits)
 
 
-def test_an_empty_path_is_refused_with_the_key_and_an_example() -> None:
-    with pytest.raises(ValueError, match=r"model\.path is empty; give a local folder.*model\.path=runs/demo/policy"):
+def test_an_empty_path_is_refused_with_the_key_and_a_remedy() -> None:
+    with pytest.raises(ValueError, match=r"model\.path is empty; give a local folder, a hub id or pip:smollm2-135m"):
         ModelConfig()
 
 

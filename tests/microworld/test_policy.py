@@ -79,7 +79,7 @@ def test_prompts_carry_no_label_and_all_that_follows_them_does(coast: Path, haml
         num_prompt_tokens = labels.count(-100)
         assert labels == [-100] * num_prompt_tokens + ids[num_prompt_tokens:]
         assert tokenizer.decode(ids[:num_prompt_tokens]) == f"<|begin|><|user|>{row['prompt']}<|assistant|>"
-        assert tokenizer.decode(ids[num_prompt_tokens:]).startswith(f"{row['completion']}<|end|>")
+        assert str(tokenizer.decode(ids[num_prompt_tokens:])).startswith(f"{row['completion']}<|end|>")
 
 
 def test_the_loss_is_the_mean_over_the_labelled_tokens_alone(coast: Path) -> None:

@@ -30,8 +30,10 @@ class Recital:
 
     def completion(self, text: str) -> Completion:
         ids = [i for character in text for i in self.tokenizer(character)["input_ids"]]
+        end = self.tokenizer.eos_token_id
+        assert isinstance(end, int)
         finished = text != "5"
-        return Completion(text=text, token_ids=(*ids, self.tokenizer.eos_token_id) if finished else tuple(ids), finished=finished)
+        return Completion(text=text, token_ids=(*ids, end) if finished else tuple(ids), finished=finished)
 
 
 def episodes_of(

@@ -1,0 +1,94 @@
+"""The command line: what is accepted, and what a user reads when it is not."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.entry import ConfigError, combinations, composed
+from launch.schema import RMJob
+
+PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    """The message of a command that must fail, in less than ten seconds."""
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-m", "launch.rm", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert time.monotonic() - started < 30  # far above the ten seconds that are promised, for a machine under load
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def test_both_spellings_of_the_learning_rate_reach_the_optimiser() -> None:
+    assert composed("rm", ["lr=2e-5"]).job.optim.lr == 2e-5
+    assert composed("rm", ["optim.lr=3e-6"]).job.optim.lr == 3e-6
+
+
+def test_a_configuration_becomes_the_dataclasses_of_the_trainers() -> None:
+    job = composed("rm", ["data=union", "world=somewhere"]).job
+    assert isinstance(job, RMJob)
+    assert job.data.paths == ["somewhere/preferences/atlas.jsonl", "somewhere/preferences/harbor.jsonl"]
+    assert job.model.path == "somewhere/policies/coast"
+
+
+def test_the_kept_yaml_is_unresolved_so_that_no_secret_lands_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    kept = composed("rm", ["tracker.project=${oc.env:A_SECRET}"])
+    assert kept.job.tracker.project == "hunter2"
+    assert "hunter2" not in kept.yaml
+
+
+def test_a_sweep_is_the_product_of_its_values() -> None:
+    assert combinations(["data=atlas,harbor", "lr=1e-3", "epochs=1,2"]) == [
+        ["data=atlas", "lr=1e-3", "epochs=1"],
+        ["data=atlas", "lr=1e-3", "epochs=2"],
+        ["data=harbor", "lr=1e-3", "epochs=1"],
+        ["data=harbor", "lr=1e-3", "epochs=2"],
+    ]
+    assert combinations(["data.paths=[a.jsonl,b.jsonl]"]) == [["data.paths=[a.jsonl,b.jsonl]"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optm.lr=1e-3", ["optm.lr", "optim.lr"]),
+        ("epochz=2", ["epochz", "epochs"]),
+        ("optim.lr=abc", ["optim.lr", "abc"]),
+        ("data=atlass", ["data/atlass", "harbor"]),
+        ("optim.schedule=step", ["schedule", "linear"]),
+        ("epochs=0", ["epochs is 0"]),
+        ("data.flip=1.5", ["data.flip is 1.5"]),
+        ("micro_batch_size=3", ["batch_size", "micro_batch_size", "divisor"]),
+        ("hooks.limit=0", ["hooks.limit"]),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_key_and_a_remedy(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed("rm", [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_mistyped_sweep_is_refused_before_its_first_job(tmp_path: Path) -> None:
+    message = refused("-m", "data=atlas,harbour", cwd=tmp_path)
+    assert "harbour" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_model_path_is_refused_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(PAIR)
+    message = refused("model=custom", "model.path=no/such/model", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none", cwd=tmp_path)
+    assert "model.path=no/such/model does not exist" in message
+
+
+def test_a_preference_file_with_broken_rows_is_refused_by_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(PAIR + '{"prompt": "Name a tree.", "chosen": "An elm."}\n' + "{broken\n")
+    message = refused("model=custom", "model.path=gone/away", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none", cwd=tmp_path)
+    assert "pairs.jsonl" in message
+    assert "row 2" in message
+    assert "row 3" in message
+    assert "rejected missing" in message

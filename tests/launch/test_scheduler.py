@@ -1,0 +1,94 @@
+"""Jobs in processes of their own."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.progress import Progress
+from launch.scheduler import Failure, Job, run_jobs
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.progress: list[tuple[str, int, int]] = []
+
+    def started(self, key: str) -> None:
+        self.events.append(("started", key))
+
+    def progressed(self, key: str, description: str, done: int, total: int) -> None:
+        self.progress.append((description, done, total))
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        self.events.append(("failed" if failure else "ended", key))
+
+
+def double(argument: int, progress: Progress) -> int:
+    progress.start("doubling", 2)
+    progress.advance(2)
+    print("said aloud")
+    return 2 * argument
+
+
+def fail(argument: Any, progress: Progress) -> None:
+    raise ValueError("no plums left")
+
+
+def die(argument: Any, progress: Progress) -> None:
+    os._exit(7)
+
+
+def interval(argument: float, progress: Progress) -> tuple[float, float]:
+    started = time.monotonic()
+    time.sleep(argument)
+    return started, time.monotonic()
+
+
+def constant(value: Any) -> Any:
+    return lambda _: value
+
+
+def run(jobs: list[Job], logs: Path, slots: int = 2) -> tuple[Mapping[str, Any], Recorder]:
+    recorder = Recorder()
+    return run_jobs(jobs, slots=slots, threads=1, gpus=False, logs=logs, display=recorder, preload=()), recorder
+
+
+def test_a_job_gets_the_results_of_those_it_waits_for(tmp_path: Path) -> None:
+    jobs = [
+        Job(key="last", run=double, argument=lambda results: results["first"] + 1, after=("first",)),
+        Job(key="first", run=double, argument=constant(3)),
+    ]
+    results, recorder = run(jobs, tmp_path)
+    assert results == {"first": 6, "last": 14}
+    assert recorder.events == [("started", "first"), ("ended", "first"), ("started", "last"), ("ended", "last")]
+    assert ("doubling", 2, 2) in recorder.progress
+    assert "said aloud" in (tmp_path / "first.log").read_text()
+
+
+def test_a_failure_stops_those_that_wait_for_it_and_no_other(tmp_path: Path) -> None:
+    jobs = [
+        Job(key="bad", run=fail, argument=constant(None)),
+        Job(key="waits", run=double, argument=constant(1), after=("bad",)),
+        Job(key="good", run=double, argument=constant(1)),
+    ]
+    results, _ = run(jobs, tmp_path)
+    assert results["good"] == 2
+    assert results["bad"].message == "ValueError: no plums left"
+    assert "bad failed" in results["waits"].message
+    assert "Traceback" in results["bad"].log.read_text()
+
+
+def test_a_killed_process_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:
+    results, _ = run([Job(key="dies", run=die, argument=constant(None))], tmp_path)
+    assert "code 7" in results["dies"].message
+
+
+def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None:
+    jobs = [Job(key=f"job-{i}", run=interval, argument=constant(0.2)) for i in range(3)]
+    results, _ = run(jobs, tmp_path, slots=1)
+    spans = sorted(results.values())
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))

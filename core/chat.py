@@ -40,6 +40,13 @@ def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[D
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
 
 
+def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id of the pad token, which `core.models.load_tokenizer` makes sure of."""
+    found = tokenizer.pad_token_id
+    assert isinstance(found, int)
+    return found
+
+
 def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)

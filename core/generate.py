@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.batching import pad_left
-from core.chat import encode_prompts
+from core.chat import encode_prompts, pad_id
 from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
@@ -36,7 +36,7 @@ class TransformersGenerator:
                 results[index] = self._completions(rows[place * sampling.n : (place + 1) * sampling.n])
         return results
 
-    def _completions(self, rows: Sequence[list[int]]) -> list[Completion]:
+    def _completions(self, rows: list[list[int]]) -> list[Completion]:
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         eos = self.tokenizer.eos_token_id
         return [Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos]) for text, row in zip(texts, rows, strict=True)]
@@ -47,7 +47,7 @@ def sample(
     model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
     """Token ids of `sampling.n` completions of each prompt, EOS included; `indices` seed the prompts' own draws."""
-    ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, tokenizer.pad_token_id))
+    ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
     cache = DynamicCache(config=model.config)
     logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
     cache.batch_repeat_interleave(sampling.n)

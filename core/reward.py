@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.batching import pad_right, token_budget_batches
-from core.chat import encode_answered
+from core.chat import encode_answered, pad_id
 from core.records import Dialogue
 
 
@@ -42,7 +42,7 @@ class RewardModelScorer:
         """One reward per tokenised dialogue."""
         rewards = [0.0] * len(rows)
         for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-            ids_BL, mask_BL = (t.to(self.model.device) for t in pad_right([rows[i] for i in batch], self.tokenizer.pad_token_id))
+            ids_BL, mask_BL = (t.to(self.model.device) for t in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))
             logits_B1 = self.model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
             for index, reward in zip(batch, logits_B1[:, 0].float().tolist(), strict=True):
                 rewards[index] = reward

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from core.chat import parse_dialogue
 from core.records import Completion, Generator, Prompt, Sampling
@@ -41,7 +41,7 @@ def load_verifier(name: str) -> Verifier:
         raise ValueError(f"the verifier {name} cannot be loaded ({error}); name it as module:function.") from error
     if not callable(found):
         raise ValueError(f"the verifier {name} is no function.")
-    return found
+    return cast(Verifier, found)
 
 
 def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:

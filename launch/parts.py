@@ -9,9 +9,9 @@ from typing import Any
 from bon.pools import load_pools
 from core.checkpoint import latest_complete
 from core.config import ModelConfig
-from core.sources import resolve
 from core.records import Sampling, Scorer, Tracker
 from core.runs import RECORD, Run, fingerprint, read_record
+from core.sources import resolve
 from core.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.checkpoints import PolicyHook, RewardModelHook

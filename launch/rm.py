@@ -29,7 +29,8 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
     identity = identity_of(job, models={"model": job.model}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
-    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}"
+    flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
+    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{job.optim.lr:g}-e{job.epochs}"
     run, state = open_run(
         runs_dir=Path(job.runs_dir), study=job.study, job="rm", name=name, identity=identity, config_yaml=composed.yaml,
         resume=job.resume, extra={"lineage": lineage},

@@ -1,7 +1,7 @@
 """The small policies of a world, trained from scratch with TRL's SFTTrainer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from core.chat import encode_dialogues, encode_prompts
 from core.checkpoint import atomic_folder, is_complete, write_json
 from core.records import Message, user
 from microworld.config import PolicyConfig
 
-SHAPES = {
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     # Two lineages differ in shape, initialisation and corpus; what they share is the tokenizer.
     "coast": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 168},
     "ridge": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128},

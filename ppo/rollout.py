@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.batching import pad_left, pad_right
-from core.chat import encode_prompts
+from core.chat import encode_prompts, pad_id
 from core.logprobs import completion_logprobs
 from core.records import Completion, Dialogue, Generator, Sampling, Scorer
 from ppo.model import ActorCritic
@@ -73,8 +73,7 @@ def rollout(
 def _tensors(
     prompts: Sequence[Dialogue], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
+    pad = pad_id(tokenizer)
     prompt_BP, prompt_mask_BP = pad_left(encode_prompts(tokenizer, prompts), pad)
     # The ids that were drawn, not the text tokenised again: they can differ, and the ratio would be off.
     ids_BT, mask_BT = pad_right([c.token_ids for c in completions], pad)

@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from core.chat import encode_prompts
@@ -60,7 +60,7 @@ def train(
     prompts, num_dropped = _fitting(prompts, tokenizer, config)
     if num_dropped:
         say(f"dropped {num_dropped} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
-    reference = accelerator.prepare_model(frozen_copy(actor), evaluation_mode=True)
+    reference = frozen_copy(actor).to(accelerator.device)
     model = actor_critic(actor, reward_model if config.critic == "reward" else None, temperature=config.temperature)
     optimizer, scheduler = _optimizer(model, config)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
@@ -197,7 +197,7 @@ def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, co
     return fitting, len(prompts) - len(fitting)
 
 
-def _optimizer(model: ActorCritic, config: PPOConfig) -> tuple[torch.optim.AdamW, LambdaLR]:
+def _optimizer(model: ActorCritic, config: PPOConfig) -> tuple[torch.optim.AdamW, Any]:
     optim = config.optim
     critic = [parameter for name, parameter in model.named_parameters() if name.startswith("critic_")]
     groups = [{"params": list(model.actor.parameters()), "lr": optim.lr}, {"params": critic, "lr": config.critic_lr or optim.lr}]

@@ -11,7 +11,8 @@ import datasets
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from core.chat import encode_answered
 from core.checkpoint import complete_steps, latest_complete, mark_complete, step_folder

@@ -107,21 +107,21 @@ def pool(*rows: Sequence[tuple[str, float]]) -> list[PoolRow]:
 
 def test_reranking_is_the_mean_over_prompts_and_then_over_tasks() -> None:
     # LengthScorer prefers the longer. In "a", the longest is right in the first row and wrong in the second:
-    #   @1: means 1/3 and 2/3, so 1/2. @3: 1 and 0, so 1/2.
-    #   @2: pairs of row 1 {ccc,bb} {ccc,a} {bb,a} pick 1, 1, 0: 2/3; of row 2 the picks are 0, 0, 1: 1/3; so 1/2.
-    # In "b" the two longest tie, one of them right: @1 1/3; @2: {yy,zz} 1/2, {yy,x} 1, {zz,x} 0: 1/2; @3 1/2.
-    # The averages weigh tasks, not prompts: (1/2 + 1/3) / 2 = 5/12 and 1/2.
+    #   @1: means 1/3 and 1/3, so 1/3. @3: 1 and 0, so 1/2.
+    #   @2: pairs {ccc,bb} {ccc,a} {bb,a} pick 1, 1, 0: 2/3; {dd,e} {dd,ffff} {e,ffff} pick 1, 0, 0: 1/3; so 1/2.
+    # In "b" the two longest tie, one of them right: @1 2/3; @2: {yy,zz} 1/2, {yy,x} 1, {zz,x} 0: 1/2; @3 1/2.
+    # The averages weigh tasks, not prompts: (1/3 + 2/3) / 2 = 1/2 (over prompts it would be 4/9).
     pools = {
-        "a": pool([("a", 0.0), ("bb", 0.0), ("ccc", 1.0)], [("ccc", 0.0), ("bb", 1.0), ("a", 1.0)]),
-        "b": pool([("x", 0.0), ("yy", 1.0), ("zz", 0.0)]),
+        "a": pool([("a", 0.0), ("bb", 0.0), ("ccc", 1.0)], [("dd", 1.0), ("e", 0.0), ("ffff", 0.0)]),
+        "b": pool([("x", 1.0), ("yy", 1.0), ("zz", 0.0)]),
     }
     scorer = LengthScorer()
     metrics = rerank(pools, scorer, [1, 2, 3])
     assert metrics == pytest.approx(
         {
-            "bon/a@1": 1 / 2,
-            "bon/b@1": 1 / 3,
-            "bon/average@1": 5 / 12,
+            "bon/a@1": 1 / 3,
+            "bon/b@1": 2 / 3,
+            "bon/average@1": 1 / 2,
             "bon/a@2": 1 / 2,
             "bon/b@2": 1 / 2,
             "bon/average@2": 1 / 2,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,4 +92,4 @@ def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None
     jobs = [Job(key=f"job-{i}", run=interval, argument=constant(0.2)) for i in range(3)]
     results, _ = run(jobs, tmp_path, slots=1)
     spans = sorted(results.values())
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))

@@ -147,6 +147,15 @@ def test_a_tied_question_has_six_right_answers_and_its_twin_has_one() -> None:
         assert not set(many["answers"]) & set(many["excluded"])
 
 
+def test_a_mistaken_choice_is_what_was_ruled_out_or_of_another_category() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        reference = rng.choice((tied, single))(rng).reference
+        named = SKILLS["choices"].wrong(rng, reference).removeprefix("The answer is ").removesuffix(".")
+        category = next(members for members in CATEGORIES.values() if reference["answers"][0] in members)
+        assert named in reference["excluded"] or named not in category
+
+
 def test_the_sums_add_up() -> None:
     rng, known = random.Random(0), facts(0)
     for _ in range(200):

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from core.chat import encode_prompts
 from core.generate import TransformersGenerator
@@ -123,6 +130,36 @@ def test_neither_padding_nor_the_micro_batch_changes_what_is_measured(
     together = episodes_of(policy, reward_model, tokenizer, micro_batch_size=micro_batch_size)
     for row in range(3):
         alone = episodes_of(policy, reward_model, tokenizer, [row])
+        for name in ("logprobs_BT", "reference_BT", "values_BT"):
+            torch.testing.assert_close(getattr(together, name)[row, : alone.num_tokens], getattr(alone, name)[0], atol=1e-5, rtol=0)
+
+
+def test_padding_moves_no_positions_of_a_model_that_learns_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    # Llama's rotary positions are relative and forgive an offset; GPT-2's are not and do not.
+    torch.manual_seed(0)
+    sizes = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=16, n_layer=1, n_head=2)
+    sizes.num_labels, sizes.pad_token_id = 1, tokenizer.pad_token_id  # pyright: ignore[reportAttributeAccessIssue]
+    policy, reward_model = GPT2LMHeadModel(sizes).eval(), GPT2ForSequenceClassification(sizes).eval()
+    with torch.no_grad():
+        policy.transformer.wpe.weight.mul_(50)
+        reward_model.transformer.wpe.weight.mul_(50)
+    model = actor_critic(policy, reward_model, temperature=1.0).eval()
+
+    def measured(rows: Sequence[int]) -> Episodes:
+        return rollout(
+            [PROMPTS[i] for i in rows],
+            generator=Recital(tokenizer, [ANSWERS[i] for i in rows]),
+            scorer=LengthScorer(),
+            model=model,
+            reference=frozen_copy(policy),
+            tokenizer=tokenizer,
+            sampling=Sampling(max_new_tokens=32),
+            micro_batch_size=3,
+        )
+
+    together = measured([0, 1, 2])
+    for row in range(3):
+        alone = measured([row])
         for name in ("logprobs_BT", "reference_BT", "values_BT"):
             torch.testing.assert_close(getattr(together, name)[row, : alone.num_tokens], getattr(alone, name)[0], atol=1e-5, rtol=0)
 

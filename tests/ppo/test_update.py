@@ -88,6 +88,19 @@ def test_the_first_ratios_are_one_within_rounding(model: ActorCritic, episodes: 
     assert measured["first_ratio_error"] < 1e-6
     assert measured["clip_fraction"] == 0
     assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
+    # Later epochs move the ratios, and the first ones are still those of the first step.
+    _, measured = updated(model, config_of(epochs=3), episodes, advantages_of(episodes))
+    assert measured["first_ratio_error"] < 1e-6
+    assert measured["approx_kl"] > 1e-4
+
+
+def test_two_epochs_are_two_steps_each_with_a_gradient_of_its_own(model: ActorCritic, episodes: Episodes) -> None:
+    advantages = advantages_of(episodes)
+    together, _ = updated(model, config_of(epochs=2), episodes, advantages, lr=0.02)
+    once, _ = updated(model, config_of(), episodes, advantages, lr=0.02)
+    twice, _ = updated(once, config_of(), episodes, advantages, lr=0.02)
+    assert distance(together.parameters(), twice.parameters()) < 1e-6
+    assert distance(once.parameters(), twice.parameters()) > 1e-3
 
 
 def test_a_policy_off_the_one_that_drew_shows_as_a_first_ratio_error(model: ActorCritic, episodes: Episodes) -> None:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bon.estimators import best_of_n, oracle_of_n
 from core.chat import parse_dialogue
-from core.checkpoint import atomic_folder, is_complete, write_json
+from core.checkpoint import atomic_folder, is_complete, plain, write_json
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 
 MANIFEST = "pool.json"
@@ -35,12 +35,20 @@ def make_pools(
     generator: Generator,
     sampling: Sampling,
     advance: Callable[[int], None],
+    *,
+    origin: Mapping[str, Any],
 ) -> Pools:
     """Draws `sampling.n` completions per prompt of every task and stores them in `folder`, unless they are there already.
 
-    `advance` is called with the number of prompts answered. A pool is complete or absent: a torn one is made anew.
+    `advance` is called with the number of prompts answered; `origin` says what the pools are of (the policy, the
+    tasks). A pool is complete or absent: a torn one is made anew. Raises `ValueError` where `folder` holds pools of
+    another origin or sampling.
     """
-    if not is_complete(folder):
+    manifest = plain({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
+    if is_complete(folder):
+        if json.loads((folder / MANIFEST).read_text()) != manifest:
+            raise ValueError(f"{folder} holds pools of another policy, other tasks or other sampling; name another folder with pools=...")
+    else:
         with atomic_folder(folder) as temporary:
             for task, rows in prompts.items():
                 answers = generator.generate([row.dialogue for row in rows], sampling)
@@ -56,7 +64,7 @@ def make_pools(
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 (temporary / f"{task}.jsonl").write_text(text, encoding="utf-8")
                 advance(len(rows))
-            write_json(temporary / MANIFEST, {"tasks": sorted(prompts), "n": sampling.n, "temperature": sampling.temperature})
+            write_json(temporary / MANIFEST, manifest)
     return load_pools(folder)
 
 

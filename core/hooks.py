@@ -45,9 +45,7 @@ def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -
         metrics.update(hook.on_checkpoint(event))
     event.model.train(was_training)
     tracker.log(metrics, axis=AXIS, step=event.step)
-    file = eval_file(event.run_dir, event.step)
-    file.parent.mkdir(exist_ok=True)
-    write_json(file, {AXIS: event.step, **metrics})
+    write_json(eval_file(event.run_dir, event.step), {AXIS: event.step, **metrics})
     return metrics
 
 

@@ -5,13 +5,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+# A hyphen after a letter or digit is no minus: "3-4 days" ends in 4.
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def gsm8k(completion: str, reference: Mapping[str, Any]) -> float:
     """1.0 where the last number of the answer equals the one after "####" in `reference["answer"]`."""
-    numbers = _NUMBER.findall(completion.replace("$", ""))
-    if not numbers:
-        return 0.0
-    expected = str(reference["answer"]).rsplit("####", 1)[-1].strip().replace(",", "").replace("$", "")
-    return float(Decimal(numbers[-1].replace(",", "")) == Decimal(expected))
+    expected = _last_number(str(reference["answer"]).rsplit("####", 1)[-1])
+    if expected is None:
+        raise ValueError(f"the reference answer {reference['answer']!r:.80} of a GSM8K row holds no number; mend or remove the row.")
+    return float(_last_number(completion) == expected)
+
+
+def _last_number(text: str) -> Decimal | None:
+    numbers = _NUMBER.findall(text.replace("$", ""))
+    return Decimal(numbers[-1].replace(",", "")) if numbers else None

@@ -9,13 +9,14 @@ from launch.entry import Composed, start
 
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
-    from bon.pools import bounds, load_pools, make_pools, rerank
-    from core.checkpoint import is_complete
+    from bon.pools import bounds, make_pools, rerank
     from core.config import ModelConfig
     from core.generate import TransformersGenerator
     from core.models import load_policy, load_reward_model
     from core.records import Sampling
     from core.reward import RewardModelScorer
+    from core.runs import fingerprint
+    from core.sources import resolve
     from evalhooks.tasks import load_tasks
     from launch.parts import reward_path
     from launch.schema import BoNJob
@@ -24,17 +25,15 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, BoNJob)
     folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
     sources = {reward: ModelConfig(path=str(reward_path(reward, job.runs_dir)), dtype=job.model.dtype) for reward in job.rewards}
-    if is_complete(folder):
-        pools = load_pools(folder)
-    else:
-        tasks = load_tasks(job.tasks)
-        model, tokenizer = load_policy(job.model)
-        prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
-        sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
-        progress.start("sampling pools", sum(map(len, prompts.values())))
-        verifiers = {name: task.verifier for name, task in tasks.items()}
-        pools = make_pools(folder, prompts, verifiers, TransformersGenerator(model, tokenizer), sampling, progress.advance)
-        progress.finish()
+    tasks = load_tasks(job.tasks)
+    prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
+    verifiers = {name: task.verifier for name, task in tasks.items()}
+    sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
+    origin = {"policy": fingerprint(resolve(job.model)), "tasks": {name: fingerprint(task.path) for name, task in job.tasks.items()}}
+    progress.start("sampling pools", sum(map(len, prompts.values())))
+    generator = TransformersGenerator(*load_policy(job.model))
+    pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=origin | {"limit": job.pool.limit})
+    progress.finish()
     size = min(len(row.completions) for rows in pools.values() for row in rows)
     best_of = [n for n in job.best_of if n <= size]
     result: dict[str, Any] = {"dir": str(folder), "n": size, "bounds": bounds(pools, size), "rewards": {}}

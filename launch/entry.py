@@ -50,6 +50,9 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
             refuse(str(error))
 
     keep_freed_memory()
+    # Reports of loading say that a new head is new; what matters of it is in our own messages.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     failures: list[str] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)

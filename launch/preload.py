@@ -11,6 +11,3 @@ import ppo.train
 import rmtrain.train
 
 __all__ = ["evalhooks", "launch", "microworld", "ppo", "rmtrain", "torch", "transformers", "trl"]
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()

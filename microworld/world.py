@@ -19,7 +19,7 @@ from microworld.lexicon import Facts, facts
 from microworld.skills import SKILLS, Question, choices
 from microworld.tokenizer import train_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same configuration would make other bytes, so that a stale world is made anew."""
 
 

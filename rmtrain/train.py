@@ -10,14 +10,14 @@ from typing import Any
 import datasets
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from core.chat import encode_answered
 from core.checkpoint import complete_steps, latest_complete, mark_complete, step_folder
 from core.config import Dtype
-from core.hooks import Hook, eval_file, run_hooks
+from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.models import new_reward_model
 from core.progress import Progress
 from core.records import CheckpointSaved, Preference, RunEnded, Tracker
@@ -69,6 +69,7 @@ def train(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    trainer.remove_callback(PrinterCallback)  # its lines would run through the progress bar
     trainer.add_callback(_Checkpoints(trainer, config, len(rows), progress))
     found = latest_complete(run_dir, say)
     if found is not None:
@@ -79,7 +80,11 @@ def train(
     for hook in hooks:
         hook.on_end(RunEnded(run_dir=run_dir, step=last))
     return Outcome(
-        checkpoint=step_folder(run_dir, last), step=last, metrics=trainer.last_metrics, num_pairs=len(rows), num_dropped=num_dropped
+        checkpoint=step_folder(run_dir, last),
+        step=last,
+        metrics=read_evaluation(run_dir, last),
+        num_pairs=len(rows),
+        num_dropped=num_dropped,
     )
 
 
@@ -124,7 +129,7 @@ def _arguments(config: RewardModelConfig, run_dir: Path) -> RewardConfig:
         max_grad_norm=optim.max_grad_norm,
         center_rewards_coefficient=config.center or None,
         max_length=None,
-        gradient_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=config.gradient_checkpointing,
         bf16=config.model.dtype == Dtype.bf16,
         save_strategy="no",  # our own callback decides when
         logging_steps=10,
@@ -143,7 +148,6 @@ class BradleyTerryTrainer(RewardTrainer):
     def __init__(self, *, config: RewardModelConfig, run_dir: Path, hooks: Sequence[Hook], tracker: Tracker, **trl: Any) -> None:
         super().__init__(**trl)
         self.config, self.run_dir, self.hooks, self.tracker = config, run_dir, hooks, tracker
-        self.last_metrics: Mapping[str, float] = {}
         self._batches: list[dict[str, float]] = []
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -191,7 +195,7 @@ class BradleyTerryTrainer(RewardTrainer):
             tokenizer=self.processing_class,  # type: ignore[arg-type]
         )
         with self.accelerator.autocast():
-            self.last_metrics = run_hooks(self.hooks, event, self.tracker)
+            run_hooks(self.hooks, event, self.tracker)
 
 
 class _Checkpoints(TrainerCallback):

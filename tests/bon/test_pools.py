@@ -42,7 +42,9 @@ SAMPLING = Sampling(n=3, temperature=0.8, max_new_tokens=5)
 
 def made(folder: Path, generator: Counter, advanced: list[int] | None = None) -> Pools:
     verifiers = dict.fromkeys(PROMPTS, is_of_length)
-    return make_pools(folder, PROMPTS, verifiers, generator, SAMPLING, ([] if advanced is None else advanced).append)
+    return make_pools(
+        folder, PROMPTS, verifiers, generator, SAMPLING, ([] if advanced is None else advanced).append, origin={"policy": "abc"}
+    )
 
 
 def test_a_pool_holds_every_completion_of_every_prompt_with_its_correctness(tmp_path: Path) -> None:
@@ -59,7 +61,8 @@ def test_a_pool_holds_every_completion_of_every_prompt_with_its_correctness(tmp_
         ],
     }  # fmt: skip
     assert advanced == [2, 1]
-    assert json.loads((tmp_path / "pools" / MANIFEST).read_text()) == {"tasks": ["lists", "sums"], "n": 3, "temperature": 0.8}
+    manifest = json.loads((tmp_path / "pools" / MANIFEST).read_text())
+    assert (manifest["tasks"], manifest["sampling"]["n"], manifest["origin"]) == (["lists", "sums"], 3, {"policy": "abc"})
 
 
 def test_a_pool_is_made_once_and_read_afterwards(tmp_path: Path) -> None:
@@ -67,6 +70,13 @@ def test_a_pool_is_made_once_and_read_afterwards(tmp_path: Path) -> None:
     untouched = Counter()
     assert made(tmp_path / "pools", untouched) == first
     assert untouched.num_calls == 0
+
+
+def test_pools_of_another_policy_are_refused(tmp_path: Path) -> None:
+    made(tmp_path / "pools", Counter())
+    verifiers = dict.fromkeys(PROMPTS, is_of_length)
+    with pytest.raises(ValueError, match="name another folder"):
+        make_pools(tmp_path / "pools", PROMPTS, verifiers, Counter(), SAMPLING, [].append, origin={"policy": "another"})
 
 
 def test_a_pool_whose_making_was_cut_short_is_absent_and_made_anew(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import select
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,8 +140,21 @@ def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path
     return True, value if kind == "result" else Failure(message=value, log=logs / f"{job.key}.log")
 
 
+def _die_with_parent(connection: Connection) -> None:
+    """Ends this process once nobody reads the connection any more, so that a killed study leaves no run behind that is busy."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(connection.fileno(), 0)  # an error is reported whatever is asked for
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _child(run: Callable[[Arguments, Progress], Any], argument: Arguments, connection: Connection, settings: Mapping[str, Any]) -> None:
     """The life of a job's process: its output goes to the log, its result or failure to the parent."""
+    _die_with_parent(connection)
     if settings["gpu"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu"])
     import torch

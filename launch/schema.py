@@ -130,7 +130,9 @@ class StudyJob:
     seed: int = 0
     parallel: int = 0
     """Jobs at a time; 0: one per GPU, or per CPU core where there is none."""
-    world: WorldConfig | None = None
+    embedded: bool = False
+    """Make a microworld and its policies first, from `world` and `policy`."""
+    world: WorldConfig = field(default_factory=WorldConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preferences: str = ""
     benchmark: str = ""

@@ -61,7 +61,7 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     common = [f"study={study.study}", f"runs_dir={study.runs_dir}", f"world={_world(study, folder)}", *study.common]
     jobs: list[Job] = []
     before: list[str] = []
-    if study.world is not None:
+    if study.embedded:
         jobs.append(Job(key="world", run=_make_world, argument=lambda _: (study, folder)))
         for lineage in _lineages():
             policy = (study, folder, lineage)
@@ -118,7 +118,7 @@ def _lines(study: StudyJob, common: Sequence[str]) -> list[list[str]]:
 
 
 def _world(study: StudyJob, folder: Path) -> Path:
-    return folder / f"world-{study.world.seed}" if study.world is not None else folder / "world"
+    return folder / f"world-{study.world.seed}"
 
 
 def _lineages() -> tuple[str, ...]:
@@ -143,7 +143,6 @@ def _make_world(argument: tuple[StudyJob, Path], progress: Progress) -> str:
     from microworld.world import build_world
 
     study, folder = argument
-    assert study.world is not None
     progress.start("building the world", 1)
     return str(build_world(study.world, _world(study, folder)))
 
@@ -152,7 +151,6 @@ def _make_policy(argument: tuple[StudyJob, Path, str], progress: Progress) -> st
     from microworld.policy import train_policy
 
     study, folder, lineage = argument
-    assert study.world is not None
     world = _world(study, folder)
     progress.start("SFT", study.world.corpus_size)
     return str(train_policy(world, lineage, study.policy, world / "policies" / lineage, progress.advance))

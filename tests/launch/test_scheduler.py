@@ -1,8 +1,10 @@
 """Jobs in processes of their own."""
 
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,38 @@ def test_a_failure_stops_those_that_wait_for_it_and_no_other(tmp_path: Path) -> 
 def test_a_killed_process_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:
     results, _ = run([Job(key="dies", run=die, argument=constant(None))], tmp_path)
     assert "code 7" in results["dies"].message
+
+
+ORPHAN = """
+from pathlib import Path
+from tests.launch.test_scheduler import Job, announce, constant, run
+
+if __name__ == "__main__":
+    run([Job(key="long", run=announce, argument=constant("{file}"))], Path("{logs}"))
+"""
+
+
+def announce(argument: str, progress: Progress) -> None:
+    Path(argument).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_a_job_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    pid_file, script = tmp_path / "pid", tmp_path / "script.py"
+    script.write_text(ORPHAN.format(file=pid_file, logs=tmp_path))
+    parent = subprocess.Popen([sys.executable, str(script)], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})
+    wait_until(lambda: pid_file.exists() and pid_file.read_text() != "")
+    pid = int(pid_file.read_text())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true within a minute"
+        time.sleep(0.05)
 
 
 def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""A whole study on a world small enough for a test: two reward models, best-of-N, one PPO run, and the report."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.entry import composed
+from launch.schema import Pick, StudyJob
+from launch.study import choose, plan
+from microworld.skills import SKILLS
+
+TINY = """# @package _global_
+study: tiny
+embedded: true
+world: {corpus_size: 160, pairs: 64, benchmark_rows: 3, task_rows: 2, vocab_size: 600}
+common: ["tracker=files"]
+pools: ["pool.n=4", "pool.max_new_tokens=4"]
+reward_models:
+  - model=coast data=union,atlas lr=1e-3 num_checkpoints=1 hooks.best_of=[4]
+  - model=coast data=union data.flip=1.0 num_checkpoints=1 hooks.best_of=[4]
+ppo:
+  same-lineage:
+    reward: {lineage: same}
+    overrides:
+      - num_batches=2
+      - num_checkpoints=2
+      - batch_size=8
+      - minibatch_size=8
+      - micro_batch_size=8
+      - max_new_tokens=4
+      - hooks.downstream.n=1
+      - hooks.downstream.max_new_tokens=4
+notes: ["A note <b>of</b> the study."]
+"""
+
+
+def overrides(folder: Path) -> list[str]:
+    """The overrides that choose the study above, as a user chooses an experiment of their own."""
+    file = folder / "mine" / "experiment" / "tiny.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(TINY)
+    return [f"hydra.searchpath=[file://{folder / 'mine'}]", "experiment=tiny"]
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "launch.study", *overrides(folder)]
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def timeless(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without how long it took."""
+    without = json.loads(json.dumps(summary))
+    del without["wall_s"]
+    for model in without["reward_models"]:
+        for checkpoint in model["checkpoints"]:
+            for key in [key for key in checkpoint if key.startswith("seconds/")]:
+                del checkpoint[key]
+    return without
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("study")
+    process = start(folder)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder, output
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "runs/tiny/report/summary.json").read_text())
+
+
+def test_the_summary_holds_every_model_with_its_domains_tasks_and_settings(studied: tuple[Path, str]) -> None:
+    summary = read_summary(studied[0])
+    assert sorted((model["data"], model["control"]) for model in summary["reward_models"]) == [
+        ("atlas", False),
+        ("union", False),
+        ("union", True),
+    ]
+    for model in summary["reward_models"]:
+        assert set(model["rewardbench2"]) == {"overall", "factuality", "precise_if", "math", "safety", "focus", "ties"}
+        assert model["rewardbench2"]["overall"] == pytest.approx(
+            sum(value for key, value in model["rewardbench2"].items() if key != "overall") / 6
+        )
+        assert set(model["bon"]) == {*SKILLS, "average"}
+        assert (model["base"], model["epochs"], model["seed"], model["lr"]) == ("coast", 1, 0, 1e-3)
+    assert summary["correlation"]["rewardbench2/overall~bon/average"]["n"] == 3
+    (ppo,) = summary["ppo"]
+    assert [checkpoint["step"] for checkpoint in ppo["checkpoints"]] == [0, 1, 2]
+    assert ppo["best_average"] == max(checkpoint["downstream_average"] for checkpoint in ppo["checkpoints"])
+
+
+def test_the_summary_says_what_the_runs_on_disk_say(studied: tuple[Path, str]) -> None:
+    for model in read_summary(studied[0])["reward_models"]:
+        folder = studied[0] / "runs/tiny" / model["name"]
+        final = json.loads((folder / "record.json").read_text())["final"]
+        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in logged if line["axis"] == "checkpoint/step"][-1]
+        assert model["rewardbench2"]["math"] == final["rewardbench2/math"] == last["rewardbench2/math"]
+        assert model["bon"]["average"] == final["bon/average@4"] == last["bon/average@4"]
+
+
+def test_the_terminal_ends_with_the_tables_and_the_report(studied: tuple[Path, str]) -> None:
+    folder, output = studied
+    assert "95% interval" in output
+    assert "A note <b>of</b> the study." in output
+    assert "report.html" in output.strip().splitlines()[-1]
+    assert "A note &lt;b&gt;of&lt;/b&gt; the study." in (folder / "runs/tiny/report/report.html").read_text()
+
+
+def test_a_second_start_reuses_all_runs_and_gives_the_same_summary(studied: tuple[Path, str]) -> None:
+    folder, _ = studied
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/checkpoints/*/model.safetensors")}
+    summary = read_summary(folder)
+    process = start(folder)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/checkpoints/*/model.safetensors")} == before
+    assert timeless(read_summary(folder)) == timeless(summary)
+
+
+def test_a_study_killed_halfway_completes_with_the_same_summary(studied: tuple[Path, str], tmp_path: Path) -> None:
+    process = start(tmp_path)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/tiny/rm-*/checkpoints/*/COMPLETE")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    again = start(tmp_path)
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    assert timeless(read_summary(tmp_path)) == timeless(read_summary(studied[0]))
+
+
+def study_of(folder: Path, *more: str) -> StudyJob:
+    job = composed("study", [*overrides(folder), *more]).job
+    assert isinstance(job, StudyJob)
+    return job
+
+
+def test_the_plan_lets_every_job_wait_for_what_it_needs(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    jobs = {job.key: set(job.after) for job in plan(study, Path("runs/tiny"))}
+    assert jobs["policy-coast"] == {"world"}
+    assert jobs["pools"] == {"world", "policy-coast"}
+    assert jobs["rm-03"] == {"policy-coast", "pools"}
+    # The third is a control, and the PPO run chooses among the others.
+    assert jobs["ppo-same-lineage"] == {"rm-01", "rm-02"}
+
+
+def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "reward_models=['data=atlaas']")
+    with pytest.raises(ValueError, match="atlaas"):
+        plan(study, Path("runs/tiny"))
+    study = study_of(tmp_path, "ppo.same-lineage.reward.lineage=other")
+    with pytest.raises(ValueError, match="fits none"):
+        plan(study, Path("runs/tiny"))
+
+
+def test_the_best_reward_model_is_chosen_by_its_overall_score_or_the_domains_there_are() -> None:
+    records = [{"final": {"rewardbench2/overall": 0.4, "rewardbench2/math": 0.9}}, {"final": {"rewardbench2/math": 0.5}}]
+    assert choose(records, Pick.best) is records[1]
+    assert choose(records, Pick.worst) is records[0]

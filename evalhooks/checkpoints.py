@@ -1,6 +1,7 @@
 """The checkpoint hooks: a reward model beside its best-of-N, a policy beside its downstream tasks."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
@@ -8,7 +9,7 @@ from bon.pools import Pools, rerank
 from core.checkpoint import step_folder
 from core.generate import TransformersGenerator
 from core.hooks import Hook
-from core.records import BenchmarkRow, CheckpointSaved, Sampling, Scorer
+from core.records import BenchmarkRow, CheckpointSaved, Preference, Sampling, Scorer
 from core.reward import RewardModelScorer
 from evalhooks import rewardbench1, rewardbench2
 from evalhooks.benchmark import score_rows, write_rows
@@ -53,6 +54,27 @@ class RewardModelHook(Hook):
         return metrics
 
 
+class HeldOutHook(Hook):
+    """Accuracy on preference pairs that training never saw, over all of them and by source; equal rewards count half."""
+
+    def __init__(self, pairs: Sequence[Preference], *, batch_tokens: int = 16384) -> None:
+        self.pairs, self.batch_tokens = pairs, batch_tokens
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens)
+        scores = scorer.score([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
+        by_source: dict[str, list[float]] = defaultdict(list)
+        for pair, (chosen, rejected) in zip(self.pairs, scores, strict=True):
+            by_source[pair.source].append(ranked(chosen, rejected))
+        metrics = {f"held_out/{source or 'unnamed'}": mean(credits) for source, credits in by_source.items()}
+        return {"held_out/accuracy": mean([credit for credits in by_source.values() for credit in credits]), **metrics}
+
+
+def ranked(right: float, wrong: float) -> float:
+    """1 where the right one scores higher, 0.5 where both score the same, else 0."""
+    return 1.0 if right > wrong else 0.5 if right == wrong else 0.0
+
+
 class PolicyHook(Hook):
     """Downstream tasks of a policy, and how well its reward still tells right from wrong on its own outputs."""
 
@@ -88,12 +110,12 @@ def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[floa
     metrics = {"on_policy/rm_score": mean([score for row in scores for score in row])}
     if len(scores[0]) > 1:
         metrics["on_policy/reward_std"] = mean([statistics.pstdev(row) for row in scores])
-    ranked = [
-        1.0 if right > wrong else 0.5 if right == wrong else 0.0
+    pairs = [
+        ranked(right, wrong)
         for row, labels in zip(scores, correct, strict=True)
         for right, wrong in product(
             [s for s, label in zip(row, labels, strict=True) if label >= 0.5],
             [s for s, label in zip(row, labels, strict=True) if label < 0.5],
         )
     ]
-    return metrics | ({"on_policy/rm_accuracy": mean(ranked)} if ranked else {})
+    return metrics | ({"on_policy/rm_accuracy": mean(pairs)} if pairs else {})

@@ -10,8 +10,10 @@ from typing import Any, NoReturn, get_type_hints
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -63,7 +65,9 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
             # A sweep goes on with its other jobs; what failed is told at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
-            failures.append(f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error))
+            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            swept = HydraConfig.get().mode == RunMode.MULTIRUN
+            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if swept else said)
             print(f"failed: {failures[-1]}", file=sys.stderr)
 
     sys.argv = [f"rewardloop {name}", *arguments]

@@ -51,7 +51,13 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
         hook = policy_hook(job.hooks, job.tasks, scorer)
         tracker = tracker_of(job, run, {**identity, "lineage": lineage})
         outcome = train(job, run.dir, prompts=prompts, scorer=scorer, reward_model=model, hooks=[hook], tracker=tracker, progress=progress)
-        finish_run(run, last_step=outcome.last_step, best_step=outcome.best_step, best={job.best_metric: outcome.best_value})
+        finish_run(
+            run,
+            last_step=outcome.last_step,
+            best_step=outcome.best_step,
+            best={job.best_metric: outcome.best_value},
+            num_dropped_prompts=outcome.num_dropped_prompts,
+        )
     except BaseException as error:
         fail_run(run, f"{type(error).__name__}: {error}")
         raise

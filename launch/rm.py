@@ -16,15 +16,19 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     job = composed.job
     assert isinstance(job, RMJob)
     # What is likely to be wrong is looked at before torch is imported.
-    preferences, _ = load_preferences(job.data, seed=job.seed)
+    preferences, held_out = load_preferences(job.data, seed=job.seed)
     resolve(job.model)
 
+    from core.hooks import Hook
     from core.records import Tracker
     from core.runs import RunState, fail_run, finish_run, open_run, read_record
+    from evalhooks.checkpoints import HeldOutHook
     from launch.parts import identity_of, lineage_of, reward_model_hook, tracker_of
     from rmtrain.train import train
 
-    hook = reward_model_hook(job.hooks)
+    hooks: list[Hook] = [reward_model_hook(job.hooks)]
+    if held_out:
+        hooks.append(HeldOutHook(held_out, batch_tokens=job.hooks.batch_tokens))
     files = {f"data.{i}": path for i, path in enumerate(job.data.paths)}
     files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
     identity = identity_of(job, models={"model": job.model}, files=files)
@@ -41,7 +45,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     tracker: Tracker | None = None
     try:
         tracker = tracker_of(job, run, {**identity, "lineage": lineage})
-        outcome = train(job, run.dir, preferences=preferences, hooks=[hook], tracker=tracker, progress=progress)
+        outcome = train(job, run.dir, preferences=preferences, hooks=hooks, tracker=tracker, progress=progress)
         finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
     except BaseException as error:
         fail_run(run, f"{type(error).__name__}: {error}")

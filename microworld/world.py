@@ -15,7 +15,7 @@ from typing import Any
 
 from core.checkpoint import atomic_folder, is_complete, write_json
 from microworld.config import WorldConfig
-from microworld.lexicon import Facts, facts
+from microworld.lexicon import facts
 from microworld.skills import SKILLS, Question, choices
 from microworld.tokenizer import train_tokenizer
 
@@ -212,8 +212,3 @@ def build_world(config: WorldConfig, folder: Path) -> Path:
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def known_facts(config: WorldConfig) -> Facts:
-    """The facts that hold in the world of `config`."""
-    return facts(config.seed)

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTr
 from bon.pools import PoolRow
 from core.chat import encode_answered
 from core.generate import TransformersGenerator
-from core.records import BenchmarkRow, CheckpointSaved, Prompt, Sampling, user
-from evalhooks.checkpoints import PolicyHook, RewardModelHook, on_policy
+from core.records import BenchmarkRow, CheckpointSaved, Preference, Prompt, Sampling, user
+from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, on_policy
 from evalhooks.rewardbench2 import DOMAINS
 from evalhooks.tasks import Task
 from tests.fakes import LengthScorer
@@ -122,6 +122,28 @@ def test_texts_beyond_the_length_are_told(
 
 def is_long(completion: str, reference: Mapping[str, Any]) -> float:
     return float(len(completion) >= reference["length"])
+
+
+def test_held_out_accuracy_is_over_all_pairs_and_by_source(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    texts = [f"A {fruit}." for fruit in FRUITS]
+    ids = encode_answered(tokenizer, [user("?")] * 4, texts)
+    with torch.no_grad():
+        rewards = [reward_model(input_ids=torch.tensor([row])).logits.item() for row in ids]
+    best, second, third, worst = (text for _, text in sorted(zip(rewards, texts, strict=True), reverse=True))
+    pairs = [
+        Preference(prompt=user("?"), chosen=best, rejected=worst, source="a"),
+        Preference(prompt=user("?"), chosen=third, rejected=second, source="a"),
+        Preference(prompt=user("?"), chosen=second, rejected=second, source="b"),
+    ]
+    # right, wrong, equal: (1 + 0 + 1/2) / 3
+    assert HeldOutHook(pairs).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {
+        "held_out/accuracy": 0.5,
+        "held_out/a": 0.5,
+        "held_out/b": 0.5,
+    }
+    assert HeldOutHook(pairs[:2] + pairs[:1]).on_checkpoint(event(reward_model, tokenizer, tmp_path))["held_out/a"] == pytest.approx(2 / 3)
 
 
 def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers(

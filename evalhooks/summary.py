@@ -9,7 +9,7 @@ from typing import Any
 from bon.pools import Pools, bounds
 from core.checkpoint import complete_steps
 from core.hooks import eval_file, read_evaluation
-from core.runs import read_record
+from core.runs import RECORD, read_record
 from evalhooks.analysis import correlation, upper_half
 from evalhooks.rewardbench2 import DOMAINS
 
@@ -47,7 +47,8 @@ def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
     missing = [key for key in DOMAINS if scores[key] is None]
     entry = {
         "id": record["id"],
-        "name": folder.name,
+        "name": short_name(folder),
+        "dir": str(folder),
         "base": record["lineage"]["base"],
         "data": record["lineage"]["data"],
         "lr": identity["optim"]["lr"],
@@ -66,6 +67,11 @@ def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
     return entry | ({"rewardbench1": ones} if ones else {})
 
 
+def short_name(folder: Path) -> str:
+    """The name of a run without its job and hash, which its folder and id tell."""
+    return folder.name.partition("-")[2].rpartition("-")[0]
+
+
 def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """One PPO run: the downstream average before, at its best and at its last checkpoint, and the course in between."""
     folder, lineage = Path(record["dir"]), record["lineage"]
@@ -74,8 +80,9 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     best = max(averages, key=lambda step: averages[step]) if averages else None
     return {
         "id": record["id"],
-        "name": folder.name,
-        "rm": lineage["reward"],
+        "name": short_name(folder),
+        "dir": str(folder),
+        "rm": read_record(Path(lineage["reward"]))["id"] if (Path(lineage["reward"]) / RECORD).is_file() else lineage["reward"],
         "rm_base": lineage["reward_base"],
         "policy_base": lineage["base"],
         "start_average": averages.get(0),

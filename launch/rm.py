@@ -34,7 +34,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     identity = identity_of(job, models={"model": job.model}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
     flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
-    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{job.optim.lr:g}-e{job.epochs}"
+    mantissa, _, exponent = f"{job.optim.lr:e}".partition("e")
+    rate = f"{float(mantissa):g}e{int(exponent)}"
+    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}"
     run, state = open_run(
         runs_dir=Path(job.runs_dir), study=job.study, job="rm", name=name, identity=identity, config_yaml=composed.yaml,
         resume=job.resume, extra={"lineage": lineage},

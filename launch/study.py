@@ -72,9 +72,7 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     needed = tuple(key for key in before if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
     jobs.append(Job(key="pools", run=_run_bon, argument=lambda _: pools, after=needed))
     models = {f"rm-{i:02d}": composed("rm", line) for i, line in enumerate(_lines(study, common), 1)}
-    for key, model in models.items():
-        waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
-        jobs.append(Job(key=key, run=_run_rm, argument=lambda _, model=model: model, after=(*waits, "pools")))
+    # PPO runs stand before the reward models, since they take longest: each starts as soon as those it chooses from are done.
     for name, planned in study.ppo.items():
         overrides = [*common, f"seed={study.seed}", f"name={name}", *planned.overrides]
         policy = composed("ppo", [*overrides, "reward.path=unknown-yet"]).job
@@ -83,6 +81,9 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
             raise ValueError(f"ppo.{name}.reward fits none of the study's reward models; change its lineage or control.")
         argument = _ppo_argument(planned, overrides, after)
         jobs.append(Job(key=f"ppo-{name}", run=_run_ppo, argument=argument, after=after))
+    for key, model in models.items():
+        waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
+        jobs.append(Job(key=key, run=_run_rm, argument=lambda _, model=model: model, after=(*waits, "pools")))
     return jobs
 
 

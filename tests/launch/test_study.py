@@ -100,7 +100,7 @@ def test_the_summary_holds_every_model_with_its_domains_tasks_and_settings(studi
 
 def test_the_summary_says_what_the_runs_on_disk_say(studied: tuple[Path, str]) -> None:
     for model in read_summary(studied[0])["reward_models"]:
-        folder = studied[0] / "runs/tiny" / model["name"]
+        folder = studied[0] / model["dir"]
         final = json.loads((folder / "record.json").read_text())["final"]
         logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         last = [line for line in logged if line["axis"] == "checkpoint/step"][-1]

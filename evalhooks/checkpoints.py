@@ -31,6 +31,11 @@ class RewardModelHook(Hook):
     ) -> None:
         self.rows2, self.rows1, self.pools, self.best_of = rewardbench2, rewardbench1, pools or {}, best_of
         self.batch_tokens, self.say = batch_tokens, say
+        size = min((len(row.completions) for rows in self.pools.values() for row in rows), default=None)
+        if size is not None and max(best_of) > size:
+            raise ValueError(
+                f"hooks.best_of={list(best_of)} asks for more than the {size} completions of the pools; lower it, or make larger pools."
+            )
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens)

@@ -111,6 +111,12 @@ def test_what_is_left_out_is_not_measured(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_candidates_than_the_pools_hold_are_refused_before_any_training() -> None:
+    pools = {"fruits": [PoolRow(id="0", prompt=user("?"), completions=("A plum.", "No."), correct=(1.0, 0.0))]}
+    with pytest.raises(ValueError, match=r"hooks.best_of=\[1, 16\] asks for more than the 2"):
+        RewardModelHook(pools=pools, best_of=[1, 16])
+
+
 def test_texts_beyond_the_length_are_told(
     reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

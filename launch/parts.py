@@ -1,7 +1,8 @@
 """What several jobs build from their configuration: hooks, trackers, rewards, identities, lineages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from bon.pools import load_pools
 from core.checkpoint import latest_complete
 from core.config import ModelConfig
 from core.records import Sampling, Scorer, Tracker
-from core.runs import RECORD, Run, fingerprint, read_record
+from core.runs import RECORD, Run, fail_run, fingerprint, read_record
 from core.sources import resolve
 from core.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
@@ -31,6 +32,21 @@ def tracker_of(job: Launch, run: Run, config: Mapping[str, Any]) -> Tracker:
         project=job.tracker.project, name=run.dir.name, group=job.study, dir=run.dir, config=config, mode=job.tracker.mode, id=run.id
     )
     return Trackers([files, wandb])
+
+
+@contextmanager
+def tracked(job: Launch, run: Run, config: Mapping[str, Any]) -> Iterator[Tracker]:
+    """The tracker of a run; whatever ends the run before its time is written to its record."""
+    tracker: Tracker | None = None
+    try:
+        tracker = tracker_of(job, run, config)
+        yield tracker
+    except BaseException as error:
+        fail_run(run, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close()
 
 
 def reward_model_hook(hooks: HooksConfig) -> RewardModelHook:

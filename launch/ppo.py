@@ -20,11 +20,10 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     prompts = read_prompts(job.prompts)
     resolve(job.model)
 
-    from core.models import load_reward_model
-    from core.records import Tracker
+    from core.models import load_reward_model, load_tokenizer
     from core.reward import RewardModelScorer
-    from core.runs import RunState, fail_run, finish_run, open_run, read_record
-    from launch.parts import identity_of, lineage_of, policy_hook, reward_path, tracker_of
+    from core.runs import RunState, finish_run, open_run, read_record
+    from launch.parts import identity_of, lineage_of, policy_hook, reward_path, tracked
     from ppo.train import train
 
     source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision, dtype=job.model.dtype)
@@ -44,13 +43,23 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             f"note: the reward model comes from {lineage['reward_base']}, the policy from {lineage['base']}; in the RewardBench 2 paper "
             "such reward models gave 54.5 to 56.4 after PPO, those of the policy's lineage 59.1 to 60.7 (table 8)."
         )
-    tracker: Tracker | None = None
-    try:
+    with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
         model, tokenizer = load_reward_model(source)
         scorer = RewardModelScorer(model, tokenizer, batch_tokens=job.hooks.batch_tokens)
         hook = policy_hook(job.hooks, job.tasks, scorer)
-        tracker = tracker_of(job, run, {**identity, "lineage": lineage})
-        outcome = train(job, run.dir, prompts=prompts, scorer=scorer, reward_model=model, hooks=[hook], tracker=tracker, progress=progress)
+        same_tokens = load_tokenizer(job.model).get_vocab() == tokenizer.get_vocab()
+        if job.critic == "reward" and not same_tokens:
+            print("note: the reward model has another tokenizer than the policy, so the critic starts from the policy.")
+        outcome = train(
+            job,
+            run.dir,
+            prompts=prompts,
+            scorer=scorer,
+            reward_model=model if same_tokens else None,
+            hooks=[hook],
+            tracker=tracker,
+            progress=progress,
+        )
         finish_run(
             run,
             last_step=outcome.last_step,
@@ -58,12 +67,6 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             best={job.best_metric: outcome.best_value},
             num_dropped_prompts=outcome.num_dropped_prompts,
         )
-    except BaseException as error:
-        fail_run(run, f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        if tracker is not None:
-            tracker.close()
     return {"dir": str(run.dir), **read_record(run.dir)}
 
 

@@ -20,10 +20,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     resolve(job.model)
 
     from core.hooks import Hook
-    from core.records import Tracker
-    from core.runs import RunState, fail_run, finish_run, open_run, read_record
+    from core.runs import RunState, finish_run, open_run, read_record
     from evalhooks.checkpoints import HeldOutHook
-    from launch.parts import identity_of, lineage_of, reward_model_hook, tracker_of
+    from launch.parts import identity_of, lineage_of, reward_model_hook, tracked
     from rmtrain.train import train
 
     hooks: list[Hook] = [reward_model_hook(job.hooks)]
@@ -44,17 +43,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     if state == RunState.finished:
         print(f"{run.dir} is finished already")
         return {"dir": str(run.dir), **read_record(run.dir)}
-    tracker: Tracker | None = None
-    try:
-        tracker = tracker_of(job, run, {**identity, "lineage": lineage})
+    with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
         outcome = train(job, run.dir, preferences=preferences, hooks=hooks, tracker=tracker, progress=progress)
         finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
-    except BaseException as error:
-        fail_run(run, f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        if tracker is not None:
-            tracker.close()
     return {"dir": str(run.dir), **read_record(run.dir)}
 
 

@@ -12,6 +12,7 @@ from core.batching import pad_left, pad_right
 from core.chat import encode_prompts, pad_id
 from core.logprobs import completion_logprobs
 from core.records import Completion, Dialogue, Generator, Sampling, Scorer
+from ppo.advantages import kl_estimate
 from ppo.model import ActorCritic
 
 
@@ -93,3 +94,19 @@ def _measure(
         parts.append((logprobs.cpu(), expected.cpu(), values.cpu()))
     logprobs_BT, reference_BT, values_BT = (torch.cat(part) for part in zip(*parts, strict=True))
     return logprobs_BT, reference_BT, values_BT
+
+
+def rollout_metrics(episodes: Episodes) -> dict[str, float]:
+    """KL to the reference in nats per completion, the raw score, length, EOS rate, and seconds spent."""
+    mask_BT = episodes.mask_BT
+    k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k1") * mask_BT).sum(-1)
+    k3_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k3") * mask_BT).sum(-1)
+    return {
+        "kl": k1_B.mean().item(),
+        "kl_k3": k3_B.mean().item(),
+        "rm_score": episodes.scores_B.mean().item(),
+        "rm_score_std": episodes.scores_B.std(correction=0).item(),
+        "length": mask_BT.sum(-1).float().mean().item(),
+        "eos_rate": episodes.finished_B.float().mean().item(),
+        **{f"seconds/{part}": seconds for part, seconds in episodes.seconds.items()},
+    }

@@ -19,8 +19,9 @@ from core.progress import NoProgress
 from core.records import AXIS, CheckpointSaved, Dialogue, Tracker, user
 from ppo.config import KLConfig, PPOConfig
 from ppo.rollout import Episodes
+from ppo.session import batch_of, statistics
 from ppo.state import RewardStatistics
-from ppo.train import Outcome, batch_of, explained_variance, rewards, statistics, train
+from ppo.train import Outcome, explained_variance, rewards, train
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]

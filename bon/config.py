@@ -19,3 +19,6 @@ class PoolConfig:
     def __post_init__(self) -> None:
         require_positive("pool.n", self.n)
         require_positive("pool.temperature", self.temperature)
+        require_positive("pool.max_new_tokens", self.max_new_tokens)
+        if self.limit is not None:
+            require_positive("pool.limit", self.limit)

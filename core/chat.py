@@ -6,6 +6,8 @@ Training, PPO and the benchmarks all come through here, so that a model sees the
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from core.records import Dialogue, Message, user
 
 if TYPE_CHECKING:
@@ -49,7 +51,11 @@ def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in dialogue)
+        raise ValueError(f"the chat template refuses a dialogue of {roles} ({error}); mend the data or the template.") from error
     assert isinstance(text, str)
     return text
 

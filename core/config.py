@@ -51,7 +51,7 @@ class OptimConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not self.lr > 0:  # NaN is not above 0 either
             raise ValueError(f"optim.lr is {self.lr}; it must be a positive number such as 3e-6.")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it is a share of all steps, from 0 to below 1.")

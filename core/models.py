@@ -75,4 +75,4 @@ def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return model.eval()
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,5 @@
 """A benchmark in RewardBench's schemas: read, checked, and scored with any Scorer."""
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.records import BenchmarkRow, ScoredRow, Scorer, user
+from core.rows import read_rows
+from core.sources import require_hub
 from evalhooks.rewardbench2 import row_credit
 
 
@@ -82,19 +83,14 @@ def write_rows(path: Path, rows: Iterable[ScoredRow]) -> None:
 
 def _read(path: str, *, split: str) -> Iterable[tuple[int, Any]]:
     file = Path(path).expanduser()
-    if file.is_file() and file.suffix == ".parquet":
-        return list(enumerate(pq.read_table(file).to_pylist(), 1))
     if file.is_file():
-        rows = []
-        with file.open(encoding="utf-8") as lines:  # not str.splitlines: it also cuts at U+2028, which JSON may hold
-            for number, line in enumerate(lines, 1):
-                try:
-                    rows.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, row {number} is no JSON ({error}).") from error
+        rows = list(read_rows(file))
+        if not rows:
+            raise ValueError(f"the benchmark {path} holds no rows.")
         return rows
     if file.suffix or file.is_absolute() or path.count("/") != 1:
         raise ValueError(f"the benchmark {path} does not exist; give a JSONL or parquet file, or allenai/reward-bench-2.")
+    require_hub(f"the benchmark {path}")
     from datasets import load_dataset
 
     return enumerate(load_dataset(path, split=split), 1)

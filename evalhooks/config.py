@@ -53,3 +53,5 @@ class HooksConfig:
     def __post_init__(self) -> None:
         require_fraction("hooks.limit", self.limit, positive=True)
         require_positive("hooks.batch_tokens", self.batch_tokens)
+        if not self.best_of or min(self.best_of) < 1:
+            raise ValueError(f"hooks.best_of is {self.best_of}; give numbers of completions from 1 up, for instance [16].")

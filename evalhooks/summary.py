@@ -9,7 +9,7 @@ from typing import Any
 from bon.pools import Pools, bounds
 from core.checkpoint import complete_steps
 from core.hooks import eval_file, read_evaluation
-from core.runs import RECORD, read_record
+from core.runs import read_record
 from evalhooks.analysis import correlation, upper_half
 from evalhooks.rewardbench2 import DOMAINS
 
@@ -25,8 +25,8 @@ def summarize(
     """
     n = min(len(row.completions) for rows in pools.values() for row in rows)
     models = [reward_model_entry(record, n) for record in records if record["job"] == "rm"]
-    models.sort(key=lambda model: -(model["rewardbench2"]["overall"] or 0.0))
-    policies = [ppo_entry(record) for record in records if record["job"] == "ppo"]
+    models.sort(key=lambda model: (-(model["rewardbench2"]["overall"] or 0.0), model["dir"]))
+    policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
     limits = bounds(pools, n)
     return {
         "study": study,
@@ -82,7 +82,7 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "id": record["id"],
         "name": short_name(folder),
         "dir": str(folder),
-        "rm": read_record(Path(lineage["reward"]))["id"] if (Path(lineage["reward"]) / RECORD).is_file() else lineage["reward"],
+        "rm": lineage["reward_run"],
         "rm_base": lineage["reward_base"],
         "policy_base": lineage["base"],
         "start_average": averages.get(0),

@@ -1,7 +1,6 @@
 """Downstream tasks: prompts, and functions that judge an answer."""
 
 import importlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 from core.chat import parse_dialogue
 from core.records import Completion, Generator, Prompt, Sampling
+from core.rows import read_rows
 from evalhooks.config import TaskConfig
 
 Verifier = Callable[[str, Mapping[str, Any]], float]
@@ -49,14 +49,8 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
     if not file.is_file():
         raise ValueError(f"tasks.{name}.path={config.path} does not exist; give a JSONL file.")
     prompts: list[Prompt] = []
-    with file.open(encoding="utf-8") as opened:  # not str.splitlines: it also cuts at U+2028, which JSON may hold
-        lines = list(islice(opened, config.limit))
-    for number, line in enumerate(lines, 1):
+    for number, row in islice(read_rows(file), config.limit):
         where = f"{file}, row {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON ({error}).") from error
         if not isinstance(row, dict) or config.prompt_key not in row:
             raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
         reference = row["reference"] if isinstance(row.get("reference"), dict) else row

@@ -11,6 +11,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 def gsm8k(completion: str, reference: Mapping[str, Any]) -> float:
     """1.0 where the last number of the answer equals the one after "####" in `reference["answer"]`."""
+    if "answer" not in reference:
+        raise ValueError(f"a GSM8K row needs an 'answer'; this one has {sorted(reference)}.")
     expected = _last_number(str(reference["answer"]).rsplit("####", 1)[-1])
     if expected is None:
         raise ValueError(f"the reference answer {reference['answer']!r:.80} of a GSM8K row holds no number; mend or remove the row.")

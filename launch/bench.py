@@ -12,6 +12,7 @@ def run(composed: Composed) -> dict[str, Any]:
     from core.config import ModelConfig
     from core.models import load_reward_model
     from core.reward import RewardModelScorer
+    from core.sources import resolve
     from evalhooks import rewardbench1, rewardbench2
     from evalhooks.benchmark import load_rewardbench1, load_rewardbench2, score_rows
     from launch.parts import reward_path
@@ -24,6 +25,7 @@ def run(composed: Composed) -> dict[str, Any]:
     rows2 = load_rewardbench2(job.hooks.rewardbench2, limit=job.hooks.limit) if job.hooks.rewardbench2 else []
     rows1 = load_rewardbench1(job.hooks.rewardbench1, limit=job.hooks.limit) if job.hooks.rewardbench1 else []
     source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision)
+    resolve(source, "reward.path")
     scorer = RewardModelScorer(*load_reward_model(source), batch_tokens=job.hooks.batch_tokens)
     result: dict[str, Any] = {"reward": source.path}
     if rows2:

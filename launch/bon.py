@@ -25,6 +25,10 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, BoNJob)
     folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
     sources = {reward: ModelConfig(path=str(reward_path(reward, job.runs_dir)), dtype=job.model.dtype) for reward in job.rewards}
+    if not job.tasks:
+        raise ValueError("tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE.")
+    if job.rewards and (not job.best_of or not 1 <= min(job.best_of) <= max(job.best_of) <= job.pool.n):
+        raise ValueError(f"best_of={job.best_of} must lie between 1 and pool.n={job.pool.n}.")
     tasks = load_tasks(job.tasks)
     prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
     verifiers = {name: task.verifier for name, task in tasks.items()}
@@ -35,11 +39,10 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=origin | {"limit": job.pool.limit})
     progress.finish()
     size = min(len(row.completions) for rows in pools.values() for row in rows)
-    best_of = [n for n in job.best_of if n <= size]
     result: dict[str, Any] = {"dir": str(folder), "n": size, "bounds": bounds(pools, size), "rewards": {}}
     for reward, source in sources.items():
         scorer = RewardModelScorer(*load_reward_model(source), batch_tokens=job.hooks.batch_tokens)
-        result["rewards"][reward] = rerank(pools, scorer, best_of)
+        result["rewards"][reward] = rerank(pools, scorer, job.best_of)
     return result
 
 

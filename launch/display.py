@@ -4,6 +4,7 @@ import sys
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from launch.scheduler import Failure
@@ -38,7 +39,9 @@ class Bars:
             self._progress.remove_task(self._bars.pop(key))
         self._progress.update(self._all, completed=self._ended, what=f"{self._ended}/{self._total}")
         if failure is not None:
-            self._progress.console.print(f"[red]failed[/] {key}: {failure.message} (see {failure.log})", highlight=False)
+            self._progress.console.print(
+                f"[red]failed[/] {key}: {escape(failure.message)} (see {escape(str(failure.log))})", highlight=False
+            )
 
     def close(self) -> None:
         """Leaves the bar of all jobs as the last line."""

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import hydra
@@ -13,12 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.allocator import keep_freed_memory
-from launch.schema import SCHEMAS, register
+from launch.schema import SCHEMAS, Launch, register
 
 INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
 """Flags with which Hydra only prints."""
@@ -43,11 +43,12 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     register()
+    sweeping = bool({"-m", "--multirun"} & set(arguments))
     if not INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
         overrides = [a for a in arguments if not a.startswith("-")]
         try:
-            for combination in combinations(overrides) if {"-m", "--multirun"} & set(arguments) else [overrides]:
-                composed(name, combination)
+            for found in [composed(name, chosen) for chosen in (combinations(overrides) if sweeping else [overrides])]:
+                _require_world(found)
         except ConfigError as error:
             refuse(str(error))
 
@@ -61,20 +62,19 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
     def main(cfg: DictConfig) -> None:
         try:
             run(_validated(name, cfg))
-        except (ValueError, OSError, RuntimeError) as error:
-            # A sweep goes on with its other jobs; what failed is told at the end.
+        except Exception as error:
+            # Whatever a job of a sweep dies of, the others go on; what failed is told at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
             said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            swept = HydraConfig.get().mode == RunMode.MULTIRUN
-            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if swept else said)
+            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
             print(f"failed: {failures[-1]}", file=sys.stderr)
 
     sys.argv = [f"rewardloop {name}", *arguments]
     main()
     if failures:
-        if len(failures) > 1:
-            print(f"{len(failures)} jobs failed:", *failures, sep="\n  ", file=sys.stderr)
+        if sweeping:
+            print(f"{len(failures)} job(s) failed:", *failures, sep="\n  ", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -98,16 +98,15 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     """The override lists of a sweep: the product of all comma-separated values."""
     lists: list[list[str]] = [[]]
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.is_sweep_override():
+                key = override.get_key_element()
+                choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                choices = [str(override.input_line)]
+            lists = [[*chosen, choice] for chosen in lists for choice in choices]
     except HydraException as error:
-        raise ConfigError(str(error)) from error
-    for override in parsed:
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            choices = [str(override.input_line)]
-        lists = [[*chosen, choice] for chosen in lists for choice in choices]
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     return lists
 
 
@@ -117,7 +116,19 @@ def refuse(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def _require_world(found: Composed) -> None:
+    """Refuses a job that reads from a microworld which is not there, with the command that makes it."""
+    if isinstance(found.job, Launch) and "${world}" in found.yaml and not Path(found.job.world).is_dir():
+        raise ConfigError(
+            f"world={found.job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
+            "models and data of your own (model=custom data=custom hooks=none)."
+        )
+
+
 def _validated(name: str, cfg: DictConfig) -> Composed:
+    missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given, for instance {missing[0]}=...")
     job = OmegaConf.to_object(cfg)
     assert isinstance(job, SCHEMAS[name])
     return Composed(job=job, yaml=OmegaConf.to_yaml(cfg, resolve=False))

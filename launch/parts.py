@@ -21,6 +21,7 @@ from evalhooks.tasks import load_tasks
 from launch.schema import Launch
 
 LINEAGE = "lineage.json"
+KEYS = {"model": "model.path", "reward": "reward.path"}
 
 
 def tracker_of(job: Launch, run: Run, config: Mapping[str, Any]) -> Tracker:
@@ -81,11 +82,19 @@ def reward_path(path: str, runs_dir: str) -> Path | str:
             )
         folder = found[0]
     if (folder / RECORD).is_file():
+        if read_record(folder)["status"] != "finished":
+            raise ValueError(f"reward.path={path} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
         last = latest_complete(folder, print)
         if last is None:
             raise ValueError(f"reward.path={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
         return last
     return folder if folder.is_dir() else path
+
+
+def run_id_of(path: str) -> str:
+    """The id of the run whose checkpoint `path` is, else the path."""
+    run = Path(path).parent.parent
+    return read_record(run)["id"] if (run / RECORD).is_file() else path
 
 
 def lineage_of(model: ModelConfig) -> str:
@@ -106,7 +115,10 @@ def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mappin
     settings = asdict(config)
     for key in ("runs_dir", "study", "name", "resume", "tracker", "world", "lr"):
         settings.pop(key, None)
-    inputs = {key: fingerprint(resolve(model) if not model.revision else f"{model.path}@{model.revision}") for key, model in models.items()}
+    inputs = {
+        key: fingerprint(resolve(model, KEYS[key]) if not model.revision else f"{model.path}@{model.revision}")
+        for key, model in models.items()
+    }
     inputs |= {key: fingerprint(path) for key, path in files.items() if path}
     return {**_without_paths(settings), "inputs": inputs}
 

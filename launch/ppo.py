@@ -17,19 +17,22 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     job = composed.job
     assert isinstance(job, PPOJob)
     # What is likely to be wrong is looked at before torch is imported.
+    if job.tasks and job.best_metric.startswith("downstream/") and job.best_metric.partition("/")[2] not in {*job.tasks, "average"}:
+        raise ValueError(f"best_metric={job.best_metric} is no task's; choose downstream/average or one of {', '.join(job.tasks)}.")
     prompts = read_prompts(job.prompts)
     resolve(job.model)
 
     from core.models import load_reward_model, load_tokenizer
     from core.reward import RewardModelScorer
     from core.runs import RunState, finish_run, open_run, read_record
-    from launch.parts import identity_of, lineage_of, policy_hook, reward_path, tracked
+    from launch.parts import identity_of, lineage_of, policy_hook, reward_path, run_id_of, tracked
     from ppo.train import train
 
     source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision, dtype=job.model.dtype)
     files = {f"prompts.{i}": path for i, path in enumerate(job.prompts)} | {f"tasks.{n}": task.path for n, task in job.tasks.items()}
     identity = identity_of(job, models={"model": job.model, "reward": source}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "reward": job.reward.path, "reward_base": lineage_of(source)}
+    lineage["reward_run"] = run_id_of(source.path)
     name = job.name or f"{lineage['base'].rpartition('/')[2]}-by-{lineage['reward_base'].rpartition('/')[2]}"
     run, state = open_run(
         runs_dir=Path(job.runs_dir), study=job.study, job="ppo", name=name, identity=identity, config_yaml=composed.yaml,

@@ -1,5 +1,6 @@
 """`rewardloop report`: a study's report, drawn anew from its runs on disk."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def build(
     summary = summarize(
         study=study, wall_s=wall_s, records=records, pools=load_pools(pools), policy_lineage=policies[0] if policies else "", notes=notes
     )
-    summary["pools"] = str(pools)
+    summary["pools"] = os.path.relpath(pools, folder)  # a study that is moved keeps its report
     return summary, write_report(summary, folder / "report")
 
 
@@ -37,7 +38,7 @@ def _command(composed: Composed) -> None:
         raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
     before = read_summary(folder / "report")
     summary, path = build(
-        study=job.study, folder=folder, records=finished_records(folder), pools=Path(before["pools"]),
+        study=job.study, folder=folder, records=finished_records(folder), pools=folder / before["pools"],
         wall_s=before["wall_s"], notes=before["notes"],
     )  # fmt: skip
     print_report(summary, path, Console())

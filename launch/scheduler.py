@@ -31,6 +31,8 @@ class Job:
     run: Callable[[Arguments, Progress], Any]
     argument: Callable[[Mapping[str, Any]], Arguments]
     after: tuple[str, ...] = ()
+    any_of: bool = False
+    """Run once all in `after` are over, if at least one of them has a result; else all of them must."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,8 +98,9 @@ def run_jobs(
     try:
         while waiting or running:
             for job in [job for job in waiting if all(key in results for key in job.after)]:
-                failed = next((key for key in job.after if isinstance(results[key], Failure)), None)
-                if failed is not None:
+                failures = [key for key in job.after if isinstance(results[key], Failure)]
+                if failures and (not job.any_of or len(failures) == len(job.after)):
+                    failed = failures[0]
                     waiting.remove(job)
                     results[job.key] = Failure(message=f"not run, since {failed} failed", log=results[failed].log)
                     display.ended(job.key, results[job.key])
@@ -130,7 +133,7 @@ def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path
     """Takes one message of a job; says whether the job is over, and its result."""
     try:
         kind, value = connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # OSError: killed in the middle of a message
         process.join()
         return True, Failure(message=f"the process ended with code {process.exitcode}", log=logs / f"{job.key}.log")
     if kind == "progress":

@@ -21,6 +21,10 @@ class TrackerConfig:
     """auto (online with an API key, else offline), online, offline or disabled."""
     project: str = "rewardloop"
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "online", "offline", "disabled"):
+            raise ValueError(f"tracker.mode is {self.mode!r}; choose auto, online, offline or disabled.")
+
 
 @dataclass(kw_only=True)
 class Launch:
@@ -137,7 +141,9 @@ class StudyJob:
     preferences: str = ""
     benchmark: str = ""
     prompts: str = ""
-    """Inputs that an experiment on real data asks for by path."""
+    """Inputs of an experiment on real data, by path."""
+    needs: list[str] = field(default_factory=list)
+    """Which of these three an experiment cannot do without."""
     common: list[str] = field(default_factory=list)
     """Overrides of every job."""
     pools: list[str] = field(default_factory=list)
@@ -150,6 +156,9 @@ class StudyJob:
 
     def __post_init__(self) -> None:
         require_positive("parallel + 1", self.parallel + 1)
+        missing = [key for key in self.needs if not getattr(self, key)]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be given by path, for instance {missing[0]}=FILE.jsonl.")
         if not self.reward_models:
             raise ValueError("reward_models is empty; choose a study with experiment=demo or experiment=smollm2.")
 

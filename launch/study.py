@@ -4,13 +4,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from core.progress import Progress
 from launch.entry import Composed, combinations, composed, start
+from launch.inputs import check_inputs
 from launch.scheduler import Failure, Job, run_jobs
-from launch.schema import BoNJob, Lineage, Pick, PPOPlan, RewardChoice, RMJob, StudyJob
+from launch.schema import BoNJob, Launch, Lineage, Pick, PPOPlan, RewardChoice, RMJob, StudyJob
 
 PRELOAD = ("launch.preload",)
 
@@ -28,10 +30,11 @@ def run(composed_study: Composed) -> tuple[dict[str, Any], Path]:
     Every configuration is composed, and so checked, before the first job starts. Raises `RuntimeError` at the end if
     jobs failed; the report then covers the others.
     """
+    from evalhooks.summary import read_summary
     from launch.display import display
     from launch.report import build
 
-    started = time.monotonic()
+    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     study = composed_study.job
     assert isinstance(study, StudyJob)
     folder = Path(study.runs_dir) / study.study
@@ -46,9 +49,12 @@ def run(composed_study: Composed) -> tuple[dict[str, Any], Path]:
     records = [result for result in results.values() if isinstance(result, dict) and "job" in result]
     if isinstance(results["pools"], Failure) or not any(record["job"] == "rm" for record in records):
         raise RuntimeError("; ".join(f"{key}: {failure.message} (see {failure.log})" for key, failure in failures.items()))
+    wall_s = time.monotonic() - started
+    if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
+        wall_s = read_summary(folder / "report")["wall_s"]  # nothing had to be run again
     summary, path = build(
         study=study.study, folder=folder, records=records, pools=Path(results["pools"]["dir"]),
-        wall_s=time.monotonic() - started, notes=study.notes,
+        wall_s=wall_s, notes=study.notes,
     )  # fmt: skip
     if failures:
         lines = [f"{key}: {failure.message} (see {failure.log})" for key, failure in failures.items()]
@@ -72,24 +78,29 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     needed = tuple(key for key in before if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
     jobs.append(Job(key="pools", run=_run_bon, argument=lambda _: pools, after=needed))
     models = {f"rm-{i:02d}": composed("rm", line) for i, line in enumerate(_lines(study, common), 1)}
+    checked: list[Launch] = [pools.job, *(model.job for model in models.values())]
     # PPO runs stand before the reward models, since they take longest: each starts as soon as those it chooses from are done.
     for name, planned in study.ppo.items():
         overrides = [*common, f"seed={study.seed}", f"name={name}", *planned.overrides]
         policy = composed("ppo", [*overrides, "reward.path=unknown-yet"]).job
+        checked.append(policy)
         after = tuple(key for key, model in models.items() if _could_be(planned.reward, model.job, policy.model.path))
         if not after:
             raise ValueError(f"ppo.{name}.reward fits none of the study's reward models; change its lineage or control.")
         argument = _ppo_argument(planned, overrides, after)
-        jobs.append(Job(key=f"ppo-{name}", run=_run_ppo, argument=argument, after=after))
+        jobs.append(Job(key=f"ppo-{name}", run=_run_ppo, argument=argument, after=after, any_of=True))
     for key, model in models.items():
         waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
         jobs.append(Job(key=key, run=_run_rm, argument=lambda _, model=model: model, after=(*waits, "pools")))
+    if not study.embedded:  # what an embedded world brings is not there yet
+        for job in checked:
+            check_inputs(job)
     return jobs
 
 
 def _ppo_argument(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str]) -> Any:
     def argument(results: Mapping[str, Any]) -> PPOArgument:
-        chosen = choose([results[key] for key in after], planned.reward.pick)
+        chosen = choose([results[key] for key in after if not isinstance(results[key], Failure)], planned.reward.pick)
         return PPOArgument(overrides=(*overrides, f"reward.path={chosen['dir']}"))
 
     return argument

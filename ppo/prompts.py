@@ -1,11 +1,11 @@
 """Prompts for PPO, out of any JSONL file with a prompt in each row."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.chat import parse_dialogue
 from core.records import Dialogue
+from core.rows import read_rows
 
 KEYS = ("prompt", "question")
 
@@ -20,12 +20,8 @@ def read_prompts(paths: Sequence[str]) -> list[Dialogue]:
         file = Path(path).expanduser()
         if not file.is_file():
             raise ValueError(f"prompts names {path}, which does not exist; give JSONL files with a prompt in each row.")
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, row in read_rows(file):
             where = f"{path}, row {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where} is no JSON ({error}).") from error
             key = next((key for key in KEYS if isinstance(row, dict) and key in row), None)
             if key is None:
                 raise ValueError(f"{where} has neither {' nor '.join(KEYS)}; add the prompt or leave the row out.")

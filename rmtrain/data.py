@@ -11,6 +11,8 @@ from typing import Any
 
 from core.chat import parse_dialogue
 from core.records import Dialogue, Message, Preference
+from core.rows import numbered_lines, parquet_rows
+from core.sources import require_hub
 from rmtrain.config import PreferenceDataConfig
 
 MAX_REPORTED = 5
@@ -72,15 +74,8 @@ def read_preferences(path: str, say: Callable[[str], None] = print) -> list[Pref
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
     """Rows with their numbers, counted from 1; a line that is no JSON is yielded as text and found broken later."""
     file = Path(path).expanduser()
-    if file.suffix == ".parquet" and file.is_file():
-        import pyarrow.parquet as pq
-
-        yield from enumerate(pq.read_table(file).to_pylist(), 1)
-    elif file.is_file():
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _json(line)
+    if file.is_file():
+        yield from parquet_rows(file) if file.suffix == ".parquet" else ((number, _json(line)) for number, line in numbered_lines(file))
     elif file.suffix or file.is_absolute() or path.count("/") != 1:
         raise ValueError(f"data.paths names {path}, which does not exist; give a JSONL or parquet file, or a hub dataset such as org/name.")
     else:
@@ -88,6 +83,7 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
 
 
 def _hub_rows(name: str) -> Iterable[Any]:
+    require_hub(f"data.paths names {name}, which")
     from datasets import load_dataset
 
     try:

@@ -150,8 +150,11 @@ def test_an_unknown_model_of_a_package_is_refused_with_the_known_one() -> None:
         load_policy(ModelConfig(path="pip:gpt5"))
 
 
-def test_a_name_with_one_slash_is_a_hub_id() -> None:
+def test_a_name_with_one_slash_is_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("core.sources.require_hub", asked.append)
     assert resolve(ModelConfig(path="allenai/olmo-2")) == "allenai/olmo-2"
+    assert asked == ["model.path=allenai/olmo-2"]
 
 
 def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy(policy: LlamaForCausalLM, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_key_of_the_prompt_and_the_number_of_rows_are_options(tmp_path: Path
     ("text", "message"),
     [
         ('{"prompt": "a"}\n{"prompt": \n', r"sums.jsonl, row 2 is no JSON"),
-        ('{"prompt": "a"}\n\n{"prompt": "b"}\n', r"sums.jsonl, row 2 is no JSON"),
+        ('{"prompt": "a"}\n\n{"prompt": \n', r"sums.jsonl, row 3 is no JSON"),  # blank lines are skipped, and counted
         ('{"prompt": "a"}\n{"question": "b"}\n', r"row 2 has no 'prompt'; set tasks.sums.prompt_key to the key of the prompt"),
         ('["a"]\n', r"row 1 has no 'prompt'"),
         ('{"prompt": [{"role": "user"}]}\n', r"row 1: every message needs a 'role' and a 'content'"),

@@ -1,5 +1,6 @@
 """The command line: what is accepted, and what a user reads when it is not."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from launch.entry import ConfigError, combinations, composed
 from launch.schema import RMJob
+from launch.study import plan
 
 PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'
 
@@ -92,3 +94,47 @@ def test_a_preference_file_with_broken_rows_is_refused_by_their_numbers(tmp_path
     assert "row 2" in message
     assert "row 3" in message
     assert "rejected missing" in message
+
+
+def test_an_unknown_hub_model_is_refused_by_its_key_without_waiting_for_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(PAIR)
+    chosen = ["model=custom", "model.path=nobody-has/this-model", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none"]
+    process = subprocess.run(
+        [sys.executable, "-m", "launch.rm", *chosen],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HTTPS_PROXY": "", "https_proxy": ""},
+    )
+    assert process.returncode == 1
+    assert "model.path=nobody-has/this-model does not exist here, and the hub cannot be reached" in process.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_world_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    message = refused("data=union", cwd=tmp_path)
+    assert "world=runs/demo/world-0 does not exist" in message
+    assert "rewardloop study experiment=demo" in message
+
+
+def test_a_mistyped_experiment_is_refused() -> None:
+    with pytest.raises(ConfigError, match="experiment/demoo"):
+        composed("study", ["experiment=demoo"])
+
+
+def test_what_an_experiment_asks_for_is_named() -> None:
+    with pytest.raises(ConfigError, match="preferences and benchmark and prompts must be given"):
+        composed("study", ["experiment=smollm2"])
+
+
+def test_a_study_reads_its_inputs_before_its_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(PAIR + "{broken\n")
+    (tmp_path / "prompts.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    row = '{"id": "1", "prompt": "?", "chosen": ["a"], "rejected": ["b"], "subset": "Math"}\n'
+    (tmp_path / "rows.jsonl").write_text(row)
+    monkeypatch.setattr("launch.inputs.resolve", lambda model: None)
+    study = composed("study", ["experiment=smollm2", "preferences=pairs.jsonl", "benchmark=rows.jsonl", "prompts=prompts.jsonl"]).job
+    with pytest.raises(ValueError, match=r"pairs.jsonl has 1 broken row"):
+        plan(study, tmp_path)

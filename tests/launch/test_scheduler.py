@@ -1,5 +1,6 @@
 """Jobs in processes of their own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from core.progress import Progress
+from launch.display import Bars
 from launch.scheduler import Failure, Job, run_jobs
 
 
@@ -127,3 +131,25 @@ def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None
     results, _ = run(jobs, tmp_path, slots=1)
     spans = sorted(results.values())
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_job_that_needs_any_of_several_runs_once_one_of_them_has_a_result(tmp_path: Path) -> None:
+    jobs = [
+        Job(key="chooses", run=double, argument=lambda results: results["good"], after=("bad", "good"), any_of=True),
+        Job(key="in-vain", run=double, argument=constant(1), after=("bad", "worse"), any_of=True),
+        Job(key="bad", run=fail, argument=constant(None)),
+        Job(key="worse", run=fail, argument=constant(None)),
+        Job(key="good", run=double, argument=constant(1)),
+    ]
+    results, _ = run(jobs, tmp_path)
+    assert results["chooses"] == 4
+    assert "bad failed" in results["in-vain"].message
+
+
+def test_a_failure_with_brackets_in_its_message_is_shown_as_it_is() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    bars = Bars(console, 1)
+    bars.ended("rm-01", Failure(message="ValueError: data.paths=[/data/pairs.jsonl] broken", log=Path("rm-01.log")))
+    bars.close()
+    assert isinstance(console.file, io.StringIO)
+    assert "data.paths=[/data/pairs.jsonl] broken (see rm-01.log)" in console.file.getvalue()

@@ -1,6 +1,7 @@
 """`rewardloop report`: a study's report, drawn anew from its runs on disk."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def _command(composed: Composed) -> None:
         study=job.study, folder=folder, records=finished_records(folder), pools=folder / before["pools"],
         wall_s=before["wall_s"], notes=before["notes"],
     )  # fmt: skip
-    print_report(summary, path, Console())
+    print_report(summary, path, Console(width=None if sys.stdout.isatty() else 120))
 
 
 def main() -> None:

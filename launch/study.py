@@ -1,6 +1,7 @@
 """`rewardloop study`: reward models, best-of-N and PPO side by side, and what the benchmark says of them."""
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ def _command(composed_study: Composed) -> None:
     from evalhooks.report import print_report
 
     summary, path = run(composed_study)
-    print_report(summary, path, Console())
+    # A log has no width of its own; 120 columns hold every task.
+    print_report(summary, path, Console(width=None if sys.stdout.isatty() else 120))
 
 
 def main() -> None:

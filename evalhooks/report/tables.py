@@ -164,7 +164,8 @@ def terminal_table(summary: Mapping[str, Any], width: int = 120) -> RenderableTy
 def _model_table(study: Study, width: int) -> list[RenderableType]:
     """The table of RMs; where the tasks do not fit beside a readable name, only their average is shown."""
     longest = max(12, *(len(rm.name) + 2 for rm in study.models))
-    tasks, pad = study.tasks, (2 if width >= 100 else 1)
+    tasks = study.tasks
+    pad = 2 if width - 2 - 7 * (len(HEADS) + 1) - 8 * len(tasks) >= longest else 1
     fixed = 2 + (5 + pad) * (len(HEADS) + 1)
     if width - fixed - (6 + pad) * len(tasks) < min(longest, 16):
         tasks = []

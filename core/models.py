@@ -75,4 +75,5 @@ def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    nn.Module.to(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # typed, unlike PreTrainedModel's own
+    return model.eval()

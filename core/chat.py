@@ -42,6 +42,12 @@ def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[D
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
 
 
+def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that the template puts before the words of every single-turn prompt: BOS, a default system message."""
+    one, other = encode_dialogues(tokenizer, [user("0"), user("z")])
+    return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
+
+
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The id of the pad token, which `core.models.load_tokenizer` makes sure of."""
     found = tokenizer.pad_token_id

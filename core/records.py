@@ -7,7 +7,7 @@ hold plain data (text, numbers, paths) wherever they can: tensors stay inside a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # reading a file or checking a configuration must not wait for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,6 +129,15 @@ class ScoredRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A completion's reward, and what was read for it: tokens of prompt and completion, after a cut to the limit if `truncated`."""
+
+    reward: float
+    num_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved:
     """A checkpoint is complete on disk and its weights are also in memory.
 
@@ -158,6 +167,15 @@ class Scorer(Protocol):
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of scores per prompt, one score per completion, in the order given; higher is better."""
+        ...
+
+
+@runtime_checkable
+class MeasuringScorer(Scorer, Protocol):
+    """A Scorer that reads tokens and can say how many."""
+
+    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
+        """As `score`, with what was read for each reward."""
         ...
 
 

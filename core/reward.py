@@ -1,49 +1,115 @@
-"""Scorers that live in this process."""
+"""Reward models as Scorers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from core.attention import encode, tree_attention, why_not
 from core.batching import pad_right, token_budget_batches
-from core.chat import encode_answered, pad_id
-from core.records import Dialogue
+from core.chat import encode_answered, pad_id, preamble
+from core.progress import NoProgress, Progress
+from core.records import Dialogue, Measured
+from core.trees import Row, batches, grow
 
 
 class RewardModelScorer:
     """Scores with a sequence classifier of one output, on text rendered by the classifier's own template.
 
-    Rows are sorted by length and padded at the end under an attention mask, so that neither the batch size nor the
-    order changes a score beyond rounding. `num_truncated` counts the rows cut to `max_length` tokens.
+    The completions of a prompt go through the model as one prompt tree (`core.trees`), where the architecture allows it;
+    else rows are sorted by length and padded at the end under an attention mask, and `say` gets a line with the reason.
+    A score depends neither on the batch size nor on the order, and on trees not even in its last bit (on CPUs).
+    `num_truncated` counts the rows cut at their end to `max_length` tokens.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_tokens: int = 16384, max_length: int = 2048
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int = 16384,
+        max_length: int = 2048,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_length = batch_tokens, max_length
         self.num_truncated = 0
+        self.preamble = preamble(tokenizer)
+        self.why_padded = why_not_rewards(model, max_length)
+        self.progress = progress or NoProgress()
+        if self.why_padded:
+            say(f"scoring with padding: {self.why_padded}")
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
-        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
-        rows = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
-        self.num_truncated += sum(len(row) > self.max_length for row in rows)
-        rewards = self.score_ids([row[: self.max_length] for row in rows])
-        ends = [0]
-        for answers in completions:
-            ends.append(ends[-1] + len(answers))
-        return [rewards[start:end] for start, end in pairwise(ends)]
+        return [[measured.reward for measured in row] for row in self.measure(prompts, completions)]
 
     @torch.no_grad()
-    def score_ids(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """One reward per tokenised dialogue."""
+    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
+        """As `score`, with the number of tokens that each reward was read from."""
+        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
+        whole = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
+        rows = [row[: self.max_length] for row in whole]
         rewards = [0.0] * len(rows)
+        bounds = [0]
+        for answers in completions:
+            bounds.append(bounds[-1] + len(answers))
+        places = [range(start, end) for start, end in pairwise(bounds) if end > start]
+
+        self.progress.start("scoring", len(rows))
+        for done, rewards_R in self._batches([[rows[i] for i in group] for group in places]):
+            numbers = [i for group in done for i in places[group]]
+            for i, reward in zip(numbers, rewards_R.tolist(), strict=True):
+                rewards[i] = reward
+            self.progress.advance(len(numbers))
+        self.progress.finish()
+        measured = [
+            Measured(reward=reward, num_tokens=len(row), truncated=len(row) < len(full))
+            for reward, row, full in zip(rewards, rows, whole, strict=True)
+        ]
+        self.num_truncated += sum(item.truncated for item in measured)
+        return [measured[start:end] for start, end in pairwise(bounds)]
+
+    def _batches(self, groups: Sequence[Sequence[Row]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of some groups, and the rewards of all their rows one after another; together all groups."""
+        if not self.why_padded:
+            with tree_attention(self.model):
+                for batch in batches(groups, self.batch_tokens):
+                    yield batch, tree_rewards(self.model, [groups[i] for i in batch], self.preamble)
+            return
+        rows = [row for group in groups for row in group]
+        rewards_R = torch.zeros(len(rows))
         for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-            ids_BL, mask_BL = (t.to(self.model.device) for t in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))
-            logits_B1 = self.model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
-            for index, reward in zip(batch, logits_B1[:, 0].float().tolist(), strict=True):
-                rewards[index] = reward
-        return rewards
+            rewards_R[batch] = padded_rewards(self.model, [rows[i] for i in batch], pad_id(self.tokenizer)).cpu()
+        yield list(range(len(groups))), rewards_R
+
+
+def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[Row]], preamble: Row = ()) -> Tensor:
+    """Rewards in fp32 of all rows of all groups, one after another, read at their last tokens; shape (R,).
+
+    `model` must be in `tree_attention`. Gradients flow where they are enabled: into a prompt from all its completions.
+    """
+    stream = grow(groups, preamble)
+    hidden_RH = encode(model, stream)[stream.last_places().to(model.device)].float()
+    head = model.get_submodule("score")
+    assert isinstance(head, nn.Linear)
+    # A matrix product of a few rows rounds by their number; a product and a sum do not.
+    rewards_R = (hidden_RH * head.weight.float()).sum(-1)
+    return rewards_R if head.bias is None else rewards_R + head.bias.float()
+
+
+def padded_rewards(model: PreTrainedModel, rows: Sequence[Row], pad_id: int) -> Tensor:
+    """Rewards in fp32 of the rows by the model's own forward pass, padded at the end under an attention mask; shape (R,)."""
+    ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id))
+    return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
+
+
+def why_not_rewards(model: PreTrainedModel, max_length: int) -> str:
+    """Why the classifier's rewards cannot be read from prompt trees; empty if they can."""
+    head = dict(model.named_children()).get("score")
+    if not isinstance(head, nn.Linear):
+        return f"the head of {type(model).__name__} is not a linear layer named score"
+    return why_not(model, max_length)

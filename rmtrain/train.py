@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from core.chat import encode_answered
+from core.attention import tree_attention
+from core.chat import encode_answered, pad_id, preamble
 from core.checkpoint import complete_steps, latest_complete, mark_complete, step_folder
 from core.config import Dtype
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.models import new_reward_model
 from core.progress import Progress
 from core.records import CheckpointSaved, Preference, RunEnded, Tracker
+from core.reward import padded_rewards, tree_rewards, why_not_rewards
+from core.trees import num_unique
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss, preference_metrics
 
@@ -68,7 +72,10 @@ def train(
         args=_arguments(config, run_dir),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        data_collator=_collate,
     )
+    if trainer.why_padded:
+        say(f"training with padding: {trainer.why_padded}")
     trainer.remove_callback(PrinterCallback)  # its lines would run through the progress bar
     trainer.add_callback(_Checkpoints(trainer, config, len(rows), progress))
     found = latest_complete(run_dir, say)
@@ -142,22 +149,53 @@ def _arguments(config: RewardModelConfig, run_dir: Path) -> RewardConfig:
     )
 
 
+def _collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch as groups of token rows, (chosen, rejected) each, with the margins where there are any."""
+    batch: dict[str, Any] = {"pairs": [(example["chosen_ids"], example["rejected_ids"]) for example in examples]}
+    if "margin" in examples[0]:
+        batch["margin"] = torch.tensor([example["margin"] for example in examples])
+    return batch
+
+
 class BradleyTerryTrainer(RewardTrainer):
-    """TRL's trainer with our loss and logging; a checkpoint is moved into place, marked complete and given to the hooks."""
+    """TRL's trainer with our loss and logging; a checkpoint is moved into place, marked complete and given to the hooks.
+
+    A pair goes through the model as one prompt tree; padded instead where `why_padded` gives a reason.
+    """
 
     def __init__(self, *, config: RewardModelConfig, run_dir: Path, hooks: Sequence[Hook], tracker: Tracker, **trl: Any) -> None:
         super().__init__(**trl)
         self.config, self.run_dir, self.hooks, self.tracker = config, run_dir, hooks, tracker
         self._batches: list[dict[str, float]] = []
+        self._preamble = preamble(trl["processing_class"])
+        several = "a step over several processes goes through their wrapped models" if self.accelerator.num_processes > 1 else ""
+        self.why_padded = several or why_not_rewards(trl["model"], config.max_length)
+
+    def training_step(self, model: Any, *inputs: Any, **options: Any) -> torch.Tensor:
+        # The backward pass too: under gradient checkpointing it runs the layers again.
+        with nullcontext() if self.why_padded else tree_attention(model):
+            return super().training_step(model, *inputs, **options)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        margin_B = inputs.pop("margin", None)
-        outputs = model(**inputs, use_cache=False)
-        chosen_B, rejected_B = outputs.logits.squeeze(-1).chunk(2)
+        pairs = inputs["pairs"]
+        if self.why_padded:
+            rows = [row for pair in pairs for row in pair]
+            rewards_R = padded_rewards(model, rows, pad_id(self.processing_class))  # type: ignore[arg-type]
+        else:
+            # The wrapper that casts to bf16 is around the model's own forward pass, which trees go past.
+            with tree_attention(model), self.accelerator.autocast():
+                rewards_R = tree_rewards(model, pairs, self._preamble)
+        chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)
         config = self.config
-        loss = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center)
+        loss = bradley_terry_loss(
+            chosen_B, rejected_B, margin_B=inputs.get("margin"), label_smoothing=config.label_smoothing, center=config.center
+        )
         self._batches.append(preference_metrics(chosen_B, rejected_B))
-        return (loss, outputs) if return_outputs else loss
+        return (loss, rewards_R) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """6 per weight and token (Kaplan et al. 2020, section 2.1) of the batch's unique tokens."""
+        return 6 * self.model.num_parameters(exclude_embeddings=True) * sum(map(num_unique, inputs["pairs"]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Sends the trainer's figures and the means since the last call to `train/*`."""

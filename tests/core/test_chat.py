@@ -1,11 +1,12 @@
 """A dialogue becomes the same token ids everywhere: rendered by the template, tokenised once, with one BOS."""
 
+import copy
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from core.chat import encode_answered, encode_prompts, parse_dialogue
+from core.chat import encode_answered, encode_prompts, parse_dialogue, preamble
 from core.records import Message, user
 from tests.fakes import word_tokenizer
 
@@ -77,3 +78,34 @@ def test_text_is_one_user_turn_and_messages_keep_their_roles() -> None:
 def test_what_is_no_dialogue_is_refused_with_its_place(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_dialogue(value, "row 3")
+
+
+def test_the_preamble_is_what_every_single_turn_prompt_begins_with(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.convert_ids_to_tokens(preamble(tokenizer)) == ["<|begin|>", "<|user|>"]
+    rows = encode_prompts(tokenizer, [user("Name a fruit."), user("0 plums"), user("zest")])
+    assert all(row[:2] == preamble(tokenizer) for row in rows)
+
+
+def test_a_system_message_that_the_template_writes_by_itself_is_part_of_the_preamble(tokenizer: PreTrainedTokenizerFast) -> None:
+    told = copy.deepcopy(tokenizer)
+    told.chat_template = "{{ bos_token }}<|system|>Answer in one short sentence." + str(tokenizer.chat_template).removeprefix(
+        "{{ bos_token }}"
+    )
+    expected = "<|begin|><|system|>Answer in one short sentence.<|user|>"
+    assert preamble(told) == tokenizer(expected, add_special_tokens=False).input_ids
+
+
+def test_a_bos_that_the_tokenizer_adds_is_part_of_the_preamble() -> None:
+    # <s> [user], whether the template, the tokenizer or both write the <s>
+    template = "{% for m in messages %}[{{ m.role }}] {{ 'a' if m.content == '0' else 'plum' }} {% endfor %}"
+    for adds_bos, before in ((True, [0]), (False, [])):
+        words = word_tokenizer(template_bos=False, adds_bos=adds_bos)
+        words.chat_template = template
+        assert preamble(words) == [*before, 4]
+
+
+def test_there_is_no_preamble_where_prompts_cannot_be_told_apart_or_begin_with_their_words() -> None:
+    assert preamble(word_tokenizer()) == []  # both of its trial prompts are a word that this tokenizer does not know
+    words = word_tokenizer(template_bos=False)
+    words.chat_template = "{% for m in messages %}{{ 'a' if m.content == '0' else 'plum' }} {% endfor %}"
+    assert preamble(words) == []

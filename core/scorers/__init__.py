@@ -1,0 +1,1 @@
+"""Scorers beside the plain reward model."""

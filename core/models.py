@@ -1,41 +1,66 @@
 """Loading of policies and reward models."""
 
 import math
+from collections.abc import Collection
+from importlib import util
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from core.config import Dtype, ModelConfig
-from core.sources import resolve
+from core.adapters import Adapter, adapter_weights, find_adapter, merged
+from core.config import Dtype, ModelConfig, Quantize
+from core.sources import Source, find_file, locate
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
 PAD_TOKEN = "<|pad|>"
 
 
 def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in evaluation mode, with its tokenizer."""
-    path = resolve(config)
+    """A causal language model in evaluation mode, with its tokenizer.
+
+    An adapter is merged into its base. Raises `ValueError` for a checkpoint without all of the model's weights, a reward
+    model for instance: what is missing would be random.
+    """
     tokenizer = load_tokenizer(config)
-    model = AutoModelForCausalLM.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype])
-    return _prepared(model, tokenizer), tokenizer
+    model, missing = _load(AutoModelForCausalLM, config, tokenizer)
+    if missing:
+        raise ValueError(f"{config.path} is no whole language model: it lacks {_some(missing)}, which would be random; give a policy.")
+    return model, tokenizer
 
 
 def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A trained sequence classifier with one output, in evaluation mode, with its tokenizer."""
-    path = resolve(config)
+    """A trained sequence classifier with one output, in evaluation mode, with its tokenizer.
+
+    An adapter is merged into its base; its head is the one saved with it, else the base's. Raises `ValueError` for a
+    checkpoint without all of the model's weights, a language model for instance, whose rewards would be those of a random
+    head, and for one with several outputs.
+    """
     tokenizer = load_tokenizer(config)
-    model = AutoModelForSequenceClassification.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype])
+    model, missing = _load(AutoModelForSequenceClassification, config, tokenizer)
+    if missing:
+        raise ValueError(
+            f"{config.path} is no trained reward model: it lacks {_some(missing)}, which would be random, and so would every reward; train "
+            "one from it with `rewardloop rm`, or save the head with the adapter (modules_to_save in peft)."
+        )
     if model.config.num_labels != 1:
         raise ValueError(f"{config.path} has {model.config.num_labels} outputs; a reward model has one.")
-    return _prepared(model, tokenizer), tokenizer
+    return model, tokenizer
 
 
 def new_reward_model(config: ModelConfig, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020)."""
-    path = resolve(config)
     tokenizer = load_tokenizer(config)
-    model = AutoModelForSequenceClassification.from_pretrained(path, revision=config.revision, dtype=DTYPES[config.dtype], num_labels=1)
+    model, _ = _load(AutoModelForSequenceClassification, config, tokenizer, num_labels=1)
     head = dict(model.named_children()).get("score")
     if not isinstance(head, nn.Linear):
         raise ValueError(f"model.path={config.path}: {type(model).__name__} has no linear head 'score'; give a decoder such as a Llama.")
@@ -45,20 +70,84 @@ def new_reward_model(config: ModelConfig, *, seed: int) -> tuple[PreTrainedModel
         head.weight.copy_(torch.empty(head.weight.shape).normal_(0.0, std, generator=draw))
         if head.bias is not None:
             head.bias.zero_()
-    return _prepared(model, tokenizer), tokenizer
+    return model, tokenizer
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a pad token that is not EOS.
+    """The tokenizer of a model, with a pad token that is not EOS; of an adapter without one, that of its base.
 
     A head that pools the last token that is not pad would otherwise read the one before EOS.
     """
-    tokenizer = AutoTokenizer.from_pretrained(resolve(config), revision=config.revision)
+    source = locate(config)
+    adapter = find_adapter(source)
+    if adapter is not None and find_file(source, "tokenizer_config.json") is None:
+        source = adapter.base
+    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
     if tokenizer.chat_template is None:
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
+
+
+def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:
+    """What transformers needs to pack the linear layers, all but the modules in `skip`; None where nothing is to be packed.
+
+    Raises `ValueError` where bitsandbytes is not installed.
+    """
+    if config.quantize == Quantize.none:
+        return None
+    if util.find_spec("bitsandbytes") is None:
+        raise ValueError("model.quantize=nf4 needs the package bitsandbytes; run `pip install 'rewardloop[quantized]'`.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=DTYPES[config.dtype],
+        llm_int8_skip_modules=list(skip),  # despite its name it holds for 4 bits too
+    )
+
+
+def head_names(auto: Any, source: Source, **options: Any) -> list[str]:
+    """The names of a model's parts beside its body: what turns hidden states into logits or rewards."""
+    with torch.device("meta"):  # the names alone, no weights
+        shape = auto.from_config(AutoConfig.from_pretrained(source.path, revision=source.revision, **options))
+    return [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
+
+
+def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+    """The model, ready for use, and the names of its weights that neither checkpoint nor adapter holds."""
+    source = locate(config)
+    adapter = find_adapter(source)
+    if adapter is not None:
+        _require_mergeable(config, adapter, auto)
+        source = adapter.base
+        if auto is AutoModelForSequenceClassification:
+            options["num_labels"] = 1  # the base may be a language model, which says nothing of outputs
+    if config.quantize != Quantize.none:
+        options["quantization_config"] = quantization(config, head_names(auto, source, **options))
+    dtype = DTYPES[config.dtype]
+    model, info = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
+    missing = set(info["missing_keys"])
+    if adapter is not None:
+        weights = adapter_weights(adapter)
+        missing -= weights.keys()
+        model = merged(model, adapter, weights)
+    return _prepared(model, tokenizer), missing
+
+
+def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: Any) -> None:
+    if config.quantize != Quantize.none:
+        raise ValueError(
+            f"model.quantize={config.quantize} does not go with an adapter such as {config.path}, which merging into 4 bits would blur; "
+            "leave it out, or save the merged model and name its folder."
+        )
+    if auto is AutoModelForCausalLM and adapter.task == "SEQ_CLS":
+        raise ValueError(f"{config.path} is the adapter of a classifier (task_type=SEQ_CLS); a policy needs one of a language model.")
+
+
+def _some(names: Collection[str]) -> str:
+    first = sorted(names)[:3]
+    return ", ".join(first) + (f" and {len(names) - 3} more weights" if len(names) > 3 else "")
 
 
 def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -73,7 +162,15 @@ def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
                 weight_VH[num_known:] = weight_VH[:num_known].mean(0)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+        _switch_off_dropout(module)
     nn.Module.to(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # typed, unlike PreTrainedModel's own
     return model.eval()
+
+
+def _switch_off_dropout(module: nn.Module) -> None:
+    if isinstance(module, nn.Dropout):
+        module.p = 0.0
+    # Attention layers keep their rate as a number and call the function: Llama's attention_dropout, for instance.
+    for name, value in list(vars(module).items()):
+        if name.endswith("dropout") and isinstance(value, float):
+            setattr(module, name, 0.0)

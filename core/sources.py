@@ -2,16 +2,31 @@
 
 import os
 import socket
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 
 from core.checkpoint import atomic_folder, is_complete
 from core.config import ModelConfig
 
 CACHE = Path.home() / ".cache" / "rewardloop"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a model lies: a local folder, or a hub id with a branch, tag or commit.
+
+    >>> Source(path="org/name", revision="v1.0").path
+    'org/name'
+    """
+
+    path: str
+    revision: str | None = None
 
 
 def require_hub(what: str) -> None:
@@ -28,21 +43,53 @@ def require_hub(what: str) -> None:
 
 
 def resolve(config: ModelConfig, key: str = "model.path") -> str:
-    """The local folder or hub id behind a model; raises `ValueError` naming `key` where there is none."""
+    """The local folder behind a model, or its hub id, as `org/name@revision` where a revision is set; raises as `locate`."""
+    source = locate(config, key)
+    return source.path if source.revision is None else f"{source.path}@{source.revision}"
+
+
+def locate(config: ModelConfig, key: str = "model.path") -> Source:
+    """The folder of a saved model or adapter, or the hub id and revision; raises `ValueError` naming `key` where there is none."""
     if config.path == "pip:smollm2-135m":
-        return str(_smollm2())
+        return Source(path=str(_smollm2()))
     if config.path.startswith("pip:"):
         raise ValueError(f"{key}={config.path} is unknown; the one model from a package is pip:smollm2-135m.")
     folder = Path(config.path).expanduser()
+    if not folder.is_dir():  # first, for a folder's name may hold an @
+        return _on_hub(config, key)
+    if not (folder / CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{key}={config.path} is a folder without {CONFIG} or {ADAPTER_CONFIG}; name the folder of a saved model.")
+    if config.revision is not None:
+        raise ValueError(f"{key}={config.path} is a folder, which has no revision {config.revision!r}; leave the revision out.")
+    return Source(path=str(folder))
+
+
+def find_file(source: Source, name: str) -> Path | None:
+    """The local copy of a file of a model, fetched from the hub where need be; None where the model has no such file."""
+    folder = Path(source.path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{key}={config.path} is a folder without config.json; name the folder of a saved model.")
-        return str(folder)
-    if folder.is_absolute() or config.path.startswith((".", "~")) or config.path.count("/") != 1:
+        return folder / name if (folder / name).is_file() else None
+    try:
+        return Path(hf_hub_download(source.path, name, revision=source.revision))
+    except EntryNotFoundError:
+        return None
+
+
+def _on_hub(config: ModelConfig, key: str) -> Source:
+    name, at, revision = config.path.partition("@")  # a hub id holds no @, a revision such as refs/pr/1 may hold a slash
+    if Path(config.path).is_absolute() or config.path.startswith((".", "~")) or name.count("/") != 1:
         raise ValueError(f"{key}={config.path} does not exist; give the folder of a saved model, or a hub id such as org/name.")
-    if not isinstance(try_to_load_from_cache(config.path, "config.json", revision=config.revision), str):
+    if at and not revision:
+        raise ValueError(f"{key}={config.path} names no revision after the @; give one, as in org/name@main, or leave the @ out.")
+    if revision and config.revision not in (None, revision):
+        raise ValueError(
+            f"{key}={config.path} asks for another revision than the one set beside it, {config.revision}; give one of the two."
+        )
+    source = Source(path=name, revision=revision or config.revision)
+    cached = (try_to_load_from_cache(name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
+    if not any(isinstance(found, str) for found in cached):
         require_hub(f"{key}={config.path}")
-    return config.path
+    return source
 
 
 def _smollm2() -> Path:

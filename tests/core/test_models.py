@@ -1,12 +1,16 @@
 """Models load ready for use, with a seeded head and a pad token of their own, or say what to do."""
 
 import math
+from importlib import util
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     DistilBertConfig,
+    DistilBertForSequenceClassification,
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
@@ -16,9 +20,10 @@ from transformers import (
 )
 
 from core.chat import encode_prompts
-from core.config import Dtype, ModelConfig
-from core.models import PAD_TOKEN, load_policy, load_reward_model, load_tokenizer, new_reward_model, resolve
+from core.config import Dtype, ModelConfig, Quantize
+from core.models import PAD_TOKEN, head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
 from core.records import user
+from core.sources import Source
 from tests.fakes import WORDS, tiny_llama, word_tokenizer
 
 
@@ -52,9 +57,17 @@ def test_a_saved_reward_model_is_loaded_with_its_own_head(reward_model_folder: P
     torch.testing.assert_close(model.get_parameter("score.weight"), reward_model.get_parameter("score.weight"))
 
 
-def test_the_weights_are_held_in_the_number_format_asked_for(policy_folder: Path) -> None:
-    model, _ = load_policy(config(policy_folder, Dtype.bf16))
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize(("dtype", "held", "bits"), [(Dtype.bf16, torch.bfloat16, 8), (Dtype.fp16, torch.float16, 11)])
+def test_the_weights_are_held_in_the_number_format_asked_for(
+    reward_model_folder: Path, reward_model: LlamaForSequenceClassification, dtype: Dtype, held: torch.dtype, bits: int
+) -> None:
+    model, _ = load_reward_model(config(reward_model_folder, dtype))
+    assert {parameter.dtype for parameter in model.parameters()} == {held}
+    ids = torch.tensor([[1, 7, 8, 9]])
+    with torch.no_grad():
+        reward, exact = model(ids).logits, reward_model(ids).logits
+    assert reward.dtype == held
+    assert reward.item() == pytest.approx(exact.item(), abs=20 * 2**-bits)  # the mantissa's rounding through two layers
 
 
 def test_a_new_head_is_drawn_with_standard_deviation_one_over_root_h_plus_one(policy_folder: Path) -> None:
@@ -129,32 +142,16 @@ def test_dropout_is_off_also_in_training(tmp_path: Path, tokenizer: PreTrainedTo
         assert torch.equal(model(ids).logits, model(ids).logits)
 
 
-def test_an_empty_path_is_refused_with_the_key_and_a_remedy() -> None:
-    with pytest.raises(ValueError, match=r"model\.path is empty; give a local folder, a hub id or pip:smollm2-135m"):
-        ModelConfig()
-
-
-@pytest.mark.parametrize("path", ["/nowhere/policy", "./policy", "runs/demo/policy", "policy"])
-def test_a_path_that_does_not_exist_is_refused_with_the_key_and_a_remedy(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"model\.path={path} does not exist; give the folder of a saved model, or a hub id"):
-        load_policy(ModelConfig(path=path))
-
-
-def test_a_folder_without_a_saved_model_is_refused_with_the_key_and_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.path=.* is a folder without config\.json; name the folder of a saved model"):
-        load_policy(config(tmp_path))
-
-
-def test_an_unknown_model_of_a_package_is_refused_with_the_known_one() -> None:
-    with pytest.raises(ValueError, match=r"model\.path=pip:gpt5 is unknown; .* pip:smollm2-135m"):
-        load_policy(ModelConfig(path="pip:gpt5"))
-
-
-def test_a_name_with_one_slash_is_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr("core.sources.require_hub", asked.append)
-    assert resolve(ModelConfig(path="allenai/olmo-2")) == "allenai/olmo-2"
-    assert asked == ["model.path=allenai/olmo-2"]
+def test_dropout_that_an_attention_layer_holds_as_a_number_is_off_also_in_training(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    LlamaForCausalLM(tiny_llama(tokenizer, attention_dropout=0.5)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_policy(config(tmp_path))
+    model.train()
+    ids = torch.tensor([[1, 7, 8, 9]])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy(policy: LlamaForCausalLM, tmp_path: Path) -> None:
@@ -171,6 +168,83 @@ def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path: Path, toke
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has 3 outputs; a reward model has one"):
         load_reward_model(config(tmp_path))
+
+
+def test_a_language_model_is_no_reward_model_since_its_head_would_be_random(policy_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"policy is no trained reward model: it lacks score\.weight, .* train one .* `rewardloop rm`"):
+        load_reward_model(config(policy_folder))
+
+
+def test_a_reward_model_is_no_policy_since_its_output_layer_would_be_random(reward_model_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"reward-model is no whole language model: it lacks lm_head\.weight, which would be random"):
+        load_policy(config(reward_model_folder))
+
+
+def test_a_checkpoint_that_lacks_a_layer_is_refused_with_the_first_names(
+    tmp_path: Path, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    weights = {name: weight for name, weight in reward_model.state_dict().items() if ".layers.1." not in name}
+    reward_model.save_pretrained(tmp_path, state_dict=weights)
+    tokenizer.save_pretrained(tmp_path)
+    # A Llama layer has nine weights: four of attention, three of the MLP, two norms.
+    with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.input_layernorm\.weight, [^,]*, [^,]* and 6 more weights, which"):
+        load_reward_model(config(tmp_path))
+
+
+def test_a_head_of_another_name_than_score_is_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    shape = DistilBertConfig(vocab_size=len(tokenizer), dim=16, hidden_dim=16, n_layers=1, n_heads=2)
+    shape.num_labels = 1
+    saved = DistilBertForSequenceClassification(shape)
+    saved.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_reward_model(config(tmp_path))
+    assert torch.equal(model.get_parameter("classifier.weight"), saved.get_parameter("classifier.weight"))
+
+
+def test_quantising_without_bitsandbytes_is_refused_with_the_command_that_installs_it(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.models.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"model\.quantize=nf4 needs .* bitsandbytes; run `pip install 'rewardloop\[quantized\]'`"):
+        load_policy(ModelConfig(path=str(policy_folder), quantize=Quantize.nf4))
+
+
+def test_quantising_means_normal_float_of_four_bits_computed_in_the_dtype_with_the_head_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.models.util.find_spec", lambda name: name)
+    found = quantization(ModelConfig(path="org/name", dtype=Dtype.bf16, quantize=Quantize.nf4), ["score"])
+    assert found is not None
+    assert (found.load_in_4bit, found.bnb_4bit_quant_type, found.bnb_4bit_compute_dtype) == (True, "nf4", torch.bfloat16)
+    assert found.llm_int8_skip_modules == ["score"]
+    assert quantization(ModelConfig(path="org/name"), ["score"]) is None
+
+
+def test_the_head_is_what_a_model_has_beside_its_body(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, policy_folder: Path) -> None:
+    source = Source(path=str(policy_folder))
+    assert head_names(AutoModelForSequenceClassification, source, num_labels=1) == ["score"]
+    assert head_names(AutoModelForCausalLM, source) == ["lm_head"]
+    shape = DistilBertConfig(vocab_size=len(tokenizer), dim=16, hidden_dim=16, n_layers=1, n_heads=2)
+    DistilBertModel(shape).save_pretrained(tmp_path)
+    found = head_names(AutoModelForSequenceClassification, Source(path=str(tmp_path)))
+    assert set(found) >= {"pre_classifier", "classifier"}
+    assert "distilbert" not in found
+
+
+@pytest.mark.skipif(util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_a_quantised_reward_model_keeps_its_head_and_about_its_rewards(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    shape = tiny_llama(tokenizer, num_labels=1)
+    shape.hidden_size, shape.intermediate_size, shape.head_dim = 64, 64, 32  # bitsandbytes asks for multiples of 32 on a CPU
+    shape.initializer_range = 0.1
+    saved = LlamaForSequenceClassification(shape).eval()
+    saved.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_reward_model(ModelConfig(path=str(tmp_path), quantize=Quantize.nf4))
+    assert type(model.get_submodule("model.layers.0.mlp.up_proj")).__name__ == "Linear4bit"
+    assert torch.equal(model.get_parameter("score.weight").cpu(), saved.get_parameter("score.weight"))
+    ids_BL = torch.randint(5, 280, (64, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rewards_2B = torch.stack([model(ids_BL.to(model.device)).logits[:, 0].cpu(), saved(ids_BL).logits[:, 0]])
+    assert torch.corrcoef(rewards_2B)[0, 1].item() > 0.9
 
 
 def test_an_architecture_without_a_linear_score_head_is_refused_with_a_remedy(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

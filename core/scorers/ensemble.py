@@ -1,0 +1,63 @@
+"""Several scorers as one, which is harder to fool than each of them."""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from statistics import fmean
+
+from core.records import Dialogue, Scorer
+
+
+class Combine(StrEnum):
+    """How the scores that the members give to one completion become one."""
+
+    mean = "mean"
+    min = "min"
+    uncertainty = "uncertainty"
+
+
+class EnsembleScorer:
+    """Scores with the mean of its members, with the lowest of them, or with their mean less their disagreement.
+
+    The last two are those of Coste et al. 2024, "Reward Model Ensembles Help Mitigate Overoptimization": `min` is their
+    worst-case optimisation (WCO), `uncertainty` their uncertainty-weighted optimisation (UWO), mean - lambda * intra-ensemble
+    variance, with lambda = `weight` and the variance over the members that of a population (divided by their number).
+
+    Reward models differ in scale and origin, and the widest one would decide alone. `scales` gives each member's mean and
+    standard deviation, measured beforehand on one set of completions, and a member's score counts as (score - mean) / std.
+    They are fixed, because a score must not depend on what else is scored in the same call.
+
+    Members score one after the other, never at the same time. Raises `ValueError` for fewer than two members and for scales
+    that do not fit them.
+    """
+
+    def __init__(
+        self, members: Sequence[Scorer], combine: Combine, weight: float = 1.0, *, scales: Sequence[tuple[float, float]] = ()
+    ) -> None:
+        if len(members) < 2:
+            raise ValueError(f"An ensemble needs at least two members, got {len(members)}; use a lone scorer as it is.")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"The weight of an ensemble's variance is {weight}; it must be a number from 0 up.")
+        if scales and len(scales) != len(members):
+            raise ValueError(f"An ensemble of {len(members)} members got {len(scales)} scales; give a mean and std for each, or none.")
+        for place, (mean, std) in enumerate(scales):
+            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+                raise ValueError(f"scales[{place}] is ({mean}, {std}); it must be a finite mean and a standard deviation above 0.")
+        self.members, self.combine, self.weight = tuple(members), Combine(combine), weight
+        self.scales = tuple(scales) or ((0.0, 1.0),) * len(members)
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One list of combined scores per prompt, one score per completion, in the order given."""
+        by_member = [member.score(prompts, completions) for member in self.members]
+        return [[self._combined(scores) for scores in zip(*by_prompt, strict=True)] for by_prompt in zip(*by_member, strict=True)]
+
+    def _combined(self, scores: Sequence[float]) -> float:
+        scaled = [(score - mean) / std for score, (mean, std) in zip(scores, self.scales, strict=True)]
+        if any(math.isnan(score) for score in scaled):
+            return math.nan  # which `min` would lose or keep by the order of the members
+        if self.combine == Combine.min:
+            return min(scaled)
+        mean = fmean(scaled)
+        if self.combine == Combine.mean:
+            return mean
+        return mean - self.weight * fmean((score - mean) ** 2 for score in scaled)

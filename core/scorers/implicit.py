@@ -1,0 +1,142 @@
+"""A policy trained by direct preference optimisation, taken as the reward model that it implies."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from core.attention import encode, tree_attention, why_not
+from core.batching import pad_right, token_budget_batches
+from core.chat import encode_answered, encode_prompts, pad_id, preamble
+from core.progress import NoProgress, Progress
+from core.records import Dialogue, Measured
+from core.trees import Row, batches, grow, num_shared
+
+_LOGITS_AT_ONCE = 1024
+"""Tokens whose logits are in memory together: at a vocabulary of 128k they take 0.5 GB in fp32."""
+
+
+class ImplicitRewardScorer:
+    """Scores a completion y of a prompt x by beta * (log pi(y|x) - log pi_ref(y|x)), summed over the tokens of y in nats.
+
+    Source: Rafailov et al. (2023), "Direct Preference Optimization", section 5; the term that depends on the prompt alone
+    is left out. The tokens of y end as the chat template ends an answer. Both models read the policy's tokens, so their
+    vocabularies must be one: raises `ValueError` where they differ.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reference_tokenizer: PreTrainedTokenizerBase,
+        *,
+        beta: float = 0.1,
+        batch_tokens: int = 16384,
+        max_length: int = 2048,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
+            raise ValueError("the policy and its reference have different vocabularies; name the model that the policy was trained from.")
+        self.policy, self.reference, self.tokenizer, self.beta = policy, reference, tokenizer, beta
+        self.batch_tokens, self.max_length = batch_tokens, max_length
+        self.num_truncated = 0
+        self.preamble = preamble(tokenizer)
+        self.why_padded = why_not_logprobs(policy, max_length) or why_not_logprobs(reference, max_length)
+        self.progress = progress or NoProgress()
+        if self.why_padded:
+            say(f"scoring with padding: {self.why_padded}")
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One list of rewards per prompt, one reward per completion, in the order given."""
+        return [[measured.reward for measured in row] for row in self.measure(prompts, completions)]
+
+    @torch.no_grad()
+    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
+        """As `score`, with the number of tokens that each reward was read from."""
+        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
+        whole = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
+        asked = [ids for ids, answers in zip(encode_prompts(self.tokenizer, prompts), completions, strict=True) for _ in answers]
+        rows = [row[: self.max_length] for row in whole]
+        starts = [num_shared(ids, row) for ids, row in zip(asked, rows, strict=True)]
+        bounds = [0]
+        for answers in completions:
+            bounds.append(bounds[-1] + len(answers))
+        places = [list(range(start, end)) for start, end in pairwise(bounds) if end > start]
+
+        self.progress.start("scoring", 2 * len(rows))
+        sums = [torch.zeros(len(rows), dtype=torch.float64) for _ in range(2)]
+        for model, sums_R in zip((self.policy, self.reference), sums, strict=True):
+            for batch, found in self._batches(model, rows, starts, places):
+                sums_R[batch] = found.double().cpu()
+                self.progress.advance(len(batch))
+        self.progress.finish()
+
+        rewards = (self.beta * (sums[0] - sums[1])).tolist()
+        measured = [
+            Measured(reward=reward, num_tokens=len(row), truncated=len(row) < len(full))
+            for reward, row, full in zip(rewards, rows, whole, strict=True)
+        ]
+        self.num_truncated += sum(item.truncated for item in measured)
+        return [measured[start:end] for start, end in pairwise(bounds)]
+
+    def _batches(
+        self, model: PreTrainedModel, rows: Sequence[Row], starts: Sequence[int], places: Sequence[list[int]]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of some rows and the log-probabilities of their completions; together all rows."""
+        if self.why_padded:
+            for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
+                ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))
+                logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
+                yield batch, torch.stack([_summed(logits_BLV[b], rows[i], starts[i]) for b, i in enumerate(batch)])
+            return
+        groups = [[rows[i] for i in group] for group in places]
+        with tree_attention(model):
+            for batch in batches(groups, self.batch_tokens):
+                numbers = [i for group in batch for i in places[group]]
+                chosen = [groups[group] for group in batch]
+                yield numbers, tree_logprobs(model, chosen, [starts[i] for i in numbers], self.preamble)
+
+
+def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], starts: Sequence[int], preamble: Row = ()) -> Tensor:
+    """Log-probability in nats, fp32, of every row's tokens from its entry of `starts` on, given those before; shape (R,).
+
+    `model` is a language model in `tree_attention`. Logits are made for the tokens asked for alone, a part at a time.
+    """
+    stream = grow(groups, preamble).to(model.device)
+    hidden_NH = encode(model, stream)
+    head = model.get_output_embeddings()
+    spans: list[Tensor] = []
+    for row, start in enumerate(starts):
+        spans.append(stream.places(row)[max(start, 1) - 1 :])
+    before_T = torch.cat([span[:-1] for span in spans])
+    target_T = stream.ids_N[torch.cat([span[1:] for span in spans])]
+    logprobs = [
+        torch.log_softmax(head(hidden_NH[before]).float(), -1).gather(-1, target[:, None]).squeeze(-1)
+        for before, target in zip(before_T.split(_LOGITS_AT_ONCE), target_T.split(_LOGITS_AT_ONCE), strict=True)
+    ]
+    return torch.stack([part.sum() for part in torch.cat(logprobs).split([len(span) - 1 for span in spans])])
+
+
+def _summed(logits_LV: Tensor, row: Row, start: int) -> Tensor:
+    target_T = torch.tensor(row[max(start, 1) :], dtype=torch.long, device=logits_LV.device)
+    logits_TV = logits_LV[max(start, 1) - 1 : len(row) - 1].float()
+    return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None]).sum()
+
+
+@torch.no_grad()
+def why_not_logprobs(model: PreTrainedModel, max_length: int) -> str:
+    """Why the model's log-probabilities cannot be read from prompt trees; empty if they can."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return f"{type(model).__name__} has no output embeddings"
+    ids_BL = torch.arange(8, device=model.device)[None]
+    logits_V = model(input_ids=ids_BL, use_cache=False).logits[0, -1].float()
+    plain_V = head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0, -1]).float()
+    # Some architectures scale or cap their logits behind the head; a cap hardly changes small ones.
+    if (logits_V - plain_V).abs().max() > (1e-4 if model.dtype == torch.float32 else 1e-2) * logits_V.abs().max():
+        return f"{type(model).__name__} changes its logits behind the output embeddings"
+    return why_not(model, max_length)

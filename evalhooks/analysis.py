@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 _CHUNK = 1_000_000
 """Numbers held at once while resampling; bounds the memory at some 10 MB per array."""
@@ -55,6 +54,8 @@ def correlation(x: ArrayLike, y: ArrayLike, *, num_resamples: int = 10_000, seed
     With fewer than 3 points, or constant x or y, nothing is estimated. Raises `ValueError` for unequal lengths, for
     values that are not finite, and for `num_resamples` below 1.
     """
+    from scipy import stats  # half a second that the scoring of a benchmark need not wait for
+
     x_N, y_N = _paired_series(x, y)
     _require_resamples(num_resamples)
     if len(x_N) < 3:

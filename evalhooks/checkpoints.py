@@ -38,20 +38,21 @@ class RewardModelHook(Hook):
             )
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens)
+        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=self.say)
         name = step_folder(event.run_dir, event.step).name
         metrics: dict[str, float] = {}
         if self.rows2:
-            rows = score_rows(self.rows2, scorer)
-            result = rewardbench2.scores(rows)
-            metrics |= rewardbench2.metrics(result)
+            scored = score_rows(self.rows2, scorer)
+            result = rewardbench2.scores(scored.rows)
+            metrics |= rewardbench2.metrics(result, rewardbench2.standard_errors(scored.rows))
             if result.reason:
                 self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
-            write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", rows)
+            write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
         if self.rows1:
-            rows = score_rows(self.rows1, scorer)
-            metrics |= rewardbench1.metrics(rewardbench1.scores(rows))
-            write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", rows)
+            scored = score_rows(self.rows1, scorer)
+            result1 = rewardbench1.scores(scored.rows)
+            metrics |= rewardbench1.metrics(result1)
+            write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of)
         if scorer.num_truncated:

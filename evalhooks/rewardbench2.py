@@ -124,7 +124,7 @@ def scores(rows: Sequence[ScoredRow]) -> BenchmarkScores:
     Domain names are matched case-insensitively. A subset of another name is scored as best-of-n and does not enter
     overall. Raises `ValueError` only for a best-of-n row without scores; what is wrong with Ties is in `refusals`.
     """
-    subsets = [_canonical(row.subset) for row in rows]
+    subsets = [canonical(row.subset) for row in rows]
     row_results = tuple(None if subset == TIES else row_credit(row) for row, subset in zip(rows, subsets, strict=True))
     ties_rows = [row for row, subset in zip(rows, subsets, strict=True) if subset == TIES]
     refusals = ties_problems(ties_rows) if ties_rows else ()
@@ -150,10 +150,15 @@ def overall_score(per_subset: Mapping[str, float]) -> float | None:
     return fmean(per_subset[name] for name in DOMAINS.values())
 
 
-def metrics(result: BenchmarkScores) -> dict[str, float]:
-    """`rewardbench2/overall` and `rewardbench2/<domain key>` on the scale 0..1; what has no score is left out."""
-    domains = {f"rewardbench2/{key}": result.per_subset[name] for key, name in DOMAINS.items() if name in result.per_subset}
-    return domains if result.overall is None else {"rewardbench2/overall": result.overall, **domains}
+def metrics(result: BenchmarkScores, errors: Mapping[str, float] | None = None) -> dict[str, float]:
+    """`rewardbench2/overall` and `rewardbench2/<domain key>` on the scale 0..1; what has no score is left out.
+
+    The `standard_errors` that are given follow as `rewardbench2_se/...` under the same keys.
+    """
+    scores = {"overall": result.overall, **{key: result.per_subset.get(name) for key, name in DOMAINS.items()}}
+    found = {f"rewardbench2/{key}": score for key, score in scores.items() if score is not None}
+    known = {"overall": (errors or {}).get("overall"), **{key: (errors or {}).get(name) for key, name in DOMAINS.items()}}
+    return found | {f"rewardbench2_se/{key}": error for key, error in known.items() if error is not None}
 
 
 def ties_problems(rows: Sequence[ScoredRow]) -> tuple[str, ...]:
@@ -204,6 +209,11 @@ def ties_score(rows: Sequence[ScoredRow]) -> TiesScore:
     )
 
 
+def is_accurate(row: ScoredRow) -> bool:
+    """Whether every correct answer of a Ties prompt outscores every incorrect one; it must have both, and no NaN."""
+    return _ties_prompt(row).accurate
+
+
 def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, seed: int = 0) -> Mapping[str, float]:
     """Bootstrap standard error of every score of `scores(rows)`: by subset name, and `overall` where there is one.
 
@@ -215,17 +225,18 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
         raise ValueError(f"num_resamples is {num_resamples}; a standard error needs at least 2, 1000 is usual.")
     rng = np.random.default_rng(seed)
     strata = {subset: [np.array(credits) / len(credits)] for subset, credits in _credits(rows).items()}
-    ties_rows = [row for row in rows if _canonical(row.subset) == TIES]
+    ties_rows = [row for row in rows if canonical(row.subset) == TIES]
     if ties_rows and not ties_problems(ties_rows):
-        strata[TIES] = _ties_contributions(_ties_table(ties_rows))
-    draws = {subset: _resampled_sums(parts, num_resamples, rng) for subset, parts in strata.items() if len(parts[0]) > 1}
+        strata[TIES] = ties_contributions(ties_rows)
+    draws = {subset: resampled_sums(parts, num_resamples, rng) for subset, parts in strata.items() if len(parts[0]) > 1}
     errors = {subset: float(np.std(draw, ddof=1)) for subset, draw in draws.items()}
     if all(name in draws for name in DOMAINS.values()):
         errors["overall"] = float(np.std(np.mean([draws[name] for name in DOMAINS.values()], axis=0), ddof=1))
     return errors
 
 
-def _canonical(subset: str) -> str:
+def canonical(subset: str) -> str:
+    """The name of the domain in its official case; another subset's name as it is."""
     return _SUBSET_NAMES.get(subset.casefold(), subset)
 
 
@@ -233,13 +244,13 @@ def _credits(rows: Iterable[ScoredRow]) -> dict[str, list[float]]:
     """The credits of the best-of-n rows by subset."""
     credits: dict[str, list[float]] = {}
     for row in rows:
-        if (subset := _canonical(row.subset)) != TIES:
+        if (subset := canonical(row.subset)) != TIES:
             credits.setdefault(subset, []).append(row_credit(row))
     return credits
 
 
-def _resampled_sums(strata: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Sums of all contributions, each stratum redrawn at its own size; shape (num_resamples,)."""
+def resampled_sums(strata: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Sums of all contributions, each stratum redrawn at its own size, with replacement; shape (num_resamples,)."""
     draws = [len(stratum) * bootstrap_means(stratum, num_resamples=num_resamples, rng=rng) for stratum in strata]
     return np.sum(draws, axis=0)
 
@@ -285,12 +296,14 @@ def _ties_table(rows: Sequence[ScoredRow]) -> _TiesTable:
     )
 
 
-def _ties_contributions(table: _TiesTable) -> list[NDArray[np.float64]]:
-    """What every pair, every lone tied and every lone ref prompt adds to the Ties score; together they sum to it.
+def ties_contributions(rows: Sequence[ScoredRow]) -> list[NDArray[np.float64]]:
+    """What every pair, every lone tied and every lone ref prompt of these Ties rows adds to the Ties score; the sum is the score.
 
     The score is linear in its prompts, so resampling these resamples the score. The strata keep their sizes, and with
-    them the denominators.
+    them the denominators; the pairs come first, strata without prompts are left out. Each is ordered by number, so that
+    two models' contributions on the same rows stand side by side. The rows must have a score (see `ties_problems`).
     """
+    table = _ties_table(rows)
     weight_tied, weight_ref, weight_p, weight_h, weight_m = TIES_WEIGHTS
     tied = {number: weight_tied * prompt.accurate / len(table.tied) for number, prompt in table.tied.items()}
     ref = {number: weight_ref * prompt.accurate / len(table.ref) for number, prompt in table.ref.items()}

@@ -1,0 +1,198 @@
+"""`rewardloop bench compare A B`: two reward models on the rows that both scored, with the noise of the choice of prompts."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from core.checkpoint import plain, write_json
+from core.records import ScoredRow
+from core.rows import read_rows
+from evalhooks import rewardbench1
+from evalhooks.compare import Comparison, Flip, Line, compare, compare1
+from evalhooks.saved_scores import read_credits, read_scores1, read_scores2
+from launch.entry import refuse
+
+HELP = """usage: rewardloop bench compare A B [out=FILE.json] [flips=20]
+
+Compares the scores of two reward models row by row. A and B each are one of
+  FILE.parquet   rows that `rewardloop bench` or a run wrote
+  FILE.json      a result whose rows lie beside it as FILE.parquet
+  FOLDER         a folder with rows.parquet, or a run of `rewardloop rm`: its last checkpoint
+  FILE.jsonl     scores: {"id", "subset", "num_correct", "scores"} or {"subset", "chosen", "rejected"} a line
+
+out=FILE.json    writes the comparison with all flipped rows
+flips=N          how many flipped rows to print, 20 unless told otherwise"""
+
+SEED_NOISE = (
+    "An interval covers the choice of prompts alone. It does not include the noise of training: reward models that differ in "
+    "nothing but the seed differ by about 2 points, so a smaller difference says little about a recipe even where it is more than noise."
+)
+
+_STEP = re.compile(r"step-(\d+)\.rewardbench[12]\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two models: the file its rows come from; `generative` says that a judge's draws earn half (RewardBench 1)."""
+
+    file: Path
+    rows: Sequence[ScoredRow]
+    generative: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the command line asks for."""
+
+    a: str
+    b: str
+    out: Path | None
+    num_flips: int
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the comparison that `argv` (without the command's name) asks for; exits with 2 and a message for bad input."""
+    if {"-h", "--help"} & set(argv):
+        print(HELP)
+        return
+    try:
+        request = parse(argv)
+        a, b = read_side(request.a), read_side(request.b)
+        result = compared(a, b)
+        if request.out is not None:
+            write_json(request.out, {"a": str(a.file), "b": str(b.file), **plain(result)})
+    except (ValueError, OSError) as error:
+        refuse(f"bench compare: {error}")
+    show(result, a, b, request.num_flips)
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Reads the command line; raises `ValueError` with the usage."""
+    out, num_flips = None, 20
+    places: list[str] = []
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if equals and key == "out":
+            out = Path(value).expanduser()
+            if out.suffix != ".json" or out.is_dir():
+                raise ValueError(f"{argument} names no JSON file; give out=FILE.json.")
+        elif equals and key == "flips":
+            if not value.isdecimal():
+                raise ValueError(f"{argument} is no number of rows; give flips=20, or flips=0 for none.")
+            num_flips = int(value)
+        elif argument.startswith("-") or (equals and not Path(argument).exists()):
+            raise ValueError(f"the option {argument} is unknown.\n\n{HELP}")
+        else:
+            places.append(argument)
+    if len(places) != 2:
+        raise ValueError(f"two score files are needed, got {len(places)}.\n\n{HELP}")
+    return Request(a=places[0], b=places[1], out=out, num_flips=num_flips)
+
+
+def read_side(place: str) -> Side:
+    """The scored rows behind one argument; raises `ValueError` that says what is wrong with the place or the row."""
+    file = rows_file(place)
+    if file.suffix == ".parquet":
+        # Of a pair only the draw of a judge earns half, and only for draws does it matter who judged.
+        return Side(file=file, rows=read_scores2(file), generative=0.5 in read_credits(file))
+    first = next((row for _, row in read_rows(file)), None)
+    pairs = isinstance(first, dict) and "chosen" in first and "scores" not in first
+    return Side(file=file, rows=read_scores1(file) if pairs else read_scores2(file), generative=False)
+
+
+def rows_file(place: str) -> Path:
+    """The file with the rows of one argument; of a run that of its last checkpoint, RewardBench 2 before 1."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        found = [path / "rows.parquet"] if (path / "rows.parquet").is_file() else []
+        for name in ("rewardbench2", "rewardbench1"):
+            steps = {int(m[1]): file for file in path.glob(f"evals/*.{name}.parquet") if (m := _STEP.fullmatch(file.name))}
+            found += [steps[max(steps)]] if steps else []
+        if not found:
+            raise ValueError(
+                f"{place} holds neither rows.parquet nor evals/step-*.rewardbench2.parquet; name a folder of results or a run."
+            )
+        return found[0]
+    if not path.is_file():
+        raise ValueError(f"{place} does not exist; give a file of scores, a result, or the folder of a run.")
+    if path.suffix != ".json":
+        return path
+    rows = path.with_suffix(".parquet")
+    if not rows.is_file():
+        raise ValueError(f"{place} has no rows beside it; {rows} must be there, or name the file with the rows.")
+    return rows
+
+
+def compared(a: Side, b: Side) -> Comparison:
+    """The comparison on the benchmark that the subsets of `a` belong to."""
+    known = {*rewardbench1.PRIOR_SETS, *(subset for section in rewardbench1.COUNTS.values() for subset in section)}
+    if any(rewardbench1.canonical(row.subset) in known for row in a.rows):
+        return compare1(a.rows, b.rows, generative_a=a.generative, generative_b=b.generative)
+    return compare(a.rows, b.rows)
+
+
+def show(result: Comparison, a: Side, b: Side, num_flips: int) -> None:
+    """Prints the table of domains, what it leaves out and cannot say, and the first `num_flips` flipped rows."""
+    console = Console(highlight=False)
+    console.print(f"A  {escape(str(a.file))}\nB  {escape(str(b.file))}\n", soft_wrap=True)
+    console.print(_domains(result))
+    console.print(
+        f"\nScores and differences in points of 100, on the {result.num_shared} rows that both models scored; "
+        f"left out: {result.num_only_a} rows that only A has, {result.num_only_b} that only B has."
+    )
+    for refusal in result.refusals:
+        console.print(escape(refusal))
+    if result.reason:
+        console.print(escape(f"No overall. {result.reason}"))
+    console.print(SEED_NOISE)
+    if shown := result.flips[:num_flips]:
+        console.print(f"\nFlipped rows, the largest differences first ({len(shown)} of {len(result.flips)}):\n")
+        console.print(_flipped(shown))
+
+
+def _domains(result: Comparison) -> Table:
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("domain", overflow="fold", min_width=10)
+    for column in ("rows", "A", "B", "A - B", "95% interval", "p", "won/lost"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for line in result.lines:
+        _add(table, line, "")
+    if result.overall is not None:
+        table.add_section()
+        _add(table, result.overall, "bold")
+    return table
+
+
+def _add(table: Table, line: Line, style: str) -> None:
+    interval = "n/a" if line.ci95 is None else f"{100 * line.ci95[0]:+.1f}, {100 * line.ci95[1]:+.1f}"
+    table.add_row(
+        escape(line.name),
+        str(line.num_rows),
+        f"{100 * line.score_a:.1f}",
+        f"{100 * line.score_b:.1f}",
+        f"{100 * line.difference:+.1f}",
+        interval,
+        "n/a" if line.p_value is None else f"{line.p_value:.4f}",
+        f"{line.num_won}/{line.num_lost}",
+        line.verdict,
+        style=style,
+    )
+
+
+def _flipped(flips: Sequence[Flip]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("domain")
+    table.add_column("row", overflow="fold")
+    table.add_column("credit A", justify="right")
+    table.add_column("credit B", justify="right")
+    for flip in flips:
+        table.add_row(escape(flip.subset), escape(flip.id), f"{flip.credit_a:.2g}", f"{flip.credit_b:.2g}")
+    return table

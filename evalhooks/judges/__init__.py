@@ -1,0 +1,1 @@
+"""Generative judges as Scorers: language models that rate one answer or choose the best of several."""

@@ -1,0 +1,135 @@
+"""Configuration of a generative judge, and the judge made from it."""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from core.config import Dtype, ModelConfig, require_positive
+from core.progress import Progress
+from core.sources import resolve
+from evalhooks.judges import prompts
+from evalhooks.judges.cache import AnswerCache, CachedChat
+from evalhooks.judges.chat import Chat, EndpointChat, LocalChat
+from evalhooks.judges.judge import Judge, RankingJudge, RatingJudge
+from evalhooks.judges.parsers import Parser
+
+UNPARSABLE = -1.0
+
+
+class Mode(StrEnum):
+    """Whether a judge rates completions one by one or chooses the best of a row; Ties is always rated."""
+
+    ratings = "ratings"
+    rankings = "rankings"
+
+
+@dataclass(kw_only=True)
+class JudgeConfig:
+    """A language model as a judge: behind an OpenAI-compatible endpoint (`model`) or in this process (`path`)."""
+
+    mode: Mode = Mode.ratings
+    parser: Parser = Parser.strict
+    """How verdicts are read; `official` is for numbers that compare with published ones."""
+    model: str = ""
+    """Name of the model at the endpoint."""
+    base_url: str = ""
+    """Where the endpoint is, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key."""
+    path: str = ""
+    """Local folder of a causal language model instead of an endpoint."""
+    dtype: Dtype = Dtype.fp32
+    """Number format of the local model."""
+    max_tokens: int = 2048
+    """Limit of an answer of the judge."""
+    temperature: float = 0.0
+    timeout_s: float = 60.0
+    retries: int = 4
+    parallel: int = 16
+    """Requests under way at once."""
+    cache: str = "~/.cache/rewardloop/judges.sqlite"
+    """File of the answers that are known; several runs may share it."""
+    seed: int = 0
+    """Of the order in which ranked answers are shown, and of sampling at the endpoint where the temperature is above 0."""
+
+    def __post_init__(self) -> None:
+        require_positive("reward.judge.max_tokens", self.max_tokens)
+        require_positive("reward.judge.parallel", self.parallel)
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ValueError(f"reward.judge.timeout_s is {self.timeout_s}; give the seconds to wait for an answer, for instance 60.")
+        if self.retries < 0:
+            raise ValueError(f"reward.judge.retries is {self.retries}; give 0 for a single attempt, or more.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"reward.judge.temperature is {self.temperature}; use 0 for the likeliest answer or a positive number.")
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"reward.judge.base_url is {self.base_url}; it must begin with http:// or https://.")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            # The value is not shown: it may well be the key.
+            raise ValueError("reward.judge.api_key_env must be the name of an environment variable that holds the key, not the key itself.")
+        if not self.cache:
+            raise ValueError("reward.judge.cache is empty; name a file for the answers of the judge.")
+
+
+def require_complete(config: JudgeConfig) -> None:
+    """Raises `ValueError` unless the configuration names one model, at an endpoint or here."""
+    if not config.path and not config.model:
+        raise ValueError(
+            "reward.judge.model and reward.judge.path are both empty; name a model at an endpoint (reward.judge.model=NAME, with "
+            "reward.judge.base_url=http://HOST:PORT/v1 unless it is OpenAI's) or the folder of one (reward.judge.path=FOLDER)."
+        )
+    if config.path and (config.model or config.base_url):
+        endpoint = "model" if config.model else "base_url"
+        raise ValueError(
+            f"reward.judge.path={config.path} and reward.judge.{endpoint}={vars(config)[endpoint]} name two judges; empty one of them."
+        )
+    if config.path and config.temperature > 0:
+        raise ValueError(f"reward.judge.temperature is {config.temperature}, but a judge from a folder decodes greedily; set it to 0.")
+
+
+def build(config: JudgeConfig, *, pairs: bool = False, progress: Progress | None = None) -> Judge:
+    """The judge of a configuration; a local model is loaded here, an endpoint is first spoken to when something is scored.
+
+    `pairs` is for RewardBench 1: an unparsable rating is NaN there, which its rules for judges make an undecided pair.
+    Raises `ValueError` for an incomplete configuration, a missing package, key or folder, and an unusable cache.
+    """
+    require_complete(config)
+    cache = AnswerCache(config.cache)
+    chat, identity = _local(config) if config.path else _endpoint(config)
+    cached = CachedChat(chat, cache, identity)
+    if config.mode is Mode.rankings:
+        rows = RankingJudge(cached, parser=config.parser, seed=config.seed, progress=progress)
+    else:
+        rows = RatingJudge(cached, parser=config.parser, unparsable=math.nan if pairs else UNPARSABLE, progress=progress)
+    ties = RatingJudge(cached, prompt=prompts.ties_rating, parser=config.parser, unparsable=UNPARSABLE, progress=progress)
+    return Judge(rows=rows, ties=ties, chat=cached)
+
+
+def _endpoint(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
+    chat = EndpointChat(
+        model=config.model,
+        base_url=config.base_url,
+        api_key_env=config.api_key_env,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        # The likeliest answer has no use for a seed, which some servers refuse.
+        seed=config.seed if config.temperature > 0 else None,
+        timeout_s=config.timeout_s,
+        retries=config.retries,
+        parallel=config.parallel,
+    )
+    return chat, {"endpoint": chat.endpoint, **chat.request}
+
+
+def _local(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
+    model_config = ModelConfig(path=config.path, dtype=config.dtype)
+    source = resolve(model_config, "reward.judge.path")
+    from core.generate import TransformersGenerator
+    from core.models import load_policy
+
+    chat = LocalChat(TransformersGenerator(*load_policy(model_config)), max_tokens=config.max_tokens)
+    # A folder may be written anew under the same name, as by the next run that trains the judge.
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(source).glob("*") if file.is_file())
+    return chat, {"path": source, "files": files, "dtype": config.dtype, "temperature": 0.0, "max_tokens": config.max_tokens}

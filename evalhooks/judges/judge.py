@@ -1,0 +1,160 @@
+"""Judges: Scorers that ask a language model.
+
+Source: RewardBench 2 (Malik et al., 2025), section 3 and appendix G. The scores enter `evalhooks.rewardbench2` as those of
+any reward model: an unparsable rating loses to every rating, and n unparsable ones earn the credit of chance, 1/n.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from core.progress import NoProgress, Progress
+from core.records import Dialogue
+from evalhooks.judges import prompts as wording
+from evalhooks.judges.cache import CachedChat
+from evalhooks.judges.chat import Chat, asking
+from evalhooks.judges.parsers import Parser, parse_ranking, parse_rating
+
+
+class RatingJudge:
+    """Scores a completion by the rating, 1 to 10, that a language model gives to it alone.
+
+    `prompt` words the question (`prompts.rating` or `prompts.ties_rating`). An answer of the judge without a rating scores
+    `unparsable`: -1 loses to every rating; NaN makes a pair of RewardBench 1 undecided, as its rules for judges have it.
+    `num_judged` and `num_unparsable` count completions, over all calls.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        *,
+        prompt: Callable[[Dialogue, str], Dialogue] = wording.rating,
+        parser: Parser = Parser.strict,
+        unparsable: float = -1.0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.chat, self.parser, self.unparsable = chat, parser, unparsable
+        self._prompt, self._progress = prompt, progress or NoProgress()
+        self.num_judged = 0
+        self.num_unparsable = 0
+
+    @property
+    def unparsable_share(self) -> float:
+        """Share of the answers of the judge that held no rating; 0 before the first."""
+        return self.num_unparsable / max(self.num_judged, 1)
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One list of ratings per prompt, in the order of its completions; all are asked for in one call of the chat."""
+        scores = [[self.unparsable] * len(answers) for answers in completions]
+        places = [(row, place) for row, answers in enumerate(completions) for place in range(len(answers))]
+        questions = [self._prompt(prompt, answer) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
+        ratings = [parse_rating(text, self.parser) for text in _texts(self.chat, questions, self._progress)]
+        for (row, place), rating in zip(places, ratings, strict=True):
+            if rating is not None:
+                scores[row][place] = rating
+        self.num_judged += len(ratings)
+        self.num_unparsable += ratings.count(None)
+        return scores
+
+
+class RankingJudge:
+    """Scores the completions of a prompt by which of them a language model calls the best: 1 for that one, 0 for the others.
+
+    All of 2 to 26 completions are shown at once, in an order drawn from `seed`, the prompt and the completions themselves:
+    neither the other rows nor the order in which they or the completions come change a verdict. An answer without verdict
+    scores all of them 0. A lone completion is not judged and scores 0. `num_judged` and `num_unparsable` count prompts.
+    """
+
+    def __init__(self, chat: Chat, *, parser: Parser = Parser.strict, seed: int = 0, progress: Progress | None = None) -> None:
+        self.chat, self.parser, self.seed = chat, parser, seed
+        self._progress = progress or NoProgress()
+        self.num_judged = 0
+        self.num_unparsable = 0
+
+    @property
+    def unparsable_share(self) -> float:
+        """Share of the answers of the judge that held no verdict; 0 before the first."""
+        return self.num_unparsable / max(self.num_judged, 1)
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One list of zeros and at most a one per prompt; all prompts are asked about in one call of the chat.
+
+        Raises `ValueError` for a prompt of more than 26 completions, before anything is asked.
+        """
+        scores = [[0.0] * len(answers) for answers in completions]
+        orders = [shown_order(prompt, answers, seed=self.seed) for prompt, answers in zip(prompts, completions, strict=True)]
+        rows = [row for row, order in enumerate(orders) if len(order) > 1]
+        questions = [wording.ranking(prompts[row], [completions[row][place] for place in orders[row]]) for row in rows]
+        texts = _texts(self.chat, questions, self._progress)
+        winners = [parse_ranking(text, len(orders[row]), self.parser) for row, text in zip(rows, texts, strict=True)]
+        for row, winner in zip(rows, winners, strict=True):
+            if winner is not None:
+                scores[row][orders[row][winner]] = 1.0
+        self.num_judged += len(winners)
+        self.num_unparsable += winners.count(None)
+        return scores
+
+
+def shown_order(prompt: Dialogue, completions: Sequence[str], *, seed: int) -> list[int]:
+    """The places of the completions in the order shown: by a hash of seed, prompt and completion, so any order is equally likely."""
+    turns = [(turn.role, turn.content) for turn in prompt]
+
+    def lot(place: int) -> bytes:
+        return hashlib.sha256(json.dumps([seed, turns, completions[place]]).encode()).digest()
+
+    return sorted(range(len(completions)), key=lot)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """A judge of a benchmark: `rows` scores its rows, `ties` those of the Ties domain, both through one `chat`.
+
+    The counts are over both, and over all calls so far.
+    """
+
+    rows: RatingJudge | RankingJudge
+    ties: RatingJudge
+    chat: CachedChat
+
+    @property
+    def num_judged(self) -> int:
+        """Verdicts that were asked for: one per rated completion or ranked prompt."""
+        return self.rows.num_judged + self.ties.num_judged
+
+    @property
+    def num_unparsable(self) -> int:
+        """Verdicts that could not be read, and so earned the credit of chance or less."""
+        return self.rows.num_unparsable + self.ties.num_unparsable
+
+    @property
+    def unparsable_share(self) -> float:
+        """Share of the verdicts that could not be read; 0 before the first."""
+        return self.num_unparsable / max(self.num_judged, 1)
+
+    @property
+    def num_asked(self) -> int:
+        """Answers that the model gave."""
+        return self.chat.num_asked
+
+    @property
+    def num_cached(self) -> int:
+        """Answers that were known already."""
+        return self.chat.num_cached
+
+
+def _texts(chat: Chat, questions: Sequence[Dialogue], progress: Progress) -> list[str]:
+    """The chat's answers in the order of the questions, followed by `progress`."""
+    if not questions:
+        return []
+    texts: dict[int, str] = {}
+    progress.start("judging", len(questions))
+    try:
+        with asking(chat, questions) as answers:
+            for index, text in answers:
+                texts[index] = text
+                progress.advance()
+    finally:
+        progress.finish()
+    assert len(texts) == len(questions), f"the chat answered {len(texts)} of {len(questions)} questions"
+    return [texts[index] for index in range(len(questions))]

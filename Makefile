@@ -3,7 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-smol demo test check clean
+ROWS ?= ../shared/data/openbench.jsonl
+BENCH ?=
+
+.PHONY: install install-smol demo test check bench bench-official clean
 
 install: .venv/installed
 
@@ -32,6 +35,19 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Speed beside peers; BENCH="--limit 0.05 --json OUT.json" for other options.
+bench: install install-smol
+	$(BIN)/python -m benchmarks.bench_eval --rows $(ROWS) $(BENCH)
+
+# The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
+bench-official: .venv-official/installed
+
+.venv-official/installed:
+	$(PYTHON) -m venv .venv-official
+	.venv-official/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==4.51.0
+	.venv-official/bin/pip install --quiet --disable-pip-version-check --no-deps rewardbench==0.1.4
+	touch $@
 
 clean:
 	rm -rf runs

@@ -1,75 +1,182 @@
-"""`rewardloop bench`: RewardBench 2 and 1 of one reward model."""
+"""`rewardloop bench`: RewardBench 2 or 1 of a reward, of scores that are there already, or two results compared."""
 
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.checkpoint import write_json
+from core.progress import Progress, console_progress
+from core.records import AXIS, BenchmarkRow, ScoredRow
+from core.runs import RunState, fingerprint, finish_run, open_run, read_record
+from evalhooks.benchmark import HUB1, HUB2, ScoredBenchmark, load_rewardbench1, load_rewardbench2, score_rows, write_rows
+from evalhooks.saved_scores import read_prior_sets, read_scores1, read_scores2, result1, result2
 from launch.entry import Composed, start
+from launch.rewards import Limits, Sources, build, sources_of
+from launch.schema import BenchJob, Benchmark, RewardKind
+
+RESULT, ROWS, CHART = "result.json", "rows.parquet", "domains.png"
 
 
-def run(composed: Composed) -> dict[str, Any]:
-    """Scores the benchmark of the configuration and returns domains, overall and standard errors."""
-    from core.checkpoint import write_json
-    from core.config import ModelConfig
-    from core.models import load_reward_model
-    from core.reward import RewardModelScorer
-    from core.sources import resolve
-    from evalhooks import rewardbench1, rewardbench2
-    from evalhooks.benchmark import load_rewardbench1, load_rewardbench2, score_rows
-    from launch.parts import reward_path
-    from launch.schema import BenchJob
-
+def run(composed: Composed, progress: Progress) -> dict[str, Any]:
+    """The result of a configuration: from saved scores, from a finished run of the same settings, or by scoring anew."""
     job = composed.job
     assert isinstance(job, BenchJob)
-    if not job.hooks.rewardbench2 and not job.hooks.rewardbench1:
-        raise ValueError("hooks.rewardbench2 and hooks.rewardbench1 are both empty; name a benchmark file.")
-    rows2 = load_rewardbench2(job.hooks.rewardbench2, limit=job.hooks.limit) if job.hooks.rewardbench2 else []
-    rows1 = load_rewardbench1(job.hooks.rewardbench1, limit=job.hooks.limit) if job.hooks.rewardbench1 else []
-    source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision)
-    resolve(source, "reward.path")
-    scorer = RewardModelScorer(*load_reward_model(source), batch_tokens=job.hooks.batch_tokens)
-    result: dict[str, Any] = {"reward": source.path}
-    if rows2:
-        scored = score_rows(rows2, scorer)
-        found = rewardbench2.scores(scored)
-        result["rewardbench2"] = {
-            "per_subset": dict(found.per_subset),
-            "overall": found.overall,
-            "reason": found.reason,
-            "standard_errors": dict(rewardbench2.standard_errors(scored)),
-        }
-    if rows1:
-        found1 = rewardbench1.scores(score_rows(rows1, scorer))
-        result["rewardbench1"] = {"per_section": dict(found1.per_section), "overall": found1.overall, "reason": found1.reason}
-    result["num_truncated"] = scorer.num_truncated
+    prior_sets = read_prior_sets(job.prior_sets) if job.prior_sets else {}
+    if job.from_scores:
+        rows = read_scores1(job.from_scores) if job.benchmark == Benchmark.rewardbench1 else read_scores2(job.from_scores)
+        found = ScoredBenchmark(rows=tuple(rows), measured=(None,) * len(rows))
+        result = {"reward": job.from_scores, **_evaluated(job, rows, prior_sets)}
+        if job.out:
+            _write(Path(job.out), Path(job.out).with_suffix(".parquet"), result, found)
+        return result
+    return _scored_run(composed, job, prior_sets, progress)
+
+
+def _scored_run(composed: Composed, job: BenchJob, prior_sets: Mapping[str, float], progress: Progress) -> dict[str, Any]:
+    # The data first: a broken row must not be found after a model has been loaded.
+    is_first = job.benchmark == Benchmark.rewardbench1
+    source = job.rows or (HUB1 if is_first else HUB2)
+    rows = (load_rewardbench1 if is_first else load_rewardbench2)(source, limit=job.limit, seed=job.seed)
+    sources = sources_of(job.reward, job.runs_dir)
+    identity = {
+        "benchmark": job.benchmark,
+        "rows": fingerprint(source),
+        "prior_sets": dict(prior_sets),
+        "settings": {key: getattr(job, key) for key in ("limit", "seed", "max_length")},
+        "reward": job.reward,
+        "inputs": sources.identity(job.reward),
+    }
+    run, state = open_run(
+        runs_dir=Path(job.runs_dir), study=job.study, job="bench", name=job.name or f"{job.benchmark}-{_short(sources.name)}",
+        identity=identity, config_yaml=composed.yaml, resume=job.resume, extra={"reward": sources.name},
+    )  # fmt: skip
+    if state == RunState.finished:
+        print(f"{run.dir} is finished already", file=sys.stderr)
+    else:
+        from launch.parts import tracked
+
+        with tracked(job, run, identity) as tracker:
+            scored, extra = _score(job, sources, rows, progress)
+            result = {"reward": sources.name, **_evaluated(job, scored.rows, prior_sets), **extra}
+            _write(run.dir / RESULT, run.dir / ROWS, result, scored)
+            _draw(run.dir / CHART, result, rows)
+            tracker.log(_metrics(job, result), axis=AXIS, step=0)
+            finish_run(run, final=_metrics(job, result))
     if job.out:
-        write_json(Path(job.out), result)
-    return result
+        Path(job.out).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.dir / RESULT, job.out)
+        shutil.copyfile(run.dir / ROWS, Path(job.out).with_suffix(".parquet"))
+    result = json.loads((run.dir / RESULT).read_text(encoding="utf-8"))
+    return {"dir": str(run.dir), "wall_s": read_record(run.dir)["wall_s"], **result}
+
+
+def _score(job: BenchJob, sources: Sources, rows: Sequence[BenchmarkRow], progress: Progress) -> tuple[ScoredBenchmark, dict[str, Any]]:
+    """The scored rows, and what else is to be known of how they were scored."""
+    if job.reward.kind == RewardKind.judge:
+        from evalhooks.judges.config import build as build_judge
+
+        judge = build_judge(job.reward.judge, pairs=job.benchmark == Benchmark.rewardbench1, progress=progress)
+        scored = score_rows(rows, judge.rows, ties_scorer=judge.ties)
+        counts = ("num_judged", "num_unparsable", "unparsable_share", "num_asked", "num_cached")
+        return scored, {"judge": {key: getattr(judge, key) for key in counts}}
+    limits = Limits(batch_tokens=job.batch_tokens, max_length=job.max_length)
+    scored = score_rows(rows, build(job.reward, sources, limits, progress=progress))
+    return scored, {"num_truncated": None if None in scored.measured else scored.num_truncated, "max_length": job.max_length}
+
+
+def _evaluated(job: BenchJob, rows: Sequence[ScoredRow], prior_sets: Mapping[str, float]) -> dict[str, Any]:
+    if job.benchmark == Benchmark.rewardbench1:
+        generative = not job.from_scores and job.reward.kind == RewardKind.judge
+        return {"benchmark": job.benchmark, **result1(rows, prior_sets, generative=generative)}
+    return {"benchmark": job.benchmark, **result2(rows)}
+
+
+def _metrics(job: BenchJob, result: Mapping[str, Any]) -> dict[str, float]:
+    from evalhooks import rewardbench1, rewardbench2
+
+    if job.benchmark == Benchmark.rewardbench1:
+        values = {key: result["sections"][section] for key, section in rewardbench1.METRIC_KEYS.items()}
+        values |= {"overall": result["overall"], "prior_sets": result["prior_sets"]}
+    else:
+        values = {key: result["per_subset"].get(name) for key, name in rewardbench2.DOMAINS.items()} | {"overall": result["overall"]}
+    return {f"{job.benchmark}/{key}": value for key, value in values.items() if value is not None}
+
+
+def _write(result_file: Path, rows_file: Path, result: Mapping[str, Any], scored: ScoredBenchmark) -> None:
+    write_rows(rows_file, scored, result["row_results"])
+    write_json(result_file, result)
+
+
+def _draw(path: Path, result: Mapping[str, Any], rows: Sequence[BenchmarkRow]) -> None:
+    from evalhooks.report.domains import draw_domains
+
+    shown = _parts(result)
+    sizes: dict[str, list[int]] = {}
+    for row in rows:
+        sizes.setdefault(row.subset.casefold(), []).append(len(row.completions))
+    chance = {name: sum(1 / n for n in found) / len(found) for name in shown if (found := sizes.get(name.casefold())) and name != "Ties"}
+    if "sections" in result:
+        chance = dict.fromkeys(result["sections"], 0.5)
+    scores = {name: score for name, score in shown.items() if score is not None}
+    if scores:
+        draw_domains(path, scores, result.get("standard_errors", {}), title=f"{result['benchmark']} of {result['reward']}", chance=chance)
+
+
+def _parts(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the table and the chart show: domains or sections, and overall, where missing as None."""
+    if "sections" in result:
+        prior = {} if result["prior_sets"] is None else {"prior sets": result["prior_sets"]}
+        return {**result["sections"], **prior, "overall": result["overall"]}
+    return {**result["per_subset"], "overall": result["overall"]}
+
+
+def _short(name: str) -> str:
+    """The end of a path, with the run that a checkpoint belongs to."""
+    parts = Path(name).parts
+    return "-".join(parts[-3::2]) if len(parts) > 2 and parts[-2] == "checkpoints" else parts[-1] if parts else name
 
 
 def _command(composed: Composed) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    result = run(composed)
-    table = Table(title=result["reward"], title_justify="left")
-    for column, justify in (("benchmark", "left"), ("part", "left"), ("score", "right"), ("standard error", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for key, name in (("rewardbench2", "RewardBench 2"), ("rewardbench1", "RewardBench 1")):
-        found = result.get(key)
-        if found is None:
-            continue
-        errors = found.get("standard_errors", {})
-        for part, score in {**found.get("per_subset", found.get("per_section", {})), "overall": found["overall"]}.items():
-            shown = "missing" if score is None else f"{100 * score:.1f}"
-            table.add_row(name, part, shown, f"{100 * errors[part]:.1f}" if part in errors else "")
+    result = run(composed, console_progress())
+    errors = result.get("standard_errors", {})
+    table = Table(title=escape(f"{result['benchmark']} of {result['reward']}"), title_justify="left")
+    for column in ("domain" if "standard_errors" in result else "section", "score", *(["standard error"] if errors else [])):
+        table.add_column(column, justify="left" if column in ("domain", "section") else "right")
+    for part, score in _parts(result).items():
+        shown = "missing" if score is None else f"{100 * score:.1f}"
+        table.add_row(escape(part), shown, *([f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []))
     Console().print(table)
-    for key in ("rewardbench2", "rewardbench1"):
-        if result.get(key, {}).get("reason"):
-            print(f"no overall of {key}: {result[key]['reason']}")
+    for said in _remarks(result):
+        print(said)
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    said = [f"no overall: {result['reason']}"] if result["reason"] else list(result.get("refusals", []))
+    if result.get("num_truncated"):
+        said.append(f"{result['num_truncated']} texts were cut to max_length={result['max_length']} tokens, at the end of the answer")
+    if judge := result.get("judge"):
+        said.append(
+            f"judge: {judge['num_unparsable']} of {judge['num_judged']} verdicts could not be read ({judge['unparsable_share']:.1%}) and "
+            f"earn the credit of chance at best; {judge['num_asked']} were asked for, {judge['num_cached']} were known"
+        )
+    said.append(f"{result['dir']}: {RESULT}, {ROWS}, {CHART}" if "dir" in result else "")
+    return [line for line in said if line]
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point; `bench compare A B` is a command of its own."""
+    if sys.argv[1:2] == ["compare"]:
+        from launch.compare import main as compare
+
+        compare(sys.argv[2:])
+        return
     start("bench", _command)
 
 

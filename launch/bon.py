@@ -18,7 +18,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     from core.runs import fingerprint
     from core.sources import resolve
     from evalhooks.tasks import load_tasks
-    from launch.parts import reward_path
+    from launch.rewards import reward_path
     from launch.schema import BoNJob
 
     job = composed.job

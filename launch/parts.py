@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bon.pools import load_pools
-from core.checkpoint import latest_complete
 from core.config import ModelConfig
 from core.records import Sampling, Scorer, Tracker
 from core.runs import RECORD, Run, fail_run, fingerprint, read_record
@@ -18,13 +17,13 @@ from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
 from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
 from evalhooks.tasks import load_tasks
-from launch.schema import Launch
+from launch.schema import RunSettings
 
 LINEAGE = "lineage.json"
 KEYS = {"model": "model.path", "reward": "reward.path"}
 
 
-def tracker_of(job: Launch, run: Run, config: Mapping[str, Any]) -> Tracker:
+def tracker_of(job: RunSettings, run: Run, config: Mapping[str, Any]) -> Tracker:
     """Plain files, and W&B beside them unless it is disabled."""
     files = JsonlTracker(run.dir / "metrics.jsonl")
     if job.tracker.mode == "disabled":
@@ -36,7 +35,7 @@ def tracker_of(job: Launch, run: Run, config: Mapping[str, Any]) -> Tracker:
 
 
 @contextmanager
-def tracked(job: Launch, run: Run, config: Mapping[str, Any]) -> Iterator[Tracker]:
+def tracked(job: RunSettings, run: Run, config: Mapping[str, Any]) -> Iterator[Tracker]:
     """The tracker of a run; whatever ends the run before its time is written to its record."""
     tracker: Tracker | None = None
     try:
@@ -69,26 +68,6 @@ def policy_hook(hooks: HooksConfig, tasks: Mapping[str, TaskConfig], scorer: Sco
 def sampling_of(config: SamplingConfig) -> Sampling:
     """The sampling that a configuration asks for."""
     return Sampling(n=config.n, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
-
-
-def reward_path(path: str, runs_dir: str) -> Path | str:
-    """The folder of a reward model: itself, the last checkpoint of a run's folder, or of the run with this id; or a hub id."""
-    folder = Path(path).expanduser()
-    if not folder.exists() and "/" not in path:
-        found = sorted(Path(runs_dir).glob(f"*/*{path}")) if path else []
-        if len(found) != 1:
-            raise ValueError(
-                f"reward.path={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
-            )
-        folder = found[0]
-    if (folder / RECORD).is_file():
-        if read_record(folder)["status"] != "finished":
-            raise ValueError(f"reward.path={path} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
-        last = latest_complete(folder, print)
-        if last is None:
-            raise ValueError(f"reward.path={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
-        return last
-    return folder if folder.is_dir() else path
 
 
 def run_id_of(path: str) -> str:

@@ -25,7 +25,8 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     from core.models import load_reward_model, load_tokenizer
     from core.reward import RewardModelScorer
     from core.runs import RunState, finish_run, open_run, read_record
-    from launch.parts import identity_of, lineage_of, policy_hook, reward_path, run_id_of, tracked
+    from launch.parts import identity_of, lineage_of, policy_hook, run_id_of, tracked
+    from launch.rewards import reward_path
     from ppo.train import train
 
     source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision, dtype=job.model.dtype)

@@ -6,8 +6,10 @@ from enum import StrEnum
 from hydra.core.config_store import ConfigStore
 
 from bon.config import PoolConfig
-from core.config import ModelConfig, require_positive
+from core.config import Dtype, ModelConfig, Quantize, require_fraction, require_positive
+from core.scorers.ensemble import Combine
 from evalhooks.config import HooksConfig, TaskConfig
+from evalhooks.judges.config import JudgeConfig
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
@@ -27,35 +29,89 @@ class TrackerConfig:
 
 
 @dataclass(kw_only=True)
-class Launch:
-    """What every job has: a name, where its run lies, and whether a torn run goes on."""
+class RunSettings:
+    """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
 
     name: str = ""
     study: str = "default"
     runs_dir: str = "runs"
     resume: bool = True
     """Continue a torn run from its last complete checkpoint; false moves it aside and starts anew."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+@dataclass(kw_only=True)
+class Launch(RunSettings):
+    """What every trainer has besides: what is measured at its checkpoints."""
+
     world: str = "runs/demo/world-0"
     """Folder of the microworld that the default data, models and tasks lie in."""
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     lr: float | None = None
     """Short for optim.lr."""
 
 
+class RewardKind(StrEnum):
+    """What gives the rewards; the groups of `reward=` are named after them (`model` is `custom`)."""
+
+    model = "model"
+    dpo = "dpo"
+    judge = "judge"
+    ensemble = "ensemble"
+    function = "function"
+    vllm = "vllm"
+
+
 @dataclass(kw_only=True)
 class RewardConfig:
-    """A reward: a reward model by folder, hub id, run folder or run id."""
+    """A reward: a reward model by default; `kind` says what else."""
 
+    kind: RewardKind = RewardKind.model
     path: str = ""
+    """Reward model by folder, hub id (org/name or org/name@revision), adapter, run folder or run id; for dpo the policy, for
+    vllm the model whose tokenizer and template the server's model has."""
     revision: str | None = None
+    dtype: Dtype = Dtype.fp32
+    quantize: Quantize = Quantize.none
+    reference: str = ""
+    """dpo: the model that the policy was trained from."""
+    beta: float = 0.1
+    """dpo: the temperature of its training, which scales the rewards."""
+    members: list[str] = field(default_factory=list)
+    """ensemble: reward models, each as in `path`."""
+    combine: Combine = Combine.mean
+    weight: float = 1.0
+    """ensemble: of the members' variance, under combine=uncertainty."""
+    scales: list[list[float]] = field(default_factory=list)
+    """ensemble: mean and standard deviation of every member's scores, for members of different scale."""
+    function: str = ""
+    """function: `module:function` of (prompts, completions), see core.scorers.function."""
+    url: str = ""
+    """vllm: address of the server."""
+    served: str = ""
+    """vllm: name under which it serves the model; empty: `path`."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError(
-                "reward.path is empty; give the folder of a reward model, of its run, or a run id: reward.path=runs/demo/rm-..."
-            )
+    def require_complete(self) -> None:
+        """Raises `ValueError` where the kind lacks a key that it needs."""
+        needs = {"dpo": ("path", "reference"), "ensemble": ("members",), "function": ("function",), "vllm": ("url", "path"), "judge": ()}
+        for key in needs.get(self.kind, ("path",)):
+            if not getattr(self, key):
+                raise ValueError(f"reward.{key} is empty; {_REWARD_HINTS[key]}")
+        if self.kind == RewardKind.ensemble and len(self.members) < 2:
+            raise ValueError(f"reward.members={self.members} has one member; name at least two, or take it alone (reward=custom).")
+        if any(len(scale) != 2 for scale in self.scales):
+            raise ValueError(f"reward.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4,2.5]].")
+
+
+_REWARD_HINTS = {
+    "path": "give the folder of a reward model, of its run, a run id or a hub id: reward.path=runs/demo/rm-...",
+    "reference": "name the model that the policy was trained from: reward.reference=org/name.",
+    "members": "name at least two reward models: 'reward.members=[A,B]'.",
+    "function": "name a Python function: reward.function=my_rewards:brevity.",
+    "url": "give the address of the server: reward.url=http://localhost:8000.",
+}
 
 
 @dataclass(kw_only=True)
@@ -67,7 +123,13 @@ class RMJob(Launch, RewardModelConfig):
 class PPOJob(Launch, PPOConfig):
     """`rewardloop ppo`."""
 
-    reward: RewardConfig
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        PPOConfig.__post_init__(self)
+        self.reward.require_complete()
+        if self.reward.kind != RewardKind.model:
+            raise ValueError(f"reward.kind={self.reward.kind}: PPO takes a reward model (reward=custom reward.path=...).")
 
 
 @dataclass(kw_only=True)
@@ -83,13 +145,50 @@ class BoNJob(Launch):
     best_of: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
 
 
-@dataclass(kw_only=True)
-class BenchJob(Launch):
-    """`rewardloop bench`: RewardBench 2 and 1 of one reward model."""
+class Benchmark(StrEnum):
+    """Which benchmark is scored."""
 
-    reward: RewardConfig
+    rewardbench2 = "rewardbench2"
+    rewardbench1 = "rewardbench1"
+
+
+@dataclass(kw_only=True)
+class BenchJob(RunSettings):
+    """`rewardloop bench`: RewardBench 2 or 1 of one reward, or of scores that are there already."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    benchmark: Benchmark = Benchmark.rewardbench2
+    rows: str = ""
+    """File, folder of parquet files, saved dataset or hub id; empty: the official data on the hub."""
+    limit: float = 1.0
+    """Share of every domain's rows, stratified and seeded."""
+    seed: int = 0
+    batch_tokens: int = 16384
+    """Tokens per forward pass."""
+    max_length: int = 2048
+    """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
+    from_scores: str = ""
+    """JSONL of scores to evaluate instead of a model."""
+    prior_sets: str = ""
+    """rewardbench1: JSON with accuracies on the prior sets, as {"shp": 0.61}."""
     out: str = ""
-    """JSON file for the result; empty: print only."""
+    """JSON file for the result; its rows go beside it as parquet."""
+
+    def __post_init__(self) -> None:
+        require_fraction("limit", self.limit, positive=True)
+        for key in ("batch_tokens", "max_length"):
+            require_positive(key, getattr(self, key))
+        if not self.from_scores and self.reward == RewardConfig():
+            raise ValueError(
+                "there is nothing to score: name a reward model (reward.path=FOLDER or reward.path=org/name), another reward "
+                "(reward=judge, reward=dpo, ...), or scores that are there already (from_scores=FILE.jsonl)."
+            )
+        if not self.from_scores:
+            self.reward.require_complete()
+        if self.prior_sets and self.benchmark != Benchmark.rewardbench1:
+            raise ValueError("prior_sets belong to RewardBench 1; add benchmark=rewardbench1.")
+        if self.out and not self.out.endswith(".json"):
+            raise ValueError(f"out={self.out} must end in .json; the rows are written beside it as .parquet.")
 
 
 class Lineage(StrEnum):

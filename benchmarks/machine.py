@@ -1,0 +1,67 @@
+"""What the machine can do at most, and where the time of a piece of work goes."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
+
+KINDS = {
+    "matrix products": ("aten::addmm", "aten::mm", "aten::linear", "aten::bmm"),
+    "attention": ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::scaled_dot_product"),
+    "copies": ("aten::cat", "aten::copy_", "aten::clone", "aten::contiguous", "aten::split", "aten::index"),
+    "element by element": ("aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::mean", "aten::rsqrt", "aten::neg", "aten::sum"),
+}
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize() -> None:
+    """Waits for the GPU; a CPU has nothing pending."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    synchronize()
+    started = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - started
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
+    """The highest rate of a square matrix product, in floating-point operations per second; the best of ten."""
+    left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
+    seconds(lambda: left @ right)
+    return 2 * size**3 / min(seconds(lambda: left @ right) for _ in range(10))
+
+
+def forward_flops(model: PreTrainedModel, num_tokens: int, num_seen: int) -> float:
+    """Operations of a forward pass over `num_tokens` tokens whose queries see `num_seen` keys in all.
+
+    2 per weight of the linear layers and token, and 4 per layer, attention channel and pair of query and key (Kaplan et al.
+    2020, table 1, counted exactly).
+    """
+    config = model.config.get_text_config()
+    weights = sum(module.weight.numel() for module in model.base_model.modules() if isinstance(module, torch.nn.Linear))
+    channels = config.num_attention_heads * (config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads)
+    return 2.0 * weights * num_tokens + 4.0 * config.num_hidden_layers * channels * num_seen
+
+
+def shares(work: Callable[[], object]) -> dict[str, float]:
+    """The share of time by kind of operation, of the time spent in operations; the rest is named `other`."""
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]) as profiler:
+        work()
+    found = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in profiler.key_averages():
+        spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+        kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "other")
+        found[kind] += spent
+    total = sum(found.values())
+    return {kind: spent / total for kind, spent in found.items()}

@@ -1,0 +1,212 @@
+"""`rewardloop bench` as a user runs it: from saved scores, with a reward model, a function, a judge; its files; bad input."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from core.progress import NoProgress
+from core.runs import read_record
+from evalhooks.rewardbench2 import DOMAINS
+from launch.bench import run
+from launch.entry import ConfigError, composed
+
+BEST_OF_4 = [name for name in DOMAINS.values() if name != "Ties"]
+
+
+def jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def scored(domain: str, id_: str, scores: Sequence[Any], num_correct: int = 1) -> dict[str, Any]:
+    return {"id": id_, "subset": domain, "num_correct": num_correct, "total_completions": len(scores), "scores": scores}
+
+
+def bench(*overrides: str) -> dict[str, Any]:
+    return run(composed("bench", overrides), NoProgress())
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """One row per best-of-4 domain and a pair of Ties; the correct completion is the longest."""
+    found = [
+        {"id": name, "prompt": "Name a fruit.", "chosen": ["A plum is one."], "rejected": ["No.", "5", "lamp"], "subset": name}
+        for name in BEST_OF_4
+    ]
+    found.append({"id": "ref:0", "prompt": "2 plus 3?", "chosen": ["It is 5."], "rejected": ["6"], "subset": "Ties"})
+    found.append({"id": "tied:0", "prompt": "A fruit?", "chosen": ["plum", "figs"], "rejected": ["a"], "subset": "Ties"})
+    return jsonl(tmp_path / "rows.jsonl", found)
+
+
+def brevity(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    """A reward for `reward=function`: minus the number of characters."""
+    return [[-float(len(text)) for text in answers] for answers in completions]
+
+
+def verbosity(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    return [[float(len(text)) for text in answers] for answers in completions]
+
+
+def test_saved_scores_give_the_result_in_the_order_of_the_file(tmp_path: Path) -> None:
+    saved = [
+        scored("Ties", "tied:0", [3.0, 2.5, 0.0], 2),
+        scored("math", "1", [2.0, 2.0, 1.0, 0.0]),  # shares the maximum with one other: 1/2
+        scored("Ties", "ref:0", [1.0, 0.0]),
+        scored("Math", "2", ["NaN", 1.0, 0.0, 0.0]),  # a NaN earns nothing
+        *(scored(name, "1", ["Infinity", 1.0, 0.0, 0.0]) for name in BEST_OF_4 if name != "Math"),
+    ]
+    out = tmp_path / "new" / "out.json"
+    bench(f"from_scores={jsonl(tmp_path / 'scores.jsonl', saved)}", f"out={out}")
+    result = json.loads(out.read_text())
+    assert result["row_results"] == [None, 0.5, None, 0.0, 1.0, 1.0, 1.0, 1.0]
+    # Ties: both prompts accurate, margins 2.5 and 1 above the spread of 0.5: 0.3 + 0.3 + 0.2 + 0.2 + 0.01 tanh(1/0.5 - 1)
+    ties = 1.0 + 0.01 * 0.7615941559557649
+    assert result["per_subset"] == pytest.approx({**dict.fromkeys(BEST_OF_4, 1.0), "Math": 0.25, "Ties": ties}, abs=1e-12)
+    assert result["overall"] == pytest.approx((4 + 0.25 + ties) / 6, abs=1e-12)
+    assert pq.read_table(out.with_suffix(".parquet")).column("credit").to_pylist() == result["row_results"]
+
+
+def test_a_missing_domain_leaves_overall_null_with_its_name(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "scores.jsonl", [scored("Math", "1", [1.0, 0.0, 0.0, 0.0])])
+    bench(f"from_scores={file}", f"out={tmp_path / 'out.json'}")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["overall"] is None
+    assert "Focus" in result["reason"]
+    assert result["per_subset"] == {"Math": 1.0}
+
+
+def test_saved_pairs_give_rewardbench1_with_prior_sets(tmp_path: Path) -> None:
+    pairs = [
+        {"subset": "alpacaeval-easy", "chosen": 2.0, "rejected": 1.0},
+        {"subset": "mt-bench-hard", "chosen": 1.0, "rejected": 1.0},  # a tie earns nothing
+        {"subset": "donotanswer", "chosen": 1.0, "rejected": 0.0},
+        {"subset": "hep-go", "chosen": "Infinity", "rejected": 0.0},
+    ]
+    (tmp_path / "prior.json").write_text(json.dumps({"anthropic_helpful": 0.6, "shp": 0.4}))
+    out = tmp_path / "out.json"
+    bench(
+        "benchmark=rewardbench1", f"from_scores={jsonl(tmp_path / 'p.jsonl', pairs)}", f"prior_sets={tmp_path / 'prior.json'}", f"out={out}"
+    )
+    result = json.loads(out.read_text())
+    assert result["sections"] == {"Chat": 1.0, "Chat Hard": 0.0, "Safety": 1.0, "Reasoning": 1.0}
+    assert result["prior_sets"] == 0.5
+    assert result["overall"] == pytest.approx((2 * 3 + 0.5) / 9)  # weights 2, 2, 2, 2 and 1
+
+
+def test_a_reward_model_leaves_a_run_that_is_found_again(tmp_path: Path, rows: Path, reward_model_folder: Path) -> None:
+    overrides = [f"reward.path={reward_model_folder}", f"rows={rows}", f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'out.json'}"]
+    result = bench(*overrides)
+    folder = Path(result["dir"])
+    assert {"result.json", "rows.parquet", "domains.png", "metrics.jsonl", "record.json"} <= {path.name for path in folder.iterdir()}
+    table = pq.read_table(folder / "rows.parquet").to_pylist()
+    assert [row["id"] for row in table] == [*BEST_OF_4, "ref:0", "tied:0"]
+    assert all(len(row["num_tokens"]) == len(row["scores"]) and row["truncated"] == [False] * len(row["scores"]) for row in table)
+    record = read_record(folder)
+    assert record["status"] == "finished"
+    assert record["final"]["rewardbench2/overall"] == pytest.approx(result["overall"])
+    before = (folder / "rows.parquet").stat().st_mtime_ns
+    assert bench(*overrides)["overall"] == result["overall"]
+    assert (folder / "rows.parquet").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "out.json").read_text())["row_results"] == result["row_results"]
+    assert (tmp_path / "out.parquet").is_file()
+
+
+def test_cut_texts_are_counted_in_the_result(tmp_path: Path, rows: Path, reward_model_folder: Path) -> None:
+    common = [f"reward.path={reward_model_folder}", f"rows={rows}", f"runs_dir={tmp_path}"]
+    whole = bench(*common)
+    assert whole["num_truncated"] == 0
+    lengths = [n for counts in pq.read_table(Path(whole["dir"]) / "rows.parquet").column("num_tokens").to_pylist() for n in counts]
+    limit = sorted(lengths)[10]
+    cut = bench(*common, f"max_length={limit}")
+    assert cut["num_truncated"] == sum(length > limit for length in lengths) > 0
+
+
+@pytest.mark.parametrize(("function", "credit"), [("verbosity", 1.0), ("brevity", 0.0)])
+def test_a_function_is_a_reward_too(tmp_path: Path, rows: Path, function: str, credit: float) -> None:
+    options = ["reward=function", f"reward.function=tests.launch.test_bench:{function}"]
+    result = bench(*options, f"rows={rows}", f"runs_dir={tmp_path}")
+    assert [result["per_subset"][name] for name in BEST_OF_4] == [credit] * 5
+    assert result["num_truncated"] is None  # it does not read tokens
+
+
+def test_an_ensemble_of_one_model_twice_scores_as_that_model(tmp_path: Path, rows: Path, reward_model_folder: Path) -> None:
+    one = bench(f"reward.path={reward_model_folder}", f"rows={rows}", f"runs_dir={tmp_path}")
+    members = f"reward.members=[{reward_model_folder},{reward_model_folder}]"
+    both = bench("reward=ensemble", members, f"rows={rows}", f"runs_dir={tmp_path}")
+    assert both["per_subset"] == one["per_subset"]
+
+
+def test_a_policy_and_its_reference_are_an_implicit_reward_model(tmp_path: Path, rows: Path, policy_folder: Path) -> None:
+    options = ["reward=dpo", f"reward.path={policy_folder}", f"reward.reference={policy_folder}"]
+    result = bench(*options, f"rows={rows}", f"runs_dir={tmp_path}")
+    # A policy that is its own reference rewards all alike: chance.
+    assert [result["per_subset"][name] for name in BEST_OF_4] == [0.25] * 5
+
+
+def test_a_judge_that_cannot_be_read_earns_chance_and_says_so(tmp_path: Path, rows: Path, policy_folder: Path) -> None:
+    options = [
+        "reward=judge",
+        f"reward.judge.path={policy_folder}",
+        "reward.judge.max_tokens=2",
+        f"reward.judge.cache={tmp_path / 'c.sqlite'}",
+    ]
+    first = bench(*options, f"rows={rows}", f"runs_dir={tmp_path}")
+    assert first["judge"]["num_judged"] == 5 * 4 + 2 + 3
+    assert first["judge"]["unparsable_share"] == 1.0
+    assert [first["per_subset"][name] for name in BEST_OF_4] == [0.25] * 5
+    again = bench(*options, f"rows={rows}", f"runs_dir={tmp_path}")
+    assert again["judge"]["num_asked"] == 0
+
+
+def test_a_share_of_the_rows_is_scored_under_a_limit(tmp_path: Path, reward_model_folder: Path) -> None:
+    many = [
+        {"id": str(number), "prompt": "Name a fruit.", "chosen": ["plum"], "rejected": ["lamp"], "subset": domain}
+        for domain in ("Math", "Focus")
+        for number in range(20)
+    ]
+    file = jsonl(tmp_path / "many.jsonl", many)
+    result = bench(f"reward.path={reward_model_folder}", f"rows={file}", "limit=0.1", f"runs_dir={tmp_path}")
+    assert len(result["row_results"]) == 4
+    assert set(result["standard_errors"]) == {"Math", "Focus"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "there is nothing to score"),
+        (["reward=dpo", "reward.path=a"], "reward.reference is empty"),
+        (["reward=ensemble", "reward.members=[a]"], "has one member"),
+        (["reward=function"], "reward.function is empty"),
+        (["reward=vllm", "reward.path=a"], "reward.url is empty"),
+        (["reward.path=a", "limit=0"], "limit is 0"),
+        (["reward.path=a", "out=result"], "must end in .json"),
+        (["from_scores=a.jsonl", "prior_sets=b.json"], "benchmark=rewardbench1"),
+        (["reward.path=a", "benchmark=rewardbench3"], "rewardbench3"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_key(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        composed("bench", overrides)
+
+
+def test_a_broken_row_is_named_before_any_model_is_looked_for(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", [{"id": "1", "prompt": "?", "chosen": "text", "rejected": [], "subset": "Math"}])
+    with pytest.raises(ValueError, match=r"rows.jsonl, row 1: 'chosen'"):
+        bench("reward.path=nowhere", f"rows={file}")
+
+
+def test_compare_is_a_command_of_its_own(tmp_path: Path) -> None:
+    a = jsonl(tmp_path / "a.jsonl", [scored("Math", str(number), [1.0, 0.0]) for number in range(9)])
+    b = jsonl(tmp_path / "b.jsonl", [scored("Math", str(number), [0.0, 1.0]) for number in range(9)])
+    command = [sys.executable, "-c", "from launch.cli import main; main()", "bench", "compare", str(a), str(b)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert "+100.0" in done.stdout
+    assert "9/0" in done.stdout
+    assert "more than noise" in done.stdout

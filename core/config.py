@@ -56,6 +56,12 @@ class ModelConfig:
             raise ValueError("model.path is empty; give a local folder, a hub id or pip:smollm2-135m, as in model.path=org/name.")
 
 
+def require_trainable(model: ModelConfig) -> None:
+    """Raises `ValueError` for a model whose weights are packed: all of them are trained."""
+    if model.quantize != Quantize.none:
+        raise ValueError(f"model.quantize={model.quantize} is for scoring; weights that are trained cannot be packed, so leave it out.")
+
+
 @dataclass(kw_only=True)
 class OptimConfig:
     """AdamW and its schedule."""

@@ -58,12 +58,18 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
 
 
 def new_reward_model(config: ModelConfig, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020)."""
+    """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020).
+
+    Raises `ValueError` for an architecture without a linear head `score`, and for a checkpoint that lacks weights of the body.
+    """
     tokenizer = load_tokenizer(config)
-    model, _ = _load(AutoModelForSequenceClassification, config, tokenizer, num_labels=1)
+    model, missing = _load(AutoModelForSequenceClassification, config, tokenizer, num_labels=1)
     head = dict(model.named_children()).get("score")
     if not isinstance(head, nn.Linear):
         raise ValueError(f"model.path={config.path}: {type(model).__name__} has no linear head 'score'; give a decoder such as a Llama.")
+    missing -= {"score.weight", "score.bias"}
+    if missing:
+        raise ValueError(f"model.path={config.path} is no whole language model: it lacks {_some(missing)}, which would be random.")
     draw = torch.Generator().manual_seed(seed)
     std = 1 / math.sqrt(head.in_features + 1)
     with torch.no_grad():

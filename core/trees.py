@@ -20,6 +20,8 @@ MIN_SHARED = 8
 """Tokens in common below which rows part without a segment of their own: its attention call would cost more."""
 MAX_BLOCK = 64
 """Tokens of a subtree up to which one masked attention call for all of it beats one call per segment."""
+MAX_QUERIES = 128
+"""Tokens of a segment with context beyond which it is parted: a masked call computes the future too, half of a long one."""
 
 Row = Sequence[int]
 
@@ -185,19 +187,27 @@ class _Layout:
         first_segment, start = len(self.lengths), len(self.ids)
         waiting = [(root, above) for root in reversed(roots)]
         while waiting:
-            node, context = waiting.pop()
-            own = (*context, len(self.lengths))
-            self.ids.extend(node.row[node.start : node.end])
-            self.positions.extend(range(node.start, node.end))
-            self.lengths.append(node.end - node.start)
-            self.ancestors.append(context)
-            self.ends.append(0)
-            for segment in own:
-                self.ends[segment] = len(self.ids)
+            node, own = waiting.pop()
+            # Without context the kernel's own causal mask does it, whatever the length.
+            size = MAX_QUERIES if own else len(node.row)
+            for part in range(node.start, node.end, size):
+                own = self._append(node.row, part, min(part + size, node.end), own)
             for index in node.rows:
                 self.paths[first_row + index] = own
             waiting.extend((child, own) for child in reversed(node.children))
         self._join(first_segment, start)
+
+    def _append(self, row: Row, start: int, end: int, context: tuple[int, ...]) -> tuple[int, ...]:
+        """Lays the segment `row[start:end]` below `context`; returns the path down to it."""
+        own = (*context, len(self.lengths))
+        self.ids.extend(row[start:end])
+        self.positions.extend(range(start, end))
+        self.lengths.append(end - start)
+        self.ancestors.append(context)
+        self.ends.append(0)
+        for segment in own:
+            self.ends[segment] = len(self.ids)
+        return own
 
     def _join(self, first: int, start: int) -> None:
         """A large segment is a block; a small subtree is one, together with the siblings that follow it while they fit."""

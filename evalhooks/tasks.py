@@ -1,13 +1,13 @@
 """Downstream tasks: prompts, and functions that judge an answer."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from core.chat import parse_dialogue
+from core.functions import load_function
 from core.records import Completion, Generator, Prompt, Sampling
 from core.rows import read_rows
 from evalhooks.config import TaskConfig
@@ -33,15 +33,8 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
 
 
 def load_verifier(name: str) -> Verifier:
-    """The function behind `module:function`."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the verifier {name} cannot be loaded ({error}); name it as module:function.") from error
-    if not callable(found):
-        raise ValueError(f"the verifier {name} is no function.")
-    return cast(Verifier, found)
+    """The function behind `module:function`, the current folder's modules included; raises `ValueError` where there is none."""
+    return load_function(name, "the verifier")
 
 
 def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:

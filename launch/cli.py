@@ -7,7 +7,7 @@ JOBS = {
     "rm": "fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint",
     "ppo": "train a policy against a reward model, with downstream tasks at every checkpoint",
     "bon": "sample pools of completions once and rerank them with reward models",
-    "bench": "score a reward model on RewardBench 2 and 1",
+    "bench": "score a reward model, a judge or saved scores on RewardBench 2 or 1; compare two results",
     "study": "run a sweep of reward models, best-of-N and PPO, and report how the benchmark relates to use",
     "report": "draw the report of a study's finished runs anew",
 }
@@ -24,6 +24,7 @@ examples:
   rewardloop rm data=union lr=1e-3 epochs=2           one reward model
   rewardloop rm -m data=atlas,harbor lr=1e-3,1e-4     a sweep of four
   rewardloop ppo reward.path=runs/demo/rm-...         a policy against one of them
+  rewardloop bench reward.path=FOLDER rows=FILE       RewardBench 2 of one; `bench compare A B` of two
   rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]' hooks=none
 
 `rewardloop JOB --help` lists the groups and keys of a job; `rewardloop JOB --cfg job` prints its configuration.

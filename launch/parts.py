@@ -94,10 +94,7 @@ def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mappin
     settings = asdict(config)
     for key in ("runs_dir", "study", "name", "resume", "tracker", "world", "lr"):
         settings.pop(key, None)
-    inputs = {
-        key: fingerprint(resolve(model, KEYS[key]) if not model.revision else f"{model.path}@{model.revision}")
-        for key, model in models.items()
-    }
+    inputs = {key: fingerprint(resolve(model, KEYS[key])) for key, model in models.items()}
     inputs |= {key: fingerprint(path) for key, path in files.items() if path}
     return {**_without_paths(settings), "inputs": inputs}
 

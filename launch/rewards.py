@@ -32,10 +32,7 @@ class Sources:
 
     def identity(self, reward: RewardConfig) -> dict[str, Any]:
         """What determines the scores: the models' contents; a service or a program of the user's may change at any time."""
-        contents = {
-            key: f"{model.path}@{model.revision}" if model.revision else fingerprint(resolve(model, key))
-            for key, model in self.models.items()
-        }
+        contents = {key: fingerprint(resolve(model, key)) for key, model in self.models.items()}
         lives_elsewhere = reward.kind in (RewardKind.judge, RewardKind.function, RewardKind.vllm)
         return {**contents, "asked": datetime.now(UTC).isoformat()} if lives_elsewhere else contents
 

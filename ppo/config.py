@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from core.config import ModelConfig, OptimConfig, require_positive
+from core.config import ModelConfig, OptimConfig, require_positive, require_trainable
 
 
 @dataclass(kw_only=True)
@@ -70,6 +70,7 @@ class PPOConfig:
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")
+        require_trainable(self.model)
         if self.critic not in ("reward", "policy"):
             raise ValueError(f"critic is {self.critic!r}; choose reward or policy.")
         if not self.prompts:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from core.config import ModelConfig, OptimConfig, require_fraction, require_positive
+from core.config import ModelConfig, OptimConfig, require_fraction, require_positive, require_trainable
 
 
 @dataclass(kw_only=True)
@@ -55,6 +55,7 @@ class RewardModelConfig:
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "micro_batch_size", "max_length", "num_checkpoints"):
             require_positive(key, getattr(self, key))
+        require_trainable(self.model)
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size}; "

@@ -189,6 +189,8 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused_with_the_first_names(
     # A Llama layer has nine weights: four of attention, three of the MLP, two norms.
     with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.input_layernorm\.weight, [^,]*, [^,]* and 6 more weights, which"):
         load_reward_model(config(tmp_path))
+    with pytest.raises(ValueError, match=r"model\.path=.* is no whole language model: it lacks model\.layers\.1\.input_layernorm"):
+        new_reward_model(config(tmp_path), seed=0)
 
 
 def test_a_head_of_another_name_than_score_is_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -70,9 +70,9 @@ def test_a_missing_file_is_refused_by_its_key() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.at_all:verify", r"the verifier nowhere.at_all:verify cannot be loaded \(No module named 'nowhere'\)"),
-        ("evalhooks.verifiers:gsm9k", r"cannot be loaded .*; name it as module:function"),
-        ("evalhooks.verifiers:_NUMBER", r"the verifier evalhooks.verifiers:_NUMBER is no function"),
+        ("nowhere.at_all:verify", r"the verifier nowhere.at_all:verify: the module nowhere.at_all cannot be imported"),
+        ("evalhooks.verifiers:gsm9k", r"the verifier evalhooks.verifiers:gsm9k: .*no attribute 'gsm9k'"),
+        ("evalhooks.verifiers:_NUMBER", r"the verifier evalhooks.verifiers:_NUMBER: .* cannot be called; name a function"),
     ],
 )
 def test_a_verifier_that_is_none_is_refused(name: str, message: str) -> None:

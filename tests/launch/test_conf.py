@@ -14,6 +14,10 @@ NEEDED = {
     "data/custom": ["data.paths=[x.jsonl]"],
     "model/custom": ["model.path=x"],
     "reward/custom": ["reward.path=x"],
+    "reward/dpo": ["reward.reference=y"],
+    "reward/ensemble": ["reward.members=[x,y]"],
+    "reward/function": ["reward.function=x:y"],
+    "reward/vllm": ["reward.url=http://localhost:8000"],
     "tasks/gsm8k": ["tasks.gsm8k.path=x.jsonl"],
     "experiment/smollm2": ["preferences=a.jsonl", "benchmark=b.jsonl", "prompts=c.jsonl"],
 }

@@ -77,7 +77,7 @@ def test_as_many_requests_as_allowed_are_under_way_at_once(parallel: int) -> Non
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.03)
+        time.sleep(0.05)
         with lock:
             running -= 1
         return echo(request)
@@ -164,7 +164,7 @@ def test_a_server_that_hangs_is_given_up_after_the_timeout(reply: Reply) -> None
 
 def test_a_request_that_hangs_is_repeated() -> None:
     with JudgeServer(reply=lambda request: Reply(hangs=True) if request.number == 1 else echo(request)) as server:
-        assert len(list(chat_with(server, timeout_s=0.2, retries=1).answers(numbered(1)))) == 1
+        assert len(list(chat_with(server, timeout_s=0.5, retries=1).answers(numbered(1)))) == 1
     assert len(server.requests) == 2
 
 

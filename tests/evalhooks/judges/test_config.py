@@ -115,6 +115,7 @@ def test_another_model_or_sampling_is_asked_anew(change: dict[str, Any], tmp_pat
         judge = build(JudgeConfig(**same | change))
         judge.rows.score(PROMPTS, COMPLETIONS)
         assert judge.num_asked == 8
+    assert server.requests[-1].body["temperature"] == change.get("temperature", 0.0)
     assert server.requests[-1].body.get("seed") == (change.get("seed", 0) if "temperature" in change else None)
 
 
@@ -137,8 +138,8 @@ def test_how_requests_are_made_does_not_ask_anew(tmp_path: Path) -> None:
 
 def test_timeout_retries_and_parallel_reach_the_endpoint(tmp_path: Path) -> None:
     with JudgeServer(reply=lambda _: Reply(hangs=True)) as server:
-        config = JudgeConfig(model="m", base_url=server.url, cache=str(tmp_path / "judges.sqlite"), timeout_s=0.25, retries=0, parallel=3)
-        with pytest.raises(ValueError, match=r"1 attempts of 0\.25 s.* 0 of 8 answers are kept in .*judges\.sqlite; a rerun continues"):
+        config = JudgeConfig(model="m", base_url=server.url, cache=str(tmp_path / "judges.sqlite"), timeout_s=0.6, retries=0, parallel=3)
+        with pytest.raises(ValueError, match=r"1 attempts of 0\.6 s.* 0 of 8 answers are kept in .*judges\.sqlite; a rerun continues"):
             build(config).rows.score(PROMPTS, COMPLETIONS)
         assert len(server.requests) == 3
 

@@ -1,16 +1,17 @@
 """What a judge is asked: everything it needs is there, and no answer speaks from outside its fence."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 
-from core.records import Message, user
+from core.records import Dialogue, Message, user
 from evalhooks.judges.parsers import Parser, parse_ranking, parse_rating
 from evalhooks.judges.prompts import ranking, rating, ties_rating
 from tests.evalhooks.judges.fakes import shown_answers
 
 
-def text_of(dialogue: tuple[Message, ...]) -> str:
+def text_of(dialogue: Dialogue) -> str:
     assert [turn.role for turn in dialogue] == ["user"]  # some templates refuse a system turn
     return dialogue[0].content
 
@@ -22,7 +23,7 @@ def code_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("ask", [rating, ties_rating])
-def test_a_rating_shows_every_turn_and_the_answer(ask) -> None:
+def test_a_rating_shows_every_turn_and_the_answer(ask: Callable[[Dialogue, str], Dialogue]) -> None:
     dialogue = (
         Message(role="system", content="Be brief."),
         *user("Name a fruit."),

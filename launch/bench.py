@@ -26,7 +26,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, BenchJob)
     prior_sets = read_prior_sets(job.prior_sets) if job.prior_sets else {}
     if job.from_scores:
-        rows = read_scores1(job.from_scores) if job.benchmark == Benchmark.rewardbench1 else read_scores2(job.from_scores)
+        # What a run wrote (rows.parquet) has one form for both benchmarks.
+        in_pairs = job.benchmark == Benchmark.rewardbench1 and not job.from_scores.endswith(".parquet")
+        rows = read_scores1(job.from_scores) if in_pairs else read_scores2(job.from_scores)
         found = ScoredBenchmark(rows=tuple(rows), measured=(None,) * len(rows))
         result = {"reward": job.from_scores, **_evaluated(job, rows, prior_sets)}
         if job.out:

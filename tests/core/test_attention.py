@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, LlamaConfig, LlamaModel, PreTrainedModel
 
 from core import attention
 from core.attention import encode, tree_attention, why_not
-from core.trees import Stream, grow
-
-MAX_LENGTH = 128
+from core.trees import MAX_QUERIES, Stream, grow
 
 
 def numbers(seed: int, length: int) -> list[int]:
@@ -20,14 +18,15 @@ def numbers(seed: int, length: int) -> list[int]:
 
 
 PREAMBLE = numbers(0, 5)
-LONG, SHORT = [*PREAMBLE, *numbers(1, 70)], [*PREAMBLE, *numbers(2, 12)]
+LONG, SHORT = [*PREAMBLE, *numbers(1, 150)], [*PREAMBLE, *numbers(2, 12)]
 GROUPS = [
-    # A segment too long to be joined with what is below it, and three levels.
+    # A segment too long to be one block below the preamble, and three levels below that.
     [[*LONG, *numbers(3, 4)], [*LONG, *numbers(4, 20), 7], [*LONG, *numbers(4, 20), 8, 9], LONG],
     [numbers(5, 30), numbers(6, 3)],  # nothing in common, not even the preamble
     [[*SHORT, *numbers(7, 6)], [*SHORT, *numbers(8, 9)]],
 ]
 ROWS = [row for rows in GROUPS for row in rows]
+MAX_LENGTH = max(map(len, ROWS))
 
 # What transformers calls them, and what is not as in a Llama of two layers with four heads.
 PLAIN: list[tuple[str, dict[str, Any]]] = [
@@ -43,12 +42,21 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {}),
     ("opt", {"word_embed_proj_dim": 32, "ffn_dim": 48}),
 ]
+SINKS = {
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+    "layer_types": ["full_attention"] * 2,
+    "sliding_window": None,
+}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("mistral", {"sliding_window": MAX_LENGTH - 1}, "attends to the last 127 tokens only"),
+    ("mistral", {"sliding_window": MAX_LENGTH - 1}, f"attends to the last {MAX_LENGTH - 1} tokens only"),
     ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "has layers of sliding_attention"),
     ("gemma2", {"head_dim": 8}, "has layers of sliding_attention"),
     ("gemma2", {"head_dim": 8, "layer_types": ["full_attention"] * 2}, "this layer has softcap"),
     ("gemma3_text", {"head_dim": 8}, "has layers of sliding_attention"),
+    ("gpt_oss", SINKS, "this layer has s_aux"),
     ("bert", {}, "gives other values on prompt trees"),  # sees what comes after, too
     ("bloom", {}, "does not take attention functions"),
     ("mamba", {}, "does not take attention functions"),
@@ -102,7 +110,9 @@ def test_every_token_has_the_hidden_state_of_its_row_alone(kind: str, options: d
 
 def test_the_rows_above_have_blocks_of_every_kind() -> None:
     causal, below, joined, joined_below = (False, False, False), (True, True, False), (True, False, True), (True, True, True)
-    assert shapes(grow(GROUPS, PREAMBLE)) == {causal, below, joined, joined_below}
+    stream = grow(GROUPS, PREAMBLE)
+    assert shapes(stream) == {causal, below, joined, joined_below}
+    assert MAX_QUERIES in stream.lengths
 
 
 @pytest.mark.parametrize(("kind", "options", "reason"), REFUSED, ids=named)
@@ -121,7 +131,7 @@ def test_an_architecture_that_would_give_other_values_is_refused_with_a_reason(k
         ("gemma2", {"head_dim": 8}),
         ("gemma2", {"head_dim": 8, "layer_types": ["full_attention"] * 2}),
         ("gemma3_text", {"head_dim": 8, "sliding_window": 16}),
-        ("mistral", {"num_key_value_heads": 2, "sliding_window": 16}),
+        ("mistral", {"num_key_value_heads": 2, "sliding_window": MAX_LENGTH - 1}),
     ],
     ids=named,
 )
@@ -130,6 +140,25 @@ def test_a_model_that_is_run_all_the_same_raises_instead_of_giving_other_values(
     model = tiny(kind, **options)
     with tree_attention(model), pytest.raises(ValueError, match=r"plain and causal; this layer has s(liding_window|oftcap)"):
         encode(model, grow(GROUPS, PREAMBLE))
+
+
+class Narrow(PreTrainedModel):
+    """A Llama whose forward pass takes the usual arguments alone."""
+
+    _supports_sdpa = _supports_attention_backend = True
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.inner = LlamaModel(config)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, use_cache: bool | None = None) -> Any:
+        return self.inner(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+
+
+def test_a_forward_pass_that_cannot_hand_the_tree_on_is_refused() -> None:
+    config = tiny("llama").config
+    assert isinstance(config, LlamaConfig)
+    assert "Narrow refuses prompt trees" in why_not(Narrow(config).eval(), MAX_LENGTH)
 
 
 def test_dropout_in_attention_is_refused() -> None:

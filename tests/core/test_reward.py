@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from core.attention import tree_attention
-from core.chat import pad_id
+from core.chat import pad_id, preamble
 from core.records import Dialogue, Measured, MeasuringScorer, Message, user
 from core.reward import RewardModelScorer, padded_rewards, tree_rewards, why_not_rewards
 from tests.fakes import tiny_llama, word_tokenizer
@@ -196,8 +196,10 @@ def test_nothing_is_said_of_a_model_that_runs_on_trees(
     reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     said: list[str] = []
-    RewardModelScorer(reward_model, tokenizer, say=said.append).score(PROMPTS, COMPLETIONS)
+    scorer = RewardModelScorer(reward_model, tokenizer, say=said.append)
+    scorer.score(PROMPTS, COMPLETIONS)
     assert said == []
+    assert scorer.preamble == preamble(tokenizer)
     assert reward_model.config._attn_implementation == "sdpa"
 
 

@@ -13,10 +13,11 @@ from core.trees import Block, Stream, batches, grow, num_shared, num_unique
 PROMPT = list(range(10, 20))  # more than MIN_SHARED tokens
 
 
-def with_limits(monkeypatch: pytest.MonkeyPatch, *, min_shared: int, max_block: int) -> None:
+def with_limits(monkeypatch: pytest.MonkeyPatch, *, min_shared: int, max_block: int, max_queries: int = 1000) -> None:
     """Small limits, so that a tree of a few tokens, whose masks can be written down, has all that a large one has."""
     monkeypatch.setattr(trees, "MIN_SHARED", min_shared)
     monkeypatch.setattr(trees, "MAX_BLOCK", max_block)
+    monkeypatch.setattr(trees, "MAX_QUERIES", max_queries)
 
 
 def drawn(mask_QK: torch.Tensor | None) -> list[str] | None:
@@ -91,6 +92,23 @@ def test_a_block_takes_whole_subtrees_in_as_long_as_they_fit(
 ) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=max_block)
     assert [block.segments for block in grow([NESTED]).blocks] == segments
+
+
+def test_a_long_segment_with_context_is_parted_and_one_without_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_limits(monkeypatch, min_shared=2, max_block=1, max_queries=2)
+    stream = grow([[[9, 8, 7, 1, 2, 3, 4, 5, 6], [9, 8, 7, 1, 2, 3, 4]]], [9, 8, 7])
+    # Below the preamble are 1 2 3 4, with which the second row ends, in two parts, and 5 6.
+    assert stream.lengths == (3, 2, 2, 2)
+    assert stream.paths == ((0, 1, 2, 3), (0, 1, 2))
+    assert stream.positions_N.tolist() == list(range(9))
+    assert stream.until_N.tolist() == [9] * 9
+    assert [outline(block) for block in stream.blocks] == [
+        (0, 3, (), (0,), None),
+        (3, 5, (0,), (1,), ["11110", "11111"]),
+        (5, 7, (0, 1), (2,), ["1111110", "1111111"]),
+        (7, 9, (0, 1, 2), (3,), ["111111110", "111111111"]),
+    ]
+    assert grow([[[1] * 9]]).lengths == (9,)
 
 
 def test_one_row_is_one_causal_segment() -> None:
@@ -229,12 +247,13 @@ def seen_by(stream: Stream, query: int) -> list[int]:
     return [key for key, until in enumerate(stream.until_N.tolist()) if key <= query < until]
 
 
-LIMITS = pytest.mark.parametrize(("min_shared", "max_block"), [(1, 1), (1, 6), (2, 10), (3, 1000), (8, 64)])
+LIMITS = pytest.mark.parametrize("limits", [(1, 1, 1), (1, 6, 1000), (2, 10, 4), (3, 1000, 5), (8, 64, 128)], ids=str)
 
 
 @LIMITS
-def test_every_row_can_be_read_back_and_sees_itself_alone(monkeypatch: pytest.MonkeyPatch, min_shared: int, max_block: int) -> None:
-    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block)
+def test_every_row_can_be_read_back_and_sees_itself_alone(monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int, int]) -> None:
+    min_shared, max_block, max_queries = limits
+    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
         groups, preamble = random_groups(random.Random(seed))
         rows = [row for group in groups for row in group]
@@ -254,8 +273,9 @@ def test_every_row_can_be_read_back_and_sees_itself_alone(monkeypatch: pytest.Mo
 
 
 @LIMITS
-def test_the_blocks_part_the_stream_and_show_what_the_rule_says(monkeypatch: pytest.MonkeyPatch, min_shared: int, max_block: int) -> None:
-    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block)
+def test_the_blocks_part_the_stream_and_show_what_the_rule_says(monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int, int]) -> None:
+    min_shared, max_block, max_queries = limits
+    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
         stream = grow(*random_groups(random.Random(seed)))
         assert [segment for block in stream.blocks for segment in block.segments] == list(range(len(stream.lengths)))
@@ -266,6 +286,7 @@ def test_the_blocks_part_the_stream_and_show_what_the_rule_says(monkeypatch: pyt
             end = block.end
             assert end - block.start == sum(stream.lengths[segment] for segment in block.segments)
             assert end - block.start <= max_block or len(block.segments) == 1
+            assert end - block.start <= max(max_queries, max_block) or not block.context
             keys = [starts[s] + i for s in (*block.context, *block.segments) for i in range(stream.lengths[s])]
             for query in range(block.start, block.end):
                 shown = keys[: query + 1 - block.start]  # causal
@@ -288,9 +309,10 @@ def own_blocks(stream: Stream, rows: Sequence[int]) -> list[Any]:
 
 @LIMITS
 def test_the_blocks_of_a_group_are_the_same_whatever_else_is_in_the_stream(
-    monkeypatch: pytest.MonkeyPatch, min_shared: int, max_block: int
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int, int]
 ) -> None:
-    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block)
+    min_shared, max_block, max_queries = limits
+    with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
         groups, preamble = random_groups(random.Random(seed))
         together, row = grow(groups, preamble), 0

@@ -112,6 +112,8 @@ def test_a_row_cut_within_its_completion_counts_what_is_left_and_one_cut_within_
     # <s> [user] a [assistant] </s>
     assert (short.num_tokens, short.truncated) == (min(5, max_length), max_length < 5)
     assert scorer.num_truncated == 1 + (max_length < 5)
+    scorer.score([user("name a fruit")], [["a plum"]])
+    assert scorer.num_truncated == 2 + (max_length < 5)  # over the scorer's life
 
 
 @PATHS

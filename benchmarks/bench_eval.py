@@ -21,9 +21,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
 from transformers.utils import logging
 
 from benchmarks.machine import device, forward_flops, matmul_peak, seconds, shares
@@ -168,7 +169,8 @@ def plain_loop(subject: Subject, texts: Sequence[str]) -> list[float]:
 
 def best_padded(subject: Subject, rounds: int) -> dict[str, object]:
     """transformers' pipeline, given its texts by length, at the batch size that is fastest on a sample of them."""
-    options = {"function_to_apply": "none", "truncation": True, "max_length": 2048}
+    assert isinstance(subject.tokenizer, PreTrainedTokenizerFast)
+    options: dict[str, Any] = {"function_to_apply": "none", "truncation": True, "max_length": 2048}
     classify = pipeline("text-classification", model=subject.model, tokenizer=subject.tokenizer, **options)
     texts = subject.texts()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

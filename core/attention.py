@@ -5,7 +5,7 @@ dot-product attention over its context and itself: a dense mask over the whole s
 work too. On CUDA devices the rule of visibility is a FlexAttention block mask.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -37,7 +37,7 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
 @contextmanager
 def tree_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within it the model attends over prompt trees; afterwards as before."""
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation or "eager"
     model.set_attn_implementation(NAME)
     try:
         yield
@@ -118,8 +118,7 @@ def _by_blocks(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _
     parts: list[Tensor] = []
     for block, mask_SK, query_1HQD in zip(stream.blocks, plan.masks(query_1HND.dtype, num_groups), queries, strict=True):
         seen = (*block.context, *block.segments)
-        key_1JKD = torch.cat([keys[s] for s in seen], dim=2) if len(seen) > 1 else keys[seen[0]]
-        value_1JKD = torch.cat([values[s] for s in seen], dim=2) if len(seen) > 1 else values[seen[0]]
+        key_1JKD, value_1JKD = _joined(keys, seen), _joined(values, seen)
         if mask_SK is None:
             parts.append(
                 scaled_dot_product_attention(query_1HQD, key_1JKD, value_1JKD, is_causal=True, scale=scaling, enable_gqa=num_groups > 1)
@@ -130,6 +129,11 @@ def _by_blocks(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _
             out_1JSD = scaled_dot_product_attention(folded_1JSD, key_1JKD, value_1JKD, attn_mask=mask_SK, scale=scaling)
             parts.append(out_1JSD.reshape(*query_1HQD.shape[:-1], value_1JKD.shape[-1]))
     return torch.cat(parts, dim=2)
+
+
+def _joined(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """The chosen parts along the stream; a single one is not copied."""
+    return torch.cat([parts[s] for s in chosen], dim=2) if len(chosen) > 1 else parts[chosen[0]]
 
 
 @cache

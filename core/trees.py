@@ -23,7 +23,8 @@ MAX_BLOCK = 64
 MAX_QUERIES = 128
 """Tokens of a segment with context beyond which it is parted: a masked call computes the future too, half of a long one."""
 
-Row = Sequence[int]
+Row = list[int]
+"""Token ids of a prompt with its completion. Lists, not any sequences: they are compared and sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,16 +85,16 @@ class _Node:
     rows: list[int] = field(default_factory=list)
 
 
-def grow(groups: Sequence[Sequence[Row]], preamble: Row = ()) -> Stream:
+def grow(groups: Sequence[Sequence[Row]], preamble: Sequence[int] = ()) -> Stream:
     """One stream of the groups' trees, those of which all rows go on from `preamble` below one copy of it.
 
     Raises `ValueError` for a row without tokens.
     """
     layout = _Layout()
-    depth = len(preamble)
-    below = [bool(depth) and all(len(row) > depth and row[:depth] == preamble for row in rows) for rows in groups]
+    beginning, depth = list(preamble), len(preamble)
+    below = [bool(depth) and all(len(row) > depth and row[:depth] == beginning for row in rows) for rows in groups]
     if any(below):
-        layout.lay([_Node(row=preamble, start=0, end=depth)], above=(), first_row=0)
+        layout.lay([_Node(row=beginning, start=0, end=depth)], above=(), first_row=0)
     first_rows = _bounds([len(rows) for rows in groups])
     layout.paths = [()] * first_rows[-1]
     # Those below the preamble come first: its subtree must be in one piece.
@@ -140,7 +141,7 @@ def _tree(rows: Sequence[Row], depth: int) -> list[_Node]:
     """The segments behind the first `depth` tokens, which the rows have in common, as nodes."""
     roots: list[_Node] = []
     path: list[_Node] = []  # the segments of the row before
-    before: Row = ()
+    before: Row = []
     for index in sorted(range(len(rows)), key=lambda i: rows[i]):
         row = rows[index]
         if not row:

@@ -31,6 +31,7 @@ class RewardModelHook(Hook):
     ) -> None:
         self.rows2, self.rows1, self.pools, self.best_of = rewardbench2, rewardbench1, pools or {}, best_of
         self.batch_tokens, self.say = batch_tokens, say
+        self._said: set[str] = set()
         size = min((len(row.completions) for rows in self.pools.values() for row in rows), default=None)
         if size is not None and max(best_of) > size:
             raise ValueError(
@@ -38,7 +39,7 @@ class RewardModelHook(Hook):
             )
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=self.say)
+        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=self._say_once)
         name = step_folder(event.run_dir, event.step).name
         metrics: dict[str, float] = {}
         if self.rows2:
@@ -58,6 +59,12 @@ class RewardModelHook(Hook):
         if scorer.num_truncated:
             self.say(f"{scorer.num_truncated} scored texts were cut to {scorer.max_length} tokens")
         return metrics
+
+    def _say_once(self, line: str) -> None:
+        """What holds for the model holds at every checkpoint."""
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
 
 
 class HeldOutHook(Hook):

@@ -167,6 +167,7 @@ class BradleyTerryTrainer(RewardTrainer):
         super().__init__(**trl)
         self.config, self.run_dir, self.hooks, self.tracker = config, run_dir, hooks, tracker
         self._batches: list[dict[str, float]] = []
+        self._num_weights = trl["model"].num_parameters(exclude_embeddings=True)
         self._preamble = preamble(trl["processing_class"])
         several = "a step over several processes goes through their wrapped models" if self.accelerator.num_processes > 1 else ""
         self.why_padded = several or why_not_rewards(trl["model"], config.max_length)
@@ -195,7 +196,7 @@ class BradleyTerryTrainer(RewardTrainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         """6 per weight and token (Kaplan et al. 2020, section 2.1) of the batch's unique tokens."""
-        return 6 * self.model.num_parameters(exclude_embeddings=True) * sum(map(num_unique, inputs["pairs"]))
+        return 6 * self._num_weights * sum(map(num_unique, inputs["pairs"]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Sends the trainer's figures and the means since the last call to `train/*`."""

@@ -101,7 +101,7 @@ class ImplicitRewardScorer:
                 yield numbers, tree_logprobs(model, chosen, [starts[i] for i in numbers], self.preamble)
 
 
-def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], starts: Sequence[int], preamble: Row = ()) -> Tensor:
+def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], starts: Sequence[int], preamble: Sequence[int] = ()) -> Tensor:
     """Log-probability in nats, fp32, of every row's tokens from its entry of `starts` on, given those before; shape (R,).
 
     `model` is a language model in `tree_attention`. Logits are made for the tokens asked for alone, a part at a time.
@@ -109,6 +109,7 @@ def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], start
     stream = grow(groups, preamble).to(model.device)
     hidden_NH = encode(model, stream)
     head = model.get_output_embeddings()
+    assert head is not None, "why_not_logprobs asks for it"
     spans: list[Tensor] = []
     for row, start in enumerate(starts):
         spans.append(stream.places(row)[max(start, 1) - 1 :])

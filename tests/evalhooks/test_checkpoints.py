@@ -61,7 +61,7 @@ def test_a_reward_model_gets_its_benchmarks_and_its_best_of_n(
     hook = RewardModelHook(rewardbench2=rows, rewardbench1=PAIRS, pools=POOLS, best_of=(1, 4), batch_tokens=64, say=said.append)
     metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
     assert set(metrics) == {
-        *(f"rewardbench2/{key}" for key in ("overall", *DOMAINS)),
+        *(f"{kind}/{key}" for kind in ("rewardbench2", "rewardbench2_se") for key in ("overall", *DOMAINS)),
         *(f"rewardbench1/{key}" for key in ("overall", "chat", "chat_hard", "safety", "reasoning")),
         *(f"bon/{task}@{n}" for task in ("fruits", "average") for n in (1, 4)),
     }
@@ -80,6 +80,9 @@ def test_a_reward_model_gets_its_benchmarks_and_its_best_of_n(
             assert metrics[f"rewardbench2/{key}"] == sum(firsts) / 2
     keys = [f"rewardbench2/{key}" for key in DOMAINS]
     assert metrics["rewardbench2/overall"] == pytest.approx(sum(metrics[key] for key in keys) / 6, abs=1e-12)
+    # Two rows of credit 0 or 1: a resample's mean has a standard deviation of 1/2 sqrt(1/2) where they differ, else 0.
+    expected = 0.5**1.5 if metrics["rewardbench2/math"] == 0.5 else 0.0
+    assert metrics["rewardbench2_se/math"] == pytest.approx(expected, abs=0.03)  # 1000 resamples
 
     written = pq.read_table(tmp_path / "evals" / "step-000007.rewardbench2.parquet").to_pylist()
     assert [row["id"] for row in written] == [row.id for row in rows]
@@ -97,7 +100,7 @@ def test_a_benchmark_without_all_domains_has_no_overall_and_says_why(
     said: list[str] = []
     hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), say=said.append)
     metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
-    assert set(metrics) == {"rewardbench2/math", "rewardbench2/focus"}
+    assert set(metrics) == {"rewardbench2/math", "rewardbench2/focus", "rewardbench2_se/math", "rewardbench2_se/focus"}
     assert len(said) == 1
     assert said[0].startswith("no rewardbench2/overall at step 7: ")
     assert "Ties has no rows" in said[0]

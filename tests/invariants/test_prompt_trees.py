@@ -28,6 +28,7 @@ from core.progress import NoProgress
 from core.records import Dialogue, Message, Preference, user
 from core.reward import RewardModelScorer, padded_rewards, tree_rewards
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
+from rmtrain.loss import bradley_terry_loss
 from rmtrain.train import BradleyTerryTrainer, _arguments, _collate, train
 from tests.fakes import ListTracker, only_id
 
@@ -261,9 +262,9 @@ def test_loss_and_gradients_of_a_batch_are_those_of_padding(tokenizer: PreTraine
     torch.testing.assert_close(rewards_R, padded_R, atol=1e-5, rtol=0)
     assert loss.item() == pytest.approx(padded_loss.item(), abs=1e-6)
     assert_equal_gradients(ours, gradients(model))
-    # Rewards lie pair by pair: the last pair has equal sides, the first row is chosen there and in the first pair.
-    assert rewards_R[-1] == rewards_R[-2]
-    torch.testing.assert_close(rewards_R[0], rewards_R[-1])
+    chosen_B, rejected_B = (one_at_a_time(model, side).detach() for side in zip(*batch["pairs"], strict=True))
+    expected = bradley_terry_loss(chosen_B, rejected_B, margin_B=batch.get("margin"), label_smoothing=0.1, center=0.01)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

@@ -74,7 +74,8 @@ class HeldOutHook(Hook):
         self.pairs, self.batch_tokens = pairs, batch_tokens
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens)
+        # That a model is padded says the trainer, once.
+        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=lambda _: None)
         scores = scorer.score([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
         for pair, (chosen, rejected) in zip(self.pairs, scores, strict=True):

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from core.trees import Stream, grow
 
 NAME = "prompt_tree"
-_UNKNOWN_LAYERS = {"full_attention", "attention"}
+_PLAIN_LAYERS = {"full_attention", "attention"}
 _FLEX_BLOCK = 128
 
 
@@ -153,8 +153,8 @@ def why_not(model: PreTrainedModel, max_length: int) -> str:
     window = config.to_dict().get("sliding_window")
     if not model._supports_attention_backend:
         return f"{name} does not take attention functions"
-    if kinds - _UNKNOWN_LAYERS:
-        return f"{name} has layers of {', '.join(sorted(kinds - _UNKNOWN_LAYERS))}"
+    if kinds - _PLAIN_LAYERS:
+        return f"{name} has layers of {', '.join(sorted(kinds - _PLAIN_LAYERS))}"
     if window is not None and config.to_dict().get("use_sliding_window", True) and window < max_length:
         return f"{name} attends to the last {window} tokens only"
     try:

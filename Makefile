@@ -3,7 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-ROWS ?= ../shared/data/openbench.jsonl
 BENCH ?=
 
 .PHONY: install install-smol demo test check bench bench-official clean
@@ -36,9 +35,9 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Speed beside peers; BENCH="--limit 0.05 --json OUT.json" for other options.
+# Speed beside peers: make bench BENCH="--rows ROWS.jsonl --json OUT.json"
 bench: install install-smol
-	$(BIN)/python -m benchmarks.bench_eval --rows $(ROWS) $(BENCH)
+	$(BIN)/python benchmarks/bench_eval.py $(BENCH)
 
 # The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
 bench-official: .venv-official/installed

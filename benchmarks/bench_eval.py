@@ -1,6 +1,6 @@
 """How fast a reward model is scored: prompt trees beside the official tool's way and beside transformers' pipeline.
 
-    python -m benchmarks.bench_eval --rows openbench.jsonl [--limit 0.1] [--model pip:smollm2-135m] [--dtype bf16] [--json OUT]
+    python benchmarks/bench_eval.py --rows rows.jsonl [--limit 0.05] [--model pip:smollm2-135m] [--dtype bf16] [--json OUT]
 
 One reward model (a fresh head on `--model`, saved once), the same rows, the same number format, both sides timed in turn in
 one go with tokenisation, `--rounds` times; a ratio is the median over the rounds of peer / ours.
@@ -27,7 +27,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
 from transformers.utils import logging
 
-from benchmarks.machine import device, forward_flops, matmul_peak, seconds, shares
 from core.allocator import keep_freed_memory
 from core.attention import tree_attention
 from core.chat import encode_answered
@@ -37,11 +36,14 @@ from core.records import BenchmarkRow, user
 from core.reward import RewardModelScorer, padded_rewards, tree_rewards
 from core.trees import Stream, batches, grow
 from evalhooks.benchmark import load_rewardbench2
+from machine import device, forward_flops, matmul_peak, seconds, shares
 
 TARGETS = {"official loop": 2.5, "best padded": 1.35, "shared prompt 256+16x128": 2.2, "shared prompt 1024+16x64": 6.0}
 SHAPES = ((256, 16, 128), (1024, 16, 64))
 OFFICIAL_BATCH = 64
-BATCHES = (1, 4, 8, 16, 32, 64)
+OFFICIAL = Path(__file__).parents[1] / ".venv-official" / "bin" / "python"
+BATCHES = (1, 4, 8, 16, 32)
+ROWS = Path(__file__).parents[2] / "shared" / "data" / "openbench.jsonl"
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16"}
 
 
@@ -84,12 +86,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="rows in RewardBench 2's schema")
-    parser.add_argument("--limit", type=float, default=0.1, help="share of every domain's rows")
+    parser.add_argument("--rows", default=str(ROWS), required=not ROWS.is_file(), help="rows in RewardBench 2's schema")
+    parser.add_argument("--limit", type=float, default=0.05, help="share of every domain's rows")
     parser.add_argument("--model", default="pip:smollm2-135m")
     parser.add_argument("--dtype", type=Dtype, choices=list(Dtype), default=Dtype.bf16)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--official", type=Path, default=Path(".venv-official/bin/python"), help="Python with the package rewardbench")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--official", type=Path, default=OFFICIAL, help="Python with the package rewardbench")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -175,7 +177,7 @@ def best_padded(subject: Subject, rounds: int) -> dict[str, object]:
     texts = subject.texts()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     in_order = [texts[i] for i in order]
-    sample = in_order[:: max(1, len(in_order) // 128)]
+    sample = in_order[:: max(1, len(in_order) // 64)]
     best = min(BATCHES, key=lambda batch: seconds(lambda: classify(sample, batch_size=batch)))
 
     def peer() -> tuple[float, list[float]]:

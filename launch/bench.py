@@ -148,13 +148,14 @@ def _command(composed: Composed) -> None:
 
     result = run(composed, console_progress())
     errors = result.get("standard_errors", {})
-    table = Table(title=escape(f"{result['benchmark']} of {result['reward']}"), title_justify="left")
+    console, table = Console(), Table()
+    console.print(escape(f"{result['benchmark']} of {result['reward']}"), soft_wrap=True, highlight=False)  # may be wider than the table
     for column in ("domain" if "standard_errors" in result else "section", "score", *(["standard error"] if errors else [])):
         table.add_column(column, justify="left" if column in ("domain", "section") else "right")
     for part, score in _parts(result).items():
         shown = "missing" if score is None else f"{100 * score:.1f}"
         table.add_row(escape(part), shown, *([f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []))
-    Console().print(table)
+    console.print(table)
     for said in _remarks(result):
         print(said)
 

@@ -1,7 +1,6 @@
 """Reward models as Scorers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.attention import encode, tree_attention, why_not
 from core.batching import pad_right, token_budget_batches
-from core.chat import encode_answered, pad_id, preamble
+from core.chat import pad_id, preamble
 from core.progress import NoProgress, Progress
 from core.records import Dialogue, Measured
+from core.texts import TokenRows, token_rows
 from core.trees import Row, batches, grow
 
 
@@ -51,30 +51,20 @@ class RewardModelScorer:
     @torch.no_grad()
     def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
         """As `score`, with the number of tokens that each reward was read from."""
-        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
-        whole = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
-        rows = [row[: self.max_length] for row in whole]
-        rewards = [0.0] * len(rows)
-        bounds = [0]
-        for answers in completions:
-            bounds.append(bounds[-1] + len(answers))
-        places = [range(start, end) for start, end in pairwise(bounds) if end > start]
-
-        self.progress.start("scoring", len(rows))
-        for numbers, rewards_R in self._batches(rows, places):
+        texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
+        rewards = [0.0] * len(texts.rows)
+        self.progress.start("scoring", len(rewards))
+        for numbers, rewards_R in self._batches(texts):
             for i, reward in zip(numbers, rewards_R.tolist(), strict=True):
                 rewards[i] = reward
             self.progress.advance(len(numbers))
         self.progress.finish()
-        measured = [
-            Measured(reward=reward, num_tokens=len(row), truncated=len(row) < len(full))
-            for reward, row, full in zip(rewards, rows, whole, strict=True)
-        ]
-        self.num_truncated += sum(item.truncated for item in measured)
-        return [measured[start:end] for start, end in pairwise(bounds)]
+        self.num_truncated += sum(texts.truncated)
+        return texts.measured(rewards)
 
-    def _batches(self, rows: Sequence[Row], places: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of some rows and their rewards; together all rows. `places` are the numbers of each prompt's rows."""
+    def _batches(self, texts: TokenRows) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of some rows and their rewards; together all rows."""
+        rows, places = texts.rows, texts.places
         if self.why_padded:
             for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
                 yield batch, padded_rewards(self.model, [rows[i] for i in batch], pad_id(self.tokenizer))

@@ -1,6 +1,7 @@
 """What several jobs build from their configuration: hooks, trackers, rewards, identities, lineages."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,13 +11,14 @@ from typing import Any
 from bon.pools import load_pools
 from core.config import ModelConfig
 from core.records import Sampling, Scorer, Tracker
-from core.runs import RECORD, Run, fail_run, fingerprint, read_record
+from core.runs import RECORD, Run, RunState, fail_run, fingerprint, open_run, read_record
 from core.sources import resolve
 from core.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
 from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
 from evalhooks.tasks import load_tasks
+from launch.entry import Composed
 from launch.schema import RunSettings
 
 LINEAGE = "lineage.json"
@@ -32,6 +34,30 @@ def tracker_of(job: RunSettings, run: Run, config: Mapping[str, Any]) -> Tracker
         project=job.tracker.project, name=run.dir.name, group=job.study, dir=run.dir, config=config, mode=job.tracker.mode, id=run.id
     )
     return Trackers([files, wandb])
+
+
+def opened(composed: Composed, kind: str, name: str, identity: Mapping[str, Any], **extra: Any) -> tuple[Run, bool]:
+    """The run of a job, and whether there is still work to do: a finished one is left as it is, and a line says so."""
+    job = composed.job
+    assert isinstance(job, RunSettings)
+    run, state = open_run(
+        runs_dir=Path(job.runs_dir),
+        study=job.study,
+        job=kind,
+        name=job.name or name,
+        identity=identity,
+        config_yaml=composed.yaml,
+        resume=job.resume,
+        extra=extra,
+    )
+    if state == RunState.finished:
+        print(f"{run.dir} is finished already", file=sys.stderr)
+    return run, state != RunState.finished
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """The record of a run, with its folder as `dir`."""
+    return {"dir": str(run.dir), **read_record(run.dir)}
 
 
 @contextmanager

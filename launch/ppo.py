@@ -1,6 +1,5 @@
 """`rewardloop ppo`: a policy against a reward model."""
 
-from pathlib import Path
 from typing import Any
 
 from core.progress import Progress, console_progress
@@ -24,8 +23,8 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
     from core.models import load_reward_model, load_tokenizer
     from core.reward import RewardModelScorer
-    from core.runs import RunState, finish_run, open_run, read_record
-    from launch.parts import identity_of, lineage_of, policy_hook, run_id_of, tracked
+    from core.runs import finish_run
+    from launch.parts import identity_of, lineage_of, opened, policy_hook, record_of, run_id_of, tracked
     from launch.rewards import reward_path
     from ppo.train import train
 
@@ -34,14 +33,10 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     identity = identity_of(job, models={"model": job.model, "reward": source}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "reward": job.reward.path, "reward_base": lineage_of(source)}
     lineage["reward_run"] = run_id_of(source.path)
-    name = job.name or f"{lineage['base'].rpartition('/')[2]}-by-{lineage['reward_base'].rpartition('/')[2]}"
-    run, state = open_run(
-        runs_dir=Path(job.runs_dir), study=job.study, job="ppo", name=name, identity=identity, config_yaml=composed.yaml,
-        resume=job.resume, extra={"lineage": lineage},
-    )  # fmt: skip
-    if state == RunState.finished:
-        print(f"{run.dir} is finished already")
-        return {"dir": str(run.dir), **read_record(run.dir)}
+    name = f"{lineage['base'].rpartition('/')[2]}-by-{lineage['reward_base'].rpartition('/')[2]}"
+    run, has_work = opened(composed, "ppo", name, identity, lineage=lineage)
+    if not has_work:
+        return record_of(run)
     if lineage["base"] != lineage["reward_base"]:
         print(
             f"note: the reward model comes from {lineage['reward_base']}, the policy from {lineage['base']}; in the RewardBench 2 paper "
@@ -71,7 +66,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             best={job.best_metric: outcome.best_value},
             num_dropped_prompts=outcome.num_dropped_prompts,
         )
-    return {"dir": str(run.dir), **read_record(run.dir)}
+    return record_of(run)
 
 
 def _command(composed: Composed) -> None:

@@ -1,6 +1,5 @@
 """`rewardloop rm`: one reward model, or a sweep of them."""
 
-from pathlib import Path
 from typing import Any
 
 from core.progress import Progress, console_progress
@@ -20,9 +19,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     resolve(job.model)
 
     from core.hooks import Hook
-    from core.runs import RunState, finish_run, open_run, read_record
+    from core.runs import finish_run
     from evalhooks.checkpoints import HeldOutHook
-    from launch.parts import identity_of, lineage_of, reward_model_hook, tracked
+    from launch.parts import identity_of, lineage_of, opened, record_of, reward_model_hook, tracked
     from rmtrain.train import train
 
     hooks: list[Hook] = [reward_model_hook(job.hooks)]
@@ -35,18 +34,14 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
     mantissa, _, exponent = f"{job.optim.lr:e}".partition("e")
     rate = f"{float(mantissa):g}e{int(exponent)}"
-    name = job.name or f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}"
-    run, state = open_run(
-        runs_dir=Path(job.runs_dir), study=job.study, job="rm", name=name, identity=identity, config_yaml=composed.yaml,
-        resume=job.resume, extra={"lineage": lineage},
-    )  # fmt: skip
-    if state == RunState.finished:
-        print(f"{run.dir} is finished already")
-        return {"dir": str(run.dir), **read_record(run.dir)}
+    name = f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}"
+    run, has_work = opened(composed, "rm", name, identity, lineage=lineage)
+    if not has_work:
+        return record_of(run)
     with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
         outcome = train(job, run.dir, preferences=preferences, hooks=hooks, tracker=tracker, progress=progress)
         finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
-    return {"dir": str(run.dir), **read_record(run.dir)}
+    return record_of(run)
 
 
 def _command(composed: Composed) -> None:

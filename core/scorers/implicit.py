@@ -1,7 +1,6 @@
 """A policy trained by direct preference optimisation, taken as the reward model that it implies."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -9,9 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.attention import encode, tree_attention, why_not
 from core.batching import pad_right, token_budget_batches
-from core.chat import encode_answered, encode_prompts, pad_id, preamble
+from core.chat import encode_prompts, pad_id, preamble
 from core.progress import NoProgress, Progress
 from core.records import Dialogue, Measured
+from core.texts import TokenRows, token_rows
 from core.trees import Row, batches, grow, num_shared
 
 _LOGITS_AT_ONCE = 1024
@@ -57,36 +57,23 @@ class ImplicitRewardScorer:
     @torch.no_grad()
     def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
         """As `score`, with the number of tokens that each reward was read from."""
-        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
-        whole = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
+        texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         asked = [ids for ids, answers in zip(encode_prompts(self.tokenizer, prompts), completions, strict=True) for _ in answers]
-        rows = [row[: self.max_length] for row in whole]
-        starts = [num_shared(ids, row) for ids, row in zip(asked, rows, strict=True)]
-        bounds = [0]
-        for answers in completions:
-            bounds.append(bounds[-1] + len(answers))
-        places = [list(range(start, end)) for start, end in pairwise(bounds) if end > start]
+        starts = [num_shared(ids, row) for ids, row in zip(asked, texts.rows, strict=True)]
 
-        self.progress.start("scoring", 2 * len(rows))
-        sums = [torch.zeros(len(rows), dtype=torch.float64) for _ in range(2)]
+        self.progress.start("scoring", 2 * len(starts))
+        sums = [torch.zeros(len(starts), dtype=torch.float64) for _ in range(2)]
         for model, sums_R in zip((self.policy, self.reference), sums, strict=True):
-            for batch, found in self._batches(model, rows, starts, places):
+            for batch, found in self._batches(model, texts, starts):
                 sums_R[batch] = found.double().cpu()
                 self.progress.advance(len(batch))
         self.progress.finish()
+        self.num_truncated += sum(texts.truncated)
+        return texts.measured((self.beta * (sums[0] - sums[1])).tolist())
 
-        rewards = (self.beta * (sums[0] - sums[1])).tolist()
-        measured = [
-            Measured(reward=reward, num_tokens=len(row), truncated=len(row) < len(full))
-            for reward, row, full in zip(rewards, rows, whole, strict=True)
-        ]
-        self.num_truncated += sum(item.truncated for item in measured)
-        return [measured[start:end] for start, end in pairwise(bounds)]
-
-    def _batches(
-        self, model: PreTrainedModel, rows: Sequence[Row], starts: Sequence[int], places: Sequence[list[int]]
-    ) -> Iterator[tuple[list[int], Tensor]]:
+    def _batches(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of some rows and the log-probabilities of their completions; together all rows."""
+        rows, places = texts.rows, texts.places
         if self.why_padded:
             for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
                 ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))

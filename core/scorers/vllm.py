@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from core.chat import encode_answered
 from core.records import Dialogue, Measured
+from core.texts import token_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,22 +69,13 @@ class VLLMScorer:
 
     def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
         """As `score`, with the tokens that were sent for each reward."""
-        dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
-        whole = encode_answered(self.tokenizer, dialogues, [answer for answers in completions for answer in answers])
-        rows = [row[: self.max_length] for row in whole]
-        rewards = self._rewards(rows)
+        texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
+        rewards = self._rewards(texts.rows)
         self._suspect_sigmoid(rewards)
-        measured = [
-            Measured(reward=reward, num_tokens=len(row), truncated=len(uncut) > self.max_length)
-            for reward, row, uncut in zip(rewards, rows, whole, strict=True)
-        ]
-        self.num_truncated += sum(found.truncated for found in measured)
-        ends = [0]
-        for answers in completions:
-            ends.append(ends[-1] + len(answers))
-        return [measured[start:end] for start, end in pairwise(ends)]
+        self.num_truncated += sum(texts.truncated)
+        return texts.measured(rewards)
 
-    def _rewards(self, rows: list[list[int]]) -> list[float]:
+    def _rewards(self, rows: Sequence[list[int]]) -> list[float]:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         batches = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         rewards = [0.0] * len(rows)

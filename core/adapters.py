@@ -4,12 +4,16 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
-from transformers import PreTrainedModel
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from core.config import ModelConfig
-from core.sources import ADAPTER_CONFIG, Source, find_file, locate
+from core.runs import fingerprint
+from core.sources import ADAPTER_CONFIG, Source, find_file, locate, resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
 """What peft writes before the name of every weight."""
@@ -49,7 +53,16 @@ def find_adapter(source: Source) -> Adapter | None:
     return Adapter(source=source, base=base, task=found.get("task_type") or "")
 
 
-def adapter_weights(adapter: Adapter) -> dict[str, Tensor]:
+def content_of(config: ModelConfig, key: str = "model.path") -> Any:
+    """What a model is, for the identity of a run: its `fingerprint`, and with an adapter in a folder that of its base too."""
+    own, source = fingerprint(resolve(config, key)), locate(config, key)
+    adapter = find_adapter(source) if Path(source.path).is_dir() else None
+    if adapter is None:
+        return own
+    return {"adapter": own, "base": fingerprint(resolve(ModelConfig(path=adapter.base.path, revision=adapter.base.revision)))}
+
+
+def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
     """The tensors of an adapter by name: its matrices, and whole weights under the names that they have in the base.
 
     Raises `ValueError` where the folder of an adapter holds no weights.
@@ -62,7 +75,7 @@ def adapter_weights(adapter: Adapter) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
 
 
-def merged(model: PreTrainedModel, adapter: Adapter, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+def merged(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
     """`model`, changed in place: the adapter's updates added to its weights, and the weights saved whole in place of its own.
 
     The embeddings take the number of tokens that the adapter's have. Raises `ValueError` where the adapter does not fit.
@@ -96,7 +109,7 @@ def merged(model: PreTrainedModel, adapter: Adapter, weights: Mapping[str, Tenso
     return plain.requires_grad_(True)  # peft freezes what it wraps, and a policy from here may be trained
 
 
-def _match_vocabulary(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+def _match_vocabulary(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> None:
     """Gives the embeddings as many rows as those saved with an adapter, where there are any."""
     embeddings = model.get_input_embeddings().get_parameter("weight")
     for name, parameter in model.named_parameters():

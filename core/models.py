@@ -1,6 +1,7 @@
 """Loading of policies and reward models."""
 
 import math
+import sys
 from collections.abc import Collection
 from importlib import util
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from core.adapters import Adapter, adapter_weights, find_adapter, merged
 from core.config import Dtype, ModelConfig, Quantize
@@ -131,6 +133,8 @@ def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **
             options["num_labels"] = 1  # the base may be a language model, which says nothing of outputs
     if config.quantize != Quantize.none:
         options["quantization_config"] = quantization(config, head_names(auto, source, **options))
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # in a log its bar is noise
     dtype = DTYPES[config.dtype]
     model, info = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
     missing = set(info["missing_keys"])

@@ -82,19 +82,19 @@ def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[B
         raise ValueError(f"The share of the benchmark to be read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
     if limit == 1:
         return list(rows)
-    groups: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in rows:
-        groups[row.subset.casefold()][_unit(row)] = None
-    kept: set[tuple[str, str]] = set()
+    groups: dict[str, dict[str | int, None]] = defaultdict(dict)
+    for place, row in enumerate(rows):
+        groups[row.subset.casefold()][_unit(place, row)] = None
+    kept: set[tuple[str, str | int]] = set()
     for subset, units in groups.items():
         num_kept = max(1, round(limit * len(units)))
         kept |= {(subset, unit) for unit in random.Random(f"{seed} {subset}").sample(list(units), num_kept)}
-    return [row for row in rows if (row.subset.casefold(), _unit(row)) in kept]
+    return [row for place, row in enumerate(rows) if (row.subset.casefold(), _unit(place, row)) in kept]
 
 
-def _unit(row: BenchmarkRow) -> str:
-    """What is drawn as one: a row, and in Ties a pair of prompts, whose ids share what follows the colon."""
-    return row.id.rpartition(":")[2] if _is_ties(row) else row.id
+def _unit(place: int, row: BenchmarkRow) -> str | int:
+    """What is drawn as one: a row, by its place, and in Ties a pair of prompts, whose ids share what follows the colon."""
+    return row.id.rpartition(":")[2] if _is_ties(row) else place
 
 
 def _is_ties(row: BenchmarkRow) -> bool:
@@ -156,6 +156,14 @@ def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | No
     temporary = path.with_suffix(".tmp")
     pq.write_table(pa.Table.from_pylist(table, schema=_TABLE), temporary)
     temporary.rename(path)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a parquet file is one that `write_rows` wrote."""
+    try:
+        return pq.read_schema(path).names == _TABLE.names
+    except pa.ArrowInvalid:
+        return False
 
 
 def _read(path: str, *, split: str) -> Iterable[tuple[int, Any]]:
@@ -243,6 +251,8 @@ def _row1(row: Any, number: int, where: str) -> BenchmarkRow:
 def _require(row: Any, fields: Mapping[str, Any], where: str) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(f"{where} is no JSON object.")
+    if row.get("subset") == "":
+        raise ValueError(f"{where}: 'subset' is empty; name the domain of the row.")
     for key, kind in fields.items():
         if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
             raise ValueError(f"{where}: {key!r} is missing or of the wrong type ({type(row.get(key)).__name__}).")

@@ -55,8 +55,9 @@ def read_prior_sets(path: str | Path) -> dict[str, float]:
 
     Raises `ValueError` that names the file and the entry at fault.
     """
+    file = _file(Path(path))
     try:
-        found = json.loads(_file(Path(path)).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f'{path} is no JSON ({error}); write an object such as {{"shp": 0.61}}.') from error
     if not isinstance(found, dict):

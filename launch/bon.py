@@ -10,13 +10,13 @@ from launch.entry import Composed, start
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
     from bon.pools import bounds, make_pools, rerank
+    from core.adapters import content_of
     from core.config import ModelConfig
     from core.generate import TransformersGenerator
     from core.models import load_policy, load_reward_model
     from core.records import Sampling
     from core.reward import RewardModelScorer
     from core.runs import fingerprint
-    from core.sources import resolve
     from evalhooks.tasks import load_tasks
     from launch.rewards import reward_path
     from launch.schema import BoNJob
@@ -33,7 +33,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
     verifiers = {name: task.verifier for name, task in tasks.items()}
     sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
-    origin = {"policy": fingerprint(resolve(job.model)), "tasks": {name: fingerprint(task.path) for name, task in job.tasks.items()}}
+    origin = {"policy": content_of(job.model), "tasks": {name: fingerprint(task.path) for name, task in job.tasks.items()}}
     progress.start("sampling pools", sum(map(len, prompts.values())))
     generator = TransformersGenerator(*load_policy(job.model))
     pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=origin | {"limit": job.pool.limit})

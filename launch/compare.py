@@ -64,6 +64,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         request = parse(argv)
         a, b = read_side(request.a), read_side(request.b)
+        if request.out is not None and request.out.resolve() in {
+            Path(p).expanduser().resolve() for p in (request.a, request.b, a.file, b.file)
+        }:
+            raise ValueError(f"out={request.out} would overwrite one of the two results; choose another name.")
         result = compared(a, b)
         if request.out is not None:
             write_json(request.out, {"a": str(a.file), "b": str(b.file), **plain(result)})

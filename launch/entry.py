@@ -13,12 +13,12 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.allocator import keep_freed_memory
-from launch.schema import SCHEMAS, Launch, register
+from launch.schema import SCHEMAS, BenchJob, Launch, register
 
 INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
 """Flags with which Hydra only prints."""
@@ -47,8 +47,10 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
     if not INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
         overrides = [a for a in arguments if not a.startswith("-")]
         try:
-            for found in [composed(name, chosen) for chosen in (combinations(overrides) if sweeping else [overrides])]:
+            jobs = [composed(name, chosen) for chosen in (combinations(overrides) if sweeping else [overrides])]
+            for found in jobs:
                 _require_world(found)
+            _require_own_out([found.job for found in jobs])
         except ConfigError as error:
             refuse(str(error))
 
@@ -62,6 +64,9 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
     def main(cfg: DictConfig) -> None:
         try:
             run(_validated(name, cfg))
+        except KeyboardInterrupt:
+            print("stopped; what is complete is kept, and the same command goes on from there", file=sys.stderr)
+            raise SystemExit(130) from None
         except Exception as error:
             # Whatever a job of a sweep dies of, the others go on; what failed is told at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
@@ -106,7 +111,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
                 choices = [str(override.input_line)]
             lists = [[*chosen, choice] for chosen in lists for choice in choices]
     except HydraException as error:
-        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+        raise ConfigError(_explain_grammar(error) or f"{' '.join(overrides)}: {error}") from error
     return lists
 
 
@@ -125,6 +130,13 @@ def _require_world(found: Composed) -> None:
         )
 
 
+def _require_own_out(jobs: Sequence[Any]) -> None:
+    """Refuses a sweep whose jobs would write one result over another."""
+    outs = [job.out for job in jobs if isinstance(job, BenchJob) and job.out]
+    if len(set(outs)) < len(outs):
+        raise ConfigError(f"all jobs of the sweep would write out={outs[0]}; leave it out, the results lie in the runs' folders.")
+
+
 def _validated(name: str, cfg: DictConfig) -> Composed:
     missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
     if missing:
@@ -136,6 +148,8 @@ def _validated(name: str, cfg: DictConfig) -> Composed:
 
 def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
     """Hydra's own words, and for an unknown key the nearest that exists."""
+    if unreadable := _explain_grammar(error):
+        return unreadable
     said = str(error).partition("\nConfig search path")[0].strip()
     if error.__cause__ is not None:
         said = f"{said}: {str(error.__cause__).splitlines()[0]}"
@@ -147,6 +161,16 @@ def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {name} --help` for the keys there are."
             return f"the override {override!r} does not fit: {said.splitlines()[0]} {hint}"
     return said
+
+
+def _explain_grammar(error: Exception) -> str:
+    """What to do about an override that Hydra's grammar does not read; empty for other errors."""
+    if not isinstance(error, OverrideParseException):
+        return ""
+    return (
+        f"the override {error.override} cannot be read ({str(error).splitlines()[0]}); a value with blanks, =, commas, brackets or ~ "
+        "needs quotes of its own inside those of the shell, as in \"rows='a b=c.jsonl'\"."
+    )
 
 
 def _keys(schema: type, prefix: str = "") -> list[str]:

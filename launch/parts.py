@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bon.pools import load_pools
+from core.adapters import content_of
 from core.config import ModelConfig
 from core.records import Sampling, Scorer, Tracker
 from core.runs import RECORD, Run, RunState, fail_run, fingerprint, open_run, read_record
-from core.sources import resolve
 from core.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
@@ -120,7 +120,7 @@ def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mappin
     settings = asdict(config)
     for key in ("runs_dir", "study", "name", "resume", "tracker", "world", "lr"):
         settings.pop(key, None)
-    inputs = {key: fingerprint(resolve(model, KEYS[key])) for key, model in models.items()}
+    inputs = {key: content_of(model, KEYS[key]) for key, model in models.items()}
     inputs |= {key: fingerprint(path) for key, path in files.items() if path}
     return {**_without_paths(settings), "inputs": inputs}
 

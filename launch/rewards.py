@@ -1,18 +1,22 @@
 """The reward that a configuration names, as a Scorer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from core.adapters import content_of
 from core.checkpoint import latest_complete
 from core.config import ModelConfig
 from core.progress import Progress
 from core.records import Scorer
-from core.runs import RECORD, fingerprint, read_record
+from core.runs import RECORD, read_record
 from core.sources import resolve
 from launch.schema import RewardConfig, RewardKind
+
+_PLACES = {"path", "revision", "reference", "members"}
+"""Settings that say where models lie; what they are stands in the identity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +36,11 @@ class Sources:
 
     def identity(self, reward: RewardConfig) -> dict[str, Any]:
         """What determines the scores: the models' contents; a service or a program of the user's may change at any time."""
-        contents = {key: fingerprint(resolve(model, key)) for key, model in self.models.items()}
-        lives_elsewhere = reward.kind in (RewardKind.judge, RewardKind.function, RewardKind.vllm)
-        return {**contents, "asked": datetime.now(UTC).isoformat()} if lives_elsewhere else contents
+        found: dict[str, Any] = {key: content_of(model, key) for key, model in self.models.items()}
+        found["settings"] = {key: value for key, value in asdict(reward).items() if key not in _PLACES}
+        if reward.kind in (RewardKind.judge, RewardKind.function, RewardKind.vllm):
+            found["asked"] = datetime.now(UTC).isoformat()
+        return found
 
 
 def reward_path(path: str, runs_dir: str, key: str = "reward.path") -> Path | str:
@@ -85,7 +91,7 @@ def sources_of(reward: RewardConfig, runs_dir: str) -> Sources:
         RewardKind.function: reward.function,
         RewardKind.vllm: reward.served or reward.path,
     }
-    return Sources(models=models, name=names.get(reward.kind, reward.path))
+    return Sources(models=models, name=names.get(reward.kind) or models["reward.path"].path)
 
 
 def build(reward: RewardConfig, sources: Sources, limits: Limits, *, progress: Progress, say: Callable[[str], None] = print) -> Scorer:

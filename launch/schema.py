@@ -102,7 +102,7 @@ class RewardConfig:
         if self.kind == RewardKind.ensemble and len(self.members) < 2:
             raise ValueError(f"reward.members={self.members} has one member; name at least two, or take it alone (reward=custom).")
         if any(len(scale) != 2 for scale in self.scales):
-            raise ValueError(f"reward.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4,2.5]].")
+            raise ValueError(f"reward.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4.0,2.5]].")
 
 
 _REWARD_HINTS = {
@@ -169,6 +169,8 @@ class BenchJob(RunSettings):
     """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
     from_scores: str = ""
     """JSONL of scores to evaluate instead of a model."""
+    generative: bool = False
+    """rewardbench1 from_scores: the scores are a judge's, so a draw earns half. Rows that a run of a judge wrote say so themselves."""
     prior_sets: str = ""
     """rewardbench1: JSON with accuracies on the prior sets, as {"shp": 0.61}."""
     out: str = ""
@@ -185,6 +187,8 @@ class BenchJob(RunSettings):
             )
         if not self.from_scores:
             self.reward.require_complete()
+        if self.from_scores and (self.rows or self.limit < 1 or self.reward != RewardConfig()):
+            raise ValueError("from_scores evaluates a file as it is; leave out rows, limit and reward, or leave out from_scores to score.")
         if self.prior_sets and self.benchmark != Benchmark.rewardbench1:
             raise ValueError("prior_sets belong to RewardBench 1; add benchmark=rewardbench1.")
         if self.out and not self.out.endswith(".json"):

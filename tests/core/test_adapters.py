@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from core.adapters import content_of
 from core.config import Dtype, ModelConfig, Quantize
 from core.models import load_policy, load_reward_model, load_tokenizer, new_reward_model
 from tests.fakes import WORDS, tiny_llama, word_tokenizer
@@ -281,3 +282,18 @@ def test_an_adapter_of_a_wider_model_is_refused_with_the_base_it_names(
 def test_quantising_an_adapter_is_refused_with_a_remedy(lora_policy: tuple[Path, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"model\.quantize=nf4 does not go with an adapter such as .*lora, .* save the merged model"):
         load_policy(ModelConfig(path=str(lora_policy[0]), quantize=Quantize.nf4))
+
+
+def test_what_an_adapter_is_changes_with_its_base(tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    base = tmp_path / "base"
+    policy.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    trained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), TaskType.SEQ_CLS).save_pretrained(
+        str(tmp_path / "lora")
+    )
+    before = content_of(config(tmp_path / "lora"))
+    assert content_of(config(tmp_path / "lora")) == before
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    assert content_of(config(tmp_path / "lora")) != before
+    assert content_of(config(base)) == content_of(config(base))

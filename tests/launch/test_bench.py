@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,7 @@ from core.progress import NoProgress
 from core.runs import read_record
 from evalhooks.rewardbench2 import DOMAINS
 from launch.bench import run
-from launch.entry import ConfigError, composed
+from launch.entry import ConfigError, composed, start
 
 BEST_OF_4 = [name for name in DOMAINS.values() if name != "Ties"]
 
@@ -210,3 +211,79 @@ def test_compare_is_a_command_of_its_own(tmp_path: Path) -> None:
     assert "+100.0" in done.stdout
     assert "9/0" in done.stdout
     assert "more than noise" in done.stdout
+
+
+def test_an_input_is_never_overwritten_by_the_result(tmp_path: Path, reward_model_folder: Path) -> None:
+    saved = jsonl(tmp_path / "same.json", [scored("Math", "1", [1.0, 0.0])])
+    before = saved.read_bytes()
+    with pytest.raises(ValueError, match="would overwrite from_scores"):
+        bench(f"from_scores={saved}", f"out={saved}")
+    assert saved.read_bytes() == before
+    table = tmp_path / "mine.parquet"
+    pq.write_table(pa.Table.from_pylist([{"id": "1", "prompt": "?", "chosen": ["a"], "rejected": ["b"], "subset": "Math"}]), table)
+    before = table.read_bytes()
+    with pytest.raises(ValueError, match="would overwrite rows"):
+        bench(f"rows={table}", f"reward.path={reward_model_folder}", f"out={tmp_path / 'mine.json'}")
+    with pytest.raises(ValueError, match="which is no result of"):
+        bench(f"from_scores={saved}", f"out={tmp_path / 'mine.json'}")
+    assert table.read_bytes() == before
+
+
+def test_a_result_may_be_written_again(tmp_path: Path) -> None:
+    saved = jsonl(tmp_path / "scores.jsonl", [scored("Math", "1", [1.0, 0.0])])
+    for _ in range(2):
+        bench(f"from_scores={saved}", f"out={tmp_path / 'out.json'}")
+    assert json.loads((tmp_path / "out.json").read_text())["row_results"] == [1.0]
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ValueError, match="cannot be written"):
+        bench("from_scores=nowhere.jsonl", f"out={tmp_path / 'folder.json'}")
+    with pytest.raises(ValueError, match="cannot be written"):
+        bench("from_scores=nowhere.jsonl", "out=/proc/x/y.json")
+
+
+def test_a_judges_draws_keep_their_half_when_its_rows_are_read_again(tmp_path: Path, policy_folder: Path) -> None:
+    pairs = [{"prompt": "?", "chosen": "plum", "rejected": "lamp", "subset": "hep-go"}]
+    judge = {"path": policy_folder, "max_tokens": 2, "cache": tmp_path / "answers.sqlite"}
+    options = ["reward=judge", "benchmark=rewardbench1", *(f"reward.judge.{key}={value}" for key, value in judge.items())]
+    first = bench(*options, f"rows={jsonl(tmp_path / 'pairs.jsonl', pairs)}", f"runs_dir={tmp_path}", f"out={tmp_path / 'judged.json'}")
+    assert first["row_results"] == [0.5]
+    again = bench("benchmark=rewardbench1", f"from_scores={tmp_path / 'judged.parquet'}")
+    assert again["row_results"] == [0.5]
+    line = jsonl(tmp_path / "line.jsonl", [{"subset": "hep-go", "chosen": 1, "rejected": 1}])
+    assert bench("benchmark=rewardbench1", f"from_scores={line}")["row_results"] == [0.0]
+    assert bench("benchmark=rewardbench1", f"from_scores={line}", "generative=true")["row_results"] == [0.5]
+
+
+def test_one_model_under_two_spellings_is_scored_once(tmp_path: Path, rows: Path, reward_model_folder: Path) -> None:
+    first = bench(f"reward.path={reward_model_folder}", f"rows={rows}", f"runs_dir={tmp_path}")
+    second = bench(f"reward.path={reward_model_folder.parent}/./{reward_model_folder.name}/", f"rows={rows}", f"runs_dir={tmp_path}")
+    assert first["dir"] == second["dir"]
+
+
+def test_ties_rows_that_can_have_no_score_are_told_of_before_scoring(
+    tmp_path: Path, reward_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = [{"id": "ref:1", "prompt": "?", "chosen": ["a"], "rejected": ["b"], "subset": "Ties"}]
+    file = jsonl(tmp_path / "lone.jsonl", lone)
+    with pytest.raises(ValueError, match=r"reward\.path=nowhere"):
+        bench("reward.path=nowhere", f"rows={file}", f"runs_dir={tmp_path}")
+    assert "warning: Ties will have no score. Ties rows with no partner" in capsys.readouterr().err
+
+
+def test_a_sweep_does_not_write_one_result_over_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start("bench", lambda _: None, ["-m", "from_scores=a.jsonl,b.jsonl", "out=x.json"])
+    assert "all jobs of the sweep would write out=x.json" in capsys.readouterr().err
+
+
+def test_a_value_that_needs_quotes_is_named_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"the override from_scores=w\(1\)\.jsonl cannot be read .* needs quotes of its own"):
+        composed("bench", ["from_scores=w(1).jsonl"])
+
+
+def test_saved_scores_stand_alone() -> None:
+    with pytest.raises(ConfigError, match="from_scores evaluates a file as it is"):
+        composed("bench", ["from_scores=a.jsonl", "limit=0.5"])

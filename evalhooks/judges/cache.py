@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.records import Dialogue
-from evalhooks.judges.chat import Chat, asking
+from evalhooks.judges.chat import Chat, Refusal, asking
 
 _KEYS_PER_QUERY = 500  # SQLite may be built with a limit of 999 variables
 
@@ -61,6 +61,8 @@ class CachedChat:
 
     `identity` is everything besides the dialogue that determines an answer: the model, where it is served, how it
     samples. `num_asked` counts the answers that were asked for and received, `num_cached` those that needed no asking.
+    `num_refused` counts the dialogues that were refused instead, `first_refusal` is what was said to the first of them. A
+    refusal may be for a while only and is not kept: the next run asks again.
     """
 
     def __init__(self, chat: Chat, cache: AnswerCache, identity: Mapping[str, Any]) -> None:
@@ -68,10 +70,13 @@ class CachedChat:
         self._chat = chat
         self.num_asked = 0
         self.num_cached = 0
+        self.num_refused = 0
+        self.first_refusal = ""
 
-    def answers(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, str]]:
+    def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
         """Index and text of every answer, the known ones first; each other one is on the disk before it is yielded.
 
+        An answer that is known, from any call so far, proves the model too.
         Raises the chat's `ValueError` with the number of answers that are kept.
         """
         places: dict[str, list[int]] = {}
@@ -87,13 +92,19 @@ class CachedChat:
         if not missing:
             return
         try:
-            with asking(self._chat, [dialogues[places[key][0]] for key in missing]) as answers:
-                for index, text in answers:
-                    kept = self.cache.keep(missing[index], text)
-                    num_kept += 1
-                    self.num_asked += 1
-                    self.num_cached += len(places[missing[index]]) - 1
-                    yield from ((place, kept) for place in places[missing[index]])
+            proven = proven or self.num_asked + self.num_cached > 0
+            with asking(self._chat, [dialogues[places[key][0]] for key in missing], proven=proven) as answers:
+                for index, answer in answers:
+                    same = places[missing[index]]
+                    if isinstance(answer, Refusal):
+                        self.num_refused += 1
+                        self.first_refusal = self.first_refusal or answer.message
+                    else:
+                        answer = self.cache.keep(missing[index], answer)
+                        num_kept += 1
+                        self.num_asked += 1
+                        self.num_cached += len(same) - 1
+                    yield from ((place, answer) for place in same)
         except ValueError as error:
             rerun = f"{num_kept} of {len(places)} answers are kept in {self.cache.path}; a rerun continues from there."
             raise ValueError(f"{error} {rerun}") from error

@@ -2,9 +2,13 @@
 
 import asyncio
 import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from collections.abc import Generator as RunningGenerator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import util
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,29 +21,67 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 _LONGEST_PAUSE_S = 120
 """The longest pause before a retry that the client takes at a server's word."""
+_NUM_TRIALS = 8
+"""So many refusals before any answer mean that no dialogue would be answered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """What comes in place of an answer where the model takes this one dialogue not at all, as for its length or its content."""
+
+    message: str
 
 
 class Chat(Protocol):
     """Anything that answers dialogues."""
 
-    def answers(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, str]]:
-        """Index and text of every answer, in any order, each as soon as it is there.
+    def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
+        """Index and text of every answer, or its refusal, in any order, each as soon as it is there.
 
+        `proven` says that the model has answered such requests before, so that refusals are those of single dialogues.
         Raises `ValueError`, after the answers that were received, where the others cannot be had.
         """
         ...
 
 
 @contextmanager
-def asking(chat: Chat, dialogues: Sequence[Dialogue]) -> Iterator[Iterator[tuple[int, str]]]:
+def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[Iterator[tuple[int, str | Refusal]]]:
     """The answers of `chat`; what is still being asked when the block is left, by an error or Ctrl-C too, is cancelled."""
-    answers = chat.answers(dialogues)
+    answers = chat.answers(dialogues, proven=proven)
     try:
         yield answers
     finally:
         # A traceback would keep the generator, and with it the requests, alive.
         if isinstance(answers, RunningGenerator):
             answers.close()
+
+
+@contextmanager
+def _late_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+    """The first Ctrl-C in the block calls `stop` and is raised at its end, the second one is raised at once.
+
+    It may strike the reader of the answers anywhere, as on their way to the disk, so catching it would lose some. Elsewhere
+    than in the main thread, or where Ctrl-C has another handler, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    interrupted = False
+
+    def first(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("finishing the requests under way, so that none is paid for twice; Ctrl-C again stops at once", file=sys.stderr)
+        stop()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 class EndpointChat:
@@ -83,43 +125,35 @@ class EndpointChat:
             self.request["seed"] = seed
         self.timeout_s, self.retries, self.parallel = timeout_s, retries, parallel
 
-    def answers(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, str]]:
+    def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
         """Index and text of every answer as it arrives; an answer without content is the text "".
 
-        The first request that fails for good, or hangs, cancels the others: then the answers that were received are
-        yielded, and a `ValueError` says what to change.
+        A dialogue that the server will not take is yielded as a `Refusal`, once another one was answered or where the
+        model is `proven`. If the first 8 are all refused, or all of fewer, that is a failure like the others.
+
+        After the first request that fails for good, or an interrupt, none is started, and those under way have `timeout_s`
+        to finish, since they are paid for: their answers are yielded too. Then a `ValueError` says what to change, or the
+        interrupt goes on. A second interrupt cancels them at once, as closing this generator does.
         """
         from anyio.from_thread import start_blocking_portal
-        from openai import OpenAIError
 
-        received: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
+        run = _Run(dialogues, parallel=self.parallel, grace_s=self.timeout_s, proven=proven)
         with start_blocking_portal(name="judge requests") as portal:
-            requests = portal.start_task_soon(self._ask_all, dialogues, received)
-            requests.add_done_callback(lambda _: received.put(None))
-            yield from iter(received.get, None)
-        failure = requests.exception()
-        first = failure.exceptions[0] if isinstance(failure, ExceptionGroup) else None
-        if isinstance(first, OpenAIError | TimeoutError | ValueError):
-            raise ValueError(self._explain(first)) from first
-        if failure is not None:
-            raise failure
+            loop = portal.call(asyncio.get_running_loop)
+            asked = portal.start_task_soon(self._ask_all, run)
+            asked.add_done_callback(lambda _: run.arrived.put(None))
+            with _late_interrupt(lambda: loop.call_soon_threadsafe(run.stop)):
+                yield from iter(run.arrived.get, None)
+        asked.result()
+        if run.failure is not None:
+            raise ValueError(self._explain(run.failure)) from run.failure
 
-    async def _ask_all(self, dialogues: Sequence[Dialogue], received: SimpleQueue[tuple[int, str] | None]) -> None:
+    async def _ask_all(self, run: "_Run") -> None:
         from openai import AsyncOpenAI
 
-        todo = iter(enumerate(dialogues))
-
-        async def work() -> None:
-            for index, dialogue in todo:
-                received.put((index, await self._ask(client, dialogue)))
-
         key = self._key or "none"  # the client wants a key, even for an endpoint that does not
-        async with (
-            AsyncOpenAI(api_key=key, base_url=self.endpoint, timeout=self.timeout_s, max_retries=self.retries) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(min(self.parallel, len(dialogues))):
-                group.create_task(work())
+        async with AsyncOpenAI(api_key=key, base_url=self.endpoint, timeout=self.timeout_s, max_retries=self.retries) as client:
+            await run.ask_all(lambda dialogue: self._ask(client, dialogue))
 
     async def _ask(self, client: "AsyncOpenAI", dialogue: Dialogue) -> str:
         messages: Any = [{"role": turn.role, "content": _encodable(turn.content)} for turn in dialogue]
@@ -132,7 +166,7 @@ class EndpointChat:
         import openai
 
         where = f"the judge {self.request['model']} at {self.endpoint}"
-        said = " ".join(str(failure).split())[:300] or type(failure).__name__
+        said = _said(failure)
         match failure:
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 sent = f"the key in {self.api_key_env}" if self._key else f"a request without a key ({self.api_key_env} is not set)"
@@ -152,6 +186,81 @@ class EndpointChat:
                 return f"{where} refuses a request: {said}. Change the parameter of reward.judge that it names, or the model."
             case _:
                 return f"{where} sent what is no chat completion: {said}. Check reward.judge.base_url, which usually ends in /v1."
+
+
+class _Run:
+    """The requests of one call, in the event loop of another thread; `arrived` takes what they yield, and None at their end."""
+
+    def __init__(self, dialogues: Sequence[Dialogue], *, parallel: int, grace_s: float, proven: bool) -> None:
+        self.arrived: SimpleQueue[tuple[int, str | Refusal] | None] = SimpleQueue()
+        self.failure: Exception | None = None
+        self._todo = iter(enumerate(dialogues))
+        self._num_workers = min(parallel, len(dialogues))
+        self._num_trials = min(_NUM_TRIALS, len(dialogues))
+        self._grace_s = grace_s
+        self._proven = proven
+        self._held: list[tuple[int, Exception]] = []
+        self._stopped = False
+        self._trials_over = asyncio.Event()
+
+    async def ask_all(self, ask: Callable[[Dialogue], Awaitable[str]]) -> None:
+        """Asks until nothing is left, or until `stop` and the time that it allows."""
+        if self._proven:
+            self._trials_over.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as self._limit, asyncio.TaskGroup() as group:
+                for _ in range(self._num_workers):
+                    group.create_task(self._work(ask))
+        self._stopped = True
+
+    def stop(self) -> None:
+        """Starts no more requests, and leaves those under way their time; to be called in the event loop."""
+        if not self._stopped:
+            self._stopped = True
+            self._trials_over.set()
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._grace_s)
+
+    async def _work(self, ask: Callable[[Dialogue], Awaitable[str]]) -> None:
+        import openai
+
+        for index, dialogue in self._todo:
+            if index >= self._num_trials:
+                await self._trials_over.wait()
+            if self._stopped:
+                return
+            try:
+                self._answered(index, await ask(dialogue))
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
+                self._refused(index, refusal)
+            except (openai.OpenAIError, TimeoutError, ValueError) as failure:
+                self._fail(failure)
+
+    def _answered(self, index: int, text: str) -> None:
+        self.arrived.put((index, text))
+        self._proven = True
+        self._trials_over.set()
+        self._release()
+
+    def _refused(self, index: int, refusal: Exception) -> None:
+        self._held.append((index, refusal))
+        if self._proven:
+            self._release()
+        elif len(self._held) == self._num_trials:
+            self._fail(self._held[0][1])
+
+    def _release(self) -> None:
+        for index, refusal in self._held:
+            self.arrived.put((index, Refusal(message=_said(refusal))))
+        self._held.clear()
+
+    def _fail(self, failure: Exception) -> None:
+        self.failure = self.failure or failure
+        self.stop()
+
+
+def _said(failure: Exception) -> str:
+    """What a failure says, in one line of at most 300 characters."""
+    return " ".join(str(failure).split())[:300] or type(failure).__name__
 
 
 def _text(reply: object) -> str:
@@ -176,8 +285,8 @@ class LocalChat:
         self._generator, self._chunk = generator, chunk
         self._sampling = Sampling(n=1, temperature=0.0, max_new_tokens=max_tokens)
 
-    def answers(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, str]]:
-        """Index and text of every answer, chunk by chunk."""
+    def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str]]:
+        """Index and text of every answer, chunk by chunk; there are no refusals, whether `proven` or not."""
         order = sorted(range(len(dialogues)), key=lambda place: -sum(len(turn.content) for turn in dialogues[place]))
         for start in range(0, len(order), self._chunk):
             chunk = order[start : start + self._chunk]

@@ -13,7 +13,7 @@ from core.progress import NoProgress, Progress
 from core.records import Dialogue
 from evalhooks.judges import prompts as wording
 from evalhooks.judges.cache import CachedChat
-from evalhooks.judges.chat import Chat, asking
+from evalhooks.judges.chat import Chat, Refusal, asking
 from evalhooks.judges.parsers import Parser, parse_ranking, parse_rating
 
 
@@ -142,17 +142,27 @@ class Judge:
         """Answers that were known already."""
         return self.chat.num_cached
 
+    @property
+    def num_refused(self) -> int:
+        """Questions that the model's server would not take; their verdicts count as unparsable."""
+        return self.chat.num_refused
+
+    @property
+    def first_refusal(self) -> str:
+        """What the server said to the first question that it refused; empty where it refused none."""
+        return self.chat.first_refusal
+
 
 def _texts(chat: Chat, questions: Sequence[Dialogue], progress: Progress) -> list[str]:
-    """The chat's answers in the order of the questions, followed by `progress`."""
+    """The chat's answers in the order of the questions, followed by `progress`; a refusal is an answer without a verdict."""
     if not questions:
         return []
     texts: dict[int, str] = {}
     progress.start("judging", len(questions))
     try:
         with asking(chat, questions) as answers:
-            for index, text in answers:
-                texts[index] = text
+            for index, answer in answers:
+                texts[index] = "" if isinstance(answer, Refusal) else answer
                 progress.advance()
     finally:
         progress.finish()

@@ -40,7 +40,7 @@ class FunctionChat:
         self.reply = reply
         self.calls: list[list[str]] = []
 
-    def answers(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, str]]:
+    def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str]]:
         self.calls.append([turns[-1].content for turns in dialogues])
         for index in reversed(range(len(dialogues))):
             yield index, self.reply(dialogues[index][-1].content)

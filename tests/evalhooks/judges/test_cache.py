@@ -118,7 +118,7 @@ def test_an_answer_is_on_the_disk_before_it_is_given_on(cache: AnswerCache) -> N
 
 def test_a_failure_says_how_much_is_kept_and_a_rerun_asks_for_the_rest(cache: AnswerCache) -> None:
     def refuses_5(request: Request) -> Reply:
-        return Reply(status=400, body={"error": {"message": "no"}}) if request.question == "5" else Reply(text="ok")
+        return Reply(status=401, body={"error": {"message": "no"}}) if request.question == "5" else Reply(text="ok")
 
     with JudgeServer(reply=refuses_5) as server:
         model = EndpointChat(model="m", base_url=server.url, parallel=1)
@@ -126,13 +126,65 @@ def test_a_failure_says_how_much_is_kept_and_a_rerun_asks_for_the_rest(cache: An
         list(chat.answers([user("0")]))
         answers = []
         dialogues = [user(str(number)) for number in (0, 1, 2, 2, 3, 4, 5, 6, 7)]
-        with pytest.raises(ValueError, match=r"refuses a request.* 5 of 8 answers are kept in .*judges\.sqlite; a rerun continues"):
+        with pytest.raises(
+            ValueError, match=r"refuses a request without a key.* 5 of 8 answers are kept in .*judges\.sqlite; a rerun continues"
+        ):
             answers.extend(chat.answers(dialogues))
         assert sorted(answers) == [(place, "ok") for place in range(6)]
         assert (chat.num_asked, chat.num_cached) == (5, 2)
         server.reply = lambda _: Reply(text="ok")
         assert len(list(chat.answers(dialogues))) == 9
     assert sorted(server.answered) == [str(number) for number in range(8)]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_is_under_way_at_a_failure_or_an_interrupt_is_kept_and_not_paid_twice(cache: AnswerCache, interrupted: bool) -> None:
+    def breaks_off(request: Request) -> Reply:
+        number = int(request.question)
+        if number >= 5:  # with five at once, 9 is asked when 0 to 4 are answered
+            server.wait_for(10)
+        if number == 9 and interrupted:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        elif number == 9:
+            return Reply(status=401, body={"error": {"message": "no"}})
+        if number >= 5:
+            time.sleep(0.4)
+        return Reply(text="ok")
+
+    dialogues = [user(str(number)) for number in range(30)]
+    with JudgeServer(reply=breaks_off) as server:
+        chat = CachedChat(EndpointChat(model="m", base_url=server.url, parallel=5), cache, {})
+        with pytest.raises(KeyboardInterrupt if interrupted else ValueError):
+            list(chat.answers(dialogues))
+        assert chat.num_asked == (10 if interrupted else 9)
+        assert len(server.requests) == 10
+        server.reply = lambda _: Reply(text="ok")
+        assert dict(chat.answers(dialogues)) == dict.fromkeys(range(30), "ok")
+    again = [] if interrupted else [9]  # this one was refused, and so cost nothing
+    assert sorted(int(request.question) for request in server.requests) == sorted([*range(30), *again])
+
+
+def test_a_refused_dialogue_is_not_kept_and_asked_again_alone(tmp_path: Path) -> None:
+    def refuses(request: Request) -> Reply:
+        filtered = shown_answers(request.question)[""] == "answer 4"
+        return Reply(status=400, body={"error": {"message": "content filter"}}) if filtered else Reply(text="Fair.\n5")
+
+    completions = [[f"answer {i}" for i in (*range(12), 4)]]
+    with JudgeServer(reply=refuses) as server:
+        config = JudgeConfig(model="m", base_url=server.url, cache=str(tmp_path / "judges.sqlite"))
+        for num_asked, num_cached in ((11, 0), (0, 11)):
+            judge = build(config)
+            [scores] = judge.rows.score([user("Which?")], completions)
+            assert [place for place, score in enumerate(scores) if score == -1.0] == [4, 12]
+            assert (judge.num_judged, judge.num_unparsable, judge.num_refused) == (13, 2, 1)
+            assert (judge.num_asked, judge.num_cached) == (num_asked, num_cached)
+            assert "content filter" in judge.first_refusal
+        assert len(server.requests) == 12 + 1
+        # The model is known from an earlier call too, and what has been refused may be answered later.
+        assert judge.rows.score([user("Another?")], [["answer 4"]]) == [[-1.0]]
+        server.reply = lambda _: Reply(text="Fair.\n5")
+        assert judge.rows.score([user("Which?")], [["answer 4"]]) == [[5.0]]
+    assert judge.num_refused == 2
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:

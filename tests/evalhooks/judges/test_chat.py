@@ -2,11 +2,12 @@
 
 import json
 import re
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.generate import TransformersGenerator
 from core.records import Completion, Dialogue, Message, Sampling, user
-from evalhooks.judges.chat import OPENAI, EndpointChat, LocalChat, asking
+from evalhooks.judges.chat import OPENAI, EndpointChat, LocalChat, Refusal, asking
 from tests.evalhooks.judges.fakes import JudgeServer, Reply, Request, completion
 
 
@@ -118,7 +119,7 @@ def refusal(status: int, message: str) -> Reply:
         (refusal(401, "bad key"), r"http.* refuses the key in JUDGE_KEY: .*bad key.*reward\.judge\.api_key_env\."),
         (refusal(403, "not yours"), r"refuses the key in JUDGE_KEY: .*not yours"),
         (refusal(404, "no model m"), r"is not there: .*no model m.*Check reward\.judge\.model, and .*base_url.* /v1\."),
-        (refusal(400, "too long"), r"refuses a request: .*too long.*Change the parameter"),
+        (refusal(402, "too poor"), r"refuses a request: .*too poor.*Change the parameter"),
         (Reply(body="<html>Welcome!</html>", content_type="text/html"), r"sent what is no chat completion: .*Welcome.*/v1\."),
         (Reply(body="not json"), r"sent what is no chat completion"),
         (Reply(body={"error": {"message": "upstream is down"}}), r"sent what is no chat completion: .*upstream is down"),
@@ -168,29 +169,131 @@ def test_a_request_that_hangs_is_repeated() -> None:
     assert len(server.requests) == 2
 
 
-def test_a_failure_cancels_hanging_requests_at_once_and_loses_no_answer() -> None:
+def test_after_a_failure_nothing_new_is_asked_and_requests_under_way_have_the_timeout_to_finish() -> None:
     def some(request: Request) -> Reply:
         number = int(request.question.split()[-1])
         if number in (0, 1, 2):
             return echo(request)
+        server.wait_for(8)
         if number == 7:
-            server.wait_for(8)
-            return refusal(400, "refused")
-        return Reply(hangs=True)
+            return refusal(401, "go away")
+        time.sleep(0.3)
+        return echo(request) if number in (5, 6) else Reply(hangs=True)
 
     with JudgeServer(reply=some) as server:
         # Five at once: 5, 6 and 7 are asked only when the answers 0, 1 and 2 have come, and 7 fails when all are asked.
-        answers = chat_with(server, parallel=5, timeout_s=60).answers(numbered(20))
+        answers = chat_with(server, parallel=5, timeout_s=1.0, retries=9).answers(numbered(20))
         started = time.monotonic()
         received = [next(answers)]
-        server.wait_for(8)
-        time.sleep(0.2)  # the call has failed while its reader was busy
-        with pytest.raises(ValueError, match="refused"):
+        with pytest.raises(ValueError, match="go away"):
             received.extend(answers)
+        # 3 and 4 hang; without the limit they would be asked again after a second.
+        assert 0.9 < time.monotonic() - started < 3
+    assert sorted(index for index, _ in received) == [0, 1, 2, 5, 6]
+    assert {request.question for request in server.requests} == {f"question {number}" for number in range(8)}
+
+
+def test_closing_cancels_hanging_requests_at_once() -> None:
+    with JudgeServer(reply=lambda request: echo(request) if request.number == 1 else Reply(hangs=True)) as server:
+        answers = chat_with(server, parallel=5, timeout_s=60).answers(numbered(20))
+        next(answers)
+        server.wait_for(6)
+        started = time.monotonic()
+        assert isinstance(answers, Generator)
+        answers.close()
         assert time.monotonic() - started < 5
+
+
+def test_an_interrupt_of_the_reader_loses_no_answer_and_is_raised_at_the_end() -> None:
+    def slow(request: Request) -> Reply:
         time.sleep(0.1)
-    assert sorted(index for index, _ in received) == [0, 1, 2]
-    assert len(server.requests) == 8
+        return echo(request)
+
+    with JudgeServer(reply=slow) as server:
+        answers = chat_with(server, parallel=3).answers(numbered(100))
+        received = [next(answers)]
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            received.extend(answers)
+        assert len(received) == len(server.requests) < 20
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_cancels_hanging_requests_at_once() -> None:
+    def interrupts(request: Request) -> Reply:
+        if request.number == 3:
+            for _ in range(2):
+                time.sleep(0.3)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return Reply(hangs=True)
+
+    with JudgeServer(reply=interrupts) as server:
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            list(chat_with(server, parallel=3, timeout_s=60).answers(numbered(20)))
+        assert 0.5 < time.monotonic() - started < 5
+    assert len(server.requests) == 3
+
+
+def test_an_interrupt_ends_a_hanging_call_after_the_timeout() -> None:
+    def interrupts(request: Request) -> Reply:
+        time.sleep(0.3)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return Reply(text="late", drips=True)
+
+    with JudgeServer(reply=interrupts) as server:
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            list(chat_with(server, parallel=1, timeout_s=0.8, retries=99).answers(numbered(2)))
+        assert 1.0 < time.monotonic() - started < 4
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_single_refused_dialogue_takes_the_place_of_its_answer(status: int) -> None:
+    def some(request: Request) -> Reply:
+        return refusal(status, "too\n long") if request.question in ("question 0", "question 9") else echo(request)
+
+    with JudgeServer(reply=some) as server:
+        answers = list(chat_with(server, parallel=1).answers(numbered(11)))
+    # The first refusal is held back until the model has answered.
+    assert [index for index, _ in answers] == [1, 0, *range(2, 11)]
+    assert all(text == f"answer to question {index}" for index, text in answers if index not in (0, 9))
+    refused = [text for index, text in answers if index in (0, 9)]
+    assert all(isinstance(text, Refusal) and "too long" in text.message for text in refused)
+    assert len(server.requests) == 11
+
+
+@pytest.mark.parametrize(("num_dialogues", "num_requests"), [(1, 1), (7, 7), (8, 8), (40, 8)])
+@pytest.mark.parametrize("parallel", [3, 16])
+def test_a_model_that_refuses_all_it_is_tried_with_fails(num_dialogues: int, num_requests: int, parallel: int) -> None:
+    with JudgeServer(reply=lambda _: refusal(400, "no such parameter")) as server:
+        message = failure_of(chat_with(server, parallel=parallel), numbered(num_dialogues))
+    assert re.search("refuses a request: .*no such parameter.*Change the parameter", message)
+    assert len(server.requests) == num_requests
+
+
+def test_a_proven_model_may_refuse_all_dialogues() -> None:
+    with JudgeServer(reply=lambda _: refusal(400, "no")) as server:
+        answers = dict(chat_with(server).answers(numbered(12), proven=True))
+    assert sorted(answers) == list(range(12))
+    assert all(isinstance(answer, Refusal) for answer in answers.values())
+
+
+def test_a_model_is_tried_with_eight_dialogues_until_one_is_answered() -> None:
+    def waits(request: Request) -> Reply:
+        if request.number <= 8:
+            server.wait_for(8)
+            time.sleep(0.2)
+            num_tried.append(len(server.requests))
+        else:
+            server.wait_for(8 + 8)  # then all sixteen are under way
+        return echo(request)
+
+    num_tried: list[int] = []
+    with JudgeServer(reply=waits) as server:
+        assert len(list(chat_with(server, parallel=16).answers(numbered(24)))) == 24
+    assert num_tried[0] == 8
 
 
 def test_requests_end_with_the_block_that_asks() -> None:

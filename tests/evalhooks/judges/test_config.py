@@ -173,6 +173,7 @@ def test_a_local_judge_scores_and_is_known_again_until_its_folder_changes(policy
     assert [len(row) for row in scores] == [2]
     assert all(score == -1.0 or 1 <= score <= 10 for score in scores[0])
     assert (judge.num_judged, judge.num_asked) == (2, 2)
+    assert (judge.num_refused, judge.first_refusal) == (0, "")
     assert isinstance(judge.rows, RatingJudge)
 
     again = build(config)

@@ -191,8 +191,8 @@ class BenchJob(RunSettings):
             raise ValueError("from_scores evaluates a file as it is; leave out rows, limit and reward, or leave out from_scores to score.")
         if self.prior_sets and self.benchmark != Benchmark.rewardbench1:
             raise ValueError("prior_sets belong to RewardBench 1; add benchmark=rewardbench1.")
-        if self.out and not self.out.endswith(".json"):
-            raise ValueError(f"out={self.out} must end in .json; the rows are written beside it as .parquet.")
+        if self.out.endswith(".parquet"):
+            raise ValueError(f"out={self.out} is for the result, which is JSON; its rows are written beside it as .parquet.")
 
 
 class Lineage(StrEnum):

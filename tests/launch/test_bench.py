@@ -186,7 +186,7 @@ def test_a_share_of_the_rows_is_scored_under_a_limit(tmp_path: Path, reward_mode
         (["reward=function"], "reward.function is empty"),
         (["reward=vllm", "reward.path=a"], "reward.url is empty"),
         (["reward.path=a", "limit=0"], "limit is 0"),
-        (["reward.path=a", "out=result"], "must end in .json"),
+        (["reward.path=a", "out=result.parquet"], "the result, which is JSON"),
         (["from_scores=a.jsonl", "prior_sets=b.json"], "benchmark=rewardbench1"),
         (["reward.path=a", "benchmark=rewardbench3"], "rewardbench3"),
     ],

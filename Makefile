@@ -44,7 +44,7 @@ bench-official: .venv-official/installed
 
 .venv-official/installed:
 	$(PYTHON) -m venv .venv-official
-	.venv-official/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==4.51.0
+	.venv-official/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==4.51.0 accelerate
 	.venv-official/bin/pip install --quiet --disable-pip-version-check --no-deps rewardbench==0.1.4
 	touch $@
 

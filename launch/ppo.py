@@ -1,5 +1,6 @@
 """`rewardloop ppo`: a policy against a reward model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from core.progress import Progress, console_progress
@@ -37,11 +38,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     run, has_work = opened(composed, "ppo", name, identity, lineage=lineage)
     if not has_work:
         return record_of(run)
-    if lineage["base"] != lineage["reward_base"]:
-        print(
-            f"note: the reward model comes from {lineage['reward_base']}, the policy from {lineage['base']}; in the RewardBench 2 paper "
-            "such reward models gave 54.5 to 56.4 after PPO, those of the policy's lineage 59.1 to 60.7 (table 8)."
-        )
+    _note_lineage(lineage)
     with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
         model, tokenizer = load_reward_model(source)
         scorer = RewardModelScorer(model, tokenizer, batch_tokens=job.hooks.batch_tokens)
@@ -67,6 +64,15 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             num_dropped_prompts=outcome.num_dropped_prompts,
         )
     return record_of(run)
+
+
+def _note_lineage(lineage: Mapping[str, str]) -> None:
+    """Says what a reward model of another lineage than the policy's has meant elsewhere."""
+    if lineage["base"] != lineage["reward_base"]:
+        print(
+            f"note: the reward model comes from {lineage['reward_base']}, the policy from {lineage['base']}; in the RewardBench 2 paper "
+            "such reward models gave 54.5 to 56.4 after PPO, those of the policy's lineage 59.1 to 60.7 (table 8)."
+        )
 
 
 def _command(composed: Composed) -> None:

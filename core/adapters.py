@@ -1,20 +1,32 @@
-"""LoRA adapters in peft's format: found, and merged into the model that they were trained on, so that all else sees a plain model."""
+"""LoRA adapters in peft's format: put into a model to be trained, found again, and merged into the model that they were trained on.
+
+In training they lie inside the model, without a wrapper around it: its body, its head and its attention functions are found
+where they always are. After it they are merged, so that all else sees a plain model.
+"""
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import ModelConfig
+from core.config import LoraConfig, ModelConfig, Quantize
 from core.runs import fingerprint
 from core.sources import ADAPTER_CONFIG, Source, find_file, locate, resolve
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import peft
+    from torch import Generator, Tensor
     from transformers import PreTrainedModel
 
+HEAD = "score"
+"""The linear layer of a classifier that is trained whole beside its adapter."""
+PACKED_BASE = "packed_base.json"
+"""Our own file in an adapter's folder: how the weights of its base were packed in training, which peft does not note."""
+_NAME = "default"
+"""What peft calls an adapter that nobody named."""
 _PREFIX = "base_model.model."
 """What peft writes before the name of every weight."""
 
@@ -23,6 +35,8 @@ _PREFIX = "base_model.model."
 class Adapter:
     """An adapter and the model that it was trained on; `task` is peft's name for the kind of model, "SEQ_CLS" or "CAUSAL_LM".
 
+    `quantize` says how the weights of the base were packed in training.
+
     >>> Adapter(source=Source(path="org/lora"), base=Source(path="org/name", revision="v1.0"), task="SEQ_CLS").base.path
     'org/name'
     """
@@ -30,6 +44,7 @@ class Adapter:
     source: Source
     base: Source
     task: str
+    quantize: Quantize = Quantize.none
 
 
 def find_adapter(source: Source) -> Adapter | None:
@@ -50,7 +65,9 @@ def find_adapter(source: Source) -> Adapter | None:
     base = locate(ModelConfig(path=path, revision=found.get("revision")), f"{file}: base_model_name_or_path")
     if find_file(base, ADAPTER_CONFIG) is not None:
         raise ValueError(f"{file}: base_model_name_or_path={path} is an adapter itself; merge it into its own base and name the result.")
-    return Adapter(source=source, base=base, task=found.get("task_type") or "")
+    packed = find_file(source, PACKED_BASE)
+    quantize = Quantize.none if packed is None else Quantize(json.loads(packed.read_text(encoding="utf-8"))["quantize"])
+    return Adapter(source=source, base=base, task=found.get("task_type") or "", quantize=quantize)
 
 
 def content_of(config: ModelConfig, key: str = "model.path") -> Any:
@@ -75,12 +92,90 @@ def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
     return {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
 
 
+def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "Generator") -> None:
+    """Puts an adapter into the classifier `model`, in place: its linear layers become peft's, its head stays the layer it is.
+
+    Afterwards A, B and the head require gradients, and nothing else. A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
+    and B is zero, as in peft: at first the model is what it was. Both are held in fp32, whatever the base is held in.
+    `base` is where the weights of the model lie, for those who load the adapter. Raises `ValueError` for a name in
+    `lora.targets` that no linear layer of the body has.
+    """
+    import torch
+    from peft import LoraConfig as PeftConfig
+    from peft import TaskType
+
+    linear = _linear_layers(model)
+    _require_targets(lora.targets, linear, type(model).__name__)
+    config = PeftConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as whole, and used as a factor
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets or sorted({name.rpartition(".")[2] for name in linear}),
+    )
+    model.add_adapter(config, _NAME)
+    folder = Path(base.path)
+    config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else base.path
+    config.revision = base.revision
+    # Set afterwards: the head needs no copy beside an original. But whoever loads the adapter must know that it has one.
+    config.modules_to_save = [HEAD]
+    for name, weight in model.named_parameters():
+        if ".lora_A." in name:
+            bound = weight.shape[1] ** -0.5
+            drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=draw)
+            weight.data = drawn.to(weight.device)
+        elif ".lora_B." in name:
+            weight.data = weight.data.float()
+        else:
+            weight.requires_grad_(name.startswith(f"{HEAD}."))
+
+
+def injected(model: "PreTrainedModel") -> "peft.LoraConfig | None":
+    """peft's configuration of the adapter in a model, None where it has none."""
+    return vars(model).get("peft_config", {}).get(_NAME)
+
+
+def adapter_tensors(model: "PreTrainedModel", weights: "Mapping[str, Tensor] | None" = None) -> "dict[str, Tensor]":
+    """What the adapter in a model has learned, under peft's names: A and B of every layer, and the head.
+
+    `weights` is the model's state dict, or what matters of it; empty: the model's own.
+    """
+    from peft import get_peft_model_state_dict
+
+    found = dict(model.state_dict() if weights is None else weights)
+    # Embeddings that took a pad token are not among it: they are frozen, and made again from the tokenizer.
+    tensors = get_peft_model_state_dict(model, state_dict=found, adapter_name=_NAME, save_embedding_layers=False)
+    tensors |= {name: weight for name, weight in found.items() if name.startswith(f"{HEAD}.")}
+    return {_PREFIX + name: weight for name, weight in tensors.items()}
+
+
+def adapter_state(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The reverse of `adapter_tensors`: by the names of the state dict of a model with an adapter in it."""
+    own = {name.removeprefix(_PREFIX): weight for name, weight in tensors.items()}
+    return {re.sub(r"\.(lora_[AB])\.", rf".\1.{_NAME}.", name): weight for name, weight in own.items()}
+
+
+def _linear_layers(model: "PreTrainedModel") -> set[str]:
+    """The names of the linear layers of a model's body; packed layers are linear too."""
+    from torch import nn
+
+    return {name for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _require_targets(targets: list[str], linear: set[str], model: str) -> None:
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(f"lora.targets names {target!r}, but the linear layers of a {model} are {known}; choose among them.")
+
+
 def merged(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
     """`model`, changed in place: the adapter's updates added to its weights, and the weights saved whole in place of its own.
 
     The embeddings take the number of tokens that the adapter's have. Raises `ValueError` where the adapter does not fit.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig as PeftConfig
+    from peft import PeftModel
 
     _match_vocabulary(model, weights)
     whole = {name: weights[name] for name, _ in model.named_parameters() if name in weights}
@@ -88,8 +183,8 @@ def merged(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Te
         if weight.shape != model.get_parameter(name).shape:
             shapes = f"{tuple(weight.shape)} where its base, {adapter.base.path}, has {tuple(model.get_parameter(name).shape)}"
             raise ValueError(f"the {name} of the adapter {adapter.source.path} has the shape {shapes}; it belongs to another model.")
-    config = LoraConfig.from_pretrained(adapter.source.path, revision=adapter.source.revision)
-    assert isinstance(config, LoraConfig)
+    config = PeftConfig.from_pretrained(adapter.source.path, revision=adapter.source.revision)
+    assert isinstance(config, PeftConfig)
     # What was saved whole goes straight into the model, whether or not the configuration lists it: a trained head must not
     # get lost. And for a task peft asks more of the model than merging takes, for instance that it can generate.
     config.modules_to_save, config.task_type = None, None

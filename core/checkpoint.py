@@ -131,20 +131,33 @@ def step_folder(run_dir: Path, step: int) -> Path:
 
 def complete_steps(run_dir: Path) -> list[int]:
     """The steps of the complete checkpoints of a run, ascending."""
-    return [step for step in _saved_steps(run_dir) if is_complete(step_folder(run_dir, step))]
+    return [step for step in saved_steps(run_dir) if is_complete(step_folder(run_dir, step))]
 
 
 def latest_complete(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
     """The last complete checkpoint of a run, None where there is none; `warn` gets a line for each newer torn one."""
-    for step in reversed(_saved_steps(run_dir)):
+    for step in reversed(saved_steps(run_dir)):
         folder = step_folder(run_dir, step)
         if is_complete(folder):
             return folder
-        warn(f"Skipping the torn checkpoint {folder}: it has no {MARKER} marker, so its writer was stopped before the end.")
+        warn(torn_line(folder))
     return None
 
 
-def _saved_steps(run_dir: Path) -> list[int]:
+def torn_line(folder: Path) -> str:
+    """What a user is told of a checkpoint that was not written to its end."""
+    return f"Skipping the torn checkpoint {folder}: it has no {MARKER} marker, so its writer was stopped before the end."
+
+
+def point_best(run_dir: Path, step: int) -> None:
+    """Makes `best` of a run a link to the checkpoint of `step`, atomically."""
+    link = run_dir / ".best-new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)
+    os.replace(link, run_dir / "best")
+
+
+def saved_steps(run_dir: Path) -> list[int]:
     """The steps of all checkpoint folders, torn ones included, ascending."""
     folders = (run_dir / "checkpoints").glob("step-*")
     return sorted(int(match[1]) for folder in folders if (match := _STEP_FOLDER.fullmatch(folder.name)))

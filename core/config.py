@@ -4,7 +4,7 @@ Plain dataclasses: the defaults live here and nowhere else, YAML states deviatio
 run, naming the key, the value and the remedy. Nothing here knows Hydra.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -48,6 +48,9 @@ class ModelConfig:
     dtype: Dtype = Dtype.fp32
     quantize: Quantize = Quantize.none
     """nf4 needs `pip install 'rewardloop[quantized]'`."""
+    liger: bool = False
+    """Train with the fused Triton kernels of Liger (Hsu et al. 2024) for norms, MLPs and rotary embeddings; needs a CUDA device
+    and `pip install 'rewardloop[liger]'`. Loading for anything but training goes without them."""
     lineage: str = ""
     """Name of the family of base models; empty: read from the record beside the model, else its path."""
 
@@ -56,10 +59,55 @@ class ModelConfig:
             raise ValueError("model.path is empty; give a local folder, a hub id or pip:smollm2-135m, as in model.path=org/name.")
 
 
-def require_trainable(model: ModelConfig) -> None:
-    """Raises `ValueError` for a model whose weights are packed: all of them are trained."""
-    if model.quantize != Quantize.none:
-        raise ValueError(f"model.quantize={model.quantize} is for scoring; weights that are trained cannot be packed, so leave it out.")
+@dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank updates W + alpha / rank * B A in place of the weights' own (Hu et al. 2021, section 4.1); the head is trained whole."""
+
+    rank: int = 0
+    """0: all weights are trained."""
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
+    """Names of the linear layers that get them, such as q_proj; empty: all but the head."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"lora.rank is {self.rank}; give a positive rank such as 16, or 0 to train all weights.")
+        require_positive("lora.alpha", self.alpha)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}; it is a probability from 0 to below 1.")
+
+
+def require_trainable(model: ModelConfig, lora: LoraConfig | None = None) -> None:
+    """Raises `ValueError` for a model whose weights are packed, where they are trained themselves."""
+    if model.quantize != Quantize.none and not (lora and lora.rank):
+        raise ValueError(
+            f"model.quantize={model.quantize} packs the weights, and packed weights cannot be trained; leave it out, or train an "
+            "adapter on them where the job has lora.rank."
+        )
+
+
+class EngineKind(StrEnum):
+    """How training is spread over processes; all but `single` need several, started by torchrun or the cluster."""
+
+    auto = "auto"
+    """`ddp` where there are several processes, else `single`."""
+    single = "single"
+    ddp = "ddp"
+    """Every process holds all weights; gradients are averaged."""
+    fsdp2 = "fsdp2"
+    """Weights, gradients and optimiser state sharded by PyTorch."""
+    zero2 = "zero2"
+    """Gradients and optimiser state sharded by DeepSpeed (Rajbhandari et al. 2020)."""
+    zero3 = "zero3"
+    """The weights too."""
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    """Where the weights lie in training."""
+
+    kind: EngineKind = EngineKind.auto
 
 
 @dataclass(kw_only=True)

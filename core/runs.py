@@ -124,6 +124,11 @@ def fail_run(run: Run, message: str) -> None:
     _close(run, "failed", {"error": message})
 
 
+def stop_run(run: Run, message: str) -> None:
+    """Records that the run was stopped from outside, to be gone on with, and unlocks it."""
+    _close(run, "stopped", {"error": message})
+
+
 def read_record(run_dir: Path) -> dict[str, Any]:
     """The record of a run; non-finite numbers are text, as `write_json` left them. Raises `FileNotFoundError` without one."""
     return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))

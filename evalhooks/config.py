@@ -1,6 +1,7 @@
 """Configuration of what is measured at a checkpoint."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from core.config import require_fraction, require_positive
 
@@ -34,6 +35,13 @@ class SamplingConfig:
     seed: int = 0
 
 
+class Where(StrEnum):
+    """Where the hooks of a reward model run: in the training process while it waits, or in one of their own beside it."""
+
+    inline = "inline"
+    separate = "separate"
+
+
 @dataclass(kw_only=True)
 class HooksConfig:
     """What runs at every checkpoint. An empty path leaves its part out."""
@@ -49,6 +57,9 @@ class HooksConfig:
     downstream: SamplingConfig = field(default_factory=SamplingConfig)
     batch_tokens: int = 16384
     """Tokens per forward pass of scoring, padding included."""
+    where: Where = Where.inline
+    device: str = ""
+    """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""
 
     def __post_init__(self) -> None:
         require_fraction("hooks.limit", self.limit, positive=True)

@@ -1,56 +1,54 @@
-"""From the command line to a validated configuration: what all jobs do before their work begins."""
+"""From the command line to the end of its jobs: what all commands do around their work."""
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
+from rich.console import Console
 
 from core.allocator import keep_freed_memory
-from launch.schema import SCHEMAS, BenchJob, Launch, register
+from core.preemption import Preempted
+from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
+from launch.schema import BenchJob, Launch
+from launch.sweep import WIDTH, JobStatus, Outcome, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes
+
+__all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
 
 INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
 """Flags with which Hydra only prints."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Composed:
-    """A job's configuration as dataclasses, and as YAML with its interpolations unresolved, fit to be kept."""
+def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
+    """Runs job `name` with the overrides of the command line; every job of a sweep is checked before the first runs.
 
-    job: Any
-    yaml: str
+    `run` does one job and returns the record of its run, with the folder as `dir`, if it leaves one: a sweep shows in a table
+    at its end what became of its jobs, and writes it as CSV beside the runs. With `dry_run=true` the jobs are listed instead.
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key and the remedy."""
-
-
-def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None = None) -> None:
-    """Runs job `name` with the overrides of the command line; every combination of a sweep is checked before the first runs.
-
-    Exits with 2 and one message where the configuration is wrong, with 1 where a run failed.
+    Of the processes of a torchrun, which all do the same jobs, the first one speaks and writes. Exits with 2 and one message
+    where the configuration is wrong, with 1 where a run failed, and with the code of `Preempted` where a run was told to
+    stop: that stops the sweep.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    register()
-    sweeping = bool({"-m", "--multirun"} & set(arguments))
+    register_schemas()
+    jobs: tuple[Any, ...] = ()
+    sweeping = False
     if not INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
         overrides = [a for a in arguments if not a.startswith("-")]
         try:
-            jobs = [composed(name, chosen) for chosen in (combinations(overrides) if sweeping else [overrides])]
-            for found in jobs:
-                _require_world(found)
-            _require_own_out([found.job for found in jobs])
+            found = command(name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
+            jobs, sweeping = found.jobs, found.sweeping
+            if any(isinstance(job, Launch) and job.dry_run for job in jobs):
+                _list(name, jobs)
+                return
+            for job in jobs:
+                _require_world(job)
+            _require_own_out(jobs)
         except ConfigError as error:
             refuse(str(error))
 
@@ -58,76 +56,98 @@ def start(name: str, run: Callable[[Composed], None], argv: Sequence[str] | None
     # Reports of loading say that a new head is new; what matters of it is in our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    outcomes: list[Outcome] = []
     failures: list[str] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
     def main(cfg: DictConfig) -> None:
+        begun = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            run(_validated(name, cfg))
+            record = run(validated(name, cfg))
         except KeyboardInterrupt:
-            print("stopped; what is complete is kept, and the same command goes on from there", file=sys.stderr)
+            _say("stopped; what is complete is kept, and the same command goes on from there")
             raise SystemExit(130) from None
+        except Preempted as stopped:
+            _say(str(stopped))
+            raise
         except Exception as error:
             # Whatever a job of a sweep dies of, the others go on; what failed is told at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
             said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            outcomes.append(Outcome(status=JobStatus.failed, message=said))
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
-            print(f"failed: {failures[-1]}", file=sys.stderr)
+            # A process may die of what the others never see, such as its own memory.
+            _say(f"failed: {failures[-1]}", always=not isinstance(error, ValueError))
+        else:
+            outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
     main()
+    # A launcher that hands the jobs to other processes leaves nothing here.
+    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs) and _rank() == 0:
+        print_outcomes(name, jobs, outcomes, _console())
+        for path in write_outcomes(name, jobs, outcomes):
+            print(path)
     if failures:
         if sweeping:
-            print(f"{len(failures)} job(s) failed:", *failures, sep="\n  ", file=sys.stderr)
+            _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
         raise SystemExit(1)
-
-
-def composed(name: str, overrides: Sequence[str]) -> Composed:
-    """The configuration of job `name` under `overrides`; raises `ConfigError`."""
-    register()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("conf", version_base="1.3"):
-            cfg = compose(name, overrides=list(overrides))
-        return _validated(name, cfg)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(name, overrides, error)) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """The override lists of a sweep: the product of all comma-separated values."""
-    lists: list[list[str]] = [[]]
-    try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            if override.is_sweep_override():
-                key = override.get_key_element()
-                choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            else:
-                choices = [str(override.input_line)]
-            lists = [[*chosen, choice] for chosen in lists for choice in choices]
-    except HydraException as error:
-        raise ConfigError(_explain_grammar(error) or f"{' '.join(overrides)}: {error}") from error
-    return lists
 
 
 def refuse(message: str) -> NoReturn:
     """Ends the command with a message for the user."""
-    print(f"rewardloop: {message}", file=sys.stderr)
+    _say(f"rewardloop: {message}")
     raise SystemExit(2)
 
 
-def _require_world(found: Composed) -> None:
-    """Refuses a job that reads from a microworld which is not there, with the command that makes it."""
-    if isinstance(found.job, Launch) and "${world}" in found.yaml and not Path(found.job.world).is_dir():
-        raise ConfigError(
-            f"world={found.job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
-            "models and data of your own (model=custom data=custom hooks=none)."
-        )
+def _rank() -> int:
+    """The number of this process among those that torchrun started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _say(message: str, *, always: bool = False) -> None:
+    """A line for the user from the first process, from each where `always`."""
+    if _rank() == 0:
+        print(message, file=sys.stderr)
+    elif always:
+        print(f"process {_rank()}: {message}", file=sys.stderr)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _list(name: str, jobs: Sequence[Any]) -> None:
+    """The dry run of a command; what would refuse it on this machine is told as well, since the sweep may be meant for another."""
+    if _rank() > 0:
+        return
+    print_plan(name, jobs, _console())
+    for message in dict.fromkeys(filter(None, map(_why_no_world, jobs))):
+        print(f"note: {message}")
+
+
+def _why_no_world(job: Any) -> str:
+    """What is wrong where a job reads from a microworld which is not there; else empty."""
+    if not isinstance(job, Launch) or Path(job.world).is_dir():
+        return ""
+    read = [text for setting in settings_of(job).values() for text in _texts(setting.value)]
+    if not any(text.startswith(f"{job.world}/") for text in read):
+        return ""
+    return (
+        f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
+        "models and data of your own (model=custom data=custom hooks=none)."
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a setting, which may be a list."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
+def _require_world(job: Any) -> None:
+    if message := _why_no_world(job):
+        raise ConfigError(message)
 
 
 def _require_own_out(jobs: Sequence[Any]) -> None:
@@ -135,50 +155,3 @@ def _require_own_out(jobs: Sequence[Any]) -> None:
     outs = [job.out for job in jobs if isinstance(job, BenchJob) and job.out]
     if len(set(outs)) < len(outs):
         raise ConfigError(f"all jobs of the sweep would write out={outs[0]}; leave it out, the results lie in the runs' folders.")
-
-
-def _validated(name: str, cfg: DictConfig) -> Composed:
-    missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} must be given, for instance {missing[0]}=...")
-    job = OmegaConf.to_object(cfg)
-    assert isinstance(job, SCHEMAS[name])
-    return Composed(job=job, yaml=OmegaConf.to_yaml(cfg, resolve=False))
-
-
-def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
-    """Hydra's own words, and for an unknown key the nearest that exists."""
-    if unreadable := _explain_grammar(error):
-        return unreadable
-    said = str(error).partition("\nConfig search path")[0].strip()
-    if error.__cause__ is not None:
-        said = f"{said}: {str(error.__cause__).splitlines()[0]}"
-    known = _keys(SCHEMAS[name])
-    for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
-        if key and key in said and key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {name} --help` for the keys there are."
-            return f"the override {override!r} does not fit: {said.splitlines()[0]} {hint}"
-    return said
-
-
-def _explain_grammar(error: Exception) -> str:
-    """What to do about an override that Hydra's grammar does not read; empty for other errors."""
-    if not isinstance(error, OverrideParseException):
-        return ""
-    return (
-        f"the override {error.override} cannot be read ({str(error).splitlines()[0]}); a value with blanks, =, commas, brackets or ~ "
-        "needs quotes of its own inside those of the shell, as in \"rows='a b=c.jsonl'\"."
-    )
-
-
-def _keys(schema: type, prefix: str = "") -> list[str]:
-    """All keys of a schema, nested ones with dots."""
-    keys: list[str] = []
-    hints = get_type_hints(schema)
-    for item in fields(schema):
-        keys.append(prefix + item.name)
-        if isinstance(hints[item.name], type) and is_dataclass(hints[item.name]):
-            keys += _keys(hints[item.name], f"{prefix}{item.name}.")
-    return keys

@@ -11,15 +11,16 @@ from typing import Any
 from bon.pools import load_pools
 from core.adapters import content_of
 from core.config import ModelConfig
+from core.preemption import Preempted
 from core.records import Sampling, Scorer, Tracker
-from core.runs import RECORD, Run, RunState, fail_run, fingerprint, open_run, read_record
+from core.runs import RECORD, Run, RunState, fail_run, fingerprint, open_run, read_record, stop_run
 from core.tracking import JsonlTracker, Trackers, WandbTracker
-from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
 from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
 from evalhooks.tasks import load_tasks
 from launch.entry import Composed
-from launch.schema import RunSettings
+from launch.inputs import BenchmarkRows
+from launch.schema import NO_MATTER, RunSettings
 
 LINEAGE = "lineage.json"
 KEYS = {"model": "model.path", "reward": "reward.path"}
@@ -67,6 +68,9 @@ def tracked(job: RunSettings, run: Run, config: Mapping[str, Any]) -> Iterator[T
     try:
         tracker = tracker_of(job, run, config)
         yield tracker
+    except (Preempted, KeyboardInterrupt) as error:
+        stop_run(run, str(error) or type(error).__name__)
+        raise
     except BaseException as error:
         fail_run(run, f"{type(error).__name__}: {error}")
         raise
@@ -75,11 +79,11 @@ def tracked(job: RunSettings, run: Run, config: Mapping[str, Any]) -> Iterator[T
             tracker.close()
 
 
-def reward_model_hook(hooks: HooksConfig) -> RewardModelHook:
-    """The hook of reward-model training; raises `ValueError` for a file that cannot be read, before any training."""
+def reward_model_hook(hooks: HooksConfig, rows: BenchmarkRows) -> RewardModelHook:
+    """The hook of reward-model training; raises `ValueError` for pools that cannot be read, before any training."""
     return RewardModelHook(
-        rewardbench2=load_rewardbench2(hooks.rewardbench2, limit=hooks.limit) if hooks.rewardbench2 else (),
-        rewardbench1=load_rewardbench1(hooks.rewardbench1, limit=hooks.limit) if hooks.rewardbench1 else (),
+        rewardbench2=rows.rewardbench2,
+        rewardbench1=rows.rewardbench1,
         pools=load_pools(Path(hooks.pools)) if hooks.pools else None,
         best_of=hooks.best_of,
         batch_tokens=hooks.batch_tokens,
@@ -118,8 +122,13 @@ def lineage_of(model: ModelConfig) -> str:
 def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mapping[str, str]) -> dict[str, Any]:
     """What determines a result: the settings, with every input by its content instead of its place."""
     settings = asdict(config)
-    for key in ("runs_dir", "study", "name", "resume", "tracker", "world", "lr"):
-        settings.pop(key, None)
+    for key in (*NO_MATTER, "name", "lr", "dry_run"):  # the last three are a label, a second name of optim.lr, and a question
+        *above, own = key.split(".")
+        place = settings
+        for part in above:
+            place = place.get(part, {})
+        place.pop(own, None)
+    settings.pop("tracker", None)
     inputs = {key: content_of(model, KEYS[key]) for key, model in models.items()}
     inputs |= {key: fingerprint(path) for key, path in files.items() if path}
     return {**_without_paths(settings), "inputs": inputs}

@@ -1,55 +1,96 @@
 """`rewardloop rm`: one reward model, or a sweep of them."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from core.progress import Progress, console_progress
 from launch.entry import Composed, start
 
+SHOWN = ("rewardbench2/overall", "bon/average", "held_out/accuracy")
+
 
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
-    """Trains the reward model of a configuration, unless it is finished already, and returns its record."""
+    """Trains the reward model of a configuration, unless it is finished already, and returns its record.
+
+    Where several processes were started together, all of them call it.
+    """
     from core.sources import resolve
+    from launch.inputs import benchmark_rows, preferences_of
     from launch.schema import RMJob
-    from rmtrain.data import load_preferences
 
     job = composed.job
     assert isinstance(job, RMJob)
     # What is likely to be wrong is looked at before torch is imported.
-    preferences, held_out = load_preferences(job.data, seed=job.seed)
+    benchmarks = benchmark_rows(job.hooks)
+    data = preferences_of(job, benchmarks)
     resolve(job.model)
 
+    from core.distributed import join_world
     from core.hooks import Hook
     from core.runs import finish_run
+    from core.tracking import Trackers
     from evalhooks.checkpoints import HeldOutHook
+    from evalhooks.config import Where
     from launch.parts import identity_of, lineage_of, opened, record_of, reward_model_hook, tracked
+    from rmtrain.data import named_sources
+    from rmtrain.state import forget_states
     from rmtrain.train import train
 
-    hooks: list[Hook] = [reward_model_hook(job.hooks)]
-    if held_out:
-        hooks.append(HeldOutHook(held_out, batch_tokens=job.hooks.batch_tokens))
-    files = {f"data.{i}": path for i, path in enumerate(job.data.paths)}
+    hooks: list[Hook] = [reward_model_hook(job.hooks, benchmarks)]
+    if data.held_out:
+        hooks.append(HeldOutHook(data.held_out, batch_tokens=job.hooks.batch_tokens))
+    files = {f"data.{name}": source.path for name, source in named_sources(job.data).items()}
     files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
     identity = identity_of(job, models={"model": job.model}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
-    flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
-    mantissa, _, exponent = f"{job.optim.lr:e}".partition("e")
-    rate = f"{float(mantissa):g}e{int(exponent)}"
-    name = f"{lineage['base'].rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}"
-    run, has_work = opened(composed, "rm", name, identity, lineage=lineage)
+    world = join_world()
+    run, has_work = world.shared(lambda: opened(composed, "rm", _name(job, lineage["base"]), identity, lineage=lineage, data=data.counts))
     if not has_work:
         return record_of(run)
-    with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
-        outcome = train(job, run.dir, preferences=preferences, hooks=hooks, tracker=tracker, progress=progress)
-        finish_run(run, final=dict(outcome.metrics), step=outcome.step, num_pairs=outcome.num_pairs, num_dropped_pairs=outcome.num_dropped)
+    with tracked(job, run, {**identity, "lineage": lineage}) if world.is_main else nullcontext(Trackers([])) as tracker:
+        outcome = train(
+            job,
+            run.dir,
+            preferences=data.training,
+            hooks=hooks,
+            tracker=tracker,
+            progress=progress,
+            separate=job.hooks.device if job.hooks.where == Where.separate else None,
+            world=world,
+        )
+        if world.is_main:
+            finish_run(
+                run,
+                final=dict(outcome.metrics),
+                step=outcome.step,
+                best_step=outcome.best_step,
+                best_metric=outcome.best_metric,
+                best=dict(outcome.best),
+                num_pairs=outcome.num_pairs,
+                num_dropped_pairs=outcome.num_dropped,
+                num_cut_pairs=outcome.num_cut,
+                train_s=outcome.train_s,
+                hooks_s=outcome.hooks_s,
+            )
+            forget_states(run.dir)
+    world.wait()
     return record_of(run)
 
 
-def _command(composed: Composed) -> None:
+def _name(job: Any, base: str) -> str:
+    """What the run is called: base, data, learning rate and epochs, and how it departs from plain training."""
+    flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
+    mantissa, _, exponent = f"{job.optim.lr:e}".partition("e")
+    rate = f"{float(mantissa):g}e{int(exponent)}"
+    lora = f"-lora{job.lora.rank}" if job.lora.rank else ""
+    return f"{base.rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}{lora}"
+
+
+def _command(composed: Composed) -> dict[str, Any]:
     record = run(composed, console_progress())
-    print(f"{record['dir']}: " + ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN)))
-
-
-SHOWN = ("rewardbench2/overall", "bon/average")
+    shown = ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN))
+    print(f"{record['dir']}: " + ", ".join(filter(None, [shown, f"best checkpoint: step {record['best_step']} of {record['step']}"])))
+    return record
 
 
 def main() -> None:

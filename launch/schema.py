@@ -14,6 +14,11 @@ from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
 
+NO_MATTER = frozenset(
+    {"resume", "runs_dir", "study", "world", "tracker.mode", "tracker.project", "save_minutes", "hooks.where", "hooks.device"}
+)
+"""Settings that change no result, and so do not make a run another one."""
+
 
 @dataclass(kw_only=True)
 class TrackerConfig:
@@ -50,6 +55,8 @@ class Launch(RunSettings):
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     lr: float | None = None
     """Short for optim.lr."""
+    dry_run: bool = False
+    """List the job, or every job of a sweep, with its settings, and run none."""
 
 
 class RewardKind(StrEnum):

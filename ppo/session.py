@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from core.chat import encode_prompts
-from core.checkpoint import step_folder
+from core.checkpoint import point_best, step_folder
 from core.config import Dtype
 from core.generate import TransformersGenerator
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
@@ -21,7 +21,7 @@ from core.records import CheckpointSaved, Dialogue, Sampling, Scorer, Tracker
 from ppo.config import PPOConfig
 from ppo.model import ActorCritic, actor_critic, frozen_copy
 from ppo.rollout import Episodes, rollout, rollout_metrics
-from ppo.state import Progressed, RewardStatistics, load, metric_of, point_best, save
+from ppo.state import Progressed, RewardStatistics, load, metric_of, save
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,7 @@ def open_session(
         num_dropped_prompts=num_dropped,
         accelerator=accelerator,
         model=model,
-        plain=accelerator.unwrap_model(model),
+        plain=cast("ActorCritic", accelerator.unwrap_model(model)),
         reference=reference,
         tokenizer=tokenizer,
         scorer=scorer,

@@ -1,7 +1,6 @@
 """What a policy run keeps on disk: checkpoints that resume exactly, and the best one."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -83,14 +82,6 @@ def load(run_dir: Path, model: ActorCritic, optimizer: Any, scheduler: Any, say:
     say(f"resuming {run_dir.name} from {folder.name}")
     metrics = {name: float(value) for name, value in state["metrics"].items()}
     return Progressed(**state | {"statistics": RewardStatistics(**state["statistics"]), "metrics": metrics})
-
-
-def point_best(run_dir: Path, step: int) -> None:
-    """Makes `best` a link to the checkpoint of `step`, atomically."""
-    link = run_dir / ".best-new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)
-    os.replace(link, run_dir / "best")
 
 
 def metric_of(metrics: Mapping[str, float], key: str) -> float | None:

@@ -1,28 +1,83 @@
 """Configuration of reward-model training."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from core.config import ModelConfig, OptimConfig, require_fraction, require_positive, require_trainable
+from core.config import (
+    Dtype,
+    EngineConfig,
+    EngineKind,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    Quantize,
+    require_fraction,
+    require_positive,
+    require_trainable,
+)
+
+
+class Decontaminate(StrEnum):
+    """What happens to training pairs whose prompt overlaps with one of the benchmark's."""
+
+    ignore = "ignore"
+    report = "report"
+    drop = "drop"
+
+
+class Overlong(StrEnum):
+    """What happens to pairs of more than `max_length` tokens: dropped, or their prompt cut at its beginning."""
+
+    drop = "drop"
+    cut = "cut"
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """One part of a mix.
+
+    A JSONL or parquet file, a folder of parquet files, one of `datasets.save_to_disk`, or a hub dataset (`org/name` or
+    `org/name@revision`).
+    """
+
+    path: str = ""
+    split: str = "train"
+    """Split of a hub dataset or of a folder that holds several; a file has none."""
+    weight: float = 1.0
+    """How often the mix holds each pair: 1 once, 0.5 a seeded half of them, 2 all of them twice."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("a source of data.sources has no path; give a preference file or a hub dataset such as org/name.")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"the weight of {self.path} is {self.weight}; it is how often each pair is in the mix, above 0.")
 
 
 @dataclass(kw_only=True)
 class PreferenceDataConfig:
     """Where preference pairs come from and what is done to them, in the order of the fields.
 
-    `paths` are JSONL or parquet files or hub dataset ids; several form their full union.
+    `sources` form a mix by their weights; `paths` is short for sources of weight 1, named after the files.
     """
 
     name: str = "custom"
     paths: list[str] = field(default_factory=list)
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    skip_broken: bool = False
+    """Leave broken rows out, and count them, instead of refusing the data."""
+    deduplicate: bool = True
+    """Keep one of the pairs that are equal in prompt, chosen and rejected."""
+    decontaminate: Decontaminate = Decontaminate.report
+    """Against the prompts of the benchmarks that the hooks score."""
     subsample: float = 1.0
     """Share of the pairs that is kept, seeded."""
+    held_out: float = 0.0
+    """Share of the pairs kept out of training to measure accuracy on; no prompt is on both sides."""
     flip: float = 0.0
     """Share of the pairs whose label is flipped, seeded; 1.0 inverts all of them."""
-    held_out: float = 0.0
-    """Share of the pairs kept out of training to measure accuracy on."""
 
     def __post_init__(self) -> None:
-        if not self.paths:
+        if not self.paths and not self.sources:
             raise ValueError("data.paths is empty; give preference files, for instance 'data.paths=[pairs.jsonl]'.")
         require_fraction("data.subsample", self.subsample, positive=True)
         require_fraction("data.flip", self.flip)
@@ -37,29 +92,49 @@ class RewardModelConfig:
     model: ModelConfig
     data: PreferenceDataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     epochs: int = 1
     batch_size: int = 128
-    """Pairs per optimiser step, over all processes and accumulation steps."""
-    micro_batch_size: int = 8
-    """Pairs per forward pass of one process."""
+    """Pairs per optimiser step, over all processes and forward passes."""
+    micro_batch_tokens: int = 8192
+    """Tokens per forward pass of one process; a larger pair goes alone. It bounds memory and changes no result."""
+    micro_batch_size: int | None = None
+    """Pairs per forward pass at most; empty: as many as the tokens allow."""
     max_length: int = 2048
-    """Tokens of prompt and completion; longer pairs are dropped and counted."""
+    """Tokens of prompt and completion."""
+    overlong: Overlong = Overlong.drop
     label_smoothing: float = 0.0
     center: float = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
     gradient_checkpointing: bool = False
     num_checkpoints: int = 3
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
+    checkpoint_every: float = 0.0
+    """Instead of `num_checkpoints`: a checkpoint every so many steps, or below 1, every such share of an epoch; and at the end."""
+    save_minutes: float = 15.0
+    """Time after which training is saved between checkpoints, so that a killed run loses no more than that."""
+    best_metric: str = ""
+    """The checkpoint highest in it becomes `best`; empty: the first there is of rewardbench2/overall, held_out/accuracy."""
+    log_every: int = 10
+    """Steps whose means make one row of the training log."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "micro_batch_size", "max_length", "num_checkpoints"):
+        for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "save_minutes", "log_every"):
             require_positive(key, getattr(self, key))
-        require_trainable(self.model)
-        if self.batch_size % self.micro_batch_size:
+        if self.micro_batch_size is not None:
+            require_positive("micro_batch_size", self.micro_batch_size)
+        require_trainable(self.model, self.lora)
+        if self.model.dtype == Dtype.fp16:
+            raise ValueError("model.dtype=fp16 would need its losses scaled in training; choose bf16, or fp32.")
+        if self.model.quantize != Quantize.none and self.engine.kind in (EngineKind.fsdp2, EngineKind.zero3):
             raise ValueError(
-                f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size}; "
-                "set micro_batch_size to a divisor."
+                f"engine={self.engine.kind} shards weights, which packed ones (model.quantize) do not bear; choose ddp or zero2."
+            )
+        if self.checkpoint_every < 0 or (self.checkpoint_every > 1 and self.checkpoint_every != int(self.checkpoint_every)):
+            raise ValueError(
+                f"checkpoint_every is {self.checkpoint_every}; give whole steps such as 500, or a share of an epoch such as 0.25."
             )
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it is a probability from 0 to below 0.5.")

@@ -1,40 +1,99 @@
-"""Preference pairs: read, checked, sampled and flipped."""
+"""Preference pairs for training: mixed out of sources, cleaned, sampled, held out and flipped."""
 
-import json
-import math
 import random
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from core.chat import parse_dialogue
-from core.records import Dialogue, Message, Preference
-from core.rows import numbered_lines, parquet_rows
-from core.sources import require_hub
-from rmtrain.config import PreferenceDataConfig
+from core.records import Dialogue, Preference
+from core.rows import dataset_name
+from rmtrain.config import PreferenceDataConfig, SourceConfig
+from rmtrain.decontaminate import Decontaminated, decontaminate
+from rmtrain.rows import ReadPairs, read_pairs
 
-MAX_REPORTED = 5
-"""Broken rows that an error lists one by one."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreferenceData:
+    """The pairs of a mix, those to train on and those kept out, and what became of all that was read.
+
+    `counts` is plain data for the run's record: `sources` holds by source the rows read, those left out and why, those
+    kept, and how many of them are held out and trained on (repeats counted); beside it the totals.
+
+    >>> PreferenceData(training=[], held_out=[], counts={"flipped": 0}).counts["flipped"]
+    0
+    """
+
+    training: list[Preference]
+    held_out: list[Preference]
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """A pair that the mix holds `copies` times, and the source that it was read from, whatever the row itself says of it."""
+
+    pair: Preference
+    origin: str
+    copies: int
 
 
 def load_preferences(
-    config: PreferenceDataConfig, *, seed: int, say: Callable[[str], None] = print
-) -> tuple[list[Preference], list[Preference]]:
-    """Training and held-out pairs of all paths: subsampled, shuffled and flipped, each by a seed of its own.
+    config: PreferenceDataConfig, *, seed: int, benchmark_prompts: Mapping[str, Sequence[str]] = {}, say: Callable[[str], None] = print
+) -> PreferenceData:
+    """Training and held-out pairs of all sources, every draw by a seed of its own.
 
-    Held-out pairs are never flipped: they measure against the labels as given. `say` hears of dropped rows. Raises
-    `ValueError` that lists the broken rows of a file by number, or where no pair is left to train on.
+    In this order: read; equal sides, duplicates and overlaps with `benchmark_prompts` (by benchmark) dropped; weights
+    below 1 and `subsample` drawn; the held-out share split off, by prompts; weights above 1 repeated; shuffled; flipped.
+    Held-out pairs are neither repeated nor flipped: they measure against the labels as given. `say` hears of everything
+    that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`, or where no pair is left to train on.
     """
-    pairs = [pair for path in config.paths for pair in read_preferences(path, say)]
-    random.Random(f"shuffle {seed}").shuffle(pairs)
-    pairs = pairs[: max(1, round(config.subsample * len(pairs)))]
-    num_held_out = round(config.held_out * len(pairs))
-    held_out, training = pairs[:num_held_out], pairs[num_held_out:]
+    sources = named_sources(config)
+    read = {
+        name: read_pairs(source, name, key=_key(config, name), skip_broken=config.skip_broken, say=say) for name, source in sources.items()
+    }
+    unique, num_duplicates = _deduplicated(read, say) if config.deduplicate else ({name: r.pairs for name, r in read.items()}, {})
+    num_contradictions = _count_contradictions(unique, say)
+    clean = decontaminate(unique, benchmark_prompts, config.decontaminate, say)
+    if not any(clean.pairs.values()):
+        raise ValueError("every pair overlaps with a benchmark, so that none is left to train on; set data.decontaminate=report.")
+
+    entries = [entry for name, pairs in clean.pairs.items() for entry in _weighted(pairs, name, sources[name].weight, seed)]
+    random.Random(f"shuffle {seed}").shuffle(entries)
+    entries = entries[: max(1, round(config.subsample * len(entries)))]
+    held_out = _held_out(entries, config.held_out)
+    training = [entry for entry, is_out in zip(entries, held_out, strict=True) if not is_out]
     if not training:
-        raise ValueError(f"data.held_out={config.held_out} leaves none of {len(pairs)} pair(s) to train on; lower it.")
-    return flip(training, config.flip, seed=seed), held_out
+        raise ValueError(f"data.held_out={config.held_out} leaves none of {len(entries)} pair(s) to train on; lower it.")
+    if config.held_out and not any(held_out):
+        say(f"data.held_out={config.held_out} holds out none of {len(entries)} pair(s): too few, or of too few prompts")
+    repeated = [entry for entry in training for _ in range(entry.copies)]
+    if len(repeated) > len(training):  # copies lie side by side
+        random.Random(f"shuffle repeats {seed}").shuffle(repeated)
+
+    kept_out = [entry for entry, is_out in zip(entries, held_out, strict=True) if is_out]
+    counts = {
+        "sources": _counts_by_source(read, num_duplicates, clean, entries, kept_out, repeated),
+        "contradictions": num_contradictions,
+        "training": len(repeated),
+        "held_out": len(kept_out),
+        "flipped": round(config.flip * len(repeated)),
+    }
+    flipped = flip([entry.pair for entry in repeated], config.flip, seed=seed)
+    return PreferenceData(training=flipped, held_out=[entry.pair for entry in kept_out], counts=counts)
+
+
+def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:
+    """All sources by name: those of `paths` under the names of their files (a second one of a name as name-2), then `sources`."""
+    named: dict[str, SourceConfig] = {}
+    for path in config.paths:
+        name = stem = dataset_name(path)
+        number = 1
+        while name in named or name in config.sources:
+            number += 1
+            name = f"{stem}-{number}"
+        named[name] = SourceConfig(path=path)
+    return named | config.sources
 
 
 def flip(pairs: Sequence[Preference], share: float, *, seed: int) -> list[Preference]:
@@ -43,116 +102,86 @@ def flip(pairs: Sequence[Preference], share: float, *, seed: int) -> list[Prefer
     return [replace(pair, chosen=pair.rejected, rejected=pair.chosen) if index in flipped else pair for index, pair in enumerate(pairs)]
 
 
-def read_preferences(path: str, say: Callable[[str], None] = print) -> list[Preference]:
-    """All pairs of a JSONL or parquet file, or of the training split of a hub dataset.
+def _key(config: PreferenceDataConfig, name: str) -> str:
+    return f"data.sources.{name}" if name in config.sources else "data.paths"
 
-    Rows whose two completions are equal carry no preference: they are dropped, and `say` is told how many.
+
+def _deduplicated(read: Mapping[str, ReadPairs], say: Callable[[str], None]) -> tuple[dict[str, list[Preference]], dict[str, int]]:
+    """The first of equal pairs over all sources, by source, and how many of each source were dropped."""
+    seen: set[tuple[Dialogue, str, str]] = set()
+    unique: dict[str, list[Preference]] = {}
+    num_dropped: dict[str, int] = {}
+    for name, source in read.items():
+        unique[name] = []
+        for pair in source.pairs:
+            key = (pair.prompt, pair.chosen, pair.rejected)
+            if key not in seen:
+                seen.add(key)
+                unique[name].append(pair)
+        num_dropped[name] = len(source.pairs) - len(unique[name])
+        if num_dropped[name]:
+            say(f"dropped {num_dropped[name]} of {len(source.pairs)} pairs of {name} that were there already")
+    return unique, num_dropped
+
+
+def _count_contradictions(sources: Mapping[str, Sequence[Preference]], say: Callable[[str], None]) -> int:
+    """How many pairs are also there with chosen and rejected exchanged; each such two count as one."""
+    distinct = {(pair.prompt, pair.chosen, pair.rejected) for pairs in sources.values() for pair in pairs}
+    num = sum((prompt, rejected, chosen) in distinct for prompt, chosen, rejected in distinct) // 2
+    if num:
+        say(f"kept {num} pair(s) that contradict each other: the same answers to the same prompt, preferred both ways")
+    return num
+
+
+def _weighted(pairs: Sequence[Preference], name: str, weight: float, seed: int) -> list[_Entry]:
+    """The pairs with their copies: `weight` times each, its fraction as one more copy of a seeded share of them.
+
+    The share grows with the fraction, so that a larger weight contains what a smaller one does; at least one pair is left.
     """
-    pairs: list[Preference] = []
-    broken: list[str] = []
-    for number, row in _rows(path):
-        try:
-            pairs.append(_parse(row, source=Path(path).stem))
-        except ValueError as error:
-            broken.append(f"row {number}: {error}")
-    if broken:
-        listed = "\n  ".join(broken[:MAX_REPORTED])
-        more = f"\n  and {len(broken) - MAX_REPORTED} more" if len(broken) > MAX_REPORTED else ""
-        raise ValueError(
-            f"{path} has {len(broken)} broken row(s) of {len(broken) + len(pairs)}:\n  {listed}{more}\n"
-            "A row is {'prompt', 'chosen', 'rejected'} as text or messages, or {'chosen', 'rejected'} as messages that begin "
-            "alike. Mend or remove these rows."
-        )
-    different = [pair for pair in pairs if pair.chosen != pair.rejected]
-    if not different:
-        raise ValueError(f"{path} holds no preference pairs; it needs at least one row whose chosen and rejected differ.")
-    if len(different) < len(pairs):
-        say(f"dropped {len(pairs) - len(different)} of {len(pairs)} pairs of {path} whose chosen and rejected are the same text")
-    return different
+    whole = int(weight)
+    order = random.Random(f"weight {seed} {name}").sample(range(len(pairs)), len(pairs))
+    more = set(order[: max(whole == 0, round((weight - whole) * len(pairs)))])
+    copies = (whole + (place in more) for place in range(len(pairs)))
+    return [_Entry(pair=pair, origin=name, copies=num) for pair, num in zip(pairs, copies, strict=True) if num]
 
 
-def _rows(path: str) -> Iterator[tuple[int, Any]]:
-    """Rows with their numbers, counted from 1; a line that is no JSON is yielded as text and found broken later."""
-    file = Path(path).expanduser()
-    if file.is_file():
-        yield from parquet_rows(file) if file.suffix == ".parquet" else ((number, _json(line)) for number, line in numbered_lines(file))
-    elif file.suffix or file.is_absolute() or path.count("/") != 1:
-        raise ValueError(f"data.paths names {path}, which does not exist; give a JSONL or parquet file, or a hub dataset such as org/name.")
-    else:
-        yield from enumerate(_hub_rows(path), 1)
+def _held_out(entries: Sequence[_Entry], share: float) -> list[bool]:
+    """For each entry whether it is held out: prompt by prompt, as long as that brings the number closer to its share.
 
-
-def _hub_rows(name: str) -> Iterable[Any]:
-    require_hub(f"data.paths names {name}, which")
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(name, split="train")
-    except OSError as error:
-        raise ValueError(
-            f"data.paths names {name}, which could not be loaded from the hub ({error}); check the name or give a file."
-        ) from error
-
-
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return line
-
-
-def _parse(row: Any, *, source: str) -> Preference:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"not a JSON object: {row!r:.80}")
-    missing = [key for key in ("chosen", "rejected") if not row.get(key)]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} missing or empty; the row has {sorted(map(str, row))}")
-    margin = row.get("margin")
-    if margin is not None and not (isinstance(margin, (int, float)) and math.isfinite(margin)):
-        raise ValueError(f"margin is {margin!r}, not a finite number")
-    if row.get("prompt"):
-        prompt = parse_dialogue(row["prompt"], "prompt")
-        chosen, rejected = (_answer(row[key], key, prompt) for key in ("chosen", "rejected"))
-    else:
-        prompt, chosen, rejected = _implicit(row)
-    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
-
-
-def _answer(value: Any, key: str, prompt: Dialogue) -> str:
-    """The completion as text, out of text, of one assistant message, or of the whole dialogue again."""
-    if isinstance(value, str):
-        return value
-    turns = parse_dialogue(value, key)
-    if turns[:-1] not in ((), prompt) or turns[-1].role != "assistant":
-        raise ValueError(f"{key} must be text, or the prompt's messages and one of the assistant")
-    return turns[-1].content
-
-
-def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
-    """Prompt and completions where the prompt is the shared beginning of two dialogues."""
-    chosen, rejected = (_transcript(row[key], key) for key in ("chosen", "rejected"))
-    if len(chosen) < 2 or len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
-        raise ValueError("without a prompt, chosen and rejected must be dialogues that differ in their last turn alone")
-    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-        raise ValueError("the last turn of chosen and rejected must be the assistant's")
-    return chosen[:-1], chosen[-1].content, rejected[-1].content
-
-
-def _transcript(value: Any, key: str) -> Dialogue:
-    """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:".
-
-    Where one side of a transcript speaks twice in a row (9 of the 2,312 rows of HH's harmless test set), it is one turn of
-    two paragraphs: the other side may not do so, and many chat templates raise unless the roles alternate.
+    Where all prompts differ, that is the first `round(share * n)`.
     """
-    if not isinstance(value, str):
-        return parse_dialogue(value, key)
-    before, *parts = re.split(r"\n\n(Human|Assistant):", value)
-    if before or parts[:1] != ["Human"]:
-        raise ValueError(f"prompt is missing, and {key} is neither a list of messages nor a Human/Assistant transcript")
-    turns: list[Message] = []
-    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
-        role, content = "user" if speaker == "Human" else "assistant", text.strip()
-        if turns and turns[-1].role == role:
-            content = f"{turns.pop().content}\n\n{content}".strip()
-        turns.append(Message(role=role, content=content))
-    return tuple(turns)
+    wanted = round(share * len(entries))
+    groups: dict[Dialogue, int] = defaultdict(int)
+    for entry in entries:
+        groups[entry.pair.prompt] += 1
+    taken: set[Dialogue] = set()
+    num = 0
+    for prompt, size in groups.items():
+        if abs(num + size - wanted) < abs(num - wanted):
+            taken.add(prompt)
+            num += size
+    return [entry.pair.prompt in taken for entry in entries]
+
+
+def _counts_by_source(
+    read: Mapping[str, ReadPairs],
+    num_duplicates: Mapping[str, int],
+    clean: Decontaminated,
+    kept: Sequence[_Entry],
+    held_out: Sequence[_Entry],
+    training: Sequence[_Entry],
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "read": source.num_rows,
+            "broken": source.num_broken,
+            "equal": source.num_equal,
+            "duplicates": num_duplicates.get(name, 0),
+            "contaminated": {overlap.benchmark: overlap.num_pairs for overlap in clean.overlaps if overlap.source == name},
+            "contaminated_dropped": clean.num_dropped[name],
+            "kept": sum(entry.origin == name for entry in kept),
+            "held_out": sum(entry.origin == name for entry in held_out),
+            "training": sum(entry.origin == name for entry in training),
+        }
+        for name, source in read.items()
+    }

@@ -1,45 +1,47 @@
-"""Training of one reward model: TRL's trainer with our loss, checkpoints and hooks."""
+"""Training of one reward model as one loop: step, log, checkpoint, hooks."""
 
 import math
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl.trainer.reward_config import RewardConfig
-from trl.trainer.reward_trainer import RewardTrainer
-
-from core.attention import tree_attention
-from core.chat import encode_answered, pad_id, preamble
-from core.checkpoint import complete_steps, latest_complete, mark_complete, step_folder
-from core.config import Dtype
-from core.hooks import Hook, eval_file, read_evaluation, run_hooks
-from core.models import new_reward_model
-from core.progress import Progress
-from core.records import CheckpointSaved, Preference, RunEnded, Tracker
-from core.reward import padded_rewards, tree_rewards, why_not_rewards
-from core.trees import num_unique
+from core.checkpoint import point_best, step_folder
+from core.distributed import World, join_world
+from core.evaluation import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
+from core.hooks import Hook, eval_file, read_evaluation
+from core.preemption import Preempted, Preemption
+from core.progress import NoProgress, Progress
+from core.records import Preference, RunEnded, Tracker
 from rmtrain.config import RewardModelConfig
-from rmtrain.loss import bradley_terry_loss, preference_metrics
+from rmtrain.metrics import Tally
+from rmtrain.session import Session
+from rmtrain.speed import Meter
+from rmtrain.state import forget_states, restore, save
 
-OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
+BEST = ("rewardbench2/overall", "held_out/accuracy")
+"""What the best checkpoint is chosen by where the configuration names no metric: the first of these that the hooks measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Where the last checkpoint lies, its step and metrics, and what became of the data."""
+    """Where the last checkpoint lies, its step and metrics, those of the best one, and what became of the data.
+
+    `best_metric` is the name of what the best was chosen by, empty where nothing was measured. `train_s` are seconds of
+    training in this process, of which it stood still for the hooks for `hooks_s`.
+    """
 
     checkpoint: Path
     step: int
     metrics: Mapping[str, float]
+    best_step: int
+    best_metric: str
+    best: Mapping[str, float]
     num_pairs: int
     num_dropped: int
+    num_cut: int
+    train_s: float
+    hooks_s: float
 
 
 def train(
@@ -50,211 +52,161 @@ def train(
     hooks: Sequence[Hook],
     tracker: Tracker,
     progress: Progress,
+    separate: str | None = None,
     say: Callable[[str], None] = print,
+    world: World | None = None,
 ) -> Outcome:
-    """Fits a Bradley-Terry reward model and calls the hooks at every checkpoint.
+    """Fits a Bradley-Terry reward model and has the hooks run at every checkpoint.
 
-    Continues from the last complete checkpoint in `run_dir`, if there is one. `say` receives lines for the user.
+    Continues from the newest complete checkpoint in `run_dir`, if there is one, to the same weights, bit for bit. With
+    `separate` the hooks run in a process of their own that sees the devices it names (empty: those of this one). All
+    processes call it; `tracker`, `progress` and `say` are used on the main one alone. Raises `Preempted`, all saved, after
+    a SIGTERM.
     """
-    datasets.disable_progress_bars()
-    # Weights stay in fp32, where small steps are not lost; bf16 is the format of the matrix products alone.
-    model, tokenizer = new_reward_model(replace(config.model, dtype=Dtype.fp32), seed=config.seed)
-    rows, num_dropped = tokenize(preferences, tokenizer, config.max_length)
-    if num_dropped:
-        say(f"dropped {num_dropped} of {len(preferences)} pairs longer than max_length={config.max_length} tokens")
-
-    trainer = BradleyTerryTrainer(
-        config=config,
-        run_dir=run_dir,
-        hooks=hooks,
-        tracker=tracker,
-        model=model,
-        args=_arguments(config, run_dir),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        data_collator=_collate,
-    )
-    if trainer.why_padded:
-        say(f"training with padding: {trainer.why_padded}")
-    trainer.remove_callback(PrinterCallback)  # its lines would run through the progress bar
-    trainer.add_callback(_Checkpoints(trainer, config, len(rows), progress))
-    found = latest_complete(run_dir, say)
-    if found is not None:
-        say(f"resuming {run_dir.name} from {found.name}")
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
-
-    last = complete_steps(run_dir)[-1]
-    for hook in hooks:
-        hook.on_end(RunEnded(run_dir=run_dir, step=last))
-    return Outcome(
-        checkpoint=step_folder(run_dir, last),
-        step=last,
-        metrics=read_evaluation(run_dir, last),
-        num_pairs=len(rows),
-        num_dropped=num_dropped,
-    )
+    world = world or join_world()
+    if not world.is_main:
+        progress, say = NoProgress(), _silent
+    with Preemption().heard() as preemption:
+        with preemption.interruptible():
+            session = Session(config, preferences, world=world, progress=progress, say=say)
+            first = restore(session, run_dir, say)
+        running: Evaluations = InlineEvaluations(hooks, tracker, session.engine.autocast)
+        if separate is not None:
+            running = SeparateEvaluations(hooks, tracker, device=separate, say=say)
+        planned = checkpoint_steps(config, session.num_steps)
+        run = _Run(session=session, dir=run_dir, planned=planned, running=running, preemption=preemption)
+        started = time.monotonic()
+        for step in missing_evaluations(run_dir, [step for step in planned if step <= first]):
+            run.evaluate(step, in_memory=step == first)
+        _loop(run, first, tracker, progress)
+        with preemption.interruptible():
+            if world.is_main:
+                running.finish()
+                for hook in hooks:
+                    hook.on_end(RunEnded(run_dir=run_dir, step=session.num_steps))
+            world.wait()
+    return run.outcome(time.monotonic() - started, say)
 
 
-def tokenize(preferences: Sequence[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Token ids of the pairs whose sides both fit into `max_length`, and how many did not."""
-    prompts = [pair.prompt for pair in preferences]
-    chosen = encode_answered(tokenizer, prompts, [pair.chosen for pair in preferences])
-    rejected = encode_answered(tokenizer, prompts, [pair.rejected for pair in preferences])
-    has_margin = any(pair.margin is not None for pair in preferences)
-    rows: list[dict[str, Any]] = []
-    for pair, chosen_ids, rejected_ids in zip(preferences, chosen, rejected, strict=True):
-        if max(len(chosen_ids), len(rejected_ids)) <= max_length:
-            row: dict[str, Any] = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
-            rows.append(row | {"margin": float(pair.margin or 0.0)} if has_margin else row)
-    if not rows:
-        raise ValueError(f"No pair fits into max_length={max_length} tokens; raise max_length.")
-    return rows, len(preferences) - len(rows)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """What the loop works with. `planned` are the steps of the checkpoints whose hooks run."""
 
+    session: Session
+    dir: Path
+    planned: Sequence[int]
+    running: Evaluations
+    preemption: Preemption
 
-def checkpoint_steps(num_steps: int, num_checkpoints: int) -> list[int]:
-    """Evenly spaced steps of which the last is the end of training.
+    def save(self, step: int) -> None:
+        save(self.session, self.dir, step, planned=self.planned)
 
-    >>> checkpoint_steps(10, 3)
-    [4, 7, 10]
-    """
-    return sorted({math.ceil(num_steps * (i + 1) / num_checkpoints) for i in range(num_checkpoints)})
+    def evaluate(self, step: int, *, in_memory: bool) -> None:
+        """Has the hooks run on a saved checkpoint, while the other processes wait; all is saved, so a signal ends it at once."""
+        session = self.session
+        if session.world.summed([self.preemption.asked])[0]:  # one alone must not leave the others waiting
+            raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
+        saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.dir, dtype=session.config.model.dtype)
+        with self.preemption.interruptible():
+            if session.world.is_main:
+                if in_memory and not session.engine.sharded:
+                    self.running.submit(saved, session.model, session.tokenizer)
+                else:
+                    self.running.submit(saved)
+            session.world.wait()
 
-
-def _arguments(config: RewardModelConfig, run_dir: Path) -> RewardConfig:
-    optim = config.optim
-    processes = max(1, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
-    return RewardConfig(
-        output_dir=str(run_dir / "checkpoints" / ".writing"),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size // processes,
-        learning_rate=optim.lr,
-        lr_scheduler_type="constant_with_warmup" if optim.schedule == "constant" else str(optim.schedule),
-        warmup_steps=optim.warmup_ratio,
-        weight_decay=optim.weight_decay,
-        adam_epsilon=optim.adam_eps,
-        max_grad_norm=optim.max_grad_norm,
-        center_rewards_coefficient=config.center or None,
-        max_length=None,
-        activation_checkpointing=config.gradient_checkpointing,
-        bf16=config.model.dtype == Dtype.bf16,
-        save_strategy="no",  # our own callback decides when
-        logging_steps=10,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-    )
-
-
-def _collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch as groups of token rows, (chosen, rejected) each, with the margins where there are any."""
-    batch: dict[str, Any] = {"pairs": [(example["chosen_ids"], example["rejected_ids"]) for example in examples]}
-    if "margin" in examples[0]:
-        batch["margin"] = torch.tensor([example["margin"] for example in examples])
-    return batch
-
-
-class BradleyTerryTrainer(RewardTrainer):
-    """TRL's trainer with our loss and logging; a checkpoint is moved into place, marked complete and given to the hooks.
-
-    A pair goes through the model as one prompt tree; padded instead where `why_padded` gives a reason.
-    """
-
-    def __init__(self, *, config: RewardModelConfig, run_dir: Path, hooks: Sequence[Hook], tracker: Tracker, **trl: Any) -> None:
-        super().__init__(**trl)
-        self.config, self.run_dir, self.hooks, self.tracker = config, run_dir, hooks, tracker
-        self._batches: list[dict[str, float]] = []
-        self._num_weights = trl["model"].num_parameters(exclude_embeddings=True)
-        self._preamble = preamble(trl["processing_class"])
-        several = "a step over several processes goes through their wrapped models" if self.accelerator.num_processes > 1 else ""
-        self.why_padded = several or why_not_rewards(trl["model"], config.max_length)
-
-    def training_step(self, model: Any, *inputs: Any, **options: Any) -> torch.Tensor:
-        # The backward pass too: under gradient checkpointing it runs the layers again.
-        with nullcontext() if self.why_padded else tree_attention(model):
-            return super().training_step(model, *inputs, **options)
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        pairs = inputs["pairs"]
-        if self.why_padded:
-            rows = [row for pair in pairs for row in pair]
-            rewards_R = padded_rewards(model, rows, pad_id(self.processing_class))  # type: ignore[arg-type]
-        else:
-            # The wrapper that casts to bf16 is around the model's own forward pass, which trees go past.
-            with tree_attention(model), self.accelerator.autocast():
-                rewards_R = tree_rewards(model, pairs, self._preamble)
-        chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)
-        config = self.config
-        loss = bradley_terry_loss(
-            chosen_B, rejected_B, margin_B=inputs.get("margin"), label_smoothing=config.label_smoothing, center=config.center
+    def outcome(self, seconds: float, say: Callable[[str], None]) -> Outcome:
+        """What the run has come to; points `best` at the best checkpoint."""
+        session, last = self.session, self.planned[-1]
+        evaluations = {step: read_evaluation(self.dir, step) for step in self.planned if eval_file(self.dir, step).exists()}
+        name, best = best_step(evaluations, session.config.best_metric, last, say)
+        if session.world.is_main:
+            point_best(self.dir, best)
+            # The last one's stays until the run counts as finished: whoever comes again must find it done.
+            forget_states(self.dir, keep=[last], planned=self.planned)
+        waited = self.running.waited
+        if waited and session.world.is_main:
+            say(f"hooks took {waited:.1f} s of {seconds:.1f} s ({waited / seconds:.0%}) from training")
+        return Outcome(
+            checkpoint=step_folder(self.dir, last),
+            step=last,
+            metrics=evaluations.get(last, {}),
+            best_step=best,
+            best_metric=name,
+            best=evaluations.get(best, {}),
+            num_pairs=len(session.pairs),
+            num_dropped=session.num_dropped,
+            num_cut=session.num_cut,
+            train_s=seconds,
+            hooks_s=waited,
         )
-        self._batches.append(preference_metrics(chosen_B, rejected_B))
-        return (loss, rewards_R) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """6 per weight and token (Kaplan et al. 2020, section 2.1) of the batch's unique tokens."""
-        return 6 * self._num_weights * sum(map(num_unique, inputs["pairs"]))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Sends the trainer's figures and the means since the last call to `train/*`."""
-        if self._batches:
-            logs = logs | {key: sum(batch[key] for batch in self._batches) / len(self._batches) for key in self._batches[0]}
-
-        self._batches.clear()
-        if self.is_world_process_zero():
-            self.tracker.log({f"train/{key}": float(value) for key, value in logs.items()}, axis="train/step", step=self.state.global_step)
-        super(RewardTrainer, self).log(logs, start_time)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super(RewardTrainer, self)._save_checkpoint(model, trial)
-        step = self.state.global_step
-        if self.is_world_process_zero():
-            target = step_folder(self.run_dir, step)
-            shutil.rmtree(target, ignore_errors=True)  # a torn one of an earlier attempt
-            (Path(str(self.args.output_dir)) / f"checkpoint-{step}").rename(target)
-            mark_complete(target)
-            for earlier in complete_steps(self.run_dir):
-                if earlier < step:  # only the newest is ever resumed from
-                    for name in OPTIMIZER_FILES:
-                        (step_folder(self.run_dir, earlier) / name).unlink(missing_ok=True)
-            self.run_hooks(step)
-        self.accelerator.wait_for_everyone()
-
-    def run_hooks(self, step: int) -> None:
-        """Calls the hooks for the checkpoint of `step` with the weights in memory."""
-        event = CheckpointSaved(
-            step=step,
-            num_steps=self.state.max_steps,
-            path=step_folder(self.run_dir, step),
-            run_dir=self.run_dir,
-            model=self.accelerator.unwrap_model(self.model),
-            tokenizer=self.processing_class,  # type: ignore[arg-type]
-        )
-        with self.accelerator.autocast():
-            run_hooks(self.hooks, event, self.tracker)
 
 
-class _Checkpoints(TrainerCallback):
-    """Decides when to save, shows progress, and calls hooks that a torn run had left out."""
+def _loop(run: _Run, step: int, tracker: Tracker, progress: Progress) -> None:
+    session, config = run.session, run.session.config
+    progress.start("training", session.num_steps)
+    progress.advance(step)
+    window, meter, saved_at = Tally(), Meter(session), time.monotonic()
+    while step < session.num_steps:
+        step += 1
+        overdue = time.monotonic() - saved_at > 60 * config.save_minutes
+        tally, norm = session.step(step, stop=run.preemption.asked, overdue=overdue)
+        window.add(tally.flat())
+        progress.advance()
+        if step % config.log_every == 0 or step == session.num_steps:
+            if session.world.is_main:
+                measured = {
+                    **window.metrics(),
+                    **meter.metrics(window.sums),
+                    "grad_norm": norm,
+                    "learning_rate": session.learning_rate(step),
+                }
+                measured["epoch"] = session.epoch(step)
+                tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=step)
+            window = Tally()
+        pausing, stop = time.monotonic(), tally.sums["stop"] > 0
+        if step in run.planned or stop or tally.sums["overdue"]:
+            run.save(step)
+            saved_at = time.monotonic()
+        if step in run.planned:
+            run.evaluate(step, in_memory=True)
+        if session.world.is_main:
+            run.running.collect()
+        if stop:
+            raise Preempted(f"stopped by a signal and saved at step {step} of {session.num_steps}; the same command goes on from there")
+        meter.pause(pausing)
+    progress.finish()
 
-    def __init__(self, trainer: BradleyTerryTrainer, config: RewardModelConfig, num_pairs: int, progress: Progress) -> None:
-        self.trainer, self.config, self.progress = trainer, config, progress
-        self.num_pairs = num_pairs
-        self.steps: list[int] = []
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.steps = checkpoint_steps(state.max_steps, self.config.num_checkpoints)
-        self.progress.start("training", state.max_steps)
-        self.progress.advance(state.global_step)
-        if state.global_step and not eval_file(self.trainer.run_dir, state.global_step).exists():
-            self.trainer.run_hooks(state.global_step)
+def checkpoint_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
+    """The steps whose checkpoints the hooks run on: by number, by step or by share of an epoch; the last is the end of training.
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.advance()
-        control.should_save = state.global_step in self.steps
+    A share of an epoch is rounded up to whole steps, anew at each multiple.
+    """
+    every = config.checkpoint_every
+    if every and every < 1:
+        epoch = num_steps / config.epochs
+        every_steps = [math.ceil(epoch * every * k - 1e-9) for k in range(1, math.ceil(config.epochs / every) + 1)]
+    elif every:
+        every_steps = list(range(int(every), num_steps, int(every)))
+    else:
+        every_steps = [math.ceil(num_steps * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
+    return sorted({max(1, step) for step in every_steps if step < num_steps} | {num_steps})
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.finish()
+
+def best_step(
+    evaluations: Mapping[int, Mapping[str, float]], metric: str, last: int, say: Callable[[str], None] = print
+) -> tuple[str, int]:
+    """The name of the metric that counts and the step highest in it, the earliest of equals; `last` where it was never measured."""
+    names = sorted({name for metrics in evaluations.values() for name in metrics})
+    name = metric or next((name for name in BEST if name in names), "")
+    values = {step: metrics[name] for step, metrics in evaluations.items() if name in metrics and not math.isnan(metrics[name])}
+    if values:
+        return name, max(values, key=lambda step: (values[step], -step))
+    if metric:
+        say(f"best_metric={metric} was not measured, so the last checkpoint counts as the best; measured: {', '.join(names) or 'nothing'}")
+    return "", last
+
+
+def _silent(line: str) -> None:
+    """The other processes leave speaking to the main one."""

@@ -9,8 +9,9 @@ import pytest
 from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
+from core.callback import HookCallback
 from core.checkpoint import write_json
-from core.hooks import Hook, HookCallback, eval_file, run_hooks
+from core.hooks import Hook, eval_file, run_hooks
 from core.records import AXIS, CheckpointSaved, RunEnded
 from tests.fakes import ListTracker, RecordingHook
 

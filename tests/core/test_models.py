@@ -1,8 +1,11 @@
 """Models load ready for use, with a seeded head and a pad token of their own, or say what to do."""
 
 import math
+import sys
 from importlib import util
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from transformers import (
 )
 
 from core.chat import encode_prompts
-from core.config import Dtype, ModelConfig, Quantize
+from core.config import Dtype, LoraConfig, ModelConfig, Quantize
 from core.models import PAD_TOKEN, head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
 from core.records import user
 from core.sources import Source
@@ -255,3 +258,69 @@ def test_an_architecture_without_a_linear_score_head_is_refused_with_a_remedy(tm
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"model\.path=.*DistilBertForSequenceClassification has no linear head 'score'; give a decoder"):
         new_reward_model(config(tmp_path), seed=0)
+
+
+class FakeLiger:
+    """The part of liger-kernel that is called, which knows one type of model and keeps what it is asked to patch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, known: str = "llama") -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.error: Exception | None = None
+        package, transformers, patches = (ModuleType(f"liger_kernel{part}") for part in ("", ".transformers", ".transformers.monkey_patch"))
+        vars(patches)["MODEL_TYPE_TO_APPLY_LIGER_FN"] = {known: None}
+        vars(transformers)["_apply_liger_kernel_to_instance"] = self.apply
+        for module in (package, transformers, patches):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr("core.models.util.find_spec", lambda name: name)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("core.models._device", lambda: torch.device("cpu"))
+
+    def apply(self, **options: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.asked.append(options)
+
+
+def liger(path: Path) -> ModelConfig:
+    return ModelConfig(path=str(path), liger=True)
+
+
+def test_liger_is_applied_to_the_body_without_its_losses_and_in_training_alone(
+    policy_folder: Path, reward_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeLiger(monkeypatch)
+    load_reward_model(liger(reward_model_folder))
+    assert fake.asked == []
+    for lora in (None, LoraConfig(rank=2)):
+        model, _ = new_reward_model(liger(policy_folder), seed=0, lora=lora)
+        # Its fused loss would replace the forward pass by that of a language model, which needs an output layer.
+        assert fake.asked.pop() == {"model": model.base_model, "cross_entropy": False, "fused_linear_cross_entropy": False}
+        assert fake.asked == []
+    new_reward_model(config(policy_folder), seed=0)
+    assert fake.asked == []
+
+
+def test_liger_without_its_package_a_device_or_a_known_architecture_is_refused_before_anything_is_loaded(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.models._load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with monkeypatch.context() as patch:
+        patch.setattr("core.models.util.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r"model\.liger needs the package liger-kernel; run `pip install 'rewardloop\[liger\]'`"):
+            new_reward_model(liger(policy_folder), seed=0)
+    with monkeypatch.context() as patch:
+        FakeLiger(patch)
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        with pytest.raises(ValueError, match=r"model\.liger needs a CUDA device, and there is none; leave it out"):
+            new_reward_model(liger(policy_folder), seed=0)
+    FakeLiger(monkeypatch, known="gemma2")
+    with pytest.raises(ValueError, match=r"model\.liger knows no models of type 'llama', such as .*policy; leave it out"):
+        new_reward_model(liger(policy_folder), seed=0)
+
+
+def test_an_architecture_that_liger_cannot_patch_as_a_body_is_refused_with_its_own_words(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeLiger(monkeypatch).error = TypeError("Unsupported model type")
+    with pytest.raises(ValueError, match=r"model\.liger does not go with a LlamaModel \(Unsupported model type\); leave it out"):
+        new_reward_model(liger(policy_folder), seed=0)

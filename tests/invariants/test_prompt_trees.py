@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -23,13 +23,16 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from core.attention import tree_attention
 from core.chat import encode_answered, pad_id, preamble
 from core.config import Dtype, ModelConfig
+from core.distributed import World
 from core.models import load_reward_model
 from core.progress import NoProgress
 from core.records import Dialogue, Message, Preference, user
 from core.reward import RewardModelScorer, padded_rewards, tree_rewards
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
-from rmtrain.train import BradleyTerryTrainer, _arguments, _collate, train
+from rmtrain.session import Session, num_unique
+from rmtrain.tokens import TokenPair
+from rmtrain.train import train
 from tests.fakes import ListTracker, only_id
 
 WORDS = ("name", "a", "fruit", "plum", "is", "the", "sum", "of", "what", "two", "and", "three", "in", "one", "short", "sentence")
@@ -213,106 +216,94 @@ def test_gradients_through_trees_equal_those_of_one_row_at_a_time(
         assert_equal_gradients(gradients(model), naive)
 
 
-def pairs_of(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
-    """Six examples as `rmtrain.train.tokenize` makes them, two of whose sides are equal."""
+def pairs_of(tokenizer: PreTrainedTokenizerFast) -> list[TokenPair]:
+    """Six pairs, two of whose sides are equal."""
     draw = random.Random(1)
     rows = [(group[0], draw.choice(group)) for group in token_rows(tokenizer)[:5]]
     rows.append((rows[0][0], rows[0][0]))
-    return [{"chosen_ids": chosen, "rejected_ids": rejected, "margin": draw.random()} for chosen, rejected in rows]
+    return [TokenPair(chosen=np.array(chosen), rejected=np.array(rejected), margin=draw.random()) for chosen, rejected in rows]
 
 
-def trainer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, run_dir: Path, **options: Any) -> BradleyTerryTrainer:
+def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "llama", **options: Any) -> Session:
+    """A session on a tiny model of that kind, with the pairs of `pairs_of` as its data."""
+    shape = {"head_dim": 8} if kind.startswith("gemma") else {"num_key_value_heads": 2}
+    policy = tiny(kind, tokenizer, AutoModelForCausalLM, **shape)
+    policy.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
     config = RewardModelConfig(
-        model=ModelConfig(path="unused", dtype=options.pop("dtype", Dtype.fp32)),
+        model=ModelConfig(path=str(folder / "policy"), dtype=options.pop("dtype", Dtype.fp32)),
         data=PreferenceDataConfig(paths=["unused.jsonl"]),
         batch_size=6,
-        micro_batch_size=6,
+        max_length=512,
         **options,
     )
-    trainer = BradleyTerryTrainer(
-        config=config,
-        run_dir=run_dir,
-        hooks=[],
-        tracker=ListTracker(),
-        model=model,
-        args=_arguments(config, run_dir),
-        train_dataset=Dataset.from_list(pairs_of(tokenizer)),
-        processing_class=tokenizer,
-        data_collator=_collate,
-    )
-    trainer.current_gradient_accumulation_steps = 1  # what `train` sets before its steps
-    trainer.optimizer = torch.optim.SGD(model.parameters())
-    return trainer
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    session = Session(config, [Preference(prompt=user("A fruit?"), chosen="A plum.", rejected="No.")], world=world, say=lambda _: None)
+    session.pairs, session.has_margin = pairs_of(tokenizer), True
+    return session
+
+
+def after_a_batch(session: Session) -> tuple[float, dict[str, Tensor]]:
+    """The mean loss of the session's pairs as one batch, and its gradients."""
+    tally = session.accumulate(session.pairs)
+    return tally.metrics()["loss"], gradients(session.model)
 
 
 @pytest.mark.parametrize("has_margin", [False, True])
-def test_loss_and_gradients_of_a_batch_are_those_of_padding(tokenizer: PreTrainedTokenizerFast, tmp_path: Path, has_margin: bool) -> None:
-    model = tiny("llama", tokenizer, num_key_value_heads=2)
-    trainer = trainer_of(model, tokenizer, tmp_path, label_smoothing=0.1, center=0.01)
-    batch = _collate(pairs_of(tokenizer))
-    if not has_margin:
-        del batch["margin"]
-    assert trainer.why_padded == ""
-    loss, rewards_R = trainer.compute_loss(model, batch, return_outputs=True)
-    loss.backward()
-    ours = gradients(model)
-    trainer.why_padded = "the test wants it"
-    padded_loss, padded_R = trainer.compute_loss(model, batch, return_outputs=True)
-    padded_loss.backward()
-    torch.testing.assert_close(rewards_R, padded_R, atol=1e-5, rtol=0)
-    assert loss.item() == pytest.approx(padded_loss.item(), abs=1e-6)
-    assert_equal_gradients(ours, gradients(model))
-    chosen_B, rejected_B = (one_at_a_time(model, side).detach() for side in zip(*batch["pairs"], strict=True))
-    expected = bradley_terry_loss(chosen_B, rejected_B, margin_B=batch.get("margin"), label_smoothing=0.1, center=0.01)
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gemma2"])
+def test_loss_and_gradients_of_a_batch_are_those_of_one_row_at_a_time(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, kind: str, has_margin: bool
+) -> None:
+    session = session_of(tmp_path, tokenizer, kind, label_smoothing=0.1, center=0.01)
+    assert bool(session.why_padded) == (kind == "gemma2")  # whose sliding windows keep it from trees
+    session.has_margin = has_margin
+    pairs = session.pairs
+    loss, ours = after_a_batch(session)
+    chosen_B = one_at_a_time(session.model, [pair.chosen.tolist() for pair in pairs])
+    rejected_B = one_at_a_time(session.model, [pair.rejected.tolist() for pair in pairs])
+    margin_B = torch.tensor([pair.margin for pair in pairs]) if has_margin else None
+    expected = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=0.1, center=0.01)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-6)
+    assert_equal_gradients(ours, gradients(session.model))
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_a_training_step_is_that_of_padding_and_leaves_the_model_as_it_was(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, is_checkpointed: bool
+@pytest.mark.parametrize("split", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"micro_batch_tokens": 90}])
+def test_however_a_batch_is_split_its_gradient_is_that_of_padding_and_the_model_is_left_as_it_was(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, split: dict[str, int], is_checkpointed: bool
 ) -> None:
-    model = tiny("llama", tokenizer)
-    trainer = trainer_of(model, tokenizer, tmp_path)
-    if is_checkpointed:
-        model.activation_checkpointing_enable()  # as `train` does where the configuration wants it
-    found: dict[str, dict[str, Tensor]] = {}
-    losses: list[float] = []
-    for why_padded in ("", "the test wants it"):
-        trainer.why_padded = why_padded
-        losses.append(trainer.training_step(model, _collate(pairs_of(tokenizer))).item())
-        found[why_padded] = gradients(model)
-        assert model.config._attn_implementation == "sdpa"
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    assert_equal_gradients(found[""], found["the test wants it"])
+    whole = session_of(tmp_path / "whole", tokenizer)
+    whole.why_padded = whole.rewards.why_padded = "the test wants it"
+    expected, naive = after_a_batch(whole)
+    session = session_of(tmp_path / "split", tokenizer, gradient_checkpointing=is_checkpointed, **dict[str, Any](split))
+    loss, ours = after_a_batch(session)
+    assert session.model.config._attn_implementation == "sdpa"
+    assert loss == pytest.approx(expected, abs=1e-6)
+    assert_equal_gradients(ours, naive)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_a_training_step_in_bfloat16_computes_in_it_and_keeps_gradients_in_fp32(
+def test_training_in_bfloat16_computes_in_it_and_keeps_gradients_in_fp32(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, is_checkpointed: bool
 ) -> None:
-    exact = tiny("llama", tokenizer)
-    trainer_of(exact, tokenizer, tmp_path).training_step(exact, _collate(pairs_of(tokenizer)))
-    model = tiny("llama", tokenizer)
-    trainer = trainer_of(model, tokenizer, tmp_path, dtype=Dtype.bf16)
-    if is_checkpointed:
-        model.activation_checkpointing_enable()
+    _, exact = after_a_batch(session_of(tmp_path / "exact", tokenizer))
+    session = session_of(tmp_path / "half", tokenizer, dtype=Dtype.bf16, gradient_checkpointing=is_checkpointed)
     formats: set[torch.dtype] = set()
-    model.get_submodule("model.layers.0.mlp.up_proj").register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
-    trainer.training_step(trainer.accelerator.prepare_model(model), _collate(pairs_of(tokenizer)))
+    up = session.model.get_submodule("model.layers.0.mlp.up_proj")
+    up.register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
+    _, ours = after_a_batch(session)
     assert formats == {torch.bfloat16}
-    ours = gradients(model)
-    for name, expected in gradients(exact).items():
+    for name, expected in exact.items():
         assert ours[name].dtype == torch.float32
         assert (ours[name] - expected).norm() < 0.2 * expected.norm(), name
 
 
-def test_the_work_of_a_batch_is_counted_by_its_unique_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    model = tiny("llama", tokenizer)
-    trainer = trainer_of(model, tokenizer, tmp_path)
-    # 12 + 2 + 1 unique tokens, and 5. All weights but those of the embedding, each of them 6 times a token.
-    pairs = [([*range(3, 15), 1, 2], [*range(3, 15), 2]), ([1, 2, 3, 4, 5], [1, 2, 3])]
-    num_weights = sum(weight.numel() for name, weight in model.named_parameters() if "embed_tokens" not in name)
-    assert trainer.floating_point_ops({"pairs": pairs}) == 6 * num_weights * 20
+def test_a_pair_is_counted_by_its_unique_tokens() -> None:
+    # 12 + 2 + 1 tokens; one side the beginning of the other: 5; two equal sides: 2.
+    rows = [([*range(3, 15), 1, 2], [*range(3, 15), 2]), ([1, 2, 3, 4, 5], [1, 2, 3]), ([1, 2], [1, 2])]
+    pairs = [TokenPair(chosen=np.array(chosen), rejected=np.array(rejected), margin=0.0) for chosen, rejected in rows]
+    assert [num_unique(pair) for pair in pairs] == [15, 5, 2]
 
 
 @pytest.mark.parametrize(

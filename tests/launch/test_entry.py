@@ -64,7 +64,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("optim.schedule=step", ["schedule", "linear"]),
         ("epochs=0", ["epochs is 0"]),
         ("data.flip=1.5", ["data.flip is 1.5"]),
-        ("micro_batch_size=3", ["batch_size", "micro_batch_size", "divisor"]),
+        ("micro_batch_size=0", ["micro_batch_size is 0"]),
         ("hooks.limit=0", ["hooks.limit"]),
     ],
 )

@@ -1,197 +1,55 @@
-"""Preference files are read in the forms they come in, checked row by row, sampled and flipped by seed."""
+"""A mix of preference sources is cleaned, weighed, sampled, held out by prompts, shuffled and flipped, each by seed."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from core.records import Message, Preference, user
-from rmtrain.config import PreferenceDataConfig
-from rmtrain.data import flip, load_preferences, read_preferences
+from core.records import Preference, user
+from rmtrain.config import Decontaminate, PreferenceDataConfig, SourceConfig
+from rmtrain.data import PreferenceData, flip, load_preferences, named_sources
 
-PLUM = {"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}
-PLUM_PAIR = Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.", source="pairs")
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+EIGHT = "alpha bravo charlie delta echo foxtrot golf hotel"
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return str(path)
-
-
-def read_row(tmp_path: Path, row: Mapping[str, Any]) -> Preference:
-    (pair,) = read_preferences(write_jsonl(tmp_path / "pairs.jsonl", [row]))
-    return pair
 
 
 def numbered(num: int, prefix: str = "") -> list[dict[str, str]]:
     return [{"prompt": f"{prefix}{i}", "chosen": "good", "rejected": "bad"} for i in range(num)]
 
 
-def load(paths: list[str], *, seed: int = 0, **options: float) -> tuple[list[Preference], list[Preference]]:
-    return load_preferences(PreferenceDataConfig(paths=paths, **options), seed=seed)  # type: ignore[arg-type]
+def asked(prompt: str, num: int) -> list[dict[str, str]]:
+    """Rows of one prompt and different answers."""
+    return [{"prompt": prompt, "chosen": f"good {i}", "rejected": "bad"} for i in range(num)]
+
+
+def load(paths: Sequence[str] = (), *, seed: int = 0, **options: Any) -> PreferenceData:
+    return load_preferences(PreferenceDataConfig(paths=list(paths), **options), seed=seed, say=lambda _: None)
+
+
+def weighted(tmp_path: Path, weights: Mapping[str, float], num: int = 40, **options: Any) -> PreferenceData:
+    """Sources of `num` pairs each, of these names and weights."""
+    paths = {name: write_jsonl(tmp_path / f"{name}.jsonl", numbered(num, name)) for name in weights}
+    return load(sources={name: SourceConfig(path=paths[name], weight=weight) for name, weight in weights.items()}, **options)
 
 
 def prompts(pairs: Sequence[Preference]) -> list[str]:
     return [pair.prompt[0].content for pair in pairs]
 
 
-def test_a_line_of_json_is_a_pair_whose_source_is_the_file(tmp_path: Path) -> None:
-    assert read_row(tmp_path, PLUM) == PLUM_PAIR
-
-
-def test_a_row_may_name_its_own_source_and_margin(tmp_path: Path) -> None:
-    pair = read_row(tmp_path, {**PLUM, "source": "fruits", "margin": 2})
-    assert (pair.source, pair.margin) == ("fruits", 2.0)
-
-
-def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
-    assert read_preferences(write_jsonl(tmp_path / "pairs.jsonl", [PLUM, "", PLUM])) == [PLUM_PAIR, PLUM_PAIR]
-
-
-def test_parquet_gives_the_pairs_that_jsonl_gives(tmp_path: Path) -> None:
-    messages = [turn("user", "Name a fruit.")]
-    rows: list[dict[str, Any]] = [
-        {"prompt": messages, "chosen": "A plum.", "rejected": "A lamp.", "margin": 1.5},
-        {"prompt": messages, "chosen": "A pear.", "rejected": "A sock.", "margin": None},
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
-    pairs = read_preferences(str(tmp_path / "pairs.parquet"))
-    assert pairs == read_preferences(write_jsonl(tmp_path / "pairs.jsonl", rows))
-    assert [pair.margin for pair in pairs] == [1.5, None]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [lambda text: text, lambda text: [turn("assistant", text)], lambda text: [turn("user", "Name a fruit."), turn("assistant", text)]],
-    ids=["text", "one message", "the whole dialogue again"],
-)
-@pytest.mark.parametrize("prompt", ["Name a fruit.", [turn("user", "Name a fruit.")]], ids=["text", "messages"])
-def test_prompt_and_answers_may_each_be_text_or_messages(tmp_path: Path, prompt: Any, answer: Any) -> None:
-    row = {"prompt": prompt, "chosen": answer("A plum."), "rejected": answer("A lamp.")}
-    assert read_row(tmp_path, row) == PLUM_PAIR
-
-
-def test_without_a_prompt_it_is_what_the_two_dialogues_begin_with(tmp_path: Path) -> None:
-    beginning = [turn("system", "Be short."), turn("user", "Hello."), turn("assistant", "Hi."), turn("user", "Name a fruit.")]
-    row = {"chosen": [*beginning, turn("assistant", "A plum.")], "rejected": [*beginning, turn("assistant", "A lamp.")]}
-    prompt = tuple(Message(role=message["role"], content=message["content"]) for message in beginning)
-    assert read_row(tmp_path, row) == Preference(prompt=prompt, chosen="A plum.", rejected="A lamp.", source="pairs")
-
-
-def test_a_system_turn_of_the_prompt_is_kept(tmp_path: Path) -> None:
-    pair = read_row(tmp_path, {**PLUM, "prompt": [turn("system", "Be short."), turn("user", "Name a fruit.")]})
-    assert pair.prompt == (Message(role="system", content="Be short."), Message(role="user", content="Name a fruit."))
-
-
-def test_a_transcript_of_hh_is_split_into_its_turns(tmp_path: Path) -> None:
-    beginning = "\n\nHuman: Hello.\n\nAssistant: Hi.\n\nWhat now?\n\nHuman: Name a fruit.\n\nAssistant:"
-    pair = read_row(tmp_path, {"chosen": f"{beginning} A plum.", "rejected": f"{beginning} A lamp."})
-    assert pair.prompt == (
-        Message(role="user", content="Hello."),
-        Message(role="assistant", content="Hi.\n\nWhat now?"),
-        Message(role="user", content="Name a fruit."),
-    )
-    assert (pair.chosen, pair.rejected) == ("A plum.", "A lamp.")
-
-
-def test_an_assistant_that_speaks_twice_in_a_transcript_gives_one_turn(tmp_path: Path) -> None:
-    beginning = "\n\nHuman: Hello.\n\nAssistant:\n\nAssistant: Hi.\n\nAssistant: You?\n\nHuman: Name a fruit.\n\nAssistant:"
-    pair = read_row(tmp_path, {"chosen": f"{beginning} A plum.\n\nAssistant: A pear.", "rejected": f"{beginning} A lamp."})
-    assert [(message.role, message.content) for message in pair.prompt] == [
-        ("user", "Hello."),
-        ("assistant", "Hi.\n\nYou?"),
-        ("user", "Name a fruit."),
-    ]
-    assert (pair.chosen, pair.rejected) == ("A plum.\n\nA pear.", "A lamp.")
-
-
-def test_an_empty_answer_in_a_transcript_is_an_answer(tmp_path: Path) -> None:
-    pair = read_row(tmp_path, {"chosen": "\n\nHuman: Swear.\n\nAssistant: ", "rejected": "\n\nHuman: Swear.\n\nAssistant: Damn."})
-    assert (pair.chosen, pair.rejected) == ("", "Damn.")
-
-
-def test_rows_of_two_equal_answers_are_dropped_and_counted(tmp_path: Path) -> None:
-    same = {**PLUM, "rejected": "A plum."}
-    same_transcript = dict.fromkeys(("chosen", "rejected"), "\n\nHuman: Name a fruit.\n\nAssistant: A plum.")
-    path = write_jsonl(tmp_path / "pairs.jsonl", [same, PLUM, same_transcript])
-    said: list[str] = []
-    assert read_preferences(path, said.append) == [PLUM_PAIR]
-    assert said == [f"dropped 2 of 3 pairs of {path} whose chosen and rejected are the same text"]
-    load_preferences(PreferenceDataConfig(paths=[path]), seed=0, say=said.append)
-    assert said == [said[0]] * 2
-
-
-def test_nothing_is_said_of_a_file_without_equal_answers(tmp_path: Path) -> None:
-    said: list[str] = []
-    read_preferences(write_jsonl(tmp_path / "pairs.jsonl", [PLUM]), said.append)
-    assert said == []
-
-
-def test_a_file_of_equal_answers_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no preference pairs; it needs at least one row whose chosen and rejected differ"):
-        read_preferences(write_jsonl(tmp_path / "pairs.jsonl", [{**PLUM, "rejected": "A plum."}]))
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("{torn", "not a JSON object: '{torn"),
-        ([1, 2], r"not a JSON object: \[1, 2\]"),
-        ({"prompt": "Name a fruit.", "chosen": "A plum."}, r"rejected missing or empty; the row has \['chosen', 'prompt'\]"),
-        ({**PLUM, "chosen": "", "rejected": None}, "chosen and rejected missing or empty"),
-        ({**PLUM, "prompt": 5}, "prompt: expected text or a non-empty list of messages, got int"),
-        ({**PLUM, "chosen": [turn("user", "A plum.")]}, "chosen must be text, or the prompt's messages and one of the assistant"),
-        (
-            {**PLUM, "rejected": [turn("user", "Name a lamp."), turn("assistant", "A lamp.")]},
-            "rejected must be text, or the prompt's messages and one of the assistant",
-        ),
-        ({**PLUM, "margin": "2"}, "margin is '2', not a finite number"),
-        ({**PLUM, "margin": float("nan")}, "margin is nan, not a finite number"),
-        ({"chosen": "A plum.", "rejected": "A lamp."}, "prompt is missing, and chosen is neither a list of messages nor a Human/Assist"),
-        (
-            {key: [turn("user", f"Name a {key}."), turn("assistant", key)] for key in ("chosen", "rejected")},
-            "without a prompt, chosen and rejected must be dialogues that differ in their last turn alone",
-        ),
-        (
-            {key: [turn("user", "Name a fruit."), turn("user", key)] for key in ("chosen", "rejected")},
-            "the last turn of chosen and rejected must be the assistant's",
-        ),
-    ],
-)
-def test_a_broken_row_is_named_by_its_number_and_its_reason(tmp_path: Path, row: Any, reason: str) -> None:
-    path = write_jsonl(tmp_path / "pairs.jsonl", [PLUM, "", row, PLUM])
-    with pytest.raises(ValueError, match=rf"has 1 broken row\(s\) of 3:\n  row 3: {reason}"):  # the blank line 2 is counted
-        read_preferences(path)
-
-
-def test_the_first_five_broken_rows_are_listed_with_what_a_row_should_be(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "pairs.jsonl", [PLUM, *["{torn"] * 7])
-    with pytest.raises(ValueError, match=r"has 7 broken row\(s\) of 8") as raised:
-        read_preferences(path)
-    message = str(raised.value)
-    assert [number for number in range(1, 9) if f"row {number}: " in message] == [2, 3, 4, 5, 6]
-    assert "and 2 more" in message
-    assert "A row is {'prompt', 'chosen', 'rejected'}" in message
-    assert message.endswith("Mend or remove these rows.")
-
-
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"empty\.jsonl holds no preference pairs"):
-        read_preferences(write_jsonl(tmp_path / "empty.jsonl", []))
-
-
-@pytest.mark.parametrize("path", ["/nowhere/pairs.jsonl", "pairs.jsonl", "/nowhere/pairs", "pairs", "a/b/c"])
-def test_a_missing_file_is_named_with_its_key_and_a_remedy(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.paths names {path}, which does not exist; give a JSONL or parquet file, or a hub"):
-        read_preferences(path)
+@pytest.fixture
+def forty(tmp_path: Path) -> list[str]:
+    return [write_jsonl(tmp_path / "pairs.jsonl", numbered(40))]
 
 
 @pytest.mark.parametrize(("share", "num_flipped"), [(0.0, 0), (0.1, 4), (0.25, 10), (1.0, 40)])
@@ -210,50 +68,260 @@ def test_the_flipped_pairs_are_drawn_by_seed() -> None:
 
 
 def test_several_paths_form_their_full_union(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / f"{name}.jsonl", numbered(num, name)) for name, num in (("a", 3), ("b", 5))]
-    training, held_out = load(paths)
-    assert sorted(prompts(training)) == ["a0", "a1", "a2", "b0", "b1", "b2", "b3", "b4"]
-    assert {pair.source for pair in training} == {"a", "b"}
-    assert held_out == []
+    data = load([write_jsonl(tmp_path / f"{name}.jsonl", numbered(num, name)) for name, num in (("a", 3), ("b", 5))])
+    assert sorted(prompts(data.training)) == ["a0", "a1", "a2", "b0", "b1", "b2", "b3", "b4"]
+    assert {pair.source for pair in data.training} == {"a", "b"}
+    assert data.held_out == []
 
 
-def test_the_order_is_shuffled_by_seed(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / "pairs.jsonl", numbered(40))]
-    first, _ = load(paths, seed=1)
-    assert load(paths, seed=1)[0] == first
-    assert prompts(load(paths, seed=2)[0]) != prompts(first) != [str(i) for i in range(40)]
+def test_paths_and_sources_are_mixed_and_a_pair_is_called_after_its_source(tmp_path: Path) -> None:
+    a, b = (write_jsonl(tmp_path / f"{name}.jsonl", numbered(2, name)) for name in "ab")
+    data = load([a], sources={"fruits": SourceConfig(path=b)})
+    assert sorted((pair.prompt[0].content, pair.source) for pair in data.training) == [
+        *(("a0", "a"), ("a1", "a")),
+        *(("b0", "fruits"), ("b1", "fruits")),
+    ]
 
 
-def test_a_subsample_keeps_its_share_and_a_larger_one_contains_it(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / "pairs.jsonl", numbered(40))]
-    quarter, half = (set(prompts(load(paths, subsample=share)[0])) for share in (0.25, 0.5))
+def test_a_rows_own_source_stays_while_the_counts_are_of_the_source_it_was_read_from(tmp_path: Path) -> None:
+    data = load([write_jsonl(tmp_path / "mix.jsonl", [row | {"source": "lamps"} for row in numbered(2)])])
+    assert {pair.source for pair in data.training} == {"lamps"}
+    assert data.counts["sources"]["mix"]["training"] == 2
+
+
+def test_paths_of_one_name_stay_apart() -> None:
+    config = PreferenceDataConfig(
+        paths=["x/train.jsonl", "y/train.parquet", "org/pairs-v0.2@main", "org/tulu"], sources={"tulu": SourceConfig(path="z")}
+    )
+    assert {name: source.path for name, source in named_sources(config).items()} == {
+        "train": "x/train.jsonl",
+        "train-2": "y/train.parquet",
+        "pairs-v0.2": "org/pairs-v0.2@main",
+        "tulu-2": "org/tulu",
+        "tulu": "z",
+    }
+
+
+def test_the_split_of_a_source_is_read(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    DatasetDict({name: Dataset.from_list(numbered(2, name)) for name in ("train", "test")}).save_to_disk(tmp_path / "saved")
+    data = load(sources={"a": SourceConfig(path=str(tmp_path / "saved"), split="test")})
+    assert sorted(prompts(data.training)) == ["test0", "test1"]
+    with pytest.raises(
+        ValueError, match=r"data\.sources\.a names .*, which has no split 'dev' but test, train; set data\.sources\.a\.split"
+    ):
+        load(sources={"a": SourceConfig(path=str(tmp_path / "saved"), split="dev")})
+
+
+def test_broken_rows_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", [*numbered(2), "{torn"])
+    with pytest.raises(ValueError, match=r"1 broken row\(s\) of 3:\n  row 3: "):
+        load([path])
+    data = load([path], skip_broken=True)
+    assert (len(data.training), data.counts["sources"]["pairs"]["read"], data.counts["sources"]["pairs"]["broken"]) == (2, 3, 1)
+
+
+def test_equal_pairs_are_there_once_over_all_sources(tmp_path: Path) -> None:
+    a = write_jsonl(tmp_path / "a.jsonl", [*numbered(3), *numbered(1)])  # 0 twice
+    b = write_jsonl(tmp_path / "b.jsonl", numbered(5))  # 0 to 2 are in a
+    said: list[str] = []
+    data = load_preferences(PreferenceDataConfig(paths=[a, b]), seed=0, say=said.append)
+    assert sorted((pair.prompt[0].content, pair.source) for pair in data.training) == [
+        *(("0", "a"), ("1", "a"), ("2", "a")),
+        ("3", "b"),
+        ("4", "b"),
+    ]
+    assert {name: counts["duplicates"] for name, counts in data.counts["sources"].items()} == {"a": 1, "b": 3}
+    assert said == ["dropped 1 of 4 pairs of a that were there already", "dropped 3 of 5 pairs of b that were there already"]
+
+
+def test_pairs_that_differ_in_one_answer_are_no_duplicates(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    assert len(load([write_jsonl(tmp_path / "a.jsonl", [row, row | {"chosen": "fine"}, row | {"rejected": "poor"}])]).training) == 3
+
+
+def test_duplicates_stay_on_request(tmp_path: Path) -> None:
+    data = load([write_jsonl(tmp_path / "a.jsonl", numbered(2) * 2)], deduplicate=False)
+    assert (sorted(prompts(data.training)), data.counts["sources"]["a"]["duplicates"]) == (["0", "0", "1", "1"], 0)
+
+
+def test_pairs_that_contradict_each_other_are_counted_and_kept(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    a = write_jsonl(tmp_path / "a.jsonl", [row, *numbered(1)])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"prompt": "p", "chosen": "bad", "rejected": "good"}, row])
+    said: list[str] = []
+    data = load_preferences(PreferenceDataConfig(paths=[a, b]), seed=0, say=said.append)
+    assert (len(data.training), data.counts["contradictions"]) == (3, 1)
+    assert said[1:] == ["kept 1 pair(s) that contradict each other: the same answers to the same prompt, preferred both ways"]
+
+
+def contaminated(tmp_path: Path, mode: Decontaminate) -> tuple[PreferenceData, list[str]]:
+    """Of 4 pairs, 2 ask what the benchmark asks: their 8 words are its 8 words."""
+    path = write_jsonl(tmp_path / "pairs.jsonl", [*numbered(2), *asked(EIGHT, 2)])
+    said: list[str] = []
+    config = PreferenceDataConfig(paths=[path], decontaminate=mode)
+    return load_preferences(config, seed=0, benchmark_prompts={"rb2": [EIGHT], "rb1": ["other"]}, say=said.append), said
+
+
+def test_what_overlaps_with_a_benchmark_is_reported_by_default(tmp_path: Path) -> None:
+    assert PreferenceDataConfig(paths=["a"]).decontaminate == Decontaminate.report
+    data, said = contaminated(tmp_path, Decontaminate.report)
+    assert len(data.training) == 4
+    assert (data.counts["sources"]["pairs"]["contaminated"], data.counts["sources"]["pairs"]["contaminated_dropped"]) == ({"rb2": 2}, 0)
+    assert len(said) == 1
+    assert said[0].endswith("leave them out with data.decontaminate=drop")
+
+
+def test_what_overlaps_with_a_benchmark_is_dropped_on_request(tmp_path: Path) -> None:
+    data, said = contaminated(tmp_path, Decontaminate.drop)
+    assert sorted(prompts(data.training)) == ["0", "1"]
+    assert (data.counts["sources"]["pairs"]["contaminated"], data.counts["sources"]["pairs"]["contaminated_dropped"]) == ({"rb2": 2}, 2)
+    assert said[0].startswith("dropped 2 of 4 pairs of pairs, whose prompts overlap with 1 of rb2")
+
+
+def test_nothing_left_after_the_overlaps_is_refused(tmp_path: Path) -> None:
+    config = PreferenceDataConfig(paths=[write_jsonl(tmp_path / "a.jsonl", asked(EIGHT, 2))], decontaminate=Decontaminate.drop)
+    with pytest.raises(ValueError, match=r"every pair overlaps with a benchmark.*; set data\.decontaminate=report"):
+        load_preferences(config, seed=0, benchmark_prompts={"rb2": [EIGHT]}, say=lambda _: None)
+
+
+@pytest.mark.parametrize(("weight", "times"), [(0.25, {1: 10}), (1.0, {1: 40}), (2.0, {2: 40}), (2.5, {2: 20, 3: 20})])
+def test_a_weight_is_how_often_the_mix_holds_each_pair(tmp_path: Path, weight: float, times: dict[int, int]) -> None:
+    data = weighted(tmp_path, {"a": weight})
+    assert Counter(Counter(prompts(data.training)).values()) == times
+    assert data.counts["training"] == data.counts["sources"]["a"]["training"] == 40 * weight
+
+
+def test_a_larger_weight_contains_what_a_smaller_one_does(tmp_path: Path) -> None:
+    mixes = [Counter(prompts(weighted(tmp_path, {"a": weight}).training)) for weight in (0.25, 0.5, 1.0, 1.5, 1.75, 3.0)]
+    assert all(smaller < larger for smaller, larger in pairwise(mixes))
+
+
+def test_what_a_weight_draws_depends_on_seed_and_source_alone(tmp_path: Path) -> None:
+    alone, beside, seeded = (
+        {prompt for prompt in prompts(weighted(tmp_path, weights, seed=seed).training) if prompt[0] == "a"}
+        for weights, seed in (({"a": 0.5}, 0), ({"b": 0.5, "a": 0.5}, 0), ({"a": 0.5}, 1))
+    )
+    assert alone == beside != seeded
+    both = prompts(weighted(tmp_path, {"a": 0.5, "b": 0.5}).training)
+    assert {prompt[1:] for prompt in both if prompt[0] == "a"} != {prompt[1:] for prompt in both if prompt[0] == "b"}
+
+
+def test_the_least_weight_leaves_one_pair(tmp_path: Path) -> None:
+    assert len(weighted(tmp_path, {"a": 0.001}).training) == 1
+
+
+def test_copies_of_a_pair_do_not_lie_side_by_side(tmp_path: Path) -> None:
+    order = prompts(weighted(tmp_path, {"a": 2.0}).training)
+    # Of 40 couples at random places, about one lies side by side (79 neighbours, 1/79 each); 10 would be no shuffle.
+    assert sum(a == b for a, b in pairwise(order)) < 10
+
+
+def test_the_order_is_shuffled_by_seed(forty: list[str]) -> None:
+    first = load(forty, seed=1).training
+    assert load(forty, seed=1).training == first
+    assert prompts(load(forty, seed=2).training) != prompts(first) != [str(i) for i in range(40)]
+
+
+def test_a_subsample_keeps_its_share_and_a_larger_one_contains_it(forty: list[str]) -> None:
+    quarter, half = (set(prompts(load(forty, subsample=share).training)) for share in (0.25, 0.5))
     assert (len(quarter), len(half)) == (10, 20)
     assert quarter < half
 
 
-def test_the_least_subsample_is_one_pair(tmp_path: Path) -> None:
-    assert len(load([write_jsonl(tmp_path / "pairs.jsonl", numbered(40))], subsample=0.001)[0]) == 1
+def test_a_subsample_is_of_the_pairs_and_not_of_their_copies(tmp_path: Path) -> None:
+    data = weighted(tmp_path, {"a": 2.0}, subsample=0.25)
+    assert Counter(Counter(prompts(data.training)).values()) == {2: 10}
 
 
-def test_held_out_pairs_are_apart_from_training_and_never_flipped(tmp_path: Path) -> None:
-    training, held_out = load([write_jsonl(tmp_path / "pairs.jsonl", numbered(40))], held_out=0.2, flip=1.0)
-    assert len(held_out) == 8
-    assert sorted(prompts(training) + prompts(held_out)) == sorted(str(i) for i in range(40))
-    assert {pair.chosen for pair in held_out} == {"good"}
-    assert {pair.chosen for pair in training} == {"bad"}
+def test_the_least_subsample_is_one_pair(forty: list[str]) -> None:
+    assert len(load(forty, subsample=0.001).training) == 1
+
+
+def test_held_out_pairs_are_apart_from_training_and_never_flipped(forty: list[str]) -> None:
+    data = load(forty, held_out=0.2, flip=1.0)
+    assert len(data.held_out) == 8
+    assert sorted(prompts(data.training) + prompts(data.held_out)) == sorted(str(i) for i in range(40))
+    assert {pair.chosen for pair in data.held_out} == {"good"}
+    assert {pair.chosen for pair in data.training} == {"bad"}
+
+
+def test_no_prompt_is_both_held_out_and_trained_on(tmp_path: Path) -> None:
+    rows = [row for i in range(30) for row in asked(f"p{i}", 1 + i % 4)]  # 8 prompts of 1, 8 of 2, 7 of 3 and 7 of 4 rows: 73
+    for seed in range(5):
+        data = load([write_jsonl(tmp_path / "pairs.jsonl", rows)], held_out=0.3, seed=seed)
+        assert not set(prompts(data.training)) & set(prompts(data.held_out))
+        assert len(data.training) + len(data.held_out) == 73
+        assert abs(len(data.held_out) - 22) <= 1  # round(21.9); a group of one row is at hand to fill what is left
+
+
+def test_a_large_group_is_held_out_where_it_comes_closer_than_none(tmp_path: Path) -> None:
+    rows = [row for i in range(10) for row in asked(f"p{i}", 4)]
+    # 10 % of 40 is one group of 4; of 6 % (2.4, so 2) one group is as far as none; of 7 % (2.8, so 3) it is closer.
+    for share, num in ((0.1, 4), (0.06, 0), (0.07, 4)):
+        assert len(load([write_jsonl(tmp_path / "pairs.jsonl", rows)], held_out=share).held_out) == num
+
+
+def test_it_is_said_when_nothing_could_be_held_out(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = PreferenceDataConfig(paths=[write_jsonl(tmp_path / "pairs.jsonl", asked("p", 10))], held_out=0.2)
+    assert load_preferences(config, seed=0, say=said.append).held_out == []
+    assert said == ["data.held_out=0.2 holds out none of 10 pair(s): too few, or of too few prompts"]
+
+
+def test_held_out_pairs_are_not_repeated(tmp_path: Path) -> None:
+    data = weighted(tmp_path, {"a": 2.0}, held_out=0.2)
+    assert len(set(prompts(data.held_out))) == len(data.held_out) == 8
+    assert Counter(Counter(prompts(data.training)).values()) == {2: 32}
 
 
 def test_flipping_moves_no_pair_so_that_runs_with_and_without_it_compare(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / "pairs.jsonl", numbered(40))]
-    plain, flipped = load(paths, held_out=0.2), load(paths, held_out=0.2, flip=0.5)
-    assert prompts(flipped[0]) == prompts(plain[0])
-    assert flipped[1] == plain[1]
+    plain, flipped = (weighted(tmp_path, {"a": 1.5, "b": 0.5}, held_out=0.2, flip=share) for share in (0.0, 0.5))
+    assert prompts(flipped.training) == prompts(plain.training)
+    assert flipped.held_out == plain.held_out
+    assert sum(pair.chosen == "bad" for pair in flipped.training) == round(len(plain.training) / 2) == flipped.counts["flipped"]
+
+
+def test_the_counts_add_up_and_are_plain_data(tmp_path: Path) -> None:
+    # a: 10 pairs, one row equal, one broken, two duplicates; b: half of 20 pairs, of which one is in a. 9 + 19/2 -> 9 + 10 (round(9.5)).
+    rows = [*numbered(10, "a"), {"prompt": "x", "chosen": "y", "rejected": "y"}, "{torn", *numbered(2, "a")]
+    a = write_jsonl(tmp_path / "a.jsonl", rows)
+    b = write_jsonl(tmp_path / "b.jsonl", [*numbered(1, "a"), *numbered(19, "b")])
+    config = PreferenceDataConfig(
+        paths=[a],
+        sources={"b": SourceConfig(path=b, weight=0.5)},
+        skip_broken=True,
+        held_out=0.1,
+        flip=0.5,
+        decontaminate=Decontaminate.drop,
+    )
+    data = load_preferences(config, seed=0, benchmark_prompts={"rb2": ["A3"]}, say=lambda _: None)
+    counts = data.counts
+    assert json.loads(json.dumps(counts)) == counts
+    by_source = counts.pop("sources")
+    # 19 pairs are kept: 9 of a (a3 is the benchmark's), 10 of b; 2 are held out (round(1.9)), of 17 round(8.5) = 8 are flipped.
+    assert counts == {"contradictions": 0, "training": 17, "held_out": 2, "flipped": 8}
+    assert (len(data.training), len(data.held_out)) == (17, 2)
+    fixed = {name: {key: value for key, value in part.items() if key not in ("held_out", "training")} for name, part in by_source.items()}
+    assert fixed == {
+        "a": {"read": 14, "broken": 1, "equal": 1, "duplicates": 2, "contaminated": {"rb2": 1}, "contaminated_dropped": 1, "kept": 9},
+        "b": {"read": 20, "broken": 0, "equal": 0, "duplicates": 1, "contaminated": {}, "contaminated_dropped": 0, "kept": 10},
+    }
+    for name, part in by_source.items():
+        assert part["training"] == sum(pair.source == name for pair in data.training)
+        assert part["held_out"] == sum(pair.source == name for pair in data.held_out)
 
 
 def test_a_held_out_share_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", numbered(4))
     with pytest.raises(ValueError, match=r"data\.held_out=0\.9 leaves none of 4 pair\(s\) to train on; lower it"):
         load([path], held_out=0.9)
+
+
+def test_reading_preferences_waits_for_neither_torch_nor_transformers() -> None:
+    code = "import sys, rmtrain.data; print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -268,3 +336,16 @@ def test_a_held_out_share_that_leaves_nothing_to_train_on_is_refused(tmp_path: P
 def test_what_cannot_be_is_refused_with_key_value_and_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PreferenceDataConfig(**{"paths": ["pairs.jsonl"], **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": ""}, r"a source of data\.sources has no path"),
+        ({"path": "a.jsonl", "weight": 0.0}, r"the weight of a\.jsonl is 0\.0; it is how often each pair is in the mix, above 0"),
+        ({"path": "a.jsonl", "weight": float("inf")}, r"the weight of a\.jsonl is inf"),
+    ],
+)
+def test_a_source_without_path_or_weight_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SourceConfig(**options)

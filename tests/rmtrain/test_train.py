@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from core.progress import NoProgress
 from core.records import CheckpointSaved, Preference, user
 from core.reward import RewardModelScorer
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.train import Outcome, checkpoint_steps, train
+from rmtrain.train import Outcome, best_step, checkpoint_steps, train
 from tests.fakes import ListTracker, RecordingHook
 
 FRUITS = ("plum", "pear", "fig", "apple", "melon", "grape", "lemon", "cherry")
@@ -27,7 +28,7 @@ PAIRS = [
 
 
 def config_of(folder: Path, **options: object) -> RewardModelConfig:
-    settings: dict[str, object] = {"batch_size": 8, "micro_batch_size": 8, "epochs": 2, "num_checkpoints": 3} | options
+    settings: dict[str, object] = {"batch_size": 8, "epochs": 2, "num_checkpoints": 3, "log_every": 1} | options
     return RewardModelConfig(
         model=ModelConfig(path=str(folder)),
         data=PreferenceDataConfig(paths=["unused.jsonl"]),
@@ -37,12 +38,19 @@ def config_of(folder: Path, **options: object) -> RewardModelConfig:
 
 
 def fit(
-    config: RewardModelConfig, run_dir: Path, hooks: Sequence[Hook] = (), pairs: Sequence[Preference] = PAIRS
+    config: RewardModelConfig,
+    run_dir: Path,
+    hooks: Sequence[Hook] = (),
+    pairs: Sequence[Preference] = PAIRS,
+    *,
+    separate: str | None = None,
+    said: list[str] | None = None,
 ) -> tuple[Outcome, ListTracker]:
     run_dir.mkdir(exist_ok=True)
     tracker = ListTracker()
-    said: list[str] = []
-    return train(config, run_dir, preferences=pairs, hooks=hooks, tracker=tracker, progress=NoProgress(), say=said.append), tracker
+    say = (said if said is not None else []).append
+    outcome = train(config, run_dir, preferences=pairs, hooks=hooks, tracker=tracker, progress=NoProgress(), separate=separate, say=say)
+    return outcome, tracker
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -62,9 +70,49 @@ class DyingHook(Hook):
         return {}
 
 
-def test_checkpoints_are_evenly_spaced_and_the_last_is_the_end() -> None:
-    assert checkpoint_steps(10, 3) == [4, 7, 10]
-    assert checkpoint_steps(2, 5) == [1, 2]
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"num_checkpoints": 3}, [4, 7, 10]),
+        ({"num_checkpoints": 20}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ({"checkpoint_every": 4}, [4, 8, 10]),
+        ({"checkpoint_every": 5}, [5, 10]),
+        ({"checkpoint_every": 99}, [10]),
+        # 10 steps are 2 epochs of 5: half an epoch is 2.5 steps, each multiple rounded up by itself.
+        ({"checkpoint_every": 0.5}, [3, 5, 8, 10]),
+        ({"checkpoint_every": 0.9}, [5, 9, 10]),
+        # Far below a step: at every one.
+        ({"checkpoint_every": 0.01}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    ],
+)
+def test_checkpoints_come_by_number_by_step_or_by_share_of_an_epoch_and_always_at_the_end(
+    options: dict[str, Any], steps: list[int]
+) -> None:
+    assert checkpoint_steps(config_of(Path("unused"), epochs=2, **options), 10) == steps
+
+
+@pytest.mark.parametrize("every", [-1.0, 2.5])
+def test_a_checkpoint_every_so_many_steps_needs_whole_ones(every: float) -> None:
+    with pytest.raises(ValueError, match="checkpoint_every is"):
+        config_of(Path("unused"), checkpoint_every=every)
+
+
+def test_the_best_step_is_the_highest_in_the_metric_asked_for_or_the_first_that_there_is() -> None:
+    evaluations = {
+        2: {"rewardbench2/overall": 0.7, "held_out/accuracy": 0.5},
+        4: {"rewardbench2/overall": 0.6, "held_out/accuracy": 0.8, "bon/average": float("nan")},
+        6: {"rewardbench2/overall": 0.7, "held_out/accuracy": 0.8},
+    }
+    assert best_step(evaluations, "", 6) == ("rewardbench2/overall", 2)  # the earlier of two equal ones
+    assert best_step(evaluations, "held_out/accuracy", 6) == ("held_out/accuracy", 4)
+    assert best_step({6: {"held_out/accuracy": 0.8}}, "", 6) == ("held_out/accuracy", 6)
+    assert best_step({}, "", 6) == ("", 6)
+    said: list[str] = []
+    assert best_step(evaluations, "bon/average", 6, said.append) == ("", 6)
+    assert said == [
+        "best_metric=bon/average was not measured, so the last checkpoint counts as the best; measured: bon/average, "
+        "held_out/accuracy, rewardbench2/overall"
+    ]
 
 
 def test_training_learns_its_pairs_and_calls_the_hooks_at_every_checkpoint(policy_folder: Path, tmp_path: Path) -> None:
@@ -86,11 +134,13 @@ def test_the_saved_folder_loads_elsewhere_and_scores_what_training_left(policy_f
     assert sum(chosen > rejected for chosen, rejected in scores) >= 22  # of 24
 
 
-def test_the_learning_rate_ends_at_zero_at_the_last_true_step(policy_folder: Path, tmp_path: Path) -> None:
-    fit(config_of(policy_folder, epochs=3, num_checkpoints=1), tmp_path / "run")
-    stored = torch.load(step_folder(tmp_path / "run", 9) / "scheduler.pt", weights_only=True)
-    assert stored["last_epoch"] == 9
-    assert stored["_last_lr"] == [0.0, 0.0]
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_learning_rate_falls_to_zero_at_the_last_true_step(policy_folder: Path, tmp_path: Path, epochs: int) -> None:
+    _, tracker = fit(config_of(policy_folder, epochs=epochs, num_checkpoints=1), tmp_path / "run")
+    rates = [row["train/learning_rate"] for row in tracker.on("train/step").values()]
+    # 3 steps an epoch; after k of n steps 3e-3 (1 - k / n) is left.
+    assert rates == pytest.approx([3e-3 * (1 - k / (3 * epochs)) for k in range(1, 3 * epochs + 1)], abs=1e-12)
+    assert rates[-1] == 0.0
 
 
 def test_eight_micro_batches_of_one_are_one_of_eight(policy_folder: Path, tmp_path: Path) -> None:
@@ -124,10 +174,15 @@ def test_a_finished_run_that_is_started_again_keeps_its_metrics(policy_folder: P
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
-def test_pairs_beyond_the_length_are_dropped_and_counted(policy_folder: Path, tmp_path: Path) -> None:
+def test_pairs_beyond_the_length_are_dropped_or_cut_and_counted(policy_folder: Path, tmp_path: Path) -> None:
     long = Preference(prompt=user("Name a fruit. " * 60), chosen="A plum.", rejected="No.")
-    outcome, _ = fit(config_of(policy_folder, max_length=200), tmp_path / "run", pairs=[*PAIRS, long])
-    assert (outcome.num_pairs, outcome.num_dropped) == (24, 1)
+    said: list[str] = []
+    outcome, _ = fit(config_of(policy_folder, max_length=200), tmp_path / "run", pairs=[*PAIRS, long], said=said)
+    assert (outcome.num_pairs, outcome.num_dropped, outcome.num_cut) == (24, 1, 0)
+    assert "dropped 1 of 25 pairs longer than max_length=200 tokens" in said
+    outcome, _ = fit(config_of(policy_folder, max_length=200, overlong="cut"), tmp_path / "cut", pairs=[*PAIRS, long], said=said)
+    assert (outcome.num_pairs, outcome.num_dropped, outcome.num_cut) == (25, 0, 1)
+    assert "cut the prompts of 1 of 25 pairs at their beginning, to max_length=200 tokens" in said
     with pytest.raises(ValueError, match="raise max_length"):
         fit(config_of(policy_folder, max_length=3), tmp_path / "none")
 

@@ -1,0 +1,228 @@
+"""Engines: where weights, gradients and optimiser state lie in training, and how gradients come together.
+
+All of them do the same sums. A trainer calls `module` for its forward passes, `backward` for every micro batch, `step`
+once; the losses that it passes in are shares of the global batch's, so that gradients are added up, never averaged.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
+from core.distributed import World, gathered
+
+ENGINE = "engine.json"
+
+
+class Engine(Protocol):
+    """What a trainer needs to know of where the weights lie."""
+
+    kind: EngineKind
+    module: Any
+    """What forward passes call; it holds, or wraps what holds, the model."""
+    sharded: bool
+    """Whether no process holds all weights."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which forward passes run: matrix products in bf16 where the model's dtype asks for it."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Adds the gradients of a micro batch; `last` says that `step` comes next."""
+        ...
+
+    def step(self, rate: float) -> float:
+        """Clips, updates by AdamW with the learning rates times `rate`, and clears; returns the gradient's norm before clipping."""
+        ...
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The trained weights in full, by the model's names, on the main process; None elsewhere. All processes must call it."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimiser state into the folder, which exists; all processes must call it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, to the last bit."""
+        ...
+
+
+def open_engine(
+    config: EngineConfig, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+) -> Engine:
+    """Puts a module and an AdamW over `groups` (each `{"params", "lr"}`, of the module's parameters) under an engine.
+
+    Raises `ValueError` for an engine that this number of processes cannot have, and `RuntimeError` where sharding was asked
+    for and did not happen.
+    """
+    kind = config.kind
+    if kind == EngineKind.auto:
+        kind = EngineKind.ddp if world.size > 1 else EngineKind.single
+    if (kind == EngineKind.single) != (world.size == 1):
+        raise ValueError(
+            f"engine={kind} does not go with {world.size} process(es); "
+            + ("choose ddp, fsdp2, zero2 or zero3." if world.size > 1 else "start several: torchrun --nproc-per-node N -m launch.rm ...")
+        )
+    if kind in (EngineKind.zero2, EngineKind.zero3):
+        from core.deepspeed import DeepSpeedZero
+
+        return DeepSpeedZero(kind, module, groups, optim=optim, dtype=dtype, world=world)
+    return TorchEngine(kind, module, groups, optim=optim, dtype=dtype, world=world)
+
+
+class TorchEngine:
+    """PyTorch's own: one process, DistributedDataParallel, or FSDP2's `fully_shard` (Zhao et al. 2023)."""
+
+    def __init__(
+        self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+    ) -> None:
+        self.kind, self.world, self.dtype = kind, world, dtype
+        self.sharded = kind == EngineKind.fsdp2
+        self.plain = self.module = module
+        places = _places(module, groups)
+        if kind == EngineKind.ddp:
+            self.module = DistributedDataParallel(module)
+        elif kind == EngineKind.fsdp2:
+            _shard(module, dtype)
+            _require_sharded(module)
+        # Sharding puts new parameters in the places of the old.
+        named = dict(module.named_parameters())
+        self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in places], optim)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.max_grad_norm = optim.max_grad_norm
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype == Dtype.bf16)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        # Both DDP and FSDP2 divide by the number of processes. FSDP2 scatters gradients after every micro batch: what it would
+        # save in traffic by waiting, it would hold in memory.
+        waits = isinstance(self.module, DistributedDataParallel) and not last
+        with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            (loss * self.world.size).backward()
+
+    def step(self, rate: float) -> float:
+        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = full * rate
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self.sharded:
+            full = {name: gathered(tensor) for name, tensor in self.plain.state_dict().items()}
+        else:
+            full = dict(self.plain.state_dict())
+        return full if self.world.is_main else None
+
+    def save(self, folder: Path) -> None:
+        if not self.sharded:
+            if self.world.is_main:
+                torch.save({"model": _trained(self.plain), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+        else:
+            model, optimizer = get_state_dict(self.plain, self.optimizer)
+            save_shards({"model": model, "optimizer": optimizer}, storage_writer=FileSystemWriter(folder))
+        write_engine(folder, self.kind, self.world)
+
+    def load(self, folder: Path) -> None:
+        require_same_engine(folder, self.kind, self.world, any_size=True)
+        if not self.sharded:
+            state = torch.load(folder / "state.pt", weights_only=True, map_location=self.world.device)
+            self.plain.load_state_dict(state["model"], strict=False)
+            self.optimizer.load_state_dict(state["optimizer"])
+            return
+        model, optimizer = get_state_dict(self.plain, self.optimizer)
+        state = {"model": model, "optimizer": optimizer}
+        load_shards(state, storage_reader=FileSystemReader(folder))
+        set_state_dict(self.plain, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def adamw(groups: Sequence[Mapping[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over `groups`; weight decay reaches matrices alone, not biases and norms."""
+    parted: list[dict[str, Any]] = []
+    for group in groups:
+        # By the number of dimensions, which sharding keeps.
+        for matrices in (True, False):
+            chosen = [parameter for parameter in group["params"] if (parameter.ndim >= 2) == matrices]
+            if chosen:
+                parted.append({**group, "params": chosen, "weight_decay": optim.weight_decay if matrices else 0.0})
+    return torch.optim.AdamW(parted, eps=optim.adam_eps, fused=True)
+
+
+def schedule(optim: OptimConfig, step: int, num_steps: int) -> float:
+    """The share of the full learning rate that update `step` (from 1) uses; behind the last one, at `num_steps + 1`, it is 0.
+
+    It rises over the first `warmup_ratio` of all steps, then falls to zero by a line or half a cosine, or stays.
+    """
+    done, warmup = step - 1, round(optim.warmup_ratio * num_steps)
+    if done < warmup:
+        return done / warmup
+    left = 1 - (done - warmup) / max(1, num_steps - warmup)
+    if optim.schedule == "linear":
+        return left
+    if optim.schedule == "cosine":
+        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - left), dtype=torch.float64)).item())
+    return 1.0
+
+
+def _places(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The groups with the names of their parameters that are trained."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [(group, [names[id(parameter)] for parameter in group["params"] if parameter.requires_grad]) for group in groups]
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes: an adapter's base is not stored again and again."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _shard(module: nn.Module, dtype: Dtype) -> None:
+    """Shards every decoder layer by itself, then the rest. Layers travel in bf16 where it is asked for; embeddings and head in fp32."""
+    kinds = {kind for part in module.modules() for kind in (getattr(part, "_no_split_modules", None) or ())}
+    layers = [part for part in module.modules() if type(part).__name__ in kinds]
+    if not layers:
+        raise RuntimeError("engine=fsdp2: the model names no layers to shard (_no_split_modules); choose zero3 or ddp.")
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in layers:
+        fully_shard(layer, mp_policy=half if dtype == Dtype.bf16 else MixedPrecisionPolicy())
+    fully_shard(module, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+
+
+def _require_sharded(module: nn.Module) -> None:
+    whole = [name for name, parameter in module.named_parameters() if not isinstance(parameter, DTensor)]
+    held = sum(parameter.to_local().numel() for parameter in module.parameters() if isinstance(parameter, DTensor))
+    total = sum(parameter.numel() for parameter in module.parameters())
+    if whole or not isinstance(module, FSDPModule) or held >= total:
+        raise RuntimeError(f"engine=fsdp2 did not take effect: {whole[:3] or 'nothing'} is not sharded; choose another engine.")
+
+
+def write_engine(folder: Path, kind: EngineKind, world: World) -> None:
+    if world.is_main:
+        (folder / ENGINE).write_text(json.dumps({"kind": str(kind), "processes": world.size}), encoding="utf-8")
+
+
+def require_same_engine(folder: Path, kind: EngineKind, world: World, *, any_size: bool) -> None:
+    """Raises `ValueError` where the state in the folder is another engine's."""
+    found = json.loads((folder / ENGINE).read_text(encoding="utf-8"))
+    plain = {EngineKind.single, EngineKind.ddp}
+    same = found["kind"] == kind or {found["kind"], str(kind)} <= plain
+    if not same or (found["processes"] != world.size and not any_size):
+        raise ValueError(
+            f"{folder} was saved by engine={found['kind']} on {found['processes']} process(es), not engine={kind} on {world.size}; "
+            "start it that way again, or give resume=false to start anew."
+        )

@@ -1,0 +1,176 @@
+"""What a reward-model run holds while it trains, and one step of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from core.attention import tree_attention
+from core.chat import pad_id, preamble
+from core.distributed import World
+from core.engines import Engine, open_engine, schedule
+from core.models import new_reward_model
+from core.progress import Progress
+from core.records import Preference
+from core.reward import padded_rewards, tree_rewards, why_not_rewards
+from core.trees import Row
+from rmtrain.batches import Order, deal, deal_padded, num_steps
+from rmtrain.config import RewardModelConfig
+from rmtrain.loss import bradley_terry_loss
+from rmtrain.metrics import Tally, pair_sums
+from rmtrain.tokens import TokenPair, tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The token rows of some pairs, (chosen, rejected) each. A record of its own, which engines pass on without looking inside."""
+
+    rows: Sequence[Sequence[Row]]
+
+
+class PairRewards(nn.Module):
+    """A reward model as engines wrap it: from groups of token rows to their rewards in fp32, shape (R,).
+
+    A pair goes through the model as one prompt tree; padded instead where `why_padded` gives a reason.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+        super().__init__()
+        self.model = model
+        self.preamble, self.pad_id = preamble(tokenizer), pad_id(tokenizer)
+        self.why_padded = why_not_rewards(model, max_length)
+
+    def attention(self) -> AbstractContextManager[None]:
+        """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
+        return nullcontext() if self.why_padded else tree_attention(self.model)
+
+    def forward(self, groups: Groups) -> Tensor:
+        if self.why_padded:
+            return padded_rewards(self.model, [row for rows in groups.rows for row in rows], self.pad_id)
+        return tree_rewards(self.model, groups.rows, self.preamble)
+
+
+class Session:
+    """The model under its engine, the pairs as tokens, and the plan of all steps."""
+
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        preferences: Sequence[Preference],
+        *,
+        world: World,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.world = config, world
+        self.model, self.tokenizer = new_reward_model(config.model, seed=config.seed, lora=config.lora)
+        tokens = tokenize(preferences, self.tokenizer, max_length=config.max_length, overlong=config.overlong, progress=progress)
+        self.pairs, self.num_dropped, self.num_cut = tokens.pairs, tokens.num_dropped, tokens.num_cut
+        _report_lengths(self.num_dropped, self.num_cut, len(preferences), config, say)
+        if config.gradient_checkpointing:
+            self.model.activation_checkpointing_enable()
+        rewards = PairRewards(self.model, self.tokenizer, max_length=config.max_length)
+        if rewards.why_padded:
+            say(f"training with padding: {rewards.why_padded}")
+        self.rewards = rewards
+        self.why_padded = rewards.why_padded
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.num_weights = self.model.num_parameters(exclude_embeddings=True)
+        self.engine: Engine = open_engine(
+            config.engine, rewards, [{"params": trained, "lr": config.optim.lr}], optim=config.optim, dtype=config.model.dtype, world=world
+        )
+        self.order = Order(len(self.pairs), batch_size=config.batch_size, seed=config.seed)
+        self.num_steps = num_steps(len(self.pairs), batch_size=config.batch_size, epochs=config.epochs)
+        self.has_margin = any(pair.margin for pair in self.pairs)
+        self.model.train()
+
+    def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> tuple[Tally, float]:
+        """One optimiser step: the mean loss over the pairs of the global batch, however they are dealt out.
+
+        Returns the sums over all processes and the gradient's norm. Among the sums are the processes that were told to `stop`
+        and those that find saving `overdue`, so that all act alike.
+        """
+        # Adapters may drop out at random: the draw is a function of seed, step and process, so that a resumed run repeats it.
+        torch.manual_seed(hash((self.config.seed, step, self.world.rank)) % 2**63)
+        tally = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
+        norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
+        tally.sums |= {"stop": float(stop), "overdue": float(overdue)}
+        whole = Tally()
+        whole.add(self.world.summed(tally.flat()))
+        self._require_finite(step, whole.sums["loss"] / whole.sums["pairs"], norm)
+        return whole, norm
+
+    def accumulate(self, batch: Sequence[TokenPair]) -> Tally:
+        """Adds the gradient of the batch's mean loss, this process's part of it, and returns the sums over that part."""
+        micro_batches = self._dealt(batch)
+        tally, sums = Tally(), list[Tensor]()
+        with self.rewards.attention():
+            for number, places in enumerate(micro_batches, 1):
+                # With fewer pairs than processes one of them stands in, at weight zero: all must make the same passes.
+                pairs = [batch[i] for i in places] or [batch[0]]
+                loss, measured = self._loss(pairs, share=len(places) / len(batch))
+                self.engine.backward(loss, last=number == len(micro_batches))
+                if places:
+                    sums.append(measured)
+                    tally.sums["tokens"] += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+                    tally.sums["unique"] += sum(num_unique(pair) for pair in pairs)
+        if sums:  # one transfer from the device for all of them
+            tally.add(torch.stack(sums).sum(0).tolist())
+        return tally
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate that step `step` has led to; zero after the last, unless it is constant."""
+        return self.config.optim.lr * schedule(self.config.optim, step + 1, self.num_steps)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data that step `step` completes."""
+        return self.config.epochs * step / self.num_steps
+
+    def _dealt(self, batch: Sequence[TokenPair]) -> list[list[int]]:
+        config, processes = self.config, self.world.size
+        if self.why_padded:
+            lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in batch]
+            dealt = deal_padded(lengths, budget=config.micro_batch_tokens, most=config.micro_batch_size, processes=processes)
+        else:
+            sizes = [num_unique(pair) for pair in batch]
+            dealt = deal(sizes, budget=config.micro_batch_tokens, most=config.micro_batch_size, processes=processes)
+        return dealt[self.world.rank]
+
+    def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, Tensor]:
+        """The pairs' part of the global batch's mean loss, and what is logged of them."""
+        groups = Groups([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
+        with self.engine.autocast():
+            rewards_R = self.engine.module(groups)
+        chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)
+        margin_B = torch.tensor([pair.margin for pair in pairs], device=rewards_R.device) if self.has_margin else None
+        config = self.config
+        mean = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center)
+        return mean * share, pair_sums(mean.detach() * len(pairs), chosen_B.detach(), rejected_B.detach())
+
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise ValueError(
+                f"step {step}: the loss is {loss} and the gradient's norm {norm}. Training stops here, and the last checkpoint is good; "
+                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup."
+            )
+
+
+def num_unique(pair: TokenPair) -> int:
+    """Tokens of a pair whose common beginning counts once."""
+    shorter = min(len(pair.chosen), len(pair.rejected))
+    parted = np.flatnonzero(pair.chosen[:shorter] != pair.rejected[:shorter])
+    shared = int(parted[0]) if len(parted) else shorter
+    return len(pair.chosen) + len(pair.rejected) - shared
+
+
+def _report_lengths(num_dropped: int, num_cut: int, num_pairs: int, config: RewardModelConfig, say: Callable[[str], None]) -> None:
+    limit = f"max_length={config.max_length} tokens"
+    if num_dropped:
+        say(f"dropped {num_dropped} of {num_pairs} pairs longer than {limit}")
+    if num_cut:
+        say(f"cut the prompts of {num_cut} of {num_pairs} pairs at their beginning, to {limit}")

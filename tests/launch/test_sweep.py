@@ -1,0 +1,405 @@
+"""Sweeps: which jobs there are, how a dry run lists them, and what is told and kept at their end."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from core.preemption import EXIT_CODE, Preempted
+from core.runs import Run, fail_run, finish_run, open_run
+from core.tracking import JsonlTracker
+from launch.compose import ConfigError, combinations, command, composed
+from launch.entry import Composed, start
+from launch.sweep import JobStatus, common, differences, outcome_of, print_plan, states_of, text_of
+
+OWN = ["model=custom", "model.path=org/base", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none"]
+"""A job that reads nothing of a microworld, so that none needs to be there."""
+
+Job = Callable[[Composed], Mapping[str, Any] | None]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder of its own; `start` sets some of these, which are put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rewardloop"])
+    for name in ("RANK", "WORLD_SIZE", "REWARDLOOP_TRACE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")
+
+
+def never(_: Composed) -> None:
+    raise AssertionError("no job may run")
+
+
+def code_of(run: Job, arguments: Sequence[str], name: str = "rm") -> int:
+    """The exit code of a command."""
+    ended = 0
+    try:
+        start(name, run, arguments)
+    except SystemExit as error:
+        ended = error.code
+    assert isinstance(ended, int)
+    return ended
+
+
+def settings(jobs: Sequence[Any]) -> list[tuple[float, int]]:
+    return [(job.optim.lr, job.epochs) for job in jobs]
+
+
+def opened(job: Composed, **identity: Any) -> Run:
+    """The run of a job, with an identity that stands for what the real one hashes."""
+    run, _ = open_run(
+        runs_dir=Path(job.job.runs_dir),
+        study=job.job.study,
+        job="rm",
+        name="base",
+        identity={"lr": job.job.optim.lr, "epochs": job.job.epochs, **identity},
+        config_yaml=job.yaml,
+    )
+    return run
+
+
+def record(run: Run) -> dict[str, Any]:
+    return {"dir": str(run.dir), **json.loads((run.dir / "record.json").read_text())}
+
+
+# Which jobs there are
+
+
+def test_choices_ranges_and_globs_sweep_as_in_hydra() -> None:
+    assert combinations(["epochs=choice(1,3)", "seed=range(0,3)"]) == [
+        [f"epochs={epochs}", f"seed={seed}"] for epochs in (1, 3) for seed in (0, 1, 2)
+    ]
+    assert combinations(["data=glob(h*)"]) == [["data=harbor"], ["data=hh_rlhf"]]
+
+
+def test_the_last_of_two_values_for_a_key_counts() -> None:
+    assert combinations(["lr=1e-3,1e-4", "epochs=2", "lr=1e-5"]) == [["lr=1e-5", "epochs=2"]]
+
+
+def test_an_interval_is_refused_since_it_has_no_end() -> None:
+    with pytest.raises(ConfigError, match="interval"):
+        combinations(["lr=interval(0,1)"])
+
+
+def test_the_command_line_counts_more_than_the_sweep_of_the_file() -> None:
+    jobs = command("rm", ["experiment=rb2_rm_grid", "model=tulu_70b_sft", "data=both", "optim.lr=1e-6,5e-6"], multirun=True).jobs
+    assert settings(jobs) == [(1e-6, 1), (1e-6, 2), (5e-6, 1), (5e-6, 2)]
+    assert {job.model.path for job in jobs} == {"allenai/Llama-3.1-Tulu-3-70B-SFT"}
+
+
+def test_without_multirun_an_experiment_that_sweeps_is_one_job() -> None:
+    found = command("rm", ["experiment=rb2_rm_grid"], multirun=False)
+    assert not found.sweeping
+    assert [(job.model.path, job.data.name, job.optim.lr) for job in found.jobs] == [("allenai/Llama-3.1-Tulu-3-8B-SFT", "tulu", 3e-6)]
+
+
+def test_commas_without_multirun_are_refused_unless_the_mode_is_set() -> None:
+    with pytest.raises(ConfigError, match="--multirun"):
+        command("rm", [*OWN, "epochs=1,2"], multirun=False)
+    assert len(command("rm", [*OWN, "epochs=1,2", "hydra.mode=MULTIRUN"], multirun=False).jobs) == 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=rb2_rm_grid", "model=qwen_7b_instruct", "data=both,tulu", "epochs=1"],
+        ["data=atlas,harbor", "lr=1e-3,1e-4", "data.flip=0,1", "tasks=gsm8k", "tasks.gsm8k.path=x.jsonl"],
+        [*OWN, "data.paths=[a.jsonl],[b.jsonl,c.jsonl]", "optim={lr:1e-3,schedule:cosine},{lr:1e-4}", "name='a, b',c"],
+        ["world=a,b", "hooks.rewardbench2='${world}/rows.jsonl',other.jsonl", "micro_batch_size=null,8"],
+    ],
+    ids=["files", "values", "lists", "interpolations"],
+)
+def test_jobs_are_composed_together_as_hydra_composes_each(overrides: list[str]) -> None:
+    params = ["optim.lr=1e-6,3e-6,2e-5", "seed=0"] if "experiment" in overrides[0] else []
+    one_by_one = [composed("rm", chosen).job for chosen in combinations([*overrides, *params])]
+    assert len(one_by_one) > 3
+    together = command("rm", overrides, multirun=True).jobs
+    assert sorted(map(repr, together)) == sorted(map(repr, one_by_one))
+
+
+def test_hydra_runs_the_jobs_that_were_checked_in_the_same_order() -> None:
+    seen: list[Any] = []
+    arguments = ["experiment=rb2_rm_grid", "model=tulu_8b_rl", "data=glob(*wo*,exclude=tulu)", "epochs=choice(2,1)"]
+    assert code_of(lambda found: seen.append(found.job), ["-m", *arguments]) == 0
+    assert tuple(seen) == command("rm", arguments, multirun=True).jobs
+    assert settings(seen) == [(lr, epochs) for lr in (1e-6, 3e-6, 2e-5) for epochs in (2, 1)]
+
+
+def test_a_wrong_value_in_the_sweep_of_a_file_is_refused_before_the_first_job(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = "hydra.sweeper.params.epochs='1,0'"  # stands for such a line in the file
+    assert code_of(never, ["-m", "experiment=rb2_rm_grid", "model=tulu_8b_sft", wrong]) == 2
+    assert "epochs is 0" in capsys.readouterr().err
+
+
+def test_the_other_spelling_of_a_swept_key_is_refused_since_it_would_not_count() -> None:
+    with pytest.raises(ConfigError, match=r"give optim\.lr=1e-5 instead"):
+        command("rm", ["experiment=rb2_rm_grid", "lr=1e-5"], multirun=True)
+
+
+def test_a_sweep_over_experiments_that_sweep_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one at a time"):
+        command("rm", ["experiment=rb2_rm_grid,rb2_rm_flipped"], multirun=True)
+
+
+# What sets them apart
+
+
+def test_jobs_differ_in_resolved_values_and_a_name_tells_what_goes_with_it() -> None:
+    found = differences(command("rm", ["data=skywork,both", "lr=1e-4,2.5e-3"], multirun=True).jobs)
+    assert found.keys == ("data.name", "optim.lr")
+    assert [tuple(row.values()) for row in found.rows] == [
+        ("skywork", "1e-4"), ("skywork", "0.0025"), ("both", "1e-4"), ("both", "0.0025"),
+    ]  # fmt: skip
+    tulu, skywork = "allenai/llama-3.1-tulu-3-8b-preference-mixture", "Skywork/Skywork-Reward-Preference-80K-v0.2"
+    assert found.with_them == {  # both hold Skywork's pairs, so these set nothing apart
+        ("data.name", "both"): {"data.sources.tulu.path": tulu}
+    }
+    assert common(command("rm", ["data=skywork,both"], multirun=True).jobs)["data.sources.skywork.path"] == skywork
+
+
+def test_files_under_one_name_are_told_themselves() -> None:
+    found = differences(command("rm", [*OWN, "data.paths=[a.jsonl],[b.jsonl]"], multirun=True).jobs)
+    assert found.keys == ("data.paths",)
+    assert [row["data.paths"] for row in found.rows] == ["[a.jsonl]", "[b.jsonl]"]
+
+
+def test_common_settings_are_those_that_all_jobs_share_against_the_defaults() -> None:
+    jobs = command("rm", [*OWN, "epochs=2,3", "max_length=2048", "batch_size=64", "data.flip=0.5", "micro_batch_size=null"], multirun=True)
+    assert common(jobs.jobs) == {  # max_length is the dataclass's own, epochs differ
+        "model.path": "org/base", "data.paths": "[pairs.jsonl]", "data.flip": "0.5", "optim.lr": "1e-3", "batch_size": "64",
+    }  # fmt: skip
+
+
+def test_values_read_as_on_the_command_line() -> None:
+    values = [1e-4, 2.5e-6, 0.5, 1.0, 0.0, True, None, [1, 16], "", "a", JobStatus.failed]
+    assert [text_of(value) for value in values] == ["1e-4", "2.5e-6", "0.5", "1.0", "0.0", "true", "null", "[1,16]", "''", "a", "failed"]
+
+
+# Dry runs
+
+
+def test_a_dry_run_lists_every_job_and_runs_and_writes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(never, ["-m", *OWN, "lr=1e-4,1e-5", "seed=range(0,2)", "dry_run=true"]) == 0
+    said = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert rows[:4] == [["1", "1e-4", "0", "new"], ["2", "1e-4", "1", "new"], ["3", "1e-5", "0", "new"], ["4", "1e-5", "1", "new"]]
+    assert ["model.path", "org/base"] in rows
+    assert "4 jobs" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_one_job_lists_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(never, ["reward.path=some/rm", "tasks=none", "dry_run=true"], name="ppo") == 0
+    said = capsys.readouterr().out
+    assert "some/rm" in said
+    assert "1 job;" in said
+    assert "note: world=runs/demo/world-0 does not exist" in said  # a dry run may be made elsewhere, so it goes on
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(never, ["-m", *OWN, "epochs=1,0", "dry_run=true"]) == 2
+    assert "epochs is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [10_000, 60])
+def test_no_cell_of_a_table_is_cut(width: int) -> None:
+    name = "a-very-long-name-" * 12
+    text = io.StringIO()
+    print_plan("rm", command("rm", [*OWN, f"name={name},b"], multirun=True).jobs, Console(file=text, width=width))
+    assert "…" not in text.getvalue()
+    cells = [line.split("│") for line in text.getvalue().splitlines() if line.startswith("│")]
+    assert name in "".join(cell[2].strip() for cell in cells if len(cell) == 5)
+
+
+def test_the_console_command_lists_the_papers_grid_without_torch_or_network(tmp_path: Path) -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
+        "from launch.cli import main\n"
+        "main()\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "rm", "-m", "experiment=rb2_rm_grid", "dry_run=true"], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows[:90]] == [str(number) for number in range(1, 91)]
+    assert rows[0] == ["1", "allenai/Llama-3.1-Tulu-3-8B-SFT", "tulu", "1e-6", "1", "new"]
+    assert rows[89] == ["90", "Qwen/Qwen2.5-7B-Instruct", "both", "2e-5", "2", "new"]
+    for name in ("allenai/llama-3.1-tulu-3-8b-preference-mixture", "Skywork/Skywork-Reward-Preference-80K-v0.2", "allenai/reward-bench-2"):
+        assert name in ended.stdout
+    assert "90 jobs" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_knows_the_runs_of_its_jobs_by_their_settings() -> None:
+    overrides = [*OWN, "study=S 1", "tracker=files"]
+    finished, torn = (opened(composed("rm", [*overrides, f"epochs={epochs}"])) for epochs in (1, 2))
+    finish_run(finished)
+    fail_run(torn, "out of memory")
+    jobs = command("rm", [*overrides, "epochs=1,2,3", "tracker=wandb", "dry_run=true"], multirun=True).jobs
+    assert states_of("rm", jobs) == [  # where metrics go makes no other run
+        {"state": "finished", "run": str(finished.dir)}, {"state": "torn", "run": str(torn.dir)}, {"state": "new", "run": ""},
+    ]  # fmt: skip
+    other = command("rm", [*overrides, "epochs=1", "data.flip=1.0"], multirun=False).jobs
+    assert states_of("rm", other) == [{"state": "new"}]
+
+
+def test_a_run_kept_before_a_key_existed_is_known_by_its_default() -> None:
+    job = composed("rm", OWN)
+    run = opened(job)
+    file = run.dir / "config.yaml"
+    file.write_text("".join(line for line in job.yaml.splitlines(True) if not line.startswith(("log_every", "dry_run"))))
+    assert states_of("rm", [job.job]) == [{"state": "torn", "run": str(run.dir)}]
+    assert states_of("rm", [composed("rm", [*OWN, "log_every=3"]).job]) == [{"state": "new"}]
+
+
+def test_jobs_without_runs_have_no_state() -> None:
+    assert states_of("bon", [composed("bon", []).job]) == []
+
+
+# The end of a sweep
+
+
+def train(found: Composed) -> dict[str, Any]:
+    """Stands for a training: one epoch works, two are finished already, three fail."""
+    run = opened(found)
+    if found.job.epochs == 3:
+        raise ValueError("the data, which are few, are too few")
+    if not (run.dir / "metrics.jsonl").is_file():
+        tracker = JsonlTracker(run.dir / "metrics.jsonl")
+        for step, overall in ((5, 0.25), (10, 0.75), (15, 0.5)):
+            tracker.log({"rewardbench2/overall": overall}, axis="checkpoint/step", step=step)
+        tracker.close()
+        finish_run(run, final={"rewardbench2/overall": 0.5})
+    return record(run)
+
+
+def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(train, [*OWN, "study=S", "epochs=2"]) == 0
+    path = tmp_path / "runs" / "s" / "sweep-rm.csv"
+    assert not path.exists()  # one job is no sweep
+    capsys.readouterr()
+    code = code_of(train, ["-m", *OWN, "study=S", "epochs=1,2,3"])
+    said = capsys.readouterr()
+    assert code == 1
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "job", "epochs", "status", "message", "rewardbench2/overall best", "rewardbench2/overall last", "held_out/accuracy best",
+        "held_out/accuracy last", "wall_s", "dir",
+    ]  # fmt: skip
+    assert [(row["job"], row["epochs"], row["status"], row["message"]) for row in rows] == [
+        ("1", "1", "finished", ""),
+        ("2", "2", "skipped", ""),
+        ("3", "3", "failed", "the data, which are few, are too few"),
+    ]
+    # Of 0.25, 0.75 and 0.5 the best is the second, the last the third.
+    best_and_last = [(row["rewardbench2/overall best"], row["rewardbench2/overall last"]) for row in rows]
+    assert best_and_last == [("0.75", "0.5"), ("0.75", "0.5"), ("", "")]
+    assert [row["held_out/accuracy best"] for row in rows] == ["", "", ""]
+    assert [Path(row["dir"]).parent.name for row in rows[:2]] == ["s", "s"]
+    assert all(float(row["wall_s"]) >= 0 for row in rows[:2])
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".tmp")] == []
+
+    for text in ("finished", "skipped: finished before", "the data, which are few, are too few", "0.750", "0.500", rows[0]["dir"]):
+        assert text in said.out
+    assert said.out.endswith(f"{path.relative_to(tmp_path)}\n")
+    assert "held_out/accuracy" not in said.out  # measured nowhere
+    assert "1 job(s) failed:" in said.err
+
+
+def test_a_sweep_over_studies_leaves_a_csv_in_each(tmp_path: Path) -> None:
+    assert code_of(lambda _: None, ["-m", *OWN, "study=a,b", "epochs=1,2"]) == 0
+    for study in ("a", "b"):
+        with (tmp_path / "runs" / study / "sweep-rm.csv").open(newline="") as file:
+            assert [(row["study"], row["epochs"]) for row in csv.DictReader(file)] == [(study, "1"), (study, "2")]
+
+
+def test_a_run_counts_as_skipped_if_it_was_finished_before_its_job_began() -> None:
+    at = "2026-01-02T03:04:05.{}+00:00".format
+    assert outcome_of({"finished": at("678")}, begun=at("679")).status == JobStatus.skipped
+    assert outcome_of({"finished": at("679")}, begun=at("678")).status == JobStatus.finished
+    assert outcome_of({"finished": at("678")}, begun=at("678")).status == JobStatus.finished
+    assert outcome_of(None, begun=at("678")).status == JobStatus.finished
+
+
+def test_an_unforeseen_failure_is_told_with_its_kind_and_the_other_jobs_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def run(found: Composed) -> None:
+        seen.append(found.job.epochs)
+        if found.job.epochs == 1:
+            raise MemoryError("too large")
+
+    assert code_of(run, ["-m", *OWN, "epochs=1,2"]) == 1
+    assert seen == [1, 2]
+    assert "MemoryError: too large" in capsys.readouterr().out
+
+
+def test_preemption_stops_the_whole_sweep_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def run(found: Composed) -> None:
+        seen.append(found.job.epochs)
+        raise Preempted("stopped by a signal; the same command goes on from there")
+
+    assert code_of(run, ["-m", *OWN, "epochs=1,2"]) == EXIT_CODE
+    assert seen == [1]
+    assert capsys.readouterr().err.count("the same command goes on") == 1
+
+
+def test_an_interrupt_stops_the_whole_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: Composed) -> None:
+        raise KeyboardInterrupt
+
+    assert code_of(run, ["-m", *OWN, "epochs=1,2"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_of_several_processes_all_do_the_jobs_and_the_first_one_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def run(found: Composed) -> None:
+        seen.append(found.job.epochs)
+        if found.job.epochs == 2:
+            raise ValueError("no")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    arguments = ["-m", *OWN, "epochs=1,2"]
+    assert code_of(run, arguments) == 1
+    assert code_of(never, [*arguments, "dry_run=true"]) == 0
+    assert code_of(never, ["epochs=0"]) == 2
+    assert seen == [1, 2]
+    assert capsys.readouterr() == ("", "")
+    assert not list(tmp_path.rglob("*.csv"))
+    monkeypatch.setenv("RANK", "0")
+    assert code_of(run, arguments) == 1
+    assert seen == [1, 2, 1, 2]
+    assert "sweep of 2 jobs" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("*.csv"))) == 1
+
+
+def test_what_kills_a_process_alone_is_told_by_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: Composed) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setenv("RANK", "3")
+    assert code_of(run, OWN) == 1
+    assert capsys.readouterr().err == "process 3: failed: RuntimeError: out of memory\n"

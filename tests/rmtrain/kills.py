@@ -1,0 +1,94 @@
+"""A run that is killed again and again: `python -m tests.rmtrain.kills POLICY_FOLDER OUT_FOLDER NUM_KILLS SEED`.
+
+Trains once in peace, then in processes that SIGKILL ends after random times, from loading the model to writing a checkpoint,
+until so many were killed; prints as JSON the hashes of the last checkpoints' weights and optimiser states, and where kills fell.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from core.checkpoint import saved_steps, step_folder
+from core.config import ModelConfig, OptimConfig
+from core.progress import NoProgress
+from core.records import Preference, user
+from rmtrain.config import PreferenceDataConfig, RewardModelConfig
+from rmtrain.train import train
+from tests.fakes import ListTracker, RecordingHook
+
+PAIRS = [Preference(prompt=user(f"Name a fruit, {i}."), chosen=f"A plum, {i % 7}.", rejected="No.") for i in range(500)]
+STEPS = 250
+
+
+def fit(policy: str, run_dir: Path) -> None:
+    config = RewardModelConfig(
+        model=ModelConfig(path=policy),
+        data=PreferenceDataConfig(paths=["unused.jsonl"]),
+        optim=OptimConfig(lr=1e-3),
+        batch_size=4,
+        epochs=2,
+        num_checkpoints=5,
+        save_minutes=1e-6,  # at every step, so that many a kill falls into the saving
+    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    hook = RecordingHook(quality=1.0)
+    train(config, run_dir, preferences=PAIRS, hooks=[hook], tracker=ListTracker(), progress=NoProgress(), say=lambda _: None)
+
+
+def child(policy: str, run_dir: Path) -> int:
+    """Starts a process that trains; returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        fit(policy, run_dir)
+        os._exit(0)
+    return pid
+
+
+def has_ended(pid: int) -> bool:
+    done, status = os.waitpid(pid, os.WNOHANG)
+    assert status == 0, f"training failed with status {status}"
+    return done == pid
+
+
+def hash_of(run_dir: Path) -> str:
+    digest = hashlib.sha256()
+    last = step_folder(run_dir, STEPS)
+    for name in ("model.safetensors", "state/state.pt"):
+        digest.update((last / name).read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    policy, out, num_kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    torch.set_num_threads(1)
+    draw = random.Random(seed)
+    pid = child(policy, out / "whole")
+    os.waitpid(pid, 0)
+    found: dict[str, list[str]] = {"hashes": [hash_of(out / "whole")], "killed_at": []}
+    run = 0
+    while len(found["killed_at"]) < num_kills or pid:
+        folder = out / f"torn-{run}"
+        pid = child(policy, folder)
+        # Before its first step, or some way further: the run takes several seconds in all.
+        kill_at = time.monotonic() + draw.uniform(0.05, 1.2) if len(found["killed_at"]) < num_kills else float("inf")
+        while not (ended := has_ended(pid)) and time.monotonic() < kill_at:
+            time.sleep(0.001)
+        if ended:
+            found["hashes"].append(hash_of(folder))
+            run, pid = run + 1, 0
+        else:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            found["killed_at"].append(str(([0, *saved_steps(folder)] if folder.exists() else [0])[-1]))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

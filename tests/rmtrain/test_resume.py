@@ -1,0 +1,208 @@
+"""Whatever ends a run before its time, the next one goes on to the same bits; and hooks beside training land on their step."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.checkpoint import MARKER, complete_steps, step_folder
+from core.config import OptimConfig
+from core.hooks import Hook, eval_file, read_evaluation
+from core.preemption import EXIT_CODE, Preempted
+from core.progress import NoProgress
+from core.records import CheckpointSaved
+from rmtrain.config import RewardModelConfig
+from rmtrain.state import forget_states, resumable_steps
+from rmtrain.train import train
+from tests.fakes import ListTracker, RecordingHook
+from tests.rmtrain.test_train import PAIRS, config_of, fit
+
+PREFERENCES = PAIRS
+
+
+class HeadHook(Hook):
+    """Measures the weights that it is given."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        return {"head": float(event.model.get_parameter("score.weight").detach().double().sum()), "step": float(event.step)}
+
+
+class FailingHook(Hook):
+    """Cannot do it."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        raise ValueError("no such benchmark")
+
+
+class SignalHook(Hook):
+    """Is told to stop while it works."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("a signal in the hooks must end the run at once")
+
+
+class Signalling(NoProgress):
+    """Sends a signal when so many steps are done."""
+
+    def __init__(self, number: int, at: int) -> None:
+        self.number, self.at, self.done, self.counts = number, at, 0, False
+
+    def start(self, description: str, total: int) -> None:
+        self.done, self.counts = 0, description == "training"
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        if self.counts and self.done == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(step_folder(run_dir, complete_steps(run_dir)[-1]) / "model.safetensors")
+
+
+def assert_same(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def stopped(config: RewardModelConfig, run_dir: Path, number: int, at: int, hooks: Sequence[Hook] = ()) -> tuple[str, int]:
+    """Message and exit code of a run that gets a signal."""
+    run_dir.mkdir(exist_ok=True)
+    progress = Signalling(number, at)
+    with pytest.raises(Preempted) as error:
+        train(config, run_dir, preferences=PAIRS, hooks=hooks, tracker=ListTracker(), progress=progress, say=lambda _: None)
+    assert isinstance(error.value.code, int)
+    return str(error.value), error.value.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_at_the_next_step_and_the_next_run_goes_on_from_there(policy_folder: Path, tmp_path: Path, number: int) -> None:
+    config = config_of(policy_folder, epochs=3)  # 9 steps, checkpoints at 3, 6 and 9
+    fit(config, tmp_path / "whole")
+    message, code = stopped(config, tmp_path / "torn", number, 4)
+    assert message == "stopped by a signal and saved at step 5 of 9; the same command goes on from there"
+    assert code == EXIT_CODE == 75
+    assert complete_steps(tmp_path / "torn") == [3, 5]
+    said: list[str] = []
+    fit(config, tmp_path / "torn", said=said)
+    assert said[0] == "resuming torn from step-000005"
+    assert_same(tmp_path / "torn", tmp_path / "whole")
+    # What was saved between two checkpoints is gone once it is not needed any more.
+    assert complete_steps(tmp_path / "torn") == [3, 6, 9]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_during_the_hooks_ends_the_run_at_once_and_they_run_again(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(Preempted):
+        train(
+            config,
+            tmp_path / "run",
+            preferences=PAIRS,
+            hooks=[SignalHook()],
+            tracker=ListTracker(),
+            progress=NoProgress(),
+            say=lambda _: None,
+        )
+    assert complete_steps(tmp_path / "run") == [2]
+    _, tracker = fit(config, tmp_path / "run", [RecordingHook(quality=1.0)])
+    assert sorted(tracker.on("checkpoint/step")) == [2, 4, 6]
+
+
+def test_a_torn_checkpoint_is_skipped_with_a_line_and_the_one_before_is_gone_on_from(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, epochs=3)
+    fit(config, tmp_path / "whole")
+    stopped(config, tmp_path / "torn", signal.SIGTERM, 7)
+    assert resumable_steps(tmp_path / "torn") == [6, 8]
+    (step_folder(tmp_path / "torn", 8) / MARKER).unlink()
+    said: list[str] = []
+    fit(config, tmp_path / "torn", said=said)
+    assert said[0].startswith("Skipping the torn checkpoint ")
+    assert "step-000008" in said[0]
+    assert said[1] == "resuming torn from step-000006"
+    assert_same(tmp_path / "torn", tmp_path / "whole")
+
+
+def test_without_a_whole_checkpoint_training_begins_anew(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder)
+    fit(config, tmp_path / "whole")
+    stopped(config, tmp_path / "torn", signal.SIGTERM, 1)
+    assert complete_steps(tmp_path / "torn") == [2]
+    (step_folder(tmp_path / "torn", 2) / MARKER).unlink()
+    fit(config, tmp_path / "torn")
+    assert_same(tmp_path / "torn", tmp_path / "whole")
+
+
+def test_two_states_are_kept_while_a_run_is_under_way_and_the_last_one_behind_it(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, epochs=3, save_minutes=1e-9)
+    stopped(config, tmp_path / "run", signal.SIGTERM, 7)
+    assert complete_steps(tmp_path / "run") == [3, 6, 7, 8]
+    assert resumable_steps(tmp_path / "run") == [7, 8]
+    fit(config, tmp_path / "run")
+    assert complete_steps(tmp_path / "run") == [3, 6, 9]
+    assert resumable_steps(tmp_path / "run") == [9]
+    forget_states(tmp_path / "run")
+    assert complete_steps(tmp_path / "run") == [3, 6, 9]
+    assert resumable_steps(tmp_path / "run") == []
+
+
+def test_twenty_kills_at_random_moments_change_no_bit(policy_folder: Path, tmp_path: Path) -> None:
+    script = [sys.executable, "-m", "tests.rmtrain.kills", str(policy_folder), str(tmp_path), "20", "0"]
+    ended = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert len(found["killed_at"]) == 20
+    assert len(set(found["killed_at"])) >= 4  # they fell into different phases of the run
+    assert len(set(found["hashes"])) == 1, found
+
+
+def test_hooks_in_a_process_of_their_own_give_what_they_give_inline_on_the_right_step(policy_folder: Path, tmp_path: Path) -> None:
+    inline, _ = fit(config_of(policy_folder), tmp_path / "inline", [HeadHook()])
+    said: list[str] = []
+    separate, tracker = fit(config_of(policy_folder), tmp_path / "separate", [HeadHook()], separate="", said=said)
+    for step in (2, 4, 6):
+        ours, theirs = (read_evaluation(tmp_path / name, step) for name in ("separate", "inline"))
+        assert ours == theirs
+        assert tracker.on("checkpoint/step")[step]["step"] == step
+        assert tracker.on("train/step")[step]["train/hook_seconds"] > 0
+    assert separate.metrics == inline.metrics
+    assert separate.hooks_s > 0
+    assert not list((tmp_path / "separate" / "evals").glob("*.process"))
+
+
+def test_hooks_that_fail_in_their_process_fail_the_run_with_their_log_and_run_again(policy_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"the hooks of step 6 failed in their process \(ValueError: no such benchmark\); see .*output\.log"
+    ):
+        fit(config_of(policy_folder, num_checkpoints=1), tmp_path / "run", [FailingHook()], separate="")
+    assert complete_steps(tmp_path / "run") == [6]
+    assert not eval_file(tmp_path / "run", 6).exists()
+    outcome, _ = fit(config_of(policy_folder, num_checkpoints=1), tmp_path / "run", [HeadHook()], separate="")
+    assert outcome.metrics["step"] == 6.0
+
+
+def test_the_best_checkpoint_is_pointed_at(policy_folder: Path, tmp_path: Path) -> None:
+    class Falling(Hook):
+        def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+            return {"rewardbench2/overall": {2: 0.5, 4: 0.7, 6: 0.6}[event.step]}
+
+    outcome, _ = fit(config_of(policy_folder), tmp_path / "run", [Falling()])
+    assert (outcome.best_step, outcome.best_metric, outcome.best["rewardbench2/overall"]) == (4, "rewardbench2/overall", 0.7)
+    assert (tmp_path / "run" / "best").resolve() == step_folder(tmp_path / "run", 4).resolve()
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, num_checkpoints=6)
+    config.optim = OptimConfig(lr=1e30)
+    with pytest.raises(ValueError, match=r"the last checkpoint is good; lower optim\.lr=1e\+30"):
+        fit(config, tmp_path / "run")

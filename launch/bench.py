@@ -75,7 +75,7 @@ def _scored_run(composed: Composed, job: BenchJob, out: Path | None, prior_sets:
     }
     run, state = open_run(
         runs_dir=Path(job.runs_dir), study=job.study, job="bench", name=job.name or f"{job.benchmark}-{_short(sources.name)}",
-        identity=identity, config_yaml=composed.yaml, resume=job.resume, extra={"reward": sources.name},
+        identity=identity, config_yaml=composed.yaml, resume=job.resumes, extra={"reward": sources.name},
     )  # fmt: skip
     if state == RunState.finished:
         print(f"{run.dir} is finished already", file=sys.stderr)

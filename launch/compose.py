@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.schema import SCHEMAS, register
+from launch.schema import SCHEMAS, RunSettings, register
 
 SPELLINGS = {"lr": "optim.lr", "optim.lr": "lr"}
 """Keys that set the same thing."""
@@ -100,6 +100,8 @@ def _job(name: str, cfg: DictConfig) -> Any:
         raise ConfigError(f"{' and '.join(missing)} must be given, for instance {missing[0]}=...")
     job = OmegaConf.to_object(cfg)
     assert isinstance(job, SCHEMAS[name])
+    if isinstance(job, RunSettings):
+        _ = job.resumes  # raises for a word that says neither
     return job
 
 

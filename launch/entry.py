@@ -79,13 +79,15 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
             # A process may die of what the others never see, such as its own memory.
             _say(f"failed: {failures[-1]}", always=not isinstance(error, ValueError))
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise SystemExit(1) from None  # the other processes wait in this job, and cannot follow into the next
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
     main()
     # A launcher that hands the jobs to other processes leaves nothing here.
-    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs) and _rank() == 0:
+    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs) and rank() == 0:
         print_outcomes(name, jobs, outcomes, _console())
         for path in write_outcomes(name, jobs, outcomes):
             print(path)
@@ -101,17 +103,17 @@ def refuse(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _rank() -> int:
+def rank() -> int:
     """The number of this process among those that torchrun started."""
     return int(os.environ.get("RANK", "0"))
 
 
 def _say(message: str, *, always: bool = False) -> None:
     """A line for the user from the first process, from each where `always`."""
-    if _rank() == 0:
+    if rank() == 0:
         print(message, file=sys.stderr)
     elif always:
-        print(f"process {_rank()}: {message}", file=sys.stderr)
+        print(f"process {rank()}: {message}", file=sys.stderr)
 
 
 def _console() -> Console:
@@ -120,7 +122,7 @@ def _console() -> Console:
 
 def _list(name: str, jobs: Sequence[Any]) -> None:
     """The dry run of a command; what would refuse it on this machine is told as well, since the sweep may be meant for another."""
-    if _rank() > 0:
+    if rank() > 0:
         return
     print_plan(name, jobs, _console())
     for message in dict.fromkeys(filter(None, map(_why_no_world, jobs))):

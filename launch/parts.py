@@ -48,7 +48,7 @@ def opened(composed: Composed, kind: str, name: str, identity: Mapping[str, Any]
         name=job.name or name,
         identity=identity,
         config_yaml=composed.yaml,
-        resume=job.resume,
+        resume=job.resumes,
         extra=extra,
     )
     if state == RunState.finished:

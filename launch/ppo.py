@@ -75,10 +75,11 @@ def _note_lineage(lineage: Mapping[str, str]) -> None:
         )
 
 
-def _command(composed: Composed) -> None:
+def _command(composed: Composed) -> dict[str, Any]:
     record = run(composed, console_progress())
     best = ", ".join(f"{key} {value:.3f}" for key, value in record["best"].items() if value is not None)
     print(f"{record['dir']}: best at step {record['best_step']}: {best}")
+    return record
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from core.progress import Progress, console_progress
-from launch.entry import Composed, start
+from launch.entry import Composed, rank, start
 
 SHOWN = ("rewardbench2/overall", "bon/average", "held_out/accuracy")
 
@@ -22,7 +22,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, RMJob)
     # What is likely to be wrong is looked at before torch is imported.
     benchmarks = benchmark_rows(job.hooks)
-    data = preferences_of(job, benchmarks)
+    data = preferences_of(job, benchmarks, say=print if rank() == 0 else _silent)
     resolve(job.model)
 
     from core.distributed import join_world
@@ -88,9 +88,15 @@ def _name(job: Any, base: str) -> str:
 
 def _command(composed: Composed) -> dict[str, Any]:
     record = run(composed, console_progress())
+    if rank() > 0:
+        return record
     shown = ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN))
     print(f"{record['dir']}: " + ", ".join(filter(None, [shown, f"best checkpoint: step {record['best_step']} of {record['step']}"])))
     return record
+
+
+def _silent(line: str) -> None:
+    """What one process says, the others need not repeat."""
 
 
 def main() -> None:

@@ -40,9 +40,17 @@ class RunSettings:
     name: str = ""
     study: str = "default"
     runs_dir: str = "runs"
-    resume: bool = True
-    """Continue a torn run from its last complete checkpoint; false moves it aside and starts anew."""
+    resume: str = "auto"
+    """auto (or true): continue a torn run from its last complete checkpoint; never (or false): move it aside and start anew."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a torn run goes on. Raises `ValueError` for a word that says neither."""
+        words = {"auto": True, "true": True, "never": False, "false": False}
+        if self.resume.lower() not in words:
+            raise ValueError(f"resume is {self.resume!r}; choose auto or never.")
+        return words[self.resume.lower()]
 
 
 @dataclass(kw_only=True)

@@ -66,6 +66,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("data.flip=1.5", ["data.flip is 1.5"]),
         ("micro_batch_size=0", ["micro_batch_size is 0"]),
         ("hooks.limit=0", ["hooks.limit"]),
+        ("resume=maybe", ["resume is 'maybe'", "auto", "never"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_key_and_a_remedy(override: str, words: list[str]) -> None:

@@ -1,0 +1,222 @@
+"""One contender of rm_train.py in a process of its own, so that peak memory is its own: python rm_contender.py NAME PLAN OUT."""
+
+import json
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from core.allocator import keep_freed_memory
+from core.config import Dtype, ModelConfig, OptimConfig
+from core.distributed import join_world
+from core.models import load_tokenizer
+from core.records import Preference, user
+from machine import forward_flops, synchronize
+from rm_plans import BATCH, Batches, Plan, work
+from rmtrain.batches import Order
+from rmtrain.config import PreferenceDataConfig, RewardModelConfig
+from rmtrain.session import Session
+from rmtrain.tokens import TokenPair
+
+OURS, DEFAULT, GROUPED = "ours", "TRL default", "TRL grouped"
+EPS = 1e-5
+SEED = 0
+"""Of the head's weights: a session draws them anew, and those in the plan's folder are the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a contender did: seconds of the timed steps, the loss of every step, and memory in MiB.
+
+    `flops` is the arithmetic of the timed steps, that on padding and of a second forward pass included. `peak_mib` is the
+    highest resident memory while it trained (on a GPU: allocated memory), `before_mib` what it held before the first step,
+    `process_mib` the highest of the process's life, loading included.
+    """
+
+    seconds: float
+    losses: list[float]
+    flops: float
+    peak_mib: float
+    before_mib: float
+    process_mib: float
+
+
+def run(name: str, plan: Plan) -> Finding:
+    """Trains by the plan."""
+    logging.disable(logging.WARNING)
+    return _ours(plan) if name == OURS else _trl(plan, name)
+
+
+class Clock:
+    """Reads time and memory around the steps that count."""
+
+    def __init__(self, num_warmup: int, num_steps: int) -> None:
+        self.num_warmup, self.num_steps = num_warmup, num_steps
+        self.started = self.seconds = self.before_mib = 0.0
+
+    def begin(self) -> None:
+        """The first step comes next."""
+        self.before_mib = _resident()
+        _forget_peak()
+        self.after(0)
+
+    def after(self, step: int) -> None:
+        """Step `step` is done."""
+        if step == self.num_warmup:
+            synchronize()
+            self.started = time.perf_counter()
+        if step == self.num_steps:
+            synchronize()
+            self.seconds = time.perf_counter() - self.started
+
+    def finding(self, losses: Sequence[float], flops: float) -> Finding:
+        return Finding(
+            seconds=self.seconds,
+            losses=list(losses),
+            flops=flops,
+            peak_mib=_peak(),
+            before_mib=self.before_mib,
+            process_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+
+
+class Planned(Order):
+    """The batches of a plan in place of a session's own order."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def batch(self, step: int) -> list[int]:
+        return self.batches[step - 1]
+
+
+def _ours(plan: Plan) -> Finding:
+    keep_freed_memory()  # as every `rewardloop` command does
+    config = RewardModelConfig(
+        model=ModelConfig(path=plan.model, dtype=Dtype(plan.dtype)),
+        data=PreferenceDataConfig(paths=["given as tokens"]),
+        optim=OptimConfig(lr=plan.lr, adam_eps=EPS),
+        batch_size=BATCH,
+        micro_batch_tokens=plan.micro_batch_tokens,
+        seed=SEED,
+    )
+    session = Session(config, [Preference(prompt=user("a"), chosen="b", rejected="c")], world=join_world())
+    session.pairs = token_pairs(plan)
+    session.order, session.num_steps = Planned(plan.shuffled), len(plan.shuffled)
+    losses: list[float] = []
+    clock = Clock(plan.num_warmup, session.num_steps)
+    clock.begin()
+    for step in range(1, session.num_steps + 1):
+        tally, _ = session.step(step)
+        losses.append(tally.sums["loss"] / tally.sums["pairs"])
+        clock.after(step)
+    done = work(session.pairs, plan.shuffled[plan.num_warmup :])
+    return clock.finding(losses, 3 * forward_flops(session.model, done.unique, done.seen))
+
+
+def _trl(plan: Plan, name: str) -> Finding:
+    # What TRL imports takes seconds and memory, which are no business of ours.
+    from datasets import Dataset, disable_progress_bars
+    from transformers import TrainerCallback
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    disable_progress_bars()
+    on_gpu = torch.cuda.is_available()
+    batches = plan.grouped if name == GROUPED else plan.shuffled
+    rows = [plan.pairs[i] for batch in batches for i in batch]
+    longest = max(len(row) for pair in rows for row in pair)
+    losses: list[torch.Tensor] = []
+    clock = Clock(plan.num_warmup, len(batches))
+
+    class Trainer(RewardTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            losses.append(loss.detach())
+            return loss
+
+    class Timer(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            clock.begin()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.after(state.global_step)
+
+    with tempfile.TemporaryDirectory() as folder:
+        # What is not named here is at TRL's default: bf16 under autocast, checkpointing of activations, fused AdamW.
+        arguments = RewardConfig(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            learning_rate=plan.lr,
+            adam_epsilon=EPS,
+            max_length=max(longest, 1024),
+            bf16=plan.dtype == Dtype.bf16,
+            train_sampling_strategy="sequential",  # the batches are dealt already
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **({"activation_checkpointing": False} if name == GROUPED else {}),
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(plan.model, dtype=torch.float32)
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in rows]),
+            processing_class=load_tokenizer(ModelConfig(path=plan.model)),
+            callbacks=[Timer()],
+        )
+        trainer.train()
+    done = work(token_pairs(plan), batches[plan.num_warmup :])
+    passes = 4 if arguments.activation_checkpointing else 3
+    flops = passes * forward_flops(model, done.padded, done.padded_seen)
+    return clock.finding([loss.item() for loss in losses], flops)
+
+
+def token_pairs(plan: Plan) -> list[TokenPair]:
+    sides = [[np.array(row, dtype=np.int32) for row in pair] for pair in plan.pairs]
+    return [TokenPair(chosen=chosen, rejected=rejected, margin=0.0) for chosen, rejected in sides]
+
+
+def _status(key: str) -> float:
+    """A line of Linux's account of this process, in MiB; NaN on other systems."""
+    file = Path("/proc/self/status")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), float("nan"))
+
+
+def _resident() -> float:
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmRSS")
+
+
+def _peak() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmHWM")
+
+
+def _forget_peak() -> None:
+    """What loading took must not hide what training takes."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    name, plan, out = sys.argv[1:]
+    Path(out).write_text(json.dumps(asdict(run(name, Plan.load(Path(plan))))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What the contenders of rm_train.py train on: the same pairs as tokens, dealt into batches, and how much work that is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from rmtrain.batches import Order
+from rmtrain.session import num_unique
+from rmtrain.tokens import TokenPair
+
+BATCH = 8
+"""Pairs per step: TRL's default."""
+
+Batches = list[list[int]]
+"""Numbers of pairs, step by step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All that a contender needs: a saved reward model, pairs as (chosen, rejected) token ids, and the pairs of every step.
+
+    `shuffled` are the batches of our own order, `grouped` those of TRL with length grouping; both hold the same pairs. Of
+    either the first `num_warmup` steps are not timed.
+    """
+
+    model: str
+    pairs: list[tuple[list[int], list[int]]]
+    shuffled: Batches
+    grouped: Batches
+    num_warmup: int
+    dtype: str = "bf16"
+    lr: float = 1e-5
+    micro_batch_tokens: int = 8192
+
+    def save(self, file: Path) -> Path:
+        file.write_text(json.dumps(asdict(self)))
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> "Plan":
+        return cls(**json.loads(file.read_text()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Tokens of some batches: those of the texts, those with the shared prompts counted once, and those with padding."""
+
+    tokens: int
+    unique: int
+    padded: int
+    seen: int
+    """Pairs of a query and a key that it sees, over the unique tokens."""
+    padded_seen: int
+
+
+def work(pairs: Sequence[TokenPair], batches: Batches) -> Work:
+    """What the batches hold; all texts of a batch are padded to its longest, as TRL's collator does."""
+    chosen = [pairs[i] for batch in batches for i in batch]
+    shapes = [(2 * len(batch), max(longest(pairs[i]) for i in batch)) for batch in batches]
+    return Work(
+        tokens=sum(len(pair.chosen) + len(pair.rejected) for pair in chosen),
+        unique=sum(num_unique(pair) for pair in chosen),
+        padded=sum(rows * length for rows, length in shapes),
+        seen=sum(_seen(pair) for pair in chosen),
+        padded_seen=sum(rows * _causal(length) for rows, length in shapes),
+    )
+
+
+def longest(pair: TokenPair) -> int:
+    return max(len(pair.chosen), len(pair.rejected))
+
+
+def shuffled(num_pairs: int, seed: int) -> Batches:
+    """One epoch in the order of our own sessions."""
+    order = Order(num_pairs, batch_size=BATCH, seed=seed)
+    return [order.batch(step) for step in range(1, -(-num_pairs // BATCH) + 1)]
+
+
+def grouped(pairs: Sequence[TokenPair], seed: int) -> Batches:
+    """One epoch in the order of transformers' length grouping (train_sampling_strategy="group_by_length") over all pairs."""
+    sampler = LengthGroupedSampler(BATCH, lengths=[longest(pair) for pair in pairs], generator=torch.Generator().manual_seed(seed))
+    order = list(sampler)
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+
+
+def sample(pairs: Sequence[TokenPair], num_batches: int, seed: int) -> tuple[list[TokenPair], Batches, Batches]:
+    """Some of the pairs, their batches in our order, and their batches in TRL's with length grouping.
+
+    Grouping a small sample by itself would pad more than grouping all pairs does, and make the peer slower than it is. So
+    the sample is made of whole batches of an epoch over all pairs: sorted by length, and one from the middle of each of
+    `num_batches` equal parts, in which way the sample also has the lengths of the whole.
+    """
+    whole = [batch for batch in grouped(pairs, seed) if len(batch) == BATCH]
+    whole.sort(key=lambda batch: max(longest(pairs[i]) for i in batch))
+    num_batches = min(num_batches, len(whole))
+    chosen = [whole[int((part + 0.5) * len(whole) / num_batches)] for part in range(num_batches)]
+    numbers = [i for batch in chosen for i in batch]
+    places = [list(range(first, first + BATCH)) for first in range(0, len(numbers), BATCH)]
+    return [pairs[i] for i in numbers], shuffled(len(numbers), seed), places
+
+
+def _seen(pair: TokenPair) -> int:
+    prompt = len(pair.chosen) + len(pair.rejected) - num_unique(pair)
+    return _causal(len(pair.chosen)) + _causal(len(pair.rejected)) - _causal(prompt)
+
+
+def _causal(length: int) -> int:
+    return length * (length + 1) // 2

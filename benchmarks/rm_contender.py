@@ -38,9 +38,9 @@ SEED = 0
 class Finding:
     """What a contender did: seconds of the timed steps, the loss of every step, and memory in MiB.
 
-    `flops` is the arithmetic of the timed steps, that on padding and of a second forward pass included. `peak_mib` is the
-    highest resident memory while it trained (on a GPU: allocated memory), `before_mib` what it held before the first step,
-    `process_mib` the highest of the process's life, loading included.
+    `flops` is the arithmetic of the timed steps, padding included, the second forward pass of checkpointing left out.
+    `peak_mib` is the highest resident memory while it trained (on a GPU: allocated memory), `before_mib` what it held before
+    the first step, `process_mib` the highest of the process's life, loading included.
     """
 
     seconds: float
@@ -58,10 +58,11 @@ def run(name: str, plan: Plan) -> Finding:
 
 
 class Clock:
-    """Reads time and memory around the steps that count."""
+    """Reads time and memory around the steps that count: from the end of step `first` to that of step `last`."""
 
-    def __init__(self, num_warmup: int, num_steps: int) -> None:
-        self.num_warmup, self.num_steps = num_warmup, num_steps
+    def __init__(self, plan: Plan, batches: Batches) -> None:
+        self.first = 1 if plan.probe else 0
+        self.last = self.first + len(batches)
         self.started = self.seconds = self.before_mib = 0.0
 
     def begin(self) -> None:
@@ -72,10 +73,10 @@ class Clock:
 
     def after(self, step: int) -> None:
         """Step `step` is done."""
-        if step == self.num_warmup:
+        if step == self.first:
             synchronize()
             self.started = time.perf_counter()
-        if step == self.num_steps:
+        if step == self.last:
             synchronize()
             self.seconds = time.perf_counter() - self.started
 
@@ -112,15 +113,16 @@ def _ours(plan: Plan) -> Finding:
     )
     session = Session(config, [Preference(prompt=user("a"), chosen="b", rejected="c")], world=join_world())
     session.pairs = token_pairs(plan)
-    session.order, session.num_steps = Planned(plan.shuffled), len(plan.shuffled)
+    steps = plan.steps(plan.shuffled)
+    session.order, session.num_steps = Planned(steps), len(steps)
     losses: list[float] = []
-    clock = Clock(plan.num_warmup, session.num_steps)
+    clock = Clock(plan, plan.shuffled)
     clock.begin()
-    for step in range(1, session.num_steps + 1):
+    for step in range(1, len(steps) + 1):
         tally, _ = session.step(step)
         losses.append(tally.sums["loss"] / tally.sums["pairs"])
         clock.after(step)
-    done = work(session.pairs, plan.shuffled[plan.num_warmup :])
+    done = work(session.pairs, plan.shuffled)
     return clock.finding(losses, 3 * forward_flops(session.model, done.unique, done.seen))
 
 
@@ -134,10 +136,10 @@ def _trl(plan: Plan, name: str) -> Finding:
     disable_progress_bars()
     on_gpu = torch.cuda.is_available()
     batches = plan.grouped if name == GROUPED else plan.shuffled
-    rows = [plan.pairs[i] for batch in batches for i in batch]
+    rows = [plan.pairs[i] for batch in plan.steps(batches) for i in batch]
     longest = max(len(row) for pair in rows for row in pair)
     losses: list[torch.Tensor] = []
-    clock = Clock(plan.num_warmup, len(batches))
+    clock = Clock(plan, batches)
 
     class Trainer(RewardTrainer):
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -179,10 +181,8 @@ def _trl(plan: Plan, name: str) -> Finding:
             callbacks=[Timer()],
         )
         trainer.train()
-    done = work(token_pairs(plan), batches[plan.num_warmup :])
-    passes = 4 if arguments.activation_checkpointing else 3
-    flops = passes * forward_flops(model, done.padded, done.padded_seen)
-    return clock.finding([loss.item() for loss in losses], flops)
+    done = work(token_pairs(plan), batches)
+    return clock.finding([loss.item() for loss in losses], 3 * forward_flops(model, done.padded, done.padded_seen))
 
 
 def token_pairs(plan: Plan) -> list[TokenPair]:

@@ -21,20 +21,24 @@ Batches = list[list[int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All that a contender needs: a saved reward model, pairs as (chosen, rejected) token ids, and the pairs of every step.
+    """All that a contender needs: the folder of a reward model, pairs as (chosen, rejected) token ids, and the batches.
 
-    `shuffled` are the batches of our own order, `grouped` those of TRL with length grouping; both hold the same pairs. Of
-    either the first `num_warmup` steps are not timed.
+    `shuffled` are the batches in our own order, `grouped` in that of TRL with length grouping; both hold the same pairs. The
+    batch `probe`, if it has pairs, is trained on before and after them, outside of the timing: it warms up, and its last
+    loss compares contenders that had other batches.
     """
 
     model: str
     pairs: list[tuple[list[int], list[int]]]
     shuffled: Batches
     grouped: Batches
-    num_warmup: int
-    dtype: str = "bf16"
-    lr: float = 1e-5
-    micro_batch_tokens: int = 8192
+    probe: list[int]
+    dtype: str
+    lr: float
+    micro_batch_tokens: int
+
+    def steps(self, batches: Batches) -> Batches:
+        return [self.probe, *batches, self.probe] if self.probe else batches
 
     def save(self, file: Path) -> Path:
         file.write_text(json.dumps(asdict(self)))
@@ -87,20 +91,30 @@ def grouped(pairs: Sequence[TokenPair], seed: int) -> Batches:
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
-def sample(pairs: Sequence[TokenPair], num_batches: int, seed: int) -> tuple[list[TokenPair], Batches, Batches]:
-    """Some of the pairs, their batches in our order, and their batches in TRL's with length grouping.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Some of all pairs, dealt into batches as a `Plan` has them."""
+
+    pairs: list[TokenPair]
+    shuffled: Batches
+    grouped: Batches
+    probe: list[int]
+
+
+def sample(pairs: Sequence[TokenPair], num_batches: int, seed: int) -> Sample:
+    """Pairs for `num_batches` batches, and 8 more for the probe.
 
     Grouping a small sample by itself would pad more than grouping all pairs does, and make the peer slower than it is. So
-    the sample is made of whole batches of an epoch over all pairs: sorted by length, and one from the middle of each of
-    `num_batches` equal parts, in which way the sample also has the lengths of the whole.
+    the sample is made of whole batches of a grouped epoch over all pairs: these sorted by length, the middle one of each of
+    `num_batches` equal parts, so that the sample also has the lengths of the whole. The probe is shorter than most.
     """
     whole = [batch for batch in grouped(pairs, seed) if len(batch) == BATCH]
     whole.sort(key=lambda batch: max(longest(pairs[i]) for i in batch))
     num_batches = min(num_batches, len(whole))
     chosen = [whole[int((part + 0.5) * len(whole) / num_batches)] for part in range(num_batches)]
-    numbers = [i for batch in chosen for i in batch]
-    places = [list(range(first, first + BATCH)) for first in range(0, len(numbers), BATCH)]
-    return [pairs[i] for i in numbers], shuffled(len(numbers), seed), places
+    numbers = [i for batch in [*chosen, whole[len(whole) // 8]] for i in batch]
+    *places, probe = [list(range(first, first + BATCH)) for first in range(0, len(numbers), BATCH)]
+    return Sample(pairs=[pairs[i] for i in numbers], shuffled=shuffled(num_batches * BATCH, seed), grouped=places, probe=probe)
 
 
 def _seen(pair: TokenPair) -> int:

@@ -1,5 +1,6 @@
 """Models load ready for use, with a seeded head and a pad token of their own, or say what to do."""
 
+import importlib.util
 import math
 import sys
 from importlib import util
@@ -271,7 +272,8 @@ class FakeLiger:
         vars(transformers)["_apply_liger_kernel_to_instance"] = self.apply
         for module in (package, transformers, patches):
             monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr("core.models.util.find_spec", lambda name: name)
+        real = importlib.util.find_spec
+        monkeypatch.setattr("core.models.util.find_spec", lambda name: name if name == "liger_kernel" else real(name))
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
         monkeypatch.setattr("core.models._device", lambda: torch.device("cpu"))
 

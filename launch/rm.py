@@ -1,6 +1,7 @@
 """`rewardloop rm`: one reward model, or a sweep of them."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from core.progress import Progress, console_progress
@@ -78,12 +79,15 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
 
 def _name(job: Any, base: str) -> str:
-    """What the run is called: base, data, learning rate and epochs, and how it departs from plain training."""
+    """What the run is called: model, data, learning rate and epochs, and how it departs from plain training."""
     flipped = f"-flip{job.data.flip:g}" if job.data.flip else ""
     mantissa, _, exponent = f"{job.optim.lr:e}".partition("e")
     rate = f"{float(mantissa):g}e{int(exponent)}"
     lora = f"-lora{job.lora.rank}" if job.lora.rank else ""
-    return f"{base.rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}{lora}"
+    path = job.model.path
+    # Several stages of one lineage lie on the hub; what a local folder is called says less than what it came from.
+    model = base if Path(path).exists() else path.partition("@")[0].removeprefix("pip:")
+    return f"{model.rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}{lora}"
 
 
 def _command(composed: Composed) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def save(session: Session, run_dir: Path, step: int, *, planned: Iterable[int]) 
     checkpoints the newest keeps its state, in case this one gets lost; those that were not `planned` are removed.
     """
     world, target = session.world, step_folder(run_dir, step)
-    if is_complete(target) and (target / STATE).is_dir():
+    if world.shared(lambda: is_complete(target) and (target / STATE).is_dir()):
         return
     weights = session.engine.weights() if session.engine.sharded else None
     if world.is_main:

@@ -76,7 +76,8 @@ def train(
         planned = checkpoint_steps(config, session.num_steps)
         run = _Run(session=session, dir=run_dir, planned=planned, running=running, preemption=preemption)
         started = time.monotonic()
-        for step in missing_evaluations(run_dir, [step for step in planned if step <= first]):
+        # One process looks, for all: they must not see different states of the disk.
+        for step in world.shared(lambda: missing_evaluations(run_dir, [step for step in planned if step <= first])):
             run.evaluate(step, in_memory=step == first)
         _loop(run, first, tracker, progress)
         with preemption.interruptible():

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from rmtrain.batches import Order
 from rmtrain.session import num_unique
@@ -86,6 +85,8 @@ def shuffled(num_pairs: int, seed: int) -> Batches:
 
 def grouped(pairs: Sequence[TokenPair], seed: int) -> Batches:
     """One epoch in the order of transformers' length grouping (train_sampling_strategy="group_by_length") over all pairs."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler  # which imports all that any trainer needs
+
     sampler = LengthGroupedSampler(BATCH, lengths=[longest(pair) for pair in pairs], generator=torch.Generator().manual_seed(seed))
     order = list(sampler)
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]

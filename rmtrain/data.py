@@ -44,8 +44,8 @@ def load_preferences(
     """Training and held-out pairs of all sources, every draw by a seed of its own.
 
     In this order: read; equal sides, duplicates and overlaps with `benchmark_prompts` (by benchmark) dropped; weights
-    below 1 and `subsample` drawn; the held-out share split off, by prompts; weights above 1 repeated; shuffled; flipped.
-    Held-out pairs are neither repeated nor flipped: they measure against the labels as given. `say` hears of everything
+    below 1 and `subsample` drawn; the held-out share split off, by prompts; flipped; weights above 1 repeated, so that all
+    copies of a pair agree; shuffled. Held-out pairs are neither flipped nor repeated: they measure against the labels as given. `say` hears of everything
     that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`, or where no pair is left to train on.
     """
     sources = named_sources(config)
@@ -67,7 +67,8 @@ def load_preferences(
         raise ValueError(f"data.held_out={config.held_out} leaves none of {len(entries)} pair(s) to train on; lower it.")
     if config.held_out and not any(held_out):
         say(f"data.held_out={config.held_out} holds out none of {len(entries)} pair(s): too few, or of too few prompts")
-    repeated = [entry for entry in training for _ in range(entry.copies)]
+    flipped = flip([entry.pair for entry in training], config.flip, seed=seed)
+    repeated = [replace(entry, pair=pair) for entry, pair in zip(training, flipped, strict=True) for _ in range(entry.copies)]
     if len(repeated) > len(training):  # copies lie side by side
         random.Random(f"shuffle repeats {seed}").shuffle(repeated)
 
@@ -77,10 +78,9 @@ def load_preferences(
         "contradictions": num_contradictions,
         "training": len(repeated),
         "held_out": len(kept_out),
-        "flipped": round(config.flip * len(repeated)),
+        "flipped": round(config.flip * len(training)),
     }
-    flipped = flip([entry.pair for entry in repeated], config.flip, seed=seed)
-    return PreferenceData(training=flipped, held_out=[entry.pair for entry in kept_out], counts=counts)
+    return PreferenceData(training=[entry.pair for entry in repeated], held_out=[entry.pair for entry in kept_out], counts=counts)
 
 
 def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:

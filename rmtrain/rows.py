@@ -14,7 +14,9 @@ from core.rows import dataset_rows, numbered_lines, parquet_rows
 from rmtrain.config import SourceConfig
 
 MAX_REPORTED = 5
-"""Broken rows that a message lists one by one."""
+"""Broken rows that a message lists one by one, with their reasons."""
+MAX_NUMBERED = 50
+"""Further ones that it lists by number."""
 
 ROW_FORMS = "A row is {'prompt', 'chosen', 'rejected'} as text or messages, or {'chosen', 'rejected'} as messages that begin alike."
 
@@ -45,14 +47,14 @@ def read_pairs(
     broken rows by number unless `skip_broken` leaves them out and tells `say` of them.
     """
     pairs: list[Preference] = []
-    broken: list[str] = []
+    broken: dict[int, str] = {}
     num_rows = 0
     for number, row in _rows(source, key):
         num_rows += 1
         try:
             pairs.append(parse_row(row, source=name))
         except ValueError as error:
-            broken.append(f"row {number}: {error}")
+            broken[number] = f"row {number}: {error}"
     if broken:
         listed = _listed(broken, num_rows)
         if not pairs or not skip_broken:
@@ -87,9 +89,11 @@ def parse_row(row: Any, *, source: str) -> Preference:
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
 
 
-def _listed(broken: list[str], num_rows: int) -> str:
-    listed = "\n  ".join(broken[:MAX_REPORTED])
-    more = f"\n  and {len(broken) - MAX_REPORTED} more" if len(broken) > MAX_REPORTED else ""
+def _listed(broken: Mapping[int, str], num_rows: int) -> str:
+    listed = "\n  ".join(list(broken.values())[:MAX_REPORTED])
+    others = list(broken)[MAX_REPORTED:]
+    numbers = ", ".join(map(str, others[:MAX_NUMBERED])) + (", ..." if len(others) > MAX_NUMBERED else "")
+    more = f"\n  and {len(others)} more: {numbers}" if others else ""
     return f"{len(broken)} broken row(s) of {num_rows}:\n  {listed}{more}"
 
 

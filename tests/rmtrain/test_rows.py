@@ -289,7 +289,7 @@ def test_broken_rows_are_left_out_on_request_and_the_first_are_listed(tmp_path: 
     assert read(path, skip_broken=True, say=said.append) == ReadPairs(pairs=[PLUM_PAIR], num_rows=8, num_broken=7, num_equal=0)
     (line,) = said
     assert line.startswith(f"{path}: left out 7 broken row(s) of 8:\n  row 1: not a JSON object: '{{torn'\n  row 3: ")
-    assert line.endswith("row 6: not a JSON object: '{torn'\n  and 2 more")
+    assert line.endswith("row 6: not a JSON object: '{torn'\n  and 2 more: 7, 8")
 
 
 def test_data_of_nothing_but_broken_rows_is_refused_though_they_may_be_left_out(tmp_path: Path) -> None:

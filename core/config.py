@@ -4,6 +4,7 @@ Plain dataclasses: the defaults live here and nowhere else, YAML states deviatio
 run, naming the key, the value and the remedy. Nothing here knows Hydra.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -103,6 +104,17 @@ class EngineKind(StrEnum):
     """The weights too."""
 
 
+def engine_for(kind: EngineKind, num_processes: int) -> EngineKind:
+    """The engine that `kind` means with so many processes. Raises `ValueError` for one that they cannot have."""
+    if kind == EngineKind.auto:
+        return EngineKind.ddp if num_processes > 1 else EngineKind.single
+    if (kind == EngineKind.single) != (num_processes == 1):
+        several = "start several: torchrun --nproc-per-node N -m launch.rm ..."
+        remedy = "choose ddp, fsdp2, zero2 or zero3." if num_processes > 1 else several
+        raise ValueError(f"engine={kind} does not go with {num_processes} process(es); {remedy}")
+    return kind
+
+
 @dataclass(kw_only=True)
 class EngineConfig:
     """Where the weights lie in training."""
@@ -122,8 +134,12 @@ class OptimConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:  # NaN is not above 0 either
+        if not 0 < self.lr < math.inf:  # NaN is not above 0 either
             raise ValueError(f"optim.lr is {self.lr}; it must be a positive number such as 3e-6.")
+        for key in ("adam_eps", "max_grad_norm"):
+            require_positive(f"optim.{key}", getattr(self, key))
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be 0 or above.")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it is a share of all steps, from 0 to below 1.")
 
@@ -136,5 +152,5 @@ def require_fraction(key: str, value: float, *, positive: bool = False) -> None:
 
 def require_positive(key: str, value: float) -> None:
     """Raises `ValueError` unless `value` is above zero."""
-    if value <= 0:
+    if not value > 0:  # nor is NaN
         raise ValueError(f"{key} is {value}; it must be above 0.")

@@ -42,7 +42,7 @@ class World:
         if self.is_main:
             try:
                 box[0] = make()
-            except (ValueError, RuntimeError, OSError) as error:
+            except Exception as error:  # whatever it is: the others wait for an answer
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:

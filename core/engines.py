@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
+from core.config import Dtype, EngineConfig, EngineKind, OptimConfig, engine_for
 from core.distributed import World, gathered
 
 ENGINE = "engine.json"
@@ -68,14 +68,7 @@ def open_engine(
     Raises `ValueError` for an engine that this number of processes cannot have, and `RuntimeError` where sharding was asked
     for and did not happen.
     """
-    kind = config.kind
-    if kind == EngineKind.auto:
-        kind = EngineKind.ddp if world.size > 1 else EngineKind.single
-    if (kind == EngineKind.single) != (world.size == 1):
-        raise ValueError(
-            f"engine={kind} does not go with {world.size} process(es); "
-            + ("choose ddp, fsdp2, zero2 or zero3." if world.size > 1 else "start several: torchrun --nproc-per-node N -m launch.rm ...")
-        )
+    kind = engine_for(config.kind, world.size)
     if kind in (EngineKind.zero2, EngineKind.zero3):
         from core.deepspeed import DeepSpeedZero
 
@@ -124,10 +117,11 @@ class TorchEngine:
         return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
     def weights(self) -> dict[str, Tensor] | None:
-        if self.sharded:
-            full = {name: gathered(tensor) for name, tensor in self.plain.state_dict().items()}
-        else:
-            full = dict(self.plain.state_dict())
+        full: dict[str, Tensor] = {}
+        for name, tensor in self.plain.state_dict().items():
+            whole = gathered(tensor) if self.sharded else tensor  # by all processes together, to be kept by one
+            if self.world.is_main:
+                full[name] = whole
         return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:

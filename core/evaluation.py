@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.checkpoint import step_folder
-from core.config import Dtype, ModelConfig
+from core.config import Dtype, LoraConfig, ModelConfig
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.records import AXIS, CheckpointSaved, Tracker
 
@@ -27,15 +27,18 @@ SECONDS = "train/hook_seconds"
 class Saved:
     """A complete checkpoint on disk whose hooks are to run.
 
-    >>> Saved(step=4, num_steps=8, run_dir=Path("runs/demo/rm-a"), dtype=Dtype.bf16).path.name
+    `base` is the model that training began from, whose dtype is the format of the matrix products in evaluation too; `lora`
+    the adapter on it.
+
+    >>> Saved(step=4, num_steps=8, run_dir=Path("runs/demo/rm-a"), base=ModelConfig(path="org/name"), lora=LoraConfig()).path.name
     'step-000004'
     """
 
     step: int
     num_steps: int
     run_dir: Path
-    dtype: Dtype
-    """The format of the matrix products in training, and so in evaluation; weights are read in fp32."""
+    base: ModelConfig
+    lora: LoraConfig
 
     @property
     def path(self) -> Path:
@@ -67,6 +70,10 @@ class Evaluations(Protocol):
         """Returns once all hooks have run; raises as `collect`."""
         ...
 
+    def close(self) -> None:
+        """Ends what still runs; whatever has not run to its end runs again when the run goes on."""
+        ...
+
 
 class InlineEvaluations:
     """The hooks in this process, on the model in memory where there is one."""
@@ -89,6 +96,9 @@ class InlineEvaluations:
         pass
 
     def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -124,6 +134,13 @@ class SeparateEvaluations:
                 self._running[1].wait()
             self.collect()
         self.waited += time.monotonic() - started
+
+    def close(self) -> None:
+        if self._running is not None:
+            _, process, _ = self._running
+            process.kill()
+            process.communicate()  # waits, and closes the pipe
+            self._running = None
 
     def _start(self, saved: Saved) -> None:
         folder = _process_folder(saved)
@@ -185,10 +202,17 @@ def _process_folder(saved: Saved) -> Path:
     return eval_file(saved.run_dir, saved.step).with_suffix(".process")
 
 
-def _loaded(saved: Saved) -> Any:
-    from core.models import load_reward_model
+def _loaded(saved: Saved) -> tuple[Any, Any]:
+    """Model and tokenizer as training has them in memory: an adapter beside its base, not merged, which would round otherwise."""
+    from core.export import read_weights
+    from core.models import load_reward_model, new_reward_model
 
-    return load_reward_model(ModelConfig(path=str(saved.path)))
+    if not saved.lora.rank:
+        return load_reward_model(ModelConfig(path=str(saved.path)))
+    model, tokenizer = new_reward_model(saved.base, seed=0, lora=saved.lora)
+    _, unexpected = model.load_state_dict(read_weights(saved.path), strict=False)
+    assert not unexpected, unexpected
+    return model.eval(), tokenizer
 
 
 def _run_task(task: Path) -> None:
@@ -199,7 +223,7 @@ def _run_task(task: Path) -> None:
 
     hooks, saved = pickle.loads(task.read_bytes())
     model, tokenizer = _loaded(saved)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=saved.dtype == Dtype.bf16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=saved.base.dtype == Dtype.bf16):
         run_hooks(hooks, saved.event(model, tokenizer), _Nowhere())
 
 

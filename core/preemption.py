@@ -10,6 +10,9 @@ EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command goes on. Not 0, which would mean done."""
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
 class Preempted(SystemExit):
     """The run was told to stop and is saved; the process exits with `EXIT_CODE`."""
 
@@ -19,6 +22,19 @@ class Preempted(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+def stop_at_once() -> None:
+    """From here on SIGTERM and SIGUSR1 end the process with `EXIT_CODE`: nothing has begun that could be lost.
+
+    `Preemption.heard` takes over while there is something to save. Call it on the main thread.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Preempted("stopped by a signal; what is complete is kept, and the same command goes on from there")
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
 
 
 class Preemption:
@@ -38,7 +54,7 @@ class Preemption:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         try:
             yield self
         finally:

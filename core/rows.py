@@ -26,7 +26,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     names the file where it is not UTF-8.
     """
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}); convert it.") from error

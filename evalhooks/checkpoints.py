@@ -27,10 +27,11 @@ class RewardModelHook(Hook):
         pools: Pools | None = None,
         best_of: Sequence[int] = (16,),
         batch_tokens: int = 16384,
+        max_length: int = 2048,
         say: Callable[[str], None] = print,
     ) -> None:
         self.rows2, self.rows1, self.pools, self.best_of = rewardbench2, rewardbench1, pools or {}, best_of
-        self.batch_tokens, self.say = batch_tokens, say
+        self.batch_tokens, self.max_length, self.say = batch_tokens, max_length, say
         self._said: set[str] = set()
         size = min((len(row.completions) for rows in self.pools.values() for row in rows), default=None)
         if size is not None and max(best_of) > size:
@@ -39,7 +40,9 @@ class RewardModelHook(Hook):
             )
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=self._say_once)
+        scorer = RewardModelScorer(
+            event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=self._say_once
+        )
         name = step_folder(event.run_dir, event.step).name
         metrics: dict[str, float] = {}
         if self.rows2:
@@ -68,20 +71,34 @@ class RewardModelHook(Hook):
 
 
 class HeldOutHook(Hook):
-    """Accuracy on preference pairs that training never saw, over all of them and by source; equal rewards count half."""
+    """Accuracy on preference pairs that training never saw, over all of them and by source; equal rewards count half.
 
-    def __init__(self, pairs: Sequence[Preference], *, batch_tokens: int = 16384) -> None:
-        self.pairs, self.batch_tokens = pairs, batch_tokens
+    Pairs of more than `max_length` tokens are left out, as training leaves them out, and `say` hears once how many.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Preference], *, max_length: int = 2048, batch_tokens: int = 16384, say: Callable[[str], None] = print
+    ) -> None:
+        self.pairs, self.max_length, self.batch_tokens, self.say = pairs, max_length, batch_tokens, say
+        self._said = False
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         # That a model is padded says the trainer, once.
-        scorer = RewardModelScorer(event.model, event.tokenizer, batch_tokens=self.batch_tokens, say=lambda _: None)
-        scores = scorer.score([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
+        scorer = RewardModelScorer(
+            event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=lambda _: None
+        )
+        rows = scorer.measure([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
-        for pair, (chosen, rejected) in zip(self.pairs, scores, strict=True):
-            by_source[pair.source].append(ranked(chosen, rejected))
-        metrics = {f"held_out/{source or 'unnamed'}": mean(credits) for source, credits in by_source.items()}
-        return {"held_out/accuracy": mean([credit for credits in by_source.values() for credit in credits]), **metrics}
+        for pair, (chosen, rejected) in zip(self.pairs, rows, strict=True):
+            if not chosen.truncated and not rejected.truncated:
+                by_source[pair.source or "unnamed"].append(ranked(chosen.reward, rejected.reward))
+        credits = [credit for source in by_source.values() for credit in source]
+        if len(credits) < len(self.pairs) and not self._said:
+            self.say(f"left out {len(self.pairs) - len(credits)} of {len(self.pairs)} held-out pairs above {self.max_length} tokens")
+            self._said = True
+        if not credits:
+            return {}
+        return {"held_out/accuracy": mean(credits), **{f"held_out/{source}/accuracy": mean(own) for source, own in by_source.items()}}
 
 
 def ranked(right: float, wrong: float) -> float:

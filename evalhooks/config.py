@@ -57,12 +57,15 @@ class HooksConfig:
     downstream: SamplingConfig = field(default_factory=SamplingConfig)
     batch_tokens: int = 16384
     """Tokens per forward pass of scoring, padding included."""
+    max_length: int = 2048
+    """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
     where: Where = Where.inline
     device: str = ""
     """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""
 
     def __post_init__(self) -> None:
         require_fraction("hooks.limit", self.limit, positive=True)
-        require_positive("hooks.batch_tokens", self.batch_tokens)
+        for key in ("batch_tokens", "max_length"):
+            require_positive(f"hooks.{key}", getattr(self, key))
         if not self.best_of or min(self.best_of) < 1:
             raise ValueError(f"hooks.best_of is {self.best_of}; give numbers of completions from 1 up, for instance [16].")

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from core.allocator import keep_freed_memory
-from core.preemption import Preempted
+from core.preemption import Preempted, stop_at_once
+from core.runs import RunBusyError
 from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
 from launch.schema import BenchJob, Launch
 from launch.sweep import WIDTH, JobStatus, Outcome, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes
@@ -52,6 +53,7 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
         except ConfigError as error:
             refuse(str(error))
 
+    stop_at_once()
     keep_freed_memory()
     # Reports of loading say that a new head is new; what matters of it is in our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -74,12 +76,12 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             # Whatever a job of a sweep dies of, the others go on; what failed is told at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
-            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            said = str(error) if isinstance(error, (ValueError, RunBusyError)) else f"{type(error).__name__}: {error}"
             outcomes.append(Outcome(status=JobStatus.failed, message=said))
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
             # A process may die of what the others never see, such as its own memory.
             _say(f"failed: {failures[-1]}", always=not isinstance(error, ValueError))
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if num_processes() > 1:
                 raise SystemExit(1) from None  # the other processes wait in this job, and cannot follow into the next
         else:
             outcomes.append(outcome_of(record, begun=begun))
@@ -106,6 +108,11 @@ def refuse(message: str) -> NoReturn:
 def rank() -> int:
     """The number of this process among those that torchrun started."""
     return int(os.environ.get("RANK", "0"))
+
+
+def num_processes() -> int:
+    """How many processes were started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _say(message: str, *, always: bool = False) -> None:

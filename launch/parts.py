@@ -87,6 +87,7 @@ def reward_model_hook(hooks: HooksConfig, rows: BenchmarkRows) -> RewardModelHoo
         pools=load_pools(Path(hooks.pools)) if hooks.pools else None,
         best_of=hooks.best_of,
         batch_tokens=hooks.batch_tokens,
+        max_length=hooks.max_length,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.progress import Progress, console_progress
-from launch.entry import Composed, rank, start
+from launch.entry import Composed, num_processes, rank, start
 
 SHOWN = ("rewardbench2/overall", "bon/average", "held_out/accuracy")
 
@@ -15,6 +15,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
     Where several processes were started together, all of them call it.
     """
+    from core.config import engine_for
     from core.sources import resolve
     from launch.inputs import benchmark_rows, preferences_of
     from launch.schema import RMJob
@@ -22,6 +23,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     job = composed.job
     assert isinstance(job, RMJob)
     # What is likely to be wrong is looked at before torch is imported.
+    engine_for(job.engine.kind, num_processes())
     benchmarks = benchmark_rows(job.hooks)
     data = preferences_of(job, benchmarks, say=print if rank() == 0 else _silent)
     resolve(job.model)
@@ -39,14 +41,17 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
     hooks: list[Hook] = [reward_model_hook(job.hooks, benchmarks)]
     if data.held_out:
-        hooks.append(HeldOutHook(data.held_out, batch_tokens=job.hooks.batch_tokens))
-    files = {f"data.{name}": source.path for name, source in named_sources(job.data).items()}
+        hooks.append(HeldOutHook(data.held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
+    # By their order too: it decides which of two equal pairs stays, and what a seed draws.
+    files = {f"data.{i}.{name}": source.path for i, (name, source) in enumerate(named_sources(job.data).items())}
     files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
     identity = identity_of(job, models={"model": job.model}, files=files)
     lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
     world = join_world()
     run, has_work = world.shared(lambda: opened(composed, "rm", _name(job, lineage["base"]), identity, lineage=lineage, data=data.counts))
     if not has_work:
+        if world.is_main:
+            forget_states(run.dir)  # which a process killed at the very end left behind
         return record_of(run)
     with tracked(job, run, {**identity, "lineage": lineage}) if world.is_main else nullcontext(Trackers([])) as tracker:
         outcome = train(

@@ -1,5 +1,6 @@
 """Configuration of reward-model training."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -132,9 +133,12 @@ class RewardModelConfig:
             raise ValueError(
                 f"engine={self.engine.kind} shards weights, which packed ones (model.quantize) do not bear; choose ddp or zero2."
             )
-        if self.checkpoint_every < 0 or (self.checkpoint_every > 1 and self.checkpoint_every != int(self.checkpoint_every)):
+        every = self.checkpoint_every
+        if not 0 <= every < math.inf or (every > 1 and every != int(every)):
             raise ValueError(
                 f"checkpoint_every is {self.checkpoint_every}; give whole steps such as 500, or a share of an epoch such as 0.25."
             )
+        if not 0 <= self.center < math.inf:
+            raise ValueError(f"center is {self.center}; it is a weight, 0 or above, such as 0.01.")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it is a probability from 0 to below 0.5.")

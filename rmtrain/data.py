@@ -45,8 +45,9 @@ def load_preferences(
 
     In this order: read; equal sides, duplicates and overlaps with `benchmark_prompts` (by benchmark) dropped; weights
     below 1 and `subsample` drawn; the held-out share split off, by prompts; flipped; weights above 1 repeated, so that all
-    copies of a pair agree; shuffled. Held-out pairs are neither flipped nor repeated: they measure against the labels as given. `say` hears of everything
-    that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`, or where no pair is left to train on.
+    copies of a pair agree; shuffled. Held-out pairs are neither flipped nor repeated: they measure against the labels as
+    given. `say` hears of everything that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`, or where no pair is
+    left to train on.
     """
     sources = named_sources(config)
     read = {

@@ -100,6 +100,8 @@ def decontaminate(
     `sources` holds the pairs by source, `benchmarks` the prompts by benchmark. `say` hears one line per source and
     benchmark that overlap, with an example.
     """
+    if mode == Decontaminate.drop and not any(benchmarks.values()):
+        say("data.decontaminate=drop has nothing to compare with, since the hooks score no benchmark (hooks.rewardbench2)")
     kept = {source: list(pairs) for source, pairs in sources.items()}
     num_dropped = dict.fromkeys(sources, 0)
     if mode == Decontaminate.ignore or not any(benchmarks.values()):

@@ -1,6 +1,5 @@
-"""The Bradley-Terry loss and what is logged beside it."""
+"""The Bradley-Terry loss."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -21,16 +20,3 @@ def bradley_terry_loss(
         difference_B = difference_B - margin_B
     loss_B = -(1 - label_smoothing) * logsigmoid(difference_B) - label_smoothing * logsigmoid(-difference_B)
     return (loss_B + center * (chosen_B + rejected_B) ** 2).mean()
-
-
-@torch.no_grad()
-def preference_metrics(chosen_B: Tensor, rejected_B: Tensor) -> dict[str, float]:
-    """What a batch of rewards of shape (B,) says of the model: accuracy, margin, and the rewards of both sides."""
-    chosen_B, rejected_B = chosen_B.float(), rejected_B.float()
-    return {
-        "accuracy": (chosen_B > rejected_B).float().mean().item(),
-        "margin": (chosen_B - rejected_B).mean().item(),
-        "chosen_reward": chosen_B.mean().item(),
-        "rejected_reward": rejected_B.mean().item(),
-        "reward_std": torch.cat([chosen_B, rejected_B]).std(correction=0).item(),
-    }

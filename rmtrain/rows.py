@@ -1,7 +1,6 @@
 """Preference pairs out of the rows of a file, a folder or a hub dataset, in the forms that such data comes in."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ MAX_NUMBERED = 50
 ROW_FORMS = "A row is {'prompt', 'chosen', 'rejected'} as text or messages, or {'chosen', 'rejected'} as messages that begin alike."
 
 SIDES = ("chosen", "rejected")
+MAX_MARGIN = 1e6
+"""Far above any difference of rewards; a larger one, or none at all, is a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +84,11 @@ def parse_row(row: Any, *, source: str) -> Preference:
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing or empty; the row has {sorted(map(str, row))}")
     margin = row.get("margin")
-    if margin is not None and not (isinstance(margin, (int, float)) and math.isfinite(margin)):
-        raise ValueError(f"margin is {margin!r}, not a finite number")
+    if margin is not None and not (isinstance(margin, (int, float)) and abs(margin) <= MAX_MARGIN):
+        raise ValueError(f"margin is {margin!r:.80}, not a number up to {MAX_MARGIN:g}")
     prompt, chosen, rejected = _explicit(row) if row.get("prompt") else _implicit(row)
+    for text in (chosen, rejected, *(turn.content for turn in prompt)):
+        text.encode()  # raises a ValueError for half of a surrogate pair, which no tokenizer takes
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
 
 
@@ -114,7 +117,7 @@ def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, Any]]:
 def _json(line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also numbers of thousands of digits, and brackets as deep
         return line.strip()
 
 

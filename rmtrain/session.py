@@ -109,12 +109,14 @@ class Session:
         """Adds the gradient of the batch's mean loss, this process's part of it, and returns the sums over that part."""
         micro_batches = self._dealt(batch)
         tally, sums = Tally(), list[Tensor]()
-        with self.rewards.attention():
+        # One context for all passes: autocast then casts the weights once a step.
+        with self.rewards.attention(), self.engine.autocast():
             for number, places in enumerate(micro_batches, 1):
                 # With fewer pairs than processes one of them stands in, at weight zero: all must make the same passes.
                 pairs = [batch[i] for i in places] or [batch[0]]
                 loss, measured = self._loss(pairs, share=len(places) / len(batch))
-                self.engine.backward(loss, last=number == len(micro_batches))
+                with torch.autocast(self.world.device.type, enabled=False):  # a backward pass has the formats of its forward pass
+                    self.engine.backward(loss, last=number == len(micro_batches))
                 if places:
                     sums.append(measured)
                     tally.sums["tokens"] += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
@@ -155,8 +157,9 @@ class Session:
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ValueError(
-                f"step {step}: the loss is {loss} and the gradient's norm {norm}. Training stops here, and the last checkpoint is good; "
-                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup."
+                f"step {step}: the loss is {loss} and the gradient's norm {norm}. Training stops here, what was saved before stays; "
+                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup, "
+                "and it is another run."
             )
 
 

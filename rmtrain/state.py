@@ -19,11 +19,9 @@ def save(session: Session, run_dir: Path, step: int, *, planned: Iterable[int]) 
     checkpoints the newest keeps its state, in case this one gets lost; those that were not `planned` are removed.
     """
     world, target = session.world, step_folder(run_dir, step)
-    if world.shared(lambda: is_complete(target) and (target / STATE).is_dir()):
-        return
     weights = session.engine.weights() if session.engine.sharded else None
     if world.is_main:
-        if target.exists():  # of a run that began anew behind it, for want of its state
+        if target.exists():  # torn, or of a run that began anew before it, for want of its state
             shutil.rmtree(target)
         older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
         _forget(run_dir, older, set(planned))
@@ -43,6 +41,9 @@ def restore(session: Session, run_dir: Path, say: Callable[[str], None]) -> int:
     """Loads the newest checkpoint that can be resumed from and returns its step, 0 where there is none; `say` hears of torn ones."""
 
     def newest() -> int:
+        # Whoever works on a run holds its lock: what lies here half written or half removed is nobody's any more.
+        for leftover in (run_dir / "checkpoints").glob(".tmp-*"):
+            shutil.rmtree(leftover)
         steps = resumable_steps(run_dir)
         for torn in saved_steps(run_dir):
             if torn > (steps[-1] if steps else 0) and not is_complete(step_folder(run_dir, torn)):

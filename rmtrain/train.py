@@ -12,7 +12,7 @@ from core.evaluation import Evaluations, InlineEvaluations, Saved, SeparateEvalu
 from core.hooks import Hook, eval_file, read_evaluation
 from core.preemption import Preempted, Preemption
 from core.progress import NoProgress, Progress
-from core.records import Preference, RunEnded, Tracker
+from core.records import AXIS, Preference, RunEnded, Tracker
 from rmtrain.config import RewardModelConfig
 from rmtrain.metrics import Tally
 from rmtrain.session import Session
@@ -76,16 +76,19 @@ def train(
         planned = checkpoint_steps(config, session.num_steps)
         run = _Run(session=session, dir=run_dir, planned=planned, running=running, preemption=preemption)
         started = time.monotonic()
-        # One process looks, for all: they must not see different states of the disk.
-        for step in world.shared(lambda: missing_evaluations(run_dir, [step for step in planned if step <= first])):
-            run.evaluate(step, in_memory=step == first)
-        _loop(run, first, tracker, progress)
-        with preemption.interruptible():
-            if world.is_main:
-                running.finish()
-                for hook in hooks:
-                    hook.on_end(RunEnded(run_dir=run_dir, step=session.num_steps))
-            world.wait()
+        try:
+            # One process looks, for all: they must not see different states of the disk.
+            for step in world.shared(lambda: missing_evaluations(run_dir, [step for step in planned if step <= first])):
+                run.evaluate(step, in_memory=step == first)
+            _loop(run, first, tracker, progress, say)
+            with preemption.interruptible():
+                if world.is_main:
+                    running.finish()
+                    for hook in hooks:
+                        hook.on_end(RunEnded(run_dir=run_dir, step=session.num_steps))
+                world.wait()
+        finally:
+            running.close()
     return run.outcome(time.monotonic() - started, say)
 
 
@@ -107,7 +110,8 @@ class _Run:
         session = self.session
         if session.world.summed([self.preemption.asked])[0]:  # one alone must not leave the others waiting
             raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
-        saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.dir, dtype=session.config.model.dtype)
+        config = session.config
+        saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.dir, base=config.model, lora=config.lora)
         with self.preemption.interruptible():
             if session.world.is_main:
                 if in_memory and not session.engine.sharded:
@@ -143,7 +147,7 @@ class _Run:
         )
 
 
-def _loop(run: _Run, step: int, tracker: Tracker, progress: Progress) -> None:
+def _loop(run: _Run, step: int, tracker: Tracker, progress: Progress, say: Callable[[str], None]) -> None:
     session, config = run.session, run.session.config
     progress.start("training", session.num_steps)
     progress.advance(step)
@@ -173,6 +177,8 @@ def _loop(run: _Run, step: int, tracker: Tracker, progress: Progress) -> None:
             run.evaluate(step, in_memory=True)
         if session.world.is_main:
             run.running.collect()
+            if step == run.planned[0] and eval_file(run.dir, step).exists():
+                best_step({step: read_evaluation(run.dir, step)}, config.best_metric, step, say)  # says so if it was not measured
         if stop:
             raise Preempted(f"stopped by a signal and saved at step {step} of {session.num_steps}; the same command goes on from there")
         meter.pause(pausing)
@@ -184,28 +190,28 @@ def checkpoint_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
 
     A share of an epoch is rounded up to whole steps, anew at each multiple.
     """
-    every = config.checkpoint_every
-    if every and every < 1:
-        epoch = num_steps / config.epochs
-        every_steps = [math.ceil(epoch * every * k - 1e-9) for k in range(1, math.ceil(config.epochs / every) + 1)]
-    elif every:
-        every_steps = list(range(int(every), num_steps, int(every)))
+    every, count = config.checkpoint_every, config.num_checkpoints
+    if every:
+        length = every * num_steps / config.epochs if every < 1 else every
+        # Step s is one where a multiple of the length lies in (s - 1, s].
+        planned = [s for s in range(1, num_steps) if math.floor(s / length + 1e-9) > math.floor((s - 1) / length + 1e-9)]
     else:
-        every_steps = [math.ceil(num_steps * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
-    return sorted({max(1, step) for step in every_steps if step < num_steps} | {num_steps})
+        planned = [math.ceil(num_steps * (i + 1) / count) for i in range(count)]
+    return sorted({*planned, num_steps})
 
 
 def best_step(
     evaluations: Mapping[int, Mapping[str, float]], metric: str, last: int, say: Callable[[str], None] = print
 ) -> tuple[str, int]:
     """The name of the metric that counts and the step highest in it, the earliest of equals; `last` where it was never measured."""
-    names = sorted({name for metrics in evaluations.values() for name in metrics})
+    names = sorted({name for metrics in evaluations.values() for name in metrics} - {AXIS})
     name = metric or next((name for name in BEST if name in names), "")
-    values = {step: metrics[name] for step, metrics in evaluations.items() if name in metrics and not math.isnan(metrics[name])}
+    measured = {step: metrics[name] for step, metrics in evaluations.items() if name in names and name in metrics}
+    values = {step: value for step, value in measured.items() if not math.isnan(value)}
     if values:
         return name, max(values, key=lambda step: (values[step], -step))
     if metric:
-        say(f"best_metric={metric} was not measured, so the last checkpoint counts as the best; measured: {', '.join(names) or 'nothing'}")
+        say(f"best_metric={metric} was not measured, so the last checkpoint counts as the best; there are: {', '.join(names) or 'none'}")
     return "", last
 
 

@@ -150,10 +150,26 @@ def test_held_out_accuracy_is_over_all_pairs_and_by_source(
     # right, wrong, equal: (1 + 0 + 1/2) / 3
     assert HeldOutHook(pairs).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {
         "held_out/accuracy": 0.5,
-        "held_out/a": 0.5,
-        "held_out/b": 0.5,
+        "held_out/a/accuracy": 0.5,
+        "held_out/b/accuracy": 0.5,
     }
-    assert HeldOutHook(pairs[:2] + pairs[:1]).on_checkpoint(event(reward_model, tokenizer, tmp_path))["held_out/a"] == pytest.approx(2 / 3)
+    assert HeldOutHook(pairs[:2] + pairs[:1]).on_checkpoint(event(reward_model, tokenizer, tmp_path))[
+        "held_out/a/accuracy"
+    ] == pytest.approx(2 / 3)
+
+
+def test_held_out_pairs_beyond_the_length_are_left_out_and_counted_once(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    long = Preference(prompt=user("Name a fruit. " * 40), chosen="A plum.", rejected="No.", source="long")
+    short = Preference(prompt=user("?"), chosen="A plum.", rejected="No.", source="accuracy")
+    said: list[str] = []
+    hook = HeldOutHook([long, short], max_length=100, say=said.append)
+    for _ in range(2):
+        metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
+        assert metrics.keys() == {"held_out/accuracy", "held_out/accuracy/accuracy"}
+    assert said == ["left out 1 of 2 held-out pairs above 100 tokens"]
+    assert HeldOutHook([long], max_length=100, say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
 
 
 def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rmtrain.loss import bradley_terry_loss, preference_metrics
+from rmtrain.loss import bradley_terry_loss
 
 
 def rewards(*values: float) -> Tensor:
@@ -96,12 +96,3 @@ def test_rewards_in_bfloat16_are_worked_on_in_float32() -> None:
     loss = bradley_terry_loss(*half)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.3132617)
-
-
-def test_the_metrics_of_a_batch_by_hand() -> None:
-    # Margins 1, -1, 0, 4; a tie is not won. Rewards 2, 0, 1, 5 and 1, 1, 1, 1 of mean 1.5 and squared deviations
-    # 0.25 + 2.25 + 0.25 + 12.25 + 4 x 0.25 = 16 over eight rewards.
-    metrics = preference_metrics(torch.tensor([2.0, 0.0, 1.0, 5.0]), torch.tensor([1.0, 1.0, 1.0, 1.0]))
-    assert metrics == pytest.approx(
-        {"accuracy": 0.5, "margin": 1.0, "chosen_reward": 2.0, "rejected_reward": 1.0, "reward_std": math.sqrt(2)}
-    )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from core.checkpoint import MARKER, complete_steps, step_folder
-from core.config import OptimConfig
+from core.config import Dtype, LoraConfig, OptimConfig
 from core.hooks import Hook, eval_file, read_evaluation
 from core.preemption import EXIT_CODE, Preempted
 from core.progress import NoProgress
 from core.records import CheckpointSaved
+from core.reward import RewardModelScorer
+from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
-from rmtrain.state import forget_states, resumable_steps
+from rmtrain.state import STATE, forget_states, resumable_steps
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 from tests.rmtrain.test_train import PAIRS, config_of, fit
@@ -39,6 +42,23 @@ class FailingHook(Hook):
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         raise ValueError("no such benchmark")
+
+
+class SleepingHook(Hook):
+    """Takes its time."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        time.sleep(60)
+        return {}
+
+
+class RewardHook(Hook):
+    """Measures the sum of the rewards of all completions."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        scorer = RewardModelScorer(event.model, event.tokenizer, max_length=512, say=lambda _: None)
+        rewards = scorer.score([pair.prompt for pair in PAIRS], [(pair.chosen, pair.rejected) for pair in PAIRS])
+        return {"rewards": sum(sum(row) for row in rewards)}
 
 
 class SignalHook(Hook):
@@ -204,5 +224,41 @@ def test_the_best_checkpoint_is_pointed_at(policy_folder: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(policy_folder: Path, tmp_path: Path) -> None:
     config = config_of(policy_folder, num_checkpoints=6)
     config.optim = OptimConfig(lr=1e30)
-    with pytest.raises(ValueError, match=r"the last checkpoint is good; lower optim\.lr=1e\+30"):
+    with pytest.raises(ValueError, match=r"what was saved before stays; lower optim\.lr=1e\+30"):
         fit(config, tmp_path / "run")
+
+
+def test_what_killed_processes_left_half_written_or_half_removed_is_cleared_away(policy_folder: Path, tmp_path: Path) -> None:
+    stopped(config_of(policy_folder), tmp_path / "run", signal.SIGTERM, 2)
+    for name in (".tmp-step-000003-elsewhere-1", ".tmp-old-step-000001"):
+        (tmp_path / "run" / "checkpoints" / name / STATE).mkdir(parents=True)
+    fit(config_of(policy_folder), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+def test_hooks_beside_training_end_with_a_training_that_fails(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, num_checkpoints=6)
+    config.optim = OptimConfig(lr=1e30, warmup_ratio=0.4)  # the first step has a rate of zero, and is saved
+    with pytest.raises(ValueError, match="Training stops here"):
+        fit(config, tmp_path / "run", [SleepingHook()], separate="")
+    time.sleep(0.2)
+    assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+
+
+def test_an_adapter_measures_the_same_inline_and_in_a_process_of_its_own(policy_folder: Path, tmp_path: Path) -> None:
+    found: list[Mapping[str, float]] = []
+    for name, separate in (("inline", None), ("separate", "")):
+        config = config_of(policy_folder, num_checkpoints=1, lora=LoraConfig(rank=4))
+        config.model.dtype = Dtype.bf16
+        hook = HeldOutHook(PAIRS, max_length=512)
+        outcome, _ = fit(config, tmp_path / name, [hook, RewardHook()], separate=separate)
+        found.append(outcome.metrics)
+    assert found[0] == found[1]
+
+
+def test_a_metric_for_the_best_that_is_not_measured_is_told_at_the_first_checkpoint(policy_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    outcome, _ = fit(config_of(policy_folder, best_metric="rewardbench3"), tmp_path / "run", [RecordingHook(quality=1.0)], said=said)
+    line = "best_metric=rewardbench3 was not measured, so the last checkpoint counts as the best; there are: quality"
+    assert said.count(line) == 2  # then, and at the end
+    assert (outcome.best_step, outcome.best_metric) == (6, "")

@@ -165,8 +165,8 @@ def test_a_file_of_equal_answers_alone_is_refused(tmp_path: Path) -> None:
             {**PLUM, "rejected": [turn("user", "Name a lamp."), turn("assistant", "A lamp.")]},
             "rejected must be text, or the prompt's messages and one of the assistant",
         ),
-        ({**PLUM, "margin": "2"}, "margin is '2', not a finite number"),
-        ({**PLUM, "margin": float("nan")}, "margin is nan, not a finite number"),
+        ({**PLUM, "margin": "2"}, "margin is '2', not a number up to"),
+        ({**PLUM, "margin": float("nan")}, "margin is nan, not a number up to"),
         ({"chosen": "A plum.", "rejected": "A lamp."}, "prompt is missing, and chosen is neither a list of messages nor a Human/Assist"),
         (
             {key: [turn("user", f"Name a {key}."), turn("assistant", key)] for key in ("chosen", "rejected")},
@@ -424,3 +424,26 @@ def test_the_splits_that_datasets_names_are_understood(tmp_path: Path, monkeypat
     monkeypatch.setattr("core.rows.require_hub", lambda what: None)
     with pytest.raises(ValueError, match="which has no split 'train' but test_prefs, train_prefs; "):
         read("org/name")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1' + "0" * 400 + "}", "margin is 1000"),
+        ('{"prompt": "a", "chosen": "\\ud800", "rejected": "c"}', "surrogates not allowed"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "id": 1' + "0" * 5000 + "}", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+    ],
+    ids=["a margin beyond floats", "half a surrogate pair", "a number of thousands of digits", "brackets as deep"],
+)
+def test_what_python_itself_stumbles_over_is_a_broken_row(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=f"row 2: .*{reason}"):
+        read_pairs(SourceConfig(path=str(file)), "pairs")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\ufeff" + json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n", encoding="utf-8")
+    assert len(read_pairs(SourceConfig(path=str(file)), "pairs").pairs) == 1

@@ -110,7 +110,7 @@ def test_the_best_step_is_the_highest_in_the_metric_asked_for_or_the_first_that_
     said: list[str] = []
     assert best_step(evaluations, "bon/average", 6, said.append) == ("", 6)
     assert said == [
-        "best_metric=bon/average was not measured, so the last checkpoint counts as the best; measured: bon/average, "
+        "best_metric=bon/average was not measured, so the last checkpoint counts as the best; there are: bon/average, "
         "held_out/accuracy, rewardbench2/overall"
     ]
 

@@ -82,10 +82,9 @@ def open_run(
     name without letters or digits or for an `extra` that would hide a field of the record.
     """
     _refuse_reserved(extra or {})
-    run_id = identity_hash(identity)
-    folder = runs_dir / clean_name(study) / f"{clean_name(job)}-{clean_name(name)}-{run_id}"
-    run = Run(dir=folder, id=run_id)
-    if _status(folder) == "finished":
+    run = run_of(runs_dir=runs_dir, study=study, job=job, name=name, identity=identity)
+    folder, run_id = run.dir, run.id
+    if is_finished(run):
         return run, RunState.finished
     _lock(run)
     previous = read_record(folder) if (folder / RECORD).is_file() else {}
@@ -112,6 +111,17 @@ def open_run(
     }
     write_json(folder / RECORD, {**record, **(extra or {})})
     return run, RunState.torn if previous else RunState.new
+
+
+def run_of(*, runs_dir: Path, study: str, job: str, name: str, identity: Mapping[str, Any]) -> Run:
+    """The run of these settings, whether or not it is there. Raises `ValueError` for a name without letters or digits."""
+    run_id = identity_hash(identity)
+    return Run(dir=runs_dir / clean_name(study) / f"{clean_name(job)}-{clean_name(name)}-{run_id}", id=run_id)
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run's record says so."""
+    return _status(run.dir) == "finished"
 
 
 def finish_run(run: Run, **results: Any) -> None:

@@ -1,5 +1,6 @@
 """`rewardloop rm`: one reward model, or a sweep of them."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
     job = composed.job
     assert isinstance(job, RMJob)
-    # What is likely to be wrong is looked at before torch is imported.
+    # What is likely to be wrong is looked at before torch is imported; what is finished, before its data is read.
     engine_for(job.engine.kind, num_processes())
+    if any((Path(job.runs_dir) / job.study).glob("rm-*")) and (record := _finished(job)) is not None:
+        return record
     benchmarks = benchmark_rows(job.hooks)
     data = preferences_of(job, benchmarks, say=print if rank() == 0 else _silent)
     resolve(job.model)
@@ -34,24 +37,17 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     from core.tracking import Trackers
     from evalhooks.checkpoints import HeldOutHook
     from evalhooks.config import Where
-    from launch.parts import identity_of, lineage_of, opened, record_of, reward_model_hook, tracked
-    from rmtrain.data import named_sources
+    from launch.parts import opened, record_of, reward_model_hook, tracked
     from rmtrain.state import forget_states
     from rmtrain.train import train
 
     hooks: list[Hook] = [reward_model_hook(job.hooks, benchmarks)]
     if data.held_out:
         hooks.append(HeldOutHook(data.held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
-    # By their order too: it decides which of two equal pairs stays, and what a seed draws.
-    files = {f"data.{i}.{name}": source.path for i, (name, source) in enumerate(named_sources(job.data).items())}
-    files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
-    identity = identity_of(job, models={"model": job.model}, files=files)
-    lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
+    identity, lineage = _identity(job)
     world = join_world()
     run, has_work = world.shared(lambda: opened(composed, "rm", _name(job, lineage["base"]), identity, lineage=lineage, data=data.counts))
     if not has_work:
-        if world.is_main:
-            forget_states(run.dir)  # which a process killed at the very end left behind
         return record_of(run)
     with tracked(job, run, {**identity, "lineage": lineage}) if world.is_main else nullcontext(Trackers([])) as tracker:
         outcome = train(
@@ -81,6 +77,37 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             forget_states(run.dir)
     world.wait()
     return record_of(run)
+
+
+def _finished(job: Any) -> dict[str, Any] | None:
+    """The record of the job's run if it is finished already."""
+    from core.runs import is_finished, run_of
+    from core.sources import resolve
+    from launch.parts import record_of
+    from rmtrain.state import forget_states
+
+    resolve(job.model)
+    identity, lineage = _identity(job)
+    name = job.name or _name(job, lineage["base"])
+    run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job="rm", name=name, identity=identity)
+    if not is_finished(run):
+        return None
+    if rank() == 0:
+        print(f"{run.dir} is finished already", file=sys.stderr)
+        forget_states(run.dir)  # which a process killed at the very end left behind
+    return record_of(run)
+
+
+def _identity(job: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """What determines the job's result, and what it comes from."""
+    from launch.parts import identity_of, lineage_of
+    from rmtrain.data import named_sources
+
+    # By their order too: it decides which of two equal pairs stays, and what a seed draws.
+    files = {f"data.{i}.{name}": source.path for i, (name, source) in enumerate(named_sources(job.data).items())}
+    files |= {key: getattr(job.hooks, key) for key in ("rewardbench2", "rewardbench1", "pools")}
+    lineage = {"base": lineage_of(job.model), "model": job.model.path, "data": job.data.name}
+    return identity_of(job, models={"model": job.model}, files=files), lineage
 
 
 def _name(job: Any, base: str) -> str:

@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCH ?=
 
-.PHONY: install install-smol demo test check bench bench-official clean
+.PHONY: install install-smol demo test check bench bench-rm bench-official clean
 
 install: .venv/installed
 
@@ -38,6 +38,10 @@ check: install
 # Speed beside peers: make bench BENCH="--rows ROWS.jsonl --json OUT.json"
 bench: install install-smol
 	$(BIN)/python benchmarks/bench_eval.py $(BENCH)
+
+# Training beside TRL: make bench-rm BENCH="--data FOLDER --json OUT.json"
+bench-rm: install install-smol
+	$(BIN)/python benchmarks/rm_train.py $(BENCH)
 
 # The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
 bench-official: .venv-official/installed

@@ -144,6 +144,7 @@ def _trl(plan: Plan, name: str) -> Finding:
     class Trainer(RewardTrainer):
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(*args, **kwargs)
+            assert isinstance(loss, torch.Tensor)  # without return_outputs
             losses.append(loss.detach())
             return loss
 
@@ -170,7 +171,7 @@ def _trl(plan: Plan, name: str) -> Finding:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **({"activation_checkpointing": False} if name == GROUPED else {}),
+            activation_checkpointing=False if name == GROUPED else None,  # None: as TRL sets it, on
         )
         model = AutoModelForSequenceClassification.from_pretrained(plan.model, dtype=torch.float32)
         trainer = Trainer(

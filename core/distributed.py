@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.preemption import Preempted
+
 # Processes wait for the first one while it evaluates a checkpoint, which takes longer than the usual ten minutes.
 PATIENCE = timedelta(hours=6)
 
@@ -42,7 +44,7 @@ class World:
         if self.is_main:
             try:
                 box[0] = make()
-            except Exception as error:  # whatever it is: the others wait for an answer
+            except (Exception, Preempted) as error:  # whatever it is: the others wait for an answer
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:

@@ -53,7 +53,10 @@ class Saved:
 
 
 class Evaluations(Protocol):
-    """Runs the hooks of checkpoints; the metrics of each land on its own step, whenever they come."""
+    """Runs the hooks of checkpoints; the metrics of each land on its own step, whenever they come.
+
+    What a hook raised is raised by `submit` and `finish`.
+    """
 
     waited: float
     """Seconds that training stood still for the hooks."""
@@ -63,11 +66,11 @@ class Evaluations(Protocol):
         ...
 
     def collect(self) -> None:
-        """Takes in what has finished meanwhile; raises `RuntimeError` for hooks that failed."""
+        """Takes in what has finished meanwhile. Never raises: other processes are not here to hear of it."""
         ...
 
     def finish(self) -> None:
-        """Returns once all hooks have run; raises as `collect`."""
+        """Returns once all hooks have run."""
         ...
 
     def close(self) -> None:
@@ -113,16 +116,18 @@ class SeparateEvaluations:
         self.hooks, self.tracker, self.device, self.say = hooks, tracker, device, say
         self.waited = 0.0
         self._waiting: deque[Saved] = deque()
+        self._failure: RuntimeError | None = None
         self._running: tuple[Saved, subprocess.Popen[bytes], float] | None = None
 
     def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
         self._waiting.append(saved)
         self.collect()
+        self._raise_failure()
 
     def collect(self) -> None:
         if self._running is not None and self._running[1].poll() is not None:
             self._take_in()
-        if self._running is None and self._waiting:
+        if self._running is None and self._waiting and self._failure is None:
             self._start(self._waiting.popleft())
 
     def finish(self) -> None:
@@ -133,6 +138,7 @@ class SeparateEvaluations:
             if self._running is not None:
                 self._running[1].wait()
             self.collect()
+            self._raise_failure()
         self.waited += time.monotonic() - started
 
     def close(self) -> None:
@@ -141,6 +147,10 @@ class SeparateEvaluations:
             process.kill()
             process.communicate()  # waits, and closes the pipe
             self._running = None
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _start(self, saved: Saved) -> None:
         folder = _process_folder(saved)
@@ -169,10 +179,11 @@ class SeparateEvaluations:
         folder = _process_folder(saved)
         if process.returncode:
             last = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise RuntimeError(
+            self._failure = RuntimeError(
                 f"the hooks of step {saved.step} failed in their process ({' '.join(last)}); see {folder / LOG}. The checkpoint is "
                 "complete: the same command runs them again."
             )
+            return
         metrics = {name: value for name, value in read_evaluation(saved.run_dir, saved.step).items() if name != AXIS}
         self.tracker.log(metrics, axis=AXIS, step=saved.step)
         self.tracker.log({SECONDS: time.monotonic() - started}, axis="train/step", step=saved.step)

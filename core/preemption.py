@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,18 +23,36 @@ class Preempted(SystemExit):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[type["Preempted"], tuple[str]]:
+        return Preempted, (self.message,)  # its arguments are the exit code's
 
-def stop_at_once() -> None:
-    """From here on SIGTERM and SIGUSR1 end the process with `EXIT_CODE`: nothing has begun that could be lost.
 
-    `Preemption.heard` takes over while there is something to save. Call it on the main thread.
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Within it SIGTERM and SIGUSR1 raise `Preempted` at once: nothing has begun that could be lost.
+
+    `Preemption.heard` takes over while there is something to save.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Preempted("stopped by a signal; what is complete is kept, and the same command goes on from there")
 
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within it the signals go to `handler`, afterwards where they went before. Only a main thread can hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class Preemption:
@@ -51,15 +69,8 @@ class Preemption:
     @contextmanager
     def heard(self) -> Iterator["Preemption"]:
         """Within it signals are heard; afterwards as before. Only a main thread hears them; in another one nothing changes."""
-        if threading.current_thread() is not threading.main_thread():
+        with _handled(self._hear):
             yield self
-            return
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from core.allocator import keep_freed_memory
-from core.preemption import Preempted, stop_at_once
+from core.preemption import Preempted, stopping_at_once
 from core.runs import RunBusyError
 from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
 from launch.schema import BenchJob, Launch
@@ -53,7 +53,6 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
         except ConfigError as error:
             refuse(str(error))
 
-    stop_at_once()
     keep_freed_memory()
     # Reports of loading say that a new head is new; what matters of it is in our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -81,13 +80,12 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
             # A process may die of what the others never see, such as its own memory.
             _say(f"failed: {failures[-1]}", always=not isinstance(error, ValueError))
-            if num_processes() > 1:
-                raise SystemExit(1) from None  # the other processes wait in this job, and cannot follow into the next
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
-    main()
+    with stopping_at_once():
+        main()
     # A launcher that hands the jobs to other processes leaves nothing here.
     if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs) and rank() == 0:
         print_outcomes(name, jobs, outcomes, _console())

@@ -44,7 +44,8 @@ def deal(sizes: Sequence[int], *, budget: int, most: int | None = None, processe
     pairs than processes some micro batches are empty.
     """
     largest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    num_bins = max(1, math.ceil(sum(sizes) / budget), math.ceil(len(sizes) / (most or len(sizes))))
+    # Pairs above the budget go alone: never more micro batches than pairs.
+    num_bins = min(len(sizes), max(1, math.ceil(sum(sizes) / budget), math.ceil(len(sizes) / (most or len(sizes)))))
     num_bins = math.ceil(num_bins / processes) * processes
     while True:
         bins, filled = _fill(largest_first, sizes, num_bins, most or len(sizes))

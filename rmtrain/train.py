@@ -82,11 +82,7 @@ def train(
                 run.evaluate(step, in_memory=step == first)
             _loop(run, first, tracker, progress, say)
             with preemption.interruptible():
-                if world.is_main:
-                    running.finish()
-                    for hook in hooks:
-                        hook.on_end(RunEnded(run_dir=run_dir, step=session.num_steps))
-                world.wait()
+                world.shared(lambda: run.finish(hooks))
         finally:
             running.close()
     return run.outcome(time.monotonic() - started, say)
@@ -112,13 +108,16 @@ class _Run:
             raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
         config = session.config
         saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.dir, base=config.model, lora=config.lora)
+        held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)
         with self.preemption.interruptible():
-            if session.world.is_main:
-                if in_memory and not session.engine.sharded:
-                    self.running.submit(saved, session.model, session.tokenizer)
-                else:
-                    self.running.submit(saved)
-            session.world.wait()
+            # One process does it, and what it raises is raised in all.
+            session.world.shared(lambda: self.running.submit(saved, *held))
+
+    def finish(self, hooks: Sequence[Hook]) -> None:
+        """Waits for hooks that still run, and tells them that the run has ended."""
+        self.running.finish()
+        for hook in hooks:
+            hook.on_end(RunEnded(run_dir=self.dir, step=self.session.num_steps))
 
     def outcome(self, seconds: float, say: Callable[[str], None]) -> Outcome:
         """What the run has come to; points `best` at the best checkpoint."""

@@ -59,6 +59,11 @@ def test_one_process_makes_no_more_passes_than_the_budget_asks_for() -> None:
     assert [len(micro) for micro in deal([100] * 8, budget=10_000)[0]] == [8]
 
 
+def test_pairs_above_the_budget_go_alone_and_no_pass_is_empty() -> None:
+    # 8 times 700 tokens would fill 11 passes of 512.
+    assert [len(micro) for micro in deal([700] * 8, budget=512)[0]] == [1] * 8
+
+
 def test_passes_that_run_at_the_same_time_are_of_about_one_size() -> None:
     sizes = draw_sizes(64, seed=1)
     first, second = deal(sizes, budget=3000, processes=2)

@@ -31,22 +31,29 @@ class TransformersGenerator:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
-            rows = sample(self.model, [prompt_ids[i] for i in batch], batch, sampling, self.tokenizer)
+            rows, logprobs = sample(self.model, [prompt_ids[i] for i in batch], batch, sampling, self.tokenizer)
             for place, index in enumerate(batch):
-                results[index] = self._completions(rows[place * sampling.n : (place + 1) * sampling.n])
+                own = slice(place * sampling.n, (place + 1) * sampling.n)
+                results[index] = self._completions(rows[own], logprobs[own])
         return results
 
-    def _completions(self, rows: list[list[int]]) -> list[Completion]:
+    def _completions(self, rows: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         eos = self.tokenizer.eos_token_id
-        return [Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos]) for text, row in zip(texts, rows, strict=True)]
+        return [
+            Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos], logprobs=tuple(own))
+            for text, row, own in zip(texts, rows, logprobs, strict=True)
+        ]
 
 
 @torch.no_grad()
 def sample(
     model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Token ids of `sampling.n` completions of each prompt, EOS included; `indices` seed the prompts' own draws."""
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids of `sampling.n` completions of each prompt, EOS included, and their log-probabilities.
+
+    `indices` seed the prompts' own draws.
+    """
     ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
     cache = DynamicCache(config=model.config)
     logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
@@ -56,13 +63,16 @@ def sample(
     uniforms_RT = torch.cat([_uniforms(sampling, index) for index in indices]).to(model.device)
 
     tokens: list[list[int]] = [[] for _ in range(len(logits_RV))]
+    logprobs: list[list[float]] = [[] for _ in range(len(logits_RV))]
     alive = torch.arange(len(logits_RV), device=model.device)  # rows of the batch that are still being written
     active = torch.ones(len(alive), dtype=torch.bool, device=model.device)
     for step in range(sampling.max_new_tokens):
-        next_R = draw(logits_RV, sampling.temperature, uniforms_RT[alive, step])
-        for row, token, going in zip(alive.tolist(), next_R.tolist(), active.tolist(), strict=True):
+        next_R, logprobs_R = draw(logits_RV, sampling.temperature, uniforms_RT[alive, step])
+        drawn = zip(alive.tolist(), next_R.tolist(), logprobs_R.tolist(), active.tolist(), strict=True)
+        for row, token, logprob, going in drawn:
             if going:
                 tokens[row].append(token)
+                logprobs[row].append(logprob)
         active = active & (next_R != tokenizer.eos_token_id)
         if not active.any() or step + 1 == sampling.max_new_tokens:
             break
@@ -72,17 +82,22 @@ def sample(
             alive, next_R, mask_RL, active = alive[keep], next_R[keep], mask_RL[keep], active[keep]
         mask_RL = torch.cat([mask_RL, mask_RL.new_ones(len(mask_RL), 1)], 1)
         logits_RV = _forward(model, next_R[:, None], mask_RL, mask_RL.sum(-1, keepdim=True) - 1, cache)
-    return tokens
+    return tokens, logprobs
 
 
-def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> Tensor:
-    """One token per row by inverting the cumulative distribution at `uniforms_R`; the most likely one at temperature 0."""
+def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution at `uniforms_R`, and its log-probability in nats.
+
+    At temperature 0 it is the most likely token, which is certain: its log-probability is 0.
+    """
     if temperature == 0:
-        return logits_RV.argmax(-1)
-    cumulative_RV = torch.softmax(logits_RV.float() / temperature, -1).cumsum(-1)
+        return logits_RV.argmax(-1), torch.zeros(len(logits_RV), device=logits_RV.device)
+    probabilities_RV = torch.softmax(logits_RV.float() / temperature, -1)
+    cumulative_RV = probabilities_RV.cumsum(-1)
     # Scaled by the last entry: rounding leaves it a little off 1, and a token beyond the vocabulary must not be drawn.
     targets_R1 = (uniforms_R * cumulative_RV[:, -1])[:, None]
-    return torch.searchsorted(cumulative_RV, targets_R1, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
+    tokens_R = torch.searchsorted(cumulative_RV, targets_R1, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
+    return tokens_R, probabilities_RV.gather(-1, tokens_R[:, None]).squeeze(-1).log()
 
 
 def _uniforms(sampling: Sampling, index: int) -> Tensor:

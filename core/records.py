@@ -91,12 +91,15 @@ class Sampling:
 class Completion:
     """One answer of a policy; `finished` says that it ended with EOS instead of being cut at the token limit.
 
-    `token_ids` are the generated ids, EOS included where it was drawn.
+    `token_ids` are the generated ids, EOS included where it was drawn; `logprobs` the log-probabilities, in nats, that the
+    engine drew them with at the sampling temperature, where it tells them. They round differently from batch to batch, so
+    two completions are equal without them.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finished: bool
+    logprobs: tuple[float, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

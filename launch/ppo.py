@@ -62,6 +62,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             best_step=outcome.best_step,
             best={job.best_metric: outcome.best_value},
             num_dropped_prompts=outcome.num_dropped_prompts,
+            stopped_because=outcome.stopped_because,
         )
     return record_of(run)
 

@@ -14,21 +14,6 @@ class Advantages:
     returns_BT: Tensor
 
 
-def kl_estimate(logprobs_BT: Tensor, reference_BT: Tensor, estimator: str) -> Tensor:
-    """KL(policy || reference) per token from one sample, in nats (Schulman 2020, "Approximating KL divergence").
-
-    With r = reference - logprobs: k1 = -r (unbiased, may be negative), k2 = r^2 / 2, k3 = exp(r) - 1 - r.
-    """
-    log_ratio_BT = reference_BT - logprobs_BT
-    if estimator == "k1":
-        return -log_ratio_BT
-    if estimator == "k2":
-        return log_ratio_BT.square() / 2
-    if estimator == "k3":
-        return torch.expm1(log_ratio_BT) - log_ratio_BT
-    raise ValueError(f"kl.estimator is {estimator!r}; choose k1, k2 or k3.")
-
-
 def token_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, *, beta: float) -> Tensor:
     """`-beta * kl` at every token of the completion, plus the score at its last one (Ouyang et al. 2022, eq. 2)."""
     rewards_BT = -beta * kl_BT * mask_BT

@@ -2,22 +2,98 @@
 
 from dataclasses import dataclass, field
 
-from core.config import ModelConfig, OptimConfig, require_positive, require_trainable
+from core.config import ModelConfig, OptimConfig, require_fraction, require_positive, require_trainable
 
 
 @dataclass(kw_only=True)
 class KLConfig:
-    """Penalty for leaving the reference policy, per token and in the reward."""
+    """Penalty for leaving the reference policy."""
 
     beta: float = 0.05
+    """Coefficient of the penalty; where `target` is set, the one that the run begins with."""
+    place: str = "reward"
+    """`reward`: part of every token's reward, and so of advantages and values. `loss`: a term of the loss, differentiated."""
     estimator: str = "k1"
-    """k1, k2 or k3 of Schulman's note "Approximating KL divergence"."""
+    """k1, k2 or k3 of Schulman's note "Approximating KL divergence"; in the loss k2 or k3 (see ppo.kl.kl_loss)."""
+    target: float | None = None
+    """KL in nats per completion that the coefficient is adapted to (Ziegler et al. 2019, section 2.2); empty: it stays `beta`."""
+    horizon: int = 10_000
+    """Episodes over which the adaptation works; lower is faster."""
+    stop: float | None = None
+    """The run ends with an error where the mean KL of a batch, in nats per completion, is above this; empty: never."""
 
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise ValueError(f"kl.beta is {self.beta}; it must be 0 or above.")
-        if self.estimator not in ("k1", "k2", "k3"):
-            raise ValueError(f"kl.estimator is {self.estimator!r}; choose k1, k2 or k3.")
+        _require_choice("kl.estimator", self.estimator, ("k1", "k2", "k3"))
+        _require_choice("kl.place", self.place, ("reward", "loss"))
+        if self.place == "loss" and self.estimator == "k1":
+            raise ValueError("kl.estimator=k1 has a gradient of zero in expectation in the loss; choose k2 (or k3), or kl.place=reward.")
+        require_positive("kl.horizon", self.horizon)
+        for key in ("target", "stop"):
+            if (value := getattr(self, key)) is not None:
+                require_positive(f"kl.{key}", value)
+        if self.target is not None and not self.beta:
+            raise ValueError("kl.target multiplies kl.beta, and kl.beta=0 stays 0; start from a positive one such as kl.beta=0.05.")
+
+
+@dataclass(kw_only=True)
+class MissingEOSConfig:
+    """What becomes of the score of a completion that was cut at the token limit, in units of the shaped score."""
+
+    how: str = "keep"
+    """`keep` the score, `replace` it by `value` (as open-instruct does), or `subtract` `value` from it (as TRL did)."""
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        key = "shaping.missing_eos"
+        _require_choice(f"{key}.how", self.how, ("keep", "replace", "subtract"))
+        if self.how == "keep" and self.value is not None:
+            raise ValueError(f"{key}.value={self.value} has no effect where {key}.how=keep; add {key}.how=replace or subtract.")
+        if self.how != "keep" and self.value is None:
+            raise ValueError(
+                f"{key}.value is empty; {key}.how={self.how} needs a number, such as {3.0 if self.how == 'subtract' else -3.0}."
+            )
+
+
+@dataclass(kw_only=True)
+class OverlongConfig:
+    """Soft penalty for completions that come near the token limit (DAPO, Yu et al. 2025, eq. 13)."""
+
+    buffer: int = 0
+    """The penalty grows linearly over this many tokens before max_new_tokens; 0: none."""
+    penalty: float = 1.0
+    """Its size at max_new_tokens, in units of the shaped score."""
+
+    def __post_init__(self) -> None:
+        if self.buffer < 0:
+            raise ValueError(f"shaping.overlong.buffer is {self.buffer}; give a number of tokens, or 0 for no penalty.")
+        require_positive("shaping.overlong.penalty", self.penalty)
+
+
+@dataclass(kw_only=True)
+class ShapingConfig:
+    """From raw to shaped scores, in the order of the keys (see ppo.shaping.shaped_scores)."""
+
+    center: str = "reference"
+    """The mean taken off: of the `reference`'s answers before training, `running` (all episodes so far), or `none`."""
+    scale: str = "reference"
+    """The standard deviation divided by: of the `reference`'s answers, `running`, or `fixed`, which is `std`."""
+    std: float | None = None
+    """For scale=fixed; 1 leaves scores as they are."""
+    clip: float | None = 5.0
+    """Scores are clipped to +- this; empty: not."""
+    missing_eos: MissingEOSConfig = field(default_factory=MissingEOSConfig)
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+
+    def __post_init__(self) -> None:
+        _require_choice("shaping.center", self.center, ("reference", "running", "none"))
+        _require_choice("shaping.scale", self.scale, ("reference", "running", "fixed"))
+        for key in ("std", "clip"):
+            if (value := getattr(self, key)) is not None:
+                require_positive(f"shaping.{key}", value)
+        if (self.scale == "fixed") != (self.std is not None):
+            raise ValueError(f"shaping.scale={self.scale} with shaping.std={self.std}: set both (shaping.scale=fixed shaping.std=1.0).")
 
 
 @dataclass(kw_only=True)
@@ -51,15 +127,21 @@ class PPOConfig:
     """Bound on the loss of bad actions, as a multiple of the advantage (usual: 3); empty: none."""
     value_clip: float = 0.2
     value_coef: float = 0.1
+    value_warmup: int = 0
+    """First batches in which the critic alone is trained; the schedule of the learning rates counts them."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy, a bonus in the loss."""
+    importance_cap: float | None = None
+    """Upper bound of the weights that correct for an engine whose log-probabilities are not the trainer's (usual: 2); empty: no
+    weights. Needs a generator that gives the log-probabilities it drew with."""
     whiten_advantages: bool = True
-    missing_eos_score: float | None = None
-    """Score that replaces the reward of a completion cut at the token limit; empty: keep the reward."""
-    reward_scale: float | None = None
-    """Rewards are divided by this; empty: by their standard deviation over the reference's answers before training."""
-    reward_clip: float | None = 5.0
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
     critic: str = "reward"
     """What the critic's body starts from: `reward` (the RM, where architectures agree) or `policy`."""
     best_metric: str = "downstream/average"
+    stop_after_falls: int | None = None
+    """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose over them
+    (over-optimisation, Gao et al. 2023); empty: never."""
     num_checkpoints: int = 4
     seed: int = 0
 
@@ -71,7 +153,30 @@ class PPOConfig:
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")
         require_trainable(self.model)
-        if self.critic not in ("reward", "policy"):
-            raise ValueError(f"critic is {self.critic!r}; choose reward or policy.")
+        _require_choice("critic", self.critic, ("reward", "policy"))
+        for key in ("gamma", "lam"):
+            require_fraction(key, getattr(self, key))
+        for key in ("critic_lr", "clip", "value_clip", "importance_cap", "stop_after_falls"):
+            if (value := getattr(self, key)) is not None:
+                require_positive(key, value)
+        for key in ("value_coef", "value_warmup", "entropy_coef"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or above.")
+        if self.value_warmup >= self.num_batches:
+            raise ValueError(
+                f"value_warmup={self.value_warmup} leaves no batch for the policy; choose one below num_batches={self.num_batches}."
+            )
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip is {self.dual_clip}; it bounds the ratio of bad actions from above and must be over 1 (usual: 3).")
+        if self.shaping.overlong.buffer >= self.max_new_tokens:
+            raise ValueError(
+                f"shaping.overlong.buffer={self.shaping.overlong.buffer} leaves no length without penalty; choose one below "
+                f"max_new_tokens={self.max_new_tokens}."
+            )
         if not self.prompts:
             raise ValueError("prompts is empty; give prompt files, for instance 'prompts=[pairs.jsonl]'.")
+
+
+def _require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")

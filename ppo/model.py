@@ -16,12 +16,15 @@ class ActorCritic(nn.Module):
         self.actor, self.critic_body, self.critic_head = actor, critic_body, critic_head
         self.temperature = temperature
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values of the last `num_tokens` tokens, each of shape (B, T).
 
-        The value at t is that of the state before token t: it is read where the token before it stands.
+        The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
+        gradient where `entropy_gradient`, for the memory of one more array of the size of the logits.
         """
-        logprobs_BT, entropy_BT = completion_logprobs(self.actor, ids_BL, mask_BL, num_tokens, temperature=self.temperature)
+        logprobs_BT, entropy_BT = completion_logprobs(
+            self.actor, ids_BL, mask_BL, num_tokens, temperature=self.temperature, entropy_gradient=entropy_gradient
+        )
         return logprobs_BT, entropy_BT, self.values(ids_BL, mask_BL, num_tokens)
 
     def values(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:

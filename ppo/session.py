@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +19,14 @@ from core.generate import TransformersGenerator
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.models import load_policy
 from core.records import CheckpointSaved, Dialogue, Sampling, Scorer, Tracker
+from ppo.advantages import Advantages
 from ppo.config import PPOConfig
+from ppo.guards import DivergenceError, ended, require_kl_below, why_stop
 from ppo.model import ActorCritic, actor_critic, frozen_copy
 from ppo.rollout import Episodes, rollout, rollout_metrics
-from ppo.state import Progressed, RewardStatistics, load, metric_of, save
+from ppo.shaping import ScoreStatistics
+from ppo.state import Progressed, load, metric_of, save
+from ppo.update import update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +49,14 @@ class Session:
     tracker: Tracker
 
     def episodes(self, step: int) -> Episodes:
-        """The episodes of batch `step`: a function of the weights, the seed and the step."""
+        """The episodes of batch `step`: a function of the weights, the seed and the step.
+
+        Raises `ValueError` where the configuration corrects for the engine that drew, and it did not tell its log-probabilities.
+        """
         config = self.config
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003 + step)
-        with self.accelerator.autocast():
-            return rollout(
+        with self._guarded(step), self.accelerator.autocast():
+            episodes = rollout(
                 batch_of(self.prompts, step, config),
                 generator=TransformersGenerator(self.plain.actor, self.tokenizer),
                 scorer=self.scorer,
@@ -58,13 +66,27 @@ class Session:
                 sampling=sampling,
                 micro_batch_size=config.micro_batch_size,
             )
+        if config.importance_cap is not None and episodes.engine_logprobs_BT is None:
+            raise ValueError(
+                f"importance_cap={config.importance_cap} weighs tokens by the log-probabilities of the engine that drew them, and this "
+                "generator gives none; leave importance_cap out."
+            )
+        return episodes
+
+    def update(self, state: Progressed, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
+        """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
+        engine = (self.model, self.optimizer, self.scheduler, self.accelerator)
+        with self._guarded(state.step):
+            require_kl_below(state.metrics["kl"], self.config.kl)
+            return update(*engine, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
 
     def begin(self, say: Callable[[str], None]) -> Progressed:
         """The state of the newest complete checkpoint, its hooks made up for if they had not run; else step 0, measured."""
         state = load(self.run_dir, self.plain, self.optimizer, self.scheduler, say)
         if state is None:
             before = self.episodes(0)
-            state = Progressed(step=0, statistics=statistics(before, self.config), metrics=rollout_metrics(before))
+            statistics = ScoreStatistics.of_reference(before.scores_B)
+            state = Progressed(step=0, statistics=statistics, kl_coef=self.config.kl.beta, metrics=rollout_metrics(before))
             self.evaluate(state, Path(self.config.model.path))
         elif not eval_file(self.run_dir, state.step).exists():
             self.evaluate(state, step_folder(self.run_dir, state.step))
@@ -95,6 +117,15 @@ class Session:
     def _consider(self, state: Progressed, value: float | None) -> None:
         if state.consider(state.step, value) and state.step:
             point_best(self.run_dir, state.step)
+        state.stopped_because = why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)
+
+    @contextmanager
+    def _guarded(self, step: int) -> Iterator[None]:
+        """Adds to a `DivergenceError` where it happened and which checkpoint is left."""
+        try:
+            yield
+        except DivergenceError as why:
+            raise DivergenceError(ended(self.run_dir, step, str(why))) from None
 
 
 def open_session(
@@ -149,12 +180,6 @@ def batch_of(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[
     for _ in range(skip):
         next(drawn)
     return [next(drawn) for _ in range(config.batch_size)]
-
-
-def statistics(episodes: Episodes, config: PPOConfig) -> RewardStatistics:
-    """Centre and scale of the rewards: the mean over the reference's answers, and the configured or measured deviation."""
-    std = config.reward_scale or max(episodes.scores_B.std(correction=0).item(), 1e-6)
-    return RewardStatistics(mean=episodes.scores_B.mean().item(), std=std)
 
 
 def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> tuple[list[Dialogue], int]:

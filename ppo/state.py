@@ -13,27 +13,26 @@ from transformers import PreTrainedTokenizerBase
 
 from core.checkpoint import atomic_folder, complete_steps, latest_complete, step_folder, write_json
 from ppo.model import ActorCritic
+from ppo.shaping import Moments, ScoreStatistics
 
 TRAINER = "trainer"
 
 
 @dataclass(kw_only=True, slots=True)
-class RewardStatistics:
-    """Mean and standard deviation by which raw scores are centred and scaled, taken from the reference's answers."""
-
-    mean: float
-    std: float
-
-
-@dataclass(kw_only=True, slots=True)
 class Progressed:
-    """Where a run stands: batches done, reward statistics, the metrics of the last rollout, and the best checkpoint so far."""
+    """Where a run stands, and all that the next batch depends on besides weights, optimiser and seed.
+
+    `statistics` are those of the raw scores, `kl_coef` is the coefficient of the next batch, `metrics` are those of the
+    last rollout. `stopped_because` says why the run ended before its last batch, if it did.
+    """
 
     step: int
-    statistics: RewardStatistics
+    statistics: ScoreStatistics
+    kl_coef: float
     metrics: dict[str, float]
     best_step: int = 0
     best_value: float | None = None
+    stopped_because: str = ""
 
     def consider(self, step: int, value: float | None) -> bool:
         """Takes `step` as the best if its value is higher than any before; says whether it did."""
@@ -81,7 +80,8 @@ def load(run_dir: Path, model: ActorCritic, optimizer: Any, scheduler: Any, say:
     state = json.loads((folder / TRAINER / "state.json").read_text())
     say(f"resuming {run_dir.name} from {folder.name}")
     metrics = {name: float(value) for name, value in state["metrics"].items()}
-    return Progressed(**state | {"statistics": RewardStatistics(**state["statistics"]), "metrics": metrics})
+    statistics = ScoreStatistics(**{name: Moments(**moments) for name, moments in state["statistics"].items()})
+    return Progressed(**state | {"statistics": statistics, "metrics": metrics})
 
 
 def metric_of(metrics: Mapping[str, float], key: str) -> float | None:

@@ -10,22 +10,26 @@ from transformers import PreTrainedModel
 from core.hooks import Hook
 from core.progress import Progress
 from core.records import Dialogue, RunEnded, Scorer, Tracker
-from ppo.advantages import gae, kl_estimate, token_rewards, whiten
+from ppo.advantages import Advantages, gae, token_rewards, whiten
 from ppo.config import PPOConfig
+from ppo.kl import kl_estimate, next_coefficient
 from ppo.rollout import Episodes, rollout_metrics
 from ppo.session import open_session
-from ppo.state import RewardStatistics
-from ppo.update import update
+from ppo.shaping import ScoreStatistics, shaped_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The last and the best checkpoint's steps (0 is the policy as it was before training), and the best value."""
+    """The last and the best checkpoint's steps (0 is the policy as it was before training), and the best value.
+
+    `stopped_because` is empty for a run that did all its batches.
+    """
 
     last_step: int
     best_step: int
     best_value: float | None
     num_dropped_prompts: int
+    stopped_because: str = ""
 
 
 def train(
@@ -44,6 +48,9 @@ def train(
 
     `reward_model`, where given, is what the critic starts from (config.critic says whether it should). The hooks run on
     the untrained policy as step 0 and at every checkpoint.
+
+    Raises `DivergenceError`, a `ValueError` that names batch, remedy and last checkpoint, where scores, loss or gradients are not
+    finite or the KL is above `config.kl.stop`.
     """
     session = open_session(config, run_dir, prompts=prompts, scorer=scorer, reward_model=reward_model, hooks=hooks, tracker=tracker)
     if session.num_dropped_prompts:
@@ -52,39 +59,69 @@ def train(
     progress.start("PPO", config.num_batches)
     progress.advance(state.step)
     save_at = {round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)}
-    while state.step < config.num_batches:
+    while state.step < config.num_batches and not state.stopped_because:
         state.step += 1
         episodes = session.episodes(state.step)
-        rewards_BT = rewards(episodes, state.statistics, config)
+        state.metrics = rollout_metrics(episodes)
+        state.statistics = state.statistics.seen(episodes.scores_B)
+        scores_B = shaped(episodes, state.statistics, config)
+        rewards_BT = rewards(episodes, scores_B, state.kl_coef, config)
         advantages = gae(rewards_BT, episodes.values_BT, episodes.mask_BT, gamma=config.gamma, lam=config.lam)
-        variance = explained_variance(episodes, advantages.returns_BT)
+        measured = {**state.metrics, **batch_metrics(episodes, scores_B, advantages), "kl_coef": state.kl_coef}
         if config.whiten_advantages:
             advantages = replace(advantages, advantages_BT=whiten(advantages.advantages_BT, episodes.mask_BT))
-        engine = (session.model, session.optimizer, session.scheduler, session.accelerator)
-        losses = update(*engine, config, episodes, advantages, seed=config.seed * 100_003 + state.step)
-        state.metrics = rollout_metrics(episodes)
-        measured = {**state.metrics, **losses, "explained_variance": variance, "lr": session.scheduler.get_last_lr()[0]}
+        measured |= session.update(state, episodes, advantages)
+        if state.step > config.value_warmup:
+            state.kl_coef = next_coefficient(state.kl_coef, state.metrics["kl"], config.kl, num_episodes=config.batch_size)
+        measured["lr"], measured["critic_lr"] = session.scheduler.get_last_lr()
         tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=state.step)
         progress.advance()
         if state.step in save_at:
             session.checkpoint(state)
     progress.finish()
+    if state.stopped_because:
+        say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
     for hook in hooks:
         hook.on_end(RunEnded(run_dir=run_dir, step=state.step))
     return Outcome(
-        last_step=state.step, best_step=state.best_step, best_value=state.best_value, num_dropped_prompts=session.num_dropped_prompts
+        last_step=state.step,
+        best_step=state.best_step,
+        best_value=state.best_value,
+        num_dropped_prompts=session.num_dropped_prompts,
+        stopped_because=state.stopped_because,
     )
 
 
-def rewards(episodes: Episodes, scale: RewardStatistics, config: PPOConfig) -> torch.Tensor:
-    """Rewards per token of shape (B, T): the KL penalty, and the centred, scaled and clipped score at the end."""
-    scores_B = (episodes.scores_B - scale.mean) / scale.std
-    if config.reward_clip is not None:
-        scores_B = scores_B.clamp(-config.reward_clip, config.reward_clip)
-    if config.missing_eos_score is not None:
-        scores_B = torch.where(episodes.finished_B, scores_B, config.missing_eos_score)
+def shaped(episodes: Episodes, statistics: ScoreStatistics, config: PPOConfig) -> torch.Tensor:
+    """The shaped scores of the episodes, of shape (B,)."""
+    return shaped_scores(
+        episodes.scores_B,
+        finished_B=episodes.finished_B,
+        lengths_B=episodes.lengths_B,
+        max_length=config.max_new_tokens,
+        config=config.shaping,
+        statistics=statistics,
+    )
+
+
+def rewards(episodes: Episodes, scores_B: torch.Tensor, kl_coef: float, config: PPOConfig) -> torch.Tensor:
+    """Rewards per token of shape (B, T): the KL penalty, unless it is in the loss, and the shaped score at the end."""
     kl_BT = kl_estimate(episodes.logprobs_BT, episodes.reference_BT, config.kl.estimator)
-    return token_rewards(scores_B, kl_BT, episodes.mask_BT, beta=config.kl.beta)
+    return token_rewards(scores_B, kl_BT, episodes.mask_BT, beta=kl_coef if config.kl.place == "reward" else 0.0)
+
+
+def batch_metrics(episodes: Episodes, scores_B: torch.Tensor, advantages: Advantages) -> dict[str, float]:
+    """The shaped scores, the advantages before whitening, the returns, and how much of them the critic explains."""
+    inside_BT = episodes.mask_BT.bool()
+    advantages_N, returns_N = advantages.advantages_BT[inside_BT], advantages.returns_BT[inside_BT]
+    return {
+        "score": scores_B.mean().item(),
+        "score_std": scores_B.std(correction=0).item(),
+        "advantage": advantages_N.mean().item(),
+        "advantage_std": advantages_N.std(correction=0).item(),
+        "return": returns_N.mean().item(),
+        "explained_variance": explained_variance(episodes, advantages.returns_BT),
+    }
 
 
 def explained_variance(episodes: Episodes, returns_BT: torch.Tensor) -> float:

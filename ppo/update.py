@@ -1,7 +1,7 @@
 """The update: minibatch epochs over one batch of episodes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -9,24 +9,43 @@ from torch import Tensor
 
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
-from ppo.loss import ppo_loss, value_loss
+from ppo.guards import require_finite_step
+from ppo.kl import kl_loss
+from ppo.loss import importance_weights, ppo_loss, value_loss
 from ppo.model import ActorCritic
 from ppo.rollout import Episodes
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Running sums over all tokens of all minibatches of an update."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """The rows of a batch that pass through the model at once, all of shape (B, T)."""
 
-    tokens: float = 0.0
-    policy_loss: float = 0.0
-    value_loss: float = 0.0
-    entropy: float = 0.0
-    clipped: float = 0.0
-    value_clipped: float = 0.0
-    approx_kl: float = 0.0
-    grad_norm: float = 0.0
-    steps: int = 0
+    mask_BT: Tensor
+    old_logprobs_BT: Tensor
+    reference_BT: Tensor
+    engine_logprobs_BT: Tensor | None
+    old_values_BT: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What is logged of a micro batch: sums over its tokens, and `ratio_error`, its largest |ratio - 1|."""
+
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    kl: Tensor
+    clipped: Tensor
+    dual_clipped: Tensor
+    value_clipped: Tensor
+    weight: Tensor
+    approx_kl: Tensor
+    ratio_error: Tensor
+
+
+SUMS = tuple(field.name for field in fields(Measured) if field.name != "ratio_error")
 
 
 def update(
@@ -38,37 +57,48 @@ def update(
     episodes: Episodes,
     advantages: Advantages,
     *,
-    seed: int,
+    step: int,
+    kl_coef: float,
 ) -> dict[str, float]:
     """`config.epochs` passes over the episodes in shuffled minibatches, one optimiser step each.
 
-    Losses are means over the tokens of the whole minibatch, however it is split into micro batches. Returns the means
-    over the update, and `first_ratio_error`: how far the first micro batch's ratios are from 1, which must be rounding.
+    Losses are means over the tokens of the whole minibatch, however it is split into micro batches. During the value
+    warm-up the policy's gradient is None rather than zero, so that AdamW leaves its parameters and moments alone.
+
+    Returns means over the tokens of the update, and `first_ratio_error`: how far the first minibatch's ratios are from 1,
+    which must be rounding. Raises `DivergenceError` before a step whose loss or gradient is not finite.
     """
-    sums, first_ratio_error = _Sums(), 0.0
-    for rows in minibatches(len(episodes.scores_B), config, seed=seed):
-        num_tokens = episodes.mask_BT[rows].sum().item()
+    device = next(model.parameters()).device
+    sums_K = torch.zeros(len(SUMS), dtype=torch.float64, device=device)  # on the device: no transfer per micro batch
+    num_tokens, norms, first_ratio_error = 0.0, list[float](), 0.0
+    for rows in minibatches(len(episodes.scores_B), config, seed=config.seed * 100_003 + step):
+        tokens = episodes.mask_BT[rows].sum().item()
+        minibatch_loss = torch.zeros((), device=device)
         for micro in rows.split(config.micro_batch_size):
             with accelerator.autocast():
-                loss, logprob_error = _micro_loss(model, config, episodes, advantages, micro, num_tokens, sums)
-            if sums.steps == 0:
-                first_ratio_error = max(first_ratio_error, logprob_error)
-            accelerator.backward(loss)
+                loss, measured = _micro_loss(model, config, episodes, advantages, micro, kl_coef, step > config.value_warmup)
+            accelerator.backward(loss / tokens)
+            minibatch_loss += loss.detach() / tokens
+            sums_K += torch.stack([getattr(measured, name).detach().double() for name in SUMS])
+            if not norms:
+                first_ratio_error = max(first_ratio_error, measured.ratio_error.item())
         norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)
+        require_finite_step(minibatch_loss, norm)
         optimizer.step()
         scheduler.step()
-        optimizer.zero_grad()
-        sums.grad_norm += float(norm)
-        sums.steps += 1
-        sums.tokens += num_tokens
+        optimizer.zero_grad(set_to_none=True)
+        norms.append(float(norm))
+        num_tokens += tokens
+    means = {name: total / num_tokens for name, total in zip(SUMS, sums_K.tolist(), strict=True)}
     return {
-        "loss/policy": sums.policy_loss / sums.steps,
-        "loss/value": sums.value_loss / sums.steps,
-        "entropy": sums.entropy / sums.tokens,
-        "clip_fraction": sums.clipped / sums.tokens,
-        "value_clip_fraction": sums.value_clipped / sums.tokens,
-        "approx_kl": sums.approx_kl / sums.tokens,
-        "grad_norm": sums.grad_norm / sums.steps,
+        **{f"loss/{name}": means[name] for name in ("policy", "value", "kl")},
+        "entropy": means["entropy"],
+        "clip_fraction": means["clipped"],
+        "dual_clip_fraction": means["dual_clipped"],
+        "value_clip_fraction": means["value_clipped"],
+        "importance_weight": means["weight"],
+        "approx_kl": means["approx_kl"],
+        "grad_norm": sum(norms) / len(norms),
         "first_ratio_error": first_ratio_error,
     }
 
@@ -80,25 +110,70 @@ def minibatches(num_episodes: int, config: PPOConfig, *, seed: int) -> Iterator[
         yield from torch.randperm(num_episodes, generator=draw).split(config.minibatch_size)
 
 
-def _micro_loss(
-    model: ActorCritic, config: PPOConfig, episodes: Episodes, advantages: Advantages, rows: Tensor, num_tokens: float, sums: _Sums
-) -> tuple[Tensor, float]:
-    """The share of one micro batch in the minibatch's loss, and the largest |ratio - 1| in it."""
-    device = next(model.parameters()).device
-    ids_BL, mask_BL, mask_BT = (t[rows].to(device) for t in (episodes.ids_BL, episodes.mask_BL, episodes.mask_BT))
-    old_BT, old_values_BT = episodes.logprobs_BT[rows].to(device), episodes.values_BT[rows].to(device)
-    advantages_BT, returns_BT = advantages.advantages_BT[rows].to(device), advantages.returns_BT[rows].to(device)
+def total_loss(
+    logprobs_BT: Tensor, entropy_BT: Tensor, values_BT: Tensor, batch: MicroBatch, config: PPOConfig, *, kl_coef: float, train_policy: bool
+) -> tuple[Tensor, Measured]:
+    """The loss summed over the tokens of a micro batch, and what is logged of it.
 
-    logprobs_BT, entropy_BT, values_BT = model(ids_BL, mask_BL, episodes.num_tokens)
-    policy = ppo_loss(logprobs_BT, old_BT, advantages_BT, mask_BT, clip=config.clip, dual_clip=config.dual_clip)
-    value = value_loss(values_BT, old_values_BT, returns_BT, mask_BT, clip=config.value_clip)
+    policy loss + kl_coef * KL (where kl.place=loss) - entropy_coef * entropy + value_coef * value loss; without the first
+    three unless `train_policy`.
+    """
+    mask_BT = batch.mask_BT
+    weights_BT = None
+    if config.importance_cap is not None and batch.engine_logprobs_BT is not None:
+        weights_BT = importance_weights(batch.old_logprobs_BT, batch.engine_logprobs_BT, mask_BT, cap=config.importance_cap)
+    policy = ppo_loss(
+        logprobs_BT,
+        batch.old_logprobs_BT,
+        batch.advantages_BT,
+        mask_BT,
+        clip=config.clip,
+        dual_clip=config.dual_clip,
+        weights_BT=weights_BT,
+    )
+    value = value_loss(values_BT, batch.old_values_BT, batch.returns_BT, mask_BT, clip=config.value_clip)
+    entropy = torch.where(mask_BT.bool(), entropy_BT, 0.0).sum()
+    kl = logprobs_BT.new_zeros(())
+    if config.kl.place == "loss":
+        kl = kl_loss(logprobs_BT, batch.reference_BT, mask_BT, config.kl.estimator)
+    loss = config.value_coef * value.loss
+    if train_policy:
+        loss = loss + policy.loss + kl_coef * kl - config.entropy_coef * entropy
     with torch.no_grad():
-        log_ratio_BT = (logprobs_BT - old_BT) * mask_BT
-        sums.policy_loss += policy.loss.item() / num_tokens
-        sums.value_loss += value.loss.item() / num_tokens
-        sums.entropy += (entropy_BT * mask_BT).sum().item()
-        sums.clipped += policy.num_clipped.item()
-        sums.value_clipped += value.num_clipped.item()
-        sums.approx_kl += (torch.expm1(log_ratio_BT) - log_ratio_BT).sum().item()
-        ratio_error = log_ratio_BT.expm1().abs().max().item()
-    return (policy.loss + config.value_coef * value.loss) / num_tokens, ratio_error
+        log_ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - batch.old_logprobs_BT, 0.0)
+        measured = Measured(
+            policy=policy.loss,
+            value=value.loss,
+            entropy=entropy,
+            kl=kl,
+            clipped=policy.num_clipped,
+            dual_clipped=policy.num_dual_clipped,
+            value_clipped=value.num_clipped,
+            weight=mask_BT.sum() if weights_BT is None else (weights_BT * mask_BT).sum(),
+            approx_kl=(torch.expm1(log_ratio_BT) - log_ratio_BT).sum(),
+            ratio_error=log_ratio_BT.expm1().abs().max(),
+        )
+    return loss, measured
+
+
+def _micro_loss(
+    model: ActorCritic, config: PPOConfig, episodes: Episodes, advantages: Advantages, rows: Tensor, kl_coef: float, train_policy: bool
+) -> tuple[Tensor, Measured]:
+    device = next(model.parameters()).device
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[rows].to(device)
+
+    batch = MicroBatch(
+        mask_BT=part(episodes.mask_BT),
+        old_logprobs_BT=part(episodes.logprobs_BT),
+        reference_BT=part(episodes.reference_BT),
+        engine_logprobs_BT=None if episodes.engine_logprobs_BT is None else part(episodes.engine_logprobs_BT),
+        old_values_BT=part(episodes.values_BT),
+        advantages_BT=part(advantages.advantages_BT),
+        returns_BT=part(advantages.returns_BT),
+    )
+    logprobs_BT, entropy_BT, values_BT = model(
+        part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0
+    )
+    return total_loss(logprobs_BT, entropy_BT, values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)

@@ -143,18 +143,20 @@ def test_evenly_spread_uniforms_draw_every_token_in_its_exact_share() -> None:
     # Logits T log p at temperature T have the distribution p; the hundred midpoints then fall into each token 100 p times.
     shares = [0.4, 0.3, 0.2, 0.05, 0.04, 0.01]
     logits = 0.5 * torch.tensor(shares).log().repeat(100, 1)
-    tokens = draw(logits, 0.5, (torch.arange(100) + 0.5) / 100)
+    tokens, logprobs = draw(logits, 0.5, (torch.arange(100) + 0.5) / 100)
     assert tokens.bincount(minlength=6).tolist() == [40, 30, 20, 5, 4, 1]
+    torch.testing.assert_close(logprobs, torch.tensor(shares).log()[tokens])
 
 
 def test_a_token_without_probability_is_drawn_at_neither_end() -> None:
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]]).repeat(2, 1)
     ends = torch.tensor([0.0, 1 - 2**-24])  # the least and the greatest number that torch.rand gives
-    assert draw(logits, 1.0, ends).tolist() == [1, 2]
+    assert draw(logits, 1.0, ends)[0].tolist() == [1, 2]
 
 
 def test_temperature_zero_draws_the_most_likely_token() -> None:
-    assert draw(torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]]), 0.0, torch.tensor([0.99, 0.99])).tolist() == [1, 0]
+    tokens, logprobs = draw(torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]]), 0.0, torch.tensor([0.99, 0.99]))
+    assert (tokens.tolist(), logprobs.tolist()) == ([1, 0], [0.0, 0.0])  # certain
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppo.advantages import gae, kl_estimate, token_rewards, whiten
+from ppo.advantages import gae, token_rewards, whiten
 
 
 def mask_of(lengths: list[int]) -> Tensor:
@@ -69,35 +69,6 @@ def test_whitening_takes_mean_and_population_variance_over_the_mask_alone() -> N
 
 def test_whitening_equal_values_gives_zeros() -> None:
     assert whiten(torch.full((2, 3), 4.0), mask_of([3, 2])).tolist() == [[0.0] * 3] * 2
-
-
-@pytest.mark.parametrize(
-    ("estimator", "expected"),
-    [
-        # The policy gives the token 0.8 and the reference 0.4: r = log(0.4 / 0.8) = -log 2.
-        # The policy gives it 0.25 and the reference 0.5: r = log 2, and k1 is negative.
-        ("k1", [math.log(2), -math.log(2)]),
-        ("k2", [math.log(2) ** 2 / 2, math.log(2) ** 2 / 2]),
-        ("k3", [0.5 - 1 + math.log(2), 2 - 1 - math.log(2)]),
-    ],
-)
-def test_the_kl_estimators_are_those_of_schulman(estimator: str, expected: list[float]) -> None:
-    logprobs_BT = torch.log(torch.tensor([[0.8, 0.25]], dtype=torch.float64))
-    reference_BT = torch.log(torch.tensor([[0.4, 0.5]], dtype=torch.float64))
-    assert kl_estimate(logprobs_BT, reference_BT, estimator)[0].tolist() == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_k1_and_k3_have_the_exact_kl_as_their_mean_over_the_policy(estimator: str) -> None:
-    policy_V, reference_V = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.2, 0.6]).double()
-    exact = sum(p * math.log(p / q) for p, q in zip((0.5, 0.3, 0.2), (0.2, 0.2, 0.6), strict=True))
-    estimates_V = kl_estimate(policy_V.log(), reference_V.log(), estimator)
-    assert (policy_V * estimates_V).sum().item() == pytest.approx(exact, abs=1e-6)
-
-
-def test_an_unknown_kl_estimator_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"kl.estimator is 'k4'; choose k1, k2 or k3"):
-        kl_estimate(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
 
 
 def test_the_score_lands_on_the_last_token_and_the_kl_penalty_on_every_token_of_the_completion() -> None:

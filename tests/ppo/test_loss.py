@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppo.loss import LossOutput, ppo_loss, value_loss
+from ppo.loss import LossOutput, importance_weights, ppo_loss, value_loss
 
 
 def loss_at(ratio: float, advantage: float, *, dual_clip: float | None = None) -> LossOutput:
@@ -34,16 +34,54 @@ def test_the_ratio_is_clipped_on_the_side_where_the_policy_gains(ratio: float, a
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"),
+    ("ratio", "advantage", "expected", "num_clipped", "num_dual_clipped"),
     [
         # With c = 3 the loss of a bad token stays at or below -3 A = 6 (Ye et al. 2020, eq. 5).
-        (4.0, -2.0, 6.0),  # min(max(8.0, 2.4), 6.0)
-        (2.0, -2.0, 4.0),  # min(max(4.0, 2.4), 6.0)
-        (4.0, 2.0, -2.4),  # good tokens know no second clip: max(-8.0, -2.4), and not min(-2.4, -6.0)
+        (4.0, -2.0, 6.0, 0, 1),  # min(max(8.0, 2.4), 6.0)
+        (2.0, -2.0, 4.0, 0, 0),  # min(max(4.0, 2.4), 6.0)
+        (0.5, -2.0, 1.6, 1, 0),  # the first clip alone: min(max(1.0, 1.6), 6.0)
+        (4.0, 2.0, -2.4, 1, 0),  # good tokens know no second clip: max(-8.0, -2.4), and not min(-2.4, -6.0)
     ],
 )
-def test_the_dual_clip_bounds_the_loss_of_bad_tokens_alone(ratio: float, advantage: float, expected: float) -> None:
-    assert loss_at(ratio, advantage, dual_clip=3.0).loss.item() == pytest.approx(expected, abs=1e-9)
+def test_the_dual_clip_bounds_the_loss_of_bad_tokens_alone(
+    ratio: float, advantage: float, expected: float, num_clipped: int, num_dual_clipped: int
+) -> None:
+    out = loss_at(ratio, advantage, dual_clip=3.0)
+    assert out.loss.item() == pytest.approx(expected, abs=1e-9)
+    assert (out.num_clipped.item(), out.num_dual_clipped.item()) == (num_clipped, num_dual_clipped)
+    assert loss_at(ratio, advantage).num_dual_clipped.item() == 0
+
+
+def test_a_token_under_the_dual_clip_has_no_gradient() -> None:
+    logprobs_BT = torch.tensor([[math.log(4.0), math.log(2.0)]], requires_grad=True)
+    ppo_loss(logprobs_BT, torch.zeros(1, 2), torch.full((1, 2), -2.0), torch.ones(1, 2), clip=0.2, dual_clip=3.0).loss.backward()
+    assert logprobs_BT.grad is not None
+    assert logprobs_BT.grad[0].tolist() == pytest.approx([0.0, 4.0], abs=1e-6)  # -A r of the second
+
+
+def test_importance_weights_are_ratios_of_trainer_to_engine_up_to_the_cap_and_without_gradient() -> None:
+    # 0.5 / 0.25 = 2, 0.2 / 0.4 = 0.5, 0.9 / 0.1 = 9 capped to 3; the padding may hold anything and weighs 1.
+    logprobs_BT = torch.tensor([[0.5, 0.2, 0.9, 0.5]]).log().requires_grad_()
+    engine_BT = torch.tensor([[0.25, 0.4, 0.1, 0.0]]).log()
+    weights_BT = importance_weights(logprobs_BT, engine_BT, torch.tensor([[1, 1, 1, 0]]), cap=3.0)
+    assert weights_BT[0].tolist() == pytest.approx([2.0, 0.5, 3.0, 1.0], abs=1e-6)
+    assert not weights_BT.requires_grad
+
+
+def test_weights_multiply_each_tokens_loss_after_the_clips() -> None:
+    # Ratios 1.5 and 4 with advantages 2 and -2 cost -2.4 (clipped) and 6 (dual clipped); 0.5 * -2.4 + 2 * 6 = 10.8.
+    ratios_BT, advantages_BT = torch.tensor([[1.5, 4.0]]), torch.tensor([[2.0, -2.0]])
+    weights_BT = torch.tensor([[0.5, 2.0]])
+    out = ppo_loss(ratios_BT.log(), torch.zeros(1, 2), advantages_BT, torch.ones(1, 2), clip=0.2, dual_clip=3.0, weights_BT=weights_BT)
+    assert out.loss.item() == pytest.approx(10.8, abs=1e-5)
+
+
+def test_padding_that_overflows_the_ratio_leaves_loss_and_gradient_alone() -> None:
+    logprobs_BT = torch.tensor([[0.0, 500.0]], requires_grad=True)
+    out = ppo_loss(logprobs_BT, torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[1, 0]]), clip=0.2)
+    out.loss.backward()
+    assert logprobs_BT.grad is not None
+    assert (out.loss.item(), logprobs_BT.grad.tolist()) == (-1.0, [[-1.0, 0.0]])
 
 
 @pytest.mark.parametrize(

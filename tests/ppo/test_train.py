@@ -1,7 +1,7 @@
 """The whole of PPO on a tiny policy: it learns, keeps what it promises on disk, and resumes bit for bit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from core.config import ModelConfig, OptimConfig
 from core.hooks import Hook, read_evaluation
 from core.models import load_policy
 from core.progress import NoProgress
-from core.records import AXIS, CheckpointSaved, Dialogue, Tracker, user
-from ppo.config import KLConfig, PPOConfig
+from core.records import AXIS, CheckpointSaved, Dialogue, Scorer, Tracker, user
+from ppo.advantages import Advantages
+from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
+from ppo.guards import DivergenceError
 from ppo.rollout import Episodes
-from ppo.session import batch_of, statistics
-from ppo.state import RewardStatistics
-from ppo.train import Outcome, explained_variance, rewards, train
+from ppo.session import batch_of
+from ppo.shaping import Moments, ScoreStatistics
+from ppo.train import Outcome, batch_metrics, explained_variance, rewards, shaped, train
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
@@ -52,13 +54,14 @@ def run(
     reward_model: LlamaForSequenceClassification | None = None,
     prompts: list[Dialogue] | None = None,
     said: list[str] | None = None,
+    scorer: Scorer | None = None,
 ) -> Outcome:
     run_dir.mkdir(exist_ok=True)
     return train(
         config,
         run_dir,
         prompts=prompts or PROMPTS,
-        scorer=LengthScorer(),
+        scorer=scorer or LengthScorer(),
         reward_model=reward_model,
         hooks=hooks or [],
         tracker=tracker or ListTracker(),
@@ -145,24 +148,28 @@ def episodes_with(scores: list[float], finished: list[bool], *, logprob: float =
     )
 
 
-def test_rewards_are_centred_scaled_clipped_and_replaced_where_no_end_came() -> None:
+def test_rewards_are_the_shaped_scores_at_the_end_and_the_kl_on_the_way() -> None:
     # Centred on 1 and scaled by 2: (7 - 1) / 2 = 3, (-9 - 1) / 2 = -5 clipped to -4, (3 - 1) / 2 = 1 replaced by -1.5.
-    # k1 of a token is 0.3 - 0.1 = 0.2, and beta 0.5 makes it -0.1 a token.
-    config = config_of(Path("."), reward_clip=4.0, missing_eos_score=-1.5, kl=KLConfig(beta=0.5))
+    # k1 of a token is 0.3 - 0.1 = 0.2, and the coefficient 0.5 makes it -0.1 a token.
+    config = config_of(Path("."), shaping=ShapingConfig(clip=4.0, missing_eos=MissingEOSConfig(how="replace", value=-1.5)))
+    moments = Moments(count=4, mean=1.0, squares=16.0)
     episodes = episodes_with([7.0, -9.0, 3.0], [True, True, False], logprob=0.3, reference=0.1)
-    rewards_BT = rewards(episodes, RewardStatistics(mean=1.0, std=2.0), config)
+    scores_B = shaped(episodes, ScoreStatistics(reference=moments, running=moments), config)
+    assert scores_B.tolist() == [3.0, -4.0, -1.5]
+    rewards_BT = rewards(episodes, scores_B, 0.5, config)
     assert rewards_BT.flatten().tolist() == pytest.approx([-0.1, 2.9, -4.1, 0.0, -0.1, -1.6], abs=1e-6)
-    unclipped_BT = rewards(episodes, RewardStatistics(mean=1.0, std=2.0), replace(config, reward_clip=None, missing_eos_score=None))
-    assert unclipped_BT.flatten().tolist() == pytest.approx([-0.1, 2.9, -5.1, 0.0, -0.1, 0.9], abs=1e-6)
+    in_loss = replace(config, kl=KLConfig(place="loss", estimator="k2"))
+    assert rewards(episodes, scores_B, 0.5, in_loss).flatten().tolist() == [0.0, 3.0, -4.0, 0.0, 0.0, -1.5]
 
 
-def test_rewards_are_scaled_by_their_deviation_on_the_reference_unless_told_otherwise() -> None:
-    # 2, 4, 4, 6: mean 4, variance (4 + 0 + 0 + 4) / 4 = 2.
-    episodes = episodes_with([2.0, 4.0, 4.0, 6.0], [True] * 4)
-    measured = statistics(episodes, config_of(Path(".")))
-    assert (measured.mean, measured.std) == (4.0, pytest.approx(2**0.5, abs=1e-6))
-    assert statistics(episodes, config_of(Path("."), reward_scale=3.0)).std == 3.0
-    assert statistics(episodes_with([4.0, 4.0], [True, True]), config_of(Path("."))).std == 1e-6
+def test_the_logged_advantages_and_returns_are_those_inside_the_mask() -> None:
+    # Advantages 1, 2 and 6: mean 3, variance (4 + 1 + 9) / 3; returns 3, 6, 0: mean 3; scores 2, 4: mean 3, deviation 1.
+    episodes = episodes_with([0.0, 0.0], [True, True])
+    advantages = Advantages(advantages_BT=torch.tensor([[1.0, 2.0], [6.0, 9.0]]), returns_BT=torch.tensor([[3.0, 6.0], [0.0, 9.0]]))
+    logged = batch_metrics(episodes, torch.tensor([2.0, 4.0]), advantages)
+    assert logged.pop("explained_variance") == pytest.approx(0.0, abs=1e-6)
+    spread = (14 / 3) ** 0.5
+    assert logged == pytest.approx({"score": 3.0, "score_std": 1.0, "advantage": 3.0, "advantage_std": spread, "return": 3.0}, abs=1e-6)
 
 
 def test_the_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
@@ -287,6 +294,123 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert {step: without_seconds(row) for step, row in both.items()} == {
         step: without_seconds(row) for step, row in uninterrupted.on("train/step").items()
     }
+
+
+def all_knobs(value_warmup: int, place: str) -> dict[str, Any]:
+    """A configuration in which everything that a run remembers changes from batch to batch."""
+    return {
+        "kl": KLConfig(place=place, estimator="k3", target=0.01, horizon=20, stop=100.0),
+        "shaping": ShapingConfig(
+            center="running",
+            scale="running",
+            clip=2.0,
+            overlong=OverlongConfig(buffer=3),
+            missing_eos=MissingEOSConfig(how="replace", value=-1.0),
+        ),
+        "importance_cap": 2.0,
+        "value_warmup": value_warmup,
+        "entropy_coef": 0.01,
+        "dual_clip": 2.0,
+        "stop_after_falls": 3,
+        "optim": OptimConfig(lr=1e-3, warmup_ratio=0.25, weight_decay=0.1),
+    }
+
+
+@pytest.mark.parametrize(("value_warmup", "place"), [(1, "reward"), (1, "loss"), (3, "reward")])
+def test_a_run_with_every_knob_on_resumes_bit_for_bit(
+    policy_folder: Path, reward_model: LlamaForSequenceClassification, tmp_path: Path, value_warmup: int, place: str
+) -> None:
+    config, uninterrupted, dying, after = (
+        config_of(policy_folder, **all_knobs(value_warmup, place)),
+        ListTracker(),
+        DyingTracker(3),
+        ListTracker(),
+    )
+    whole = run(config, tmp_path / "whole", hooks=[WeightHook()], tracker=uninterrupted, reward_model=reward_model)
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", hooks=[WeightHook()], tracker=dying, reward_model=reward_model)
+    assert run(config, tmp_path / "torn", hooks=[WeightHook()], tracker=after, reward_model=reward_model) == whole
+    assert snapshot(tmp_path / "torn") == snapshot(tmp_path / "whole")
+    logged = uninterrupted.on("train/step")
+    both = dying.on("train/step") | after.on("train/step")
+    assert {step: without_seconds(row) for step, row in both.items()} == {step: without_seconds(row) for step, row in logged.items()}
+
+    state = snapshot(tmp_path / "whole")["state"]
+    assert state["statistics"]["reference"]["count"] == 8
+    assert state["statistics"]["running"]["count"] == 5 * 8  # those of step 0 and of four batches
+    # During the warm-up the policy is the reference, and the coefficient waits; then it answers to the KL.
+    coefficients = [logged[step]["train/kl_coef"] for step in (1, 2, 3, 4)] + [state["kl_coef"]]
+    assert coefficients[: value_warmup + 1] == [0.05] * (value_warmup + 1)
+    assert len(set(coefficients[value_warmup:])) == len(coefficients[value_warmup:])
+    assert [logged[step]["train/kl"] == 0 for step in (1, 2, 3, 4)] == [step <= value_warmup + 1 for step in (1, 2, 3, 4)]
+
+
+def test_everything_that_tells_a_healthy_run_from_a_sick_one_is_logged(policy_folder: Path, tmp_path: Path) -> None:
+    tracker = ListTracker()
+    run(config_of(policy_folder, num_batches=1, num_checkpoints=1), tmp_path, tracker=tracker)
+    names = """kl kl_k3 kl_coef entropy clip_fraction dual_clip_fraction value_clip_fraction explained_variance length eos_rate rm_score
+        rm_score_std score score_std advantage advantage_std return loss/policy loss/value loss/kl importance_weight importance_gap approx_kl grad_norm
+        first_ratio_error lr critic_lr seconds/generation seconds/scoring seconds/forward"""
+    assert set(tracker.on("train/step")[1]) == {f"train/{name}" for name in names.split()}
+
+
+def test_a_run_whose_kl_passes_the_stop_ends_with_its_last_checkpoint_named(policy_folder: Path, tmp_path: Path) -> None:
+    tracker = ListTracker()
+    config = config_of(policy_folder, optim=OptimConfig(lr=3e-2), kl=KLConfig(stop=0.05))
+    with pytest.raises(DivergenceError) as caught:
+        run(config, tmp_path, hooks=[WeightHook()], tracker=tracker)
+    last = max(tracker.on("train/step"))
+    assert f"PPO ended in batch {last + 1}: the KL to the reference is" in str(caught.value)
+    assert f"The last complete checkpoint is {step_folder(tmp_path, last)}" in str(caught.value)
+    assert complete_steps(tmp_path) == list(range(1, last + 1))
+
+
+class BrokenScorer(LengthScorer):
+    """Gives NaN once it has been asked `good` times."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.good = good
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        scores = super().score(prompts, completions)
+        return scores if len(self.calls) <= self.good else [[float("nan")] for _ in scores]
+
+
+def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_folder: Path, tmp_path: Path) -> None:
+    # Asked for step 0 and two batches, then broken: the third batch is not trained on.
+    with pytest.raises(DivergenceError, match=r"PPO ended in batch 3: 8 of 8 scores are not finite .*step-000002"):
+        run(config_of(policy_folder), tmp_path, scorer=BrokenScorer(3))
+    assert complete_steps(tmp_path) == [1, 2]
+
+
+class RisingScorer(LengthScorer):
+    """Gives higher scores at each call."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        return [[len(self.calls) + score for score in row] for row in ([0.0] * len(r) for r in super().score(prompts, completions))]
+
+
+def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and_says_why(policy_folder: Path, tmp_path: Path) -> None:
+    config, said, recording = config_of(policy_folder, stop_after_falls=2), list[str](), RecordingHook()
+    hooks: list[Hook] = [ValuesByStep(at_0=0.3, at_1=0.5, at_2=0.4, at_3=0.2), recording]
+    outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
+    reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
+    assert outcome == Outcome(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
+    assert said == [f"stopped after batch 3 of 4: {reason}"]
+    assert complete_steps(tmp_path) == [1, 2, 3]
+    assert [ended.step for ended in recording.ended] == [3]
+    # Started again, it is still over.
+    assert run(config, tmp_path, hooks=hooks, scorer=RisingScorer()) == outcome
+    assert complete_steps(tmp_path) == [1, 2, 3]
+
+
+def test_the_engine_in_this_process_draws_with_the_trainers_log_probabilities(policy_folder: Path, tmp_path: Path) -> None:
+    tracker = ListTracker()
+    run(config_of(policy_folder, importance_cap=2.0), tmp_path, tracker=tracker)
+    rows = tracker.on("train/step").values()
+    assert all(row["train/importance_gap"] < 1e-5 for row in rows)
+    assert [row["train/importance_weight"] for row in rows] == pytest.approx([1.0] * len(rows), abs=1e-5)
 
 
 def test_a_finished_run_that_is_started_again_trains_no_further(policy_folder: Path, tmp_path: Path) -> None:

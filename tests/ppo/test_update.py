@@ -16,7 +16,8 @@ from core.config import ModelConfig, OptimConfig
 from core.generate import TransformersGenerator
 from core.records import Sampling, user
 from ppo.advantages import Advantages, gae
-from ppo.config import PPOConfig
+from ppo.config import KLConfig, PPOConfig
+from ppo.guards import DivergenceError
 from ppo.model import ActorCritic, actor_critic, frozen_copy
 from ppo.rollout import Episodes, rollout
 from ppo.update import minibatches, update
@@ -68,13 +69,20 @@ def advantages_of(episodes: Episodes) -> Advantages:
 
 
 def updated(
-    model: ActorCritic, config: PPOConfig, episodes: Episodes, advantages: Advantages, *, lr: float = 0.05, seed: int = 0
+    model: ActorCritic,
+    config: PPOConfig,
+    episodes: Episodes,
+    advantages: Advantages,
+    *,
+    lr: float = 0.05,
+    step: int = 1,
+    kl_coef: float = 0.0,
 ) -> tuple[ActorCritic, dict[str, float]]:
     """A copy of the model after one update by gradient descent."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    measured = update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, seed=seed)
+    measured = update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, step=step, kl_coef=kl_coef)
     return model, measured
 
 
@@ -144,6 +152,104 @@ def test_eight_micro_batches_of_one_give_the_parameters_of_one_of_eight(model: A
     assert distance(results[0][0].parameters(), model.parameters()) > 1e-3
 
 
+def with_every_term(episodes: Episodes) -> Episodes:
+    """Episodes from an engine of log-probabilities of its own, off a reference that is not the policy."""
+    draw = torch.Generator().manual_seed(8)
+    shifts = [0.3 * torch.randn(episodes.mask_BT.shape, generator=draw) for _ in range(2)]
+    return replace(episodes, reference_BT=episodes.reference_BT + shifts[0], engine_logprobs_BT=episodes.logprobs_BT + shifts[1])
+
+
+EVERY_TERM: dict[str, Any] = {"kl": KLConfig(place="loss", estimator="k3"), "entropy_coef": 0.05, "importance_cap": 1.1, "dual_clip": 3.0}
+
+
+def test_the_step_with_every_term_is_that_of_their_token_means(model: ActorCritic, episodes: Episodes) -> None:
+    episodes, advantages = with_every_term(episodes), advantages_of(episodes)
+    config = config_of(**EVERY_TERM, value_coef=0.3)
+    stepped, measured = updated(model, config, episodes, advantages, lr=0.05, kl_coef=0.7)
+    inside, (ids_BL, mask_BL, num_tokens) = episodes.mask_BT.bool(), (episodes.ids_BL, episodes.mask_BL, episodes.num_tokens)
+    logprobs_BT, _, values_BT = model(ids_BL, mask_BL, num_tokens)
+    # The entropy from the logits of the whole sequence, without the function under test.
+    positions = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    logits_BLV = model.actor(input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions).logits / TEMPERATURE
+    entropy_BL = torch.distributions.Categorical(logits=logits_BLV).entropy()
+    assert episodes.engine_logprobs_BT is not None
+    weights_N = (episodes.logprobs_BT - episodes.engine_logprobs_BT)[inside].exp().clamp(max=1.1)
+    ratio_N = episodes.reference_BT[inside] - logprobs_BT[inside]
+    loss = (
+        -(weights_N * advantages.advantages_BT[inside] * logprobs_BT[inside]).mean()
+        + 0.7 * (ratio_N.exp() - 1 - ratio_N).mean()
+        - 0.05 * entropy_BL[:, -num_tokens - 1 : -1][inside].mean()
+        + 0.3 * 0.5 * (values_BT[inside] - advantages.returns_BT[inside]).square().mean()
+    )
+    loss.backward()
+    expected = [parameter - 0.05 * gradient for parameter in model.parameters() if (gradient := parameter.grad) is not None]
+    assert len(expected) == len(list(model.parameters()))
+    assert distance(stepped.parameters(), expected) < 1e-6
+    assert measured["loss/kl"] == pytest.approx((ratio_N.exp() - 1 - ratio_N).mean().item(), abs=1e-5)
+    assert measured["importance_weight"] == pytest.approx(weights_N.mean().item(), abs=1e-5)
+
+
+def test_every_term_is_the_same_under_any_split_into_micro_batches(model: ActorCritic, episodes: Episodes) -> None:
+    episodes, advantages = with_every_term(episodes), advantages_of(episodes)
+    results = [
+        updated(model, config_of(**EVERY_TERM, micro_batch_size=size, epochs=2), episodes, advantages, lr=0.02, kl_coef=0.7)
+        for size in (8, 4, 1)
+    ]
+    for (first, first_measured), (second, second_measured) in pairwise(results):
+        assert distance(first.parameters(), second.parameters()) < 1e-6
+        assert first_measured == pytest.approx(second_measured, abs=1e-4, rel=1e-4)
+    for off in ({"kl": KLConfig()}, {"entropy_coef": 0.0}, {"importance_cap": None}):
+        other, _ = updated(model, config_of(**EVERY_TERM | off, epochs=2), episodes, advantages, lr=0.02, kl_coef=0.7)
+        assert distance(results[0][0].parameters(), other.parameters()) > 1e-5, off
+
+
+def test_the_entropy_bonus_raises_the_entropy(model: ActorCritic, episodes: Episodes) -> None:
+    advantages = advantages_of(episodes)
+    still = replace(advantages, advantages_BT=torch.zeros_like(advantages.advantages_BT))
+    stepped, before = updated(model, config_of(entropy_coef=1.0), episodes, still, lr=0.05)
+    _, after = updated(stepped, config_of(), episodes, still)
+    assert after["entropy"] > before["entropy"] + 0.01
+
+
+def test_the_value_warm_up_trains_the_critic_alone(model: ActorCritic, episodes: Episodes) -> None:
+    episodes, advantages = with_every_term(episodes), advantages_of(episodes)
+    config = config_of(**EVERY_TERM, value_warmup=3)
+    warmed = copy.deepcopy(model)
+    # A large weight decay would show on weights without a gradient of their own.
+    optimizer = torch.optim.AdamW(warmed.parameters(), lr=0.01, weight_decay=0.5)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    moved: list[bool] = []
+    for step in (1, 2, 3, 4, 1):  # at last a warm-up beside moments and gradients of a step before
+        before = copy.deepcopy(warmed)
+        update(warmed, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, step=step, kl_coef=0.7)
+        moved.append(distance(warmed.actor.parameters(), before.actor.parameters()) > 0)
+        assert distance(warmed.critic_body.parameters(), before.critic_body.parameters()) > 1e-3
+    assert moved == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("where", ["advantages_BT", "returns_BT"])
+def test_an_update_that_is_not_finite_ends_before_it_reaches_the_weights(model: ActorCritic, episodes: Episodes, where: str) -> None:
+    advantages = advantages_of(episodes)
+    broken = getattr(advantages, where).clone()
+    broken[3, 0] = float("nan")
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    with pytest.raises(DivergenceError, match="the loss is nan"):
+        update(
+            trained,
+            optimizer,
+            scheduler,
+            Accelerator(cpu=True),
+            config_of(),
+            episodes,
+            replace(advantages, **{where: broken}),
+            step=1,
+            kl_coef=0.0,
+        )
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), model.parameters(), strict=True))
+
+
 def test_padding_at_either_end_changes_nothing(model: ActorCritic, episodes: Episodes) -> None:
     def widened(tensor_BT: Tensor, *, left: int = 0, value: float = 0) -> Tensor:
         return torch.nn.functional.pad(tensor_BT, (left, 2), value=value)
@@ -190,6 +296,6 @@ def test_every_minibatch_is_one_step_of_optimiser_and_schedule(model: ActorCriti
     config = config_of(epochs=3, minibatch_size=4, micro_batch_size=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-6 / (1 + step))
-    update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages_of(episodes), seed=0)
+    update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages_of(episodes), step=1, kl_coef=0.0)
     # 3 epochs of 8 / 4 minibatches: 6 steps.
     assert scheduler.get_last_lr() == [1e-6 / 7]

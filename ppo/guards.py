@@ -1,0 +1,96 @@
+"""What ends a run before its last batch: numbers that are none, a policy that ran away, a proxy that leads astray."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.checkpoint import complete_steps, step_folder
+from core.hooks import eval_file, read_evaluation
+from ppo.config import KLConfig
+
+SCORE = "rm_score"
+"""The proxy in the metrics of a checkpoint: the mean raw score of the policy's own completions."""
+
+
+class DivergenceError(ValueError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+def require_finite_scores(scores_B: Tensor) -> None:
+    """Raises `DivergenceError` where a reward is NaN or infinite."""
+    if rows := (~scores_B.isfinite()).nonzero().flatten().tolist():
+        raise DivergenceError(
+            f"{len(rows)} of {len(scores_B)} scores are not finite (the first is {scores_B[rows[0]].item()}, of episode {rows[0]}). "
+            "Score these prompts with the reward alone, and load it in fp32 or bf16 if it is in fp16."
+        )
+
+
+def require_kl_below(kl: float, config: KLConfig) -> None:
+    """Raises `DivergenceError` where the mean KL of a batch, in nats per completion, is not finite or above `config.stop`."""
+    if not math.isfinite(kl):
+        raise DivergenceError(f"the KL to the reference is {kl}. Lower optim.lr or epochs, or load the policy with model.dtype=fp32.")
+    if config.stop is not None and kl > config.stop:
+        raise DivergenceError(
+            f"the KL to the reference is {kl:.4g} nats per completion, above kl.stop={config.stop}. Raise kl.beta or set kl.target, lower "
+            "optim.lr or epochs, or raise kl.stop."
+        )
+
+
+def require_finite_step(loss: Tensor, grad_norm: Tensor) -> None:
+    """Raises `DivergenceError` where the loss or the gradient norm of an optimiser step is NaN or infinite; call it before the step."""
+    # One transfer from the device for both.
+    loss_value, norm_value = torch.stack([loss.detach().float(), grad_norm.detach().float()]).tolist()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        raise DivergenceError(
+            f"the loss is {loss_value} and the gradient norm {norm_value}. Lower optim.lr, epochs or optim.max_grad_norm, set dual_clip=3, "
+            "or train with model.dtype=fp32."
+        )
+
+
+def ended(run_dir: Path, step: int, why: str) -> str:
+    """The message with which batch `step` ends a run: why, and which checkpoints are left."""
+    steps = complete_steps(run_dir)
+    left = f"The last complete checkpoint is {step_folder(run_dir, steps[-1])}" if steps else "No checkpoint was written yet"
+    if (run_dir / "best").is_symlink():
+        left += f", the best {(run_dir / 'best').readlink().name}"
+    return f"PPO ended in batch {step}: {why} {left}."
+
+
+def over_optimised(values: Sequence[float], scores: Sequence[float], num_falls: int) -> bool:
+    """Whether the last `num_falls` values each fell below the one before, while the score rose over the same checkpoints.
+
+    `values` are what is wanted (a downstream metric) and `scores` the proxy's, both by checkpoint. This is what
+    over-optimisation looks like (Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization").
+    """
+    if len(values) <= num_falls:
+        return False
+    last = values[-num_falls - 1 :]
+    return all(later < earlier for earlier, later in pairwise(last)) and scores[-1] > scores[-num_falls - 1]
+
+
+def why_stop(run_dir: Path, step: int, metric: str, num_falls: int | None) -> str:
+    """Why the run should end after the checkpoint of `step`, else empty; read from the evaluations on disk, the untrained policy's first.
+
+    Raises `ValueError` where no hook measures `metric`.
+    """
+    if num_falls is None:
+        return ""
+    steps = [s for s in (0, *complete_steps(run_dir)) if s <= step and eval_file(run_dir, s).exists()]
+    evaluations = [read_evaluation(run_dir, s) for s in steps]
+    if missing := [s for s, evaluation in zip(steps, evaluations, strict=True) if metric not in evaluation]:
+        raise ValueError(
+            f"stop_after_falls={num_falls} watches best_metric={metric}, which no hook measured at step {missing[0]}; add the hook or "
+            f"task, or choose one of {', '.join(sorted(evaluations[0]))}."
+        )
+    values, scores = ([evaluation[key] for evaluation in evaluations] for key in (metric, SCORE))
+    if not over_optimised(values, scores, num_falls):
+        return ""
+    begin = -num_falls - 1
+    return (
+        f"{metric} fell at {num_falls} checkpoints in a row, from {values[begin]:.4g} to {values[-1]:.4g}, while {SCORE} rose from "
+        f"{scores[begin]:.4g} to {scores[-1]:.4g} (stop_after_falls={num_falls})"
+    )

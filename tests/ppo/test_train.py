@@ -349,8 +349,8 @@ def test_everything_that_tells_a_healthy_run_from_a_sick_one_is_logged(policy_fo
     tracker = ListTracker()
     run(config_of(policy_folder, num_batches=1, num_checkpoints=1), tmp_path, tracker=tracker)
     names = """kl kl_k3 kl_coef entropy clip_fraction dual_clip_fraction value_clip_fraction explained_variance length eos_rate rm_score
-        rm_score_std score score_std advantage advantage_std return loss/policy loss/value loss/kl importance_weight importance_gap approx_kl
-        grad_norm first_ratio_error lr critic_lr seconds/generation seconds/scoring seconds/forward"""
+        rm_score_std score score_std advantage advantage_std return loss/policy loss/value loss/kl importance_weight importance_gap
+        approx_kl grad_norm first_ratio_error lr critic_lr seconds/generation seconds/scoring seconds/forward"""
     assert set(tracker.on("train/step")[1]) == {f"train/{name}" for name in names.split()}
 
 

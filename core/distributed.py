@@ -1,5 +1,6 @@
 """The processes of one training run, as torchrun or a cluster starts them."""
 
+import atexit
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -79,6 +80,8 @@ def join_world() -> World:
         # FSDP2 and DDP call what torch itself has renamed, once a layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        # Its threads must have ended before the interpreter does, which would abort the process after all is done.
+        atexit.register(dist.destroy_process_group)
     return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 

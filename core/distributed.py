@@ -80,8 +80,10 @@ def join_world() -> World:
         # FSDP2 and DDP call what torch itself has renamed, once a layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-        # Its threads must have ended before the interpreter does, which would abort the process after all is done.
-        atexit.register(dist.destroy_process_group)
+        if not on_gpu:
+            # Gloo's threads must have ended before the interpreter does, which would abort the process after all is done. NCCL's
+            # end waits for all processes: of one that fails alone it would never come.
+            atexit.register(dist.destroy_process_group)
     return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 

@@ -61,22 +61,26 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             world=world,
         )
         if world.is_main:
-            finish_run(
-                run,
-                final=dict(outcome.metrics),
-                step=outcome.step,
-                best_step=outcome.best_step,
-                best_metric=outcome.best_metric,
-                best=dict(outcome.best),
-                num_pairs=outcome.num_pairs,
-                num_dropped_pairs=outcome.num_dropped,
-                num_cut_pairs=outcome.num_cut,
-                train_s=outcome.train_s,
-                hooks_s=outcome.hooks_s,
-            )
+            finish_run(run, **_results(outcome))
             forget_states(run.dir)
     world.wait()
     return record_of(run)
+
+
+def _results(outcome: Any) -> dict[str, Any]:
+    """What the run's record says of its end."""
+    return {
+        "final": dict(outcome.metrics),
+        "step": outcome.step,
+        "best_step": outcome.best_step,
+        "best_metric": outcome.best_metric,
+        "best": dict(outcome.best),
+        "num_pairs": outcome.num_pairs,
+        "num_dropped_pairs": outcome.num_dropped,
+        "num_cut_pairs": outcome.num_cut,
+        "train_s": outcome.train_s,
+        "hooks_s": outcome.hooks_s,
+    }
 
 
 def _finished(job: Any) -> dict[str, Any] | None:

@@ -87,10 +87,8 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
     with stopping_at_once():
         main()
     # A launcher that hands the jobs to other processes leaves nothing here.
-    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs) and rank() == 0:
-        print_outcomes(name, jobs, outcomes, _console())
-        for path in write_outcomes(name, jobs, outcomes):
-            print(path)
+    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs):
+        _tell(name, jobs, outcomes)
     if failures:
         if sweeping:
             _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
@@ -132,6 +130,15 @@ def _list(name: str, jobs: Sequence[Any]) -> None:
     print_plan(name, jobs, _console())
     for message in dict.fromkeys(filter(None, map(_why_no_world, jobs))):
         print(f"note: {message}")
+
+
+def _tell(name: str, jobs: Sequence[Any], outcomes: Sequence[Outcome]) -> None:
+    """The table at the end of a sweep, and the files that it is written to."""
+    if rank() > 0:
+        return
+    print_outcomes(name, jobs, outcomes, _console())
+    for path in write_outcomes(name, jobs, outcomes):
+        print(path)
 
 
 def _why_no_world(job: Any) -> str:

@@ -23,8 +23,8 @@ from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 
-PAIRS = [Preference(prompt=user(f"Name a fruit, {i}."), chosen=f"A plum, {i % 7}.", rejected="No.") for i in range(500)]
-STEPS = 250
+PAIRS = [Preference(prompt=user(f"Name a fruit, {i}."), chosen=f"A plum, {i % 7}.", rejected="No.") for i in range(800)]
+STEPS = 400
 
 
 def fit(policy: str, run_dir: Path) -> None:

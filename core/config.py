@@ -122,6 +122,33 @@ class EngineConfig:
     kind: EngineKind = EngineKind.auto
 
 
+class RolloutKind(StrEnum):
+    """What draws the completions of a policy in training."""
+
+    transformers = "transformers"
+    """This process, with the weights in training."""
+    continuous = "continuous"
+    """This process, with transformers' continuous batching."""
+    vllm = "vllm"
+    """A vLLM server, which is sent the weights after every update."""
+
+
+@dataclass(kw_only=True)
+class RolloutConfig:
+    """How completions are drawn in training."""
+
+    kind: RolloutKind = RolloutKind.transformers
+    batch_size: int = 512
+    """transformers: completions written at a time."""
+    url: str = ""
+    """vllm: address of the server."""
+
+    def __post_init__(self) -> None:
+        require_positive("rollout.batch_size", self.batch_size)
+        if self.kind == RolloutKind.vllm and not self.url:
+            raise ValueError("rollout.url is empty; give the address of the server, as in rollout.url=http://localhost:8000.")
+
+
 @dataclass(kw_only=True)
 class OptimConfig:
     """AdamW and its schedule."""

@@ -31,7 +31,8 @@ class TransformersGenerator:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
-            rows, logprobs = sample(self.model, [prompt_ids[i] for i in batch], batch, sampling, self.tokenizer)
+            places = [sampling.first + i for i in batch]
+            rows, logprobs = sample(self.model, [prompt_ids[i] for i in batch], places, sampling, self.tokenizer)
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = self._completions(rows[own], logprobs[own])
@@ -52,7 +53,7 @@ def sample(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Token ids of `sampling.n` completions of each prompt, EOS included, and their log-probabilities.
 
-    `indices` seed the prompts' own draws.
+    `indices` are the prompts' places, which seed their draws.
     """
     ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
     cache = DynamicCache(config=model.config)

@@ -4,12 +4,13 @@ Every record is frozen, keyword-only and slotted, so that a value can be neither
 hold plain data (text, numbers, paths) wherever they can: tensors stay inside a package.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # reading a file or checking a configuration must not wait for torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AXIS = "checkpoint/step"
@@ -70,13 +71,15 @@ class Prompt:
 class Sampling:
     """How completions are drawn: `n` per prompt, at `temperature` (0 is greedy), no top-k and no top-p.
 
-    The draw is a function of the seed and of the order of the prompts.
+    The draw of a prompt is a function of the seed and of its place: its number in the list, plus `first` where the list is a
+    part of a longer one.
     """
 
     n: int = 1
     temperature: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1:
@@ -187,6 +190,15 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
+        ...
+
+
+@runtime_checkable
+class RolloutEngine(Generator, Protocol):
+    """A Generator with weights of its own, which follow those in training."""
+
+    def load_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
+        """Takes over the weights of the policy, by the names of its state dict, one tensor at a time."""
         ...
 
 

@@ -1,8 +1,18 @@
 """Configuration of PPO."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from core.config import ModelConfig, OptimConfig, require_fraction, require_positive, require_trainable
+from core.config import (
+    EngineConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    RolloutConfig,
+    require_fraction,
+    require_positive,
+    require_trainable,
+)
 
 
 @dataclass(kw_only=True)
@@ -96,11 +106,27 @@ class ShapingConfig:
             raise ValueError(f"shaping.scale={self.scale} with shaping.std={self.std}: set both (shaping.scale=fixed shaping.std=1.0).")
 
 
+class Algo(StrEnum):
+    """The online algorithm. Those but `ppo` have no critic and are run by TRL's trainers."""
+
+    ppo = "ppo"
+    rloo = "rloo"
+    """REINFORCE leave-one-out (Ahmadian et al. 2024)."""
+    grpo = "grpo"
+    """Group-relative policy optimisation (Shao et al. 2024)."""
+
+
 @dataclass(kw_only=True)
 class PPOConfig:
     """Proximal policy optimisation of one policy against one reward (Schulman et al. 2017)."""
 
     model: ModelConfig
+    algo: Algo = Algo.ppo
+    group_size: int = 8
+    """rloo, grpo: completions per prompt, which are each other's baseline."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     prompts: list[str] = field(default_factory=list)
     """JSONL files with a `prompt` field; preference files are welcome."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-7))

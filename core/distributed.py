@@ -1,6 +1,5 @@
 """The processes of one training run, as torchrun or a cluster starts them."""
 
-import atexit
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -70,7 +69,8 @@ class World:
 def join_world() -> World:
     """Finds the processes that were started together; the first call of a process joins their group.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them this process is alone.
+    Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them this process is alone. A process of several must
+    end in `core.ending.leaving_at_once`.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_gpu = torch.cuda.is_available()
@@ -80,10 +80,6 @@ def join_world() -> World:
         # FSDP2 and DDP call what torch itself has renamed, once a layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-        if not on_gpu:
-            # Gloo's threads must have ended before the interpreter does, which would abort the process after all is done. NCCL's
-            # end waits for all processes: of one that fails alone it would never come.
-            atexit.register(dist.destroy_process_group)
     return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from core.allocator import keep_freed_memory
+from core.ending import leaving_at_once
 from core.preemption import Preempted, stopping_at_once
 from core.runs import RunBusyError
 from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
@@ -84,15 +86,16 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
-    with stopping_at_once():
-        main()
-    # A launcher that hands the jobs to other processes leaves nothing here.
-    if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs):
-        _tell(name, jobs, outcomes)
-    if failures:
-        if sweeping:
-            _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
-        raise SystemExit(1)
+    with leaving_at_once() if num_processes() > 1 else nullcontext():
+        with stopping_at_once():
+            main()
+        # A launcher that hands the jobs to other processes leaves nothing here.
+        if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs):
+            _tell(name, jobs, outcomes)
+        if failures:
+            if sweeping:
+                _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
+            raise SystemExit(1)
 
 
 def refuse(message: str) -> NoReturn:

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from core.checkpoint import step_folder
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.distributed import World, join_world
+from core.ending import leaving_at_once
 from core.preemption import Preempted
 from core.progress import NoProgress
 from core.records import Preference, user
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_once():
+        main()

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO-2 and ZeRO-3 as an engine (Rajbhandari et al. 2020). Imported only where one of them is asked for."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import util
 from pathlib import Path
@@ -49,31 +49,33 @@ class DeepSpeedZero:
         self.module.set_gradient_accumulation_boundary(is_boundary=last)
         self.module.backward(loss * self.world.size)  # it divides by the number of processes
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
         for group, full in zip(self.module.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = full * rate
+            # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
+            group["lr"] = 0.0 if group.get("name") in still else full * rate
         self.module.step()
         norm = self.module.get_global_grad_norm()
         assert norm is not None
         return float(norm)
 
-    def weights(self) -> dict[str, Tensor] | None:
-        names = set(self.plain.state_dict())
-        full: dict[str, Tensor] = {}
+    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.plain.named_parameters():
-            if name in names:
+            if name.startswith(prefix):
                 with self._deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
-                    if self.world.is_main:
-                        full[name] = parameter.detach().cpu().clone()
+                    yield name.removeprefix(prefix), parameter.detach()
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
+        # Cloned: a weight is whole only until the next one is asked for.
+        full = {name: weight.cpu().clone() for name, weight in self.each_weight(prefix) if self.world.is_main}
         return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:
-        self.module.save_checkpoint(str(folder), tag=TAG)
+        self.module.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
         write_engine(folder, self.kind, self.world)
 
     def load(self, folder: Path) -> None:
         require_same_engine(folder, self.kind, self.world, any_size=False)
-        self.module.load_checkpoint(str(folder), tag=TAG)
+        self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
 
     def _require_sharded(self) -> None:
         stage = {EngineKind.zero2: 2, EngineKind.zero3: 3}[self.kind]

@@ -81,10 +81,3 @@ def join_world() -> World:
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded, on the CPU; all processes must call it."""
-    from torch.distributed.tensor import DTensor
-
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()).cpu()

@@ -5,7 +5,8 @@ once; the losses that it passes in are shares of the global batch's, so that gra
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -21,9 +22,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from core.config import Dtype, EngineConfig, EngineKind, OptimConfig, engine_for
-from core.distributed import World, gathered
+from core.distributed import World
 
 ENGINE = "engine.json"
+_TRAINED = StateDictOptions(ignore_frozen_params=True)
 
 
 class Engine(Protocol):
@@ -43,12 +45,23 @@ class Engine(Protocol):
         """Adds the gradients of a micro batch; `last` says that `step` comes next."""
         ...
 
-    def step(self, rate: float) -> float:
-        """Clips, updates by AdamW with the learning rates times `rate`, and clears; returns the gradient's norm before clipping."""
+    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+        """Clips, updates by AdamW with the learning rates times `rate`, and clears; returns the gradient's norm before clipping.
+
+        Groups whose name is in `still` do not move, nor do they count in the norm. Where the norm is not finite, nothing moves
+        (under ZeRO the update is done all the same).
+        """
         ...
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """The trained weights in full, by the model's names, on the main process; None elsewhere. All processes must call it."""
+    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """The weights whose names begin with `prefix`, by the rest of their names: one after another, each in full.
+
+        On all processes, which must go through all of them together. Buffers are not among them.
+        """
+        ...
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
+        """The same all at once, on the main process; None elsewhere. All processes must call it."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -63,7 +76,7 @@ class Engine(Protocol):
 def open_engine(
     config: EngineConfig, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
 ) -> Engine:
-    """Puts a module and an AdamW over `groups` (each `{"params", "lr"}`, of the module's parameters) under an engine.
+    """Puts a module and an AdamW over `groups` (`{"params", "lr"}` and perhaps a `"name"`, of the module's parameters) under an engine.
 
     Raises `ValueError` for an engine that this number of processes cannot have, and `RuntimeError` where sharding was asked
     for and did not happen.
@@ -107,21 +120,28 @@ class TorchEngine:
         with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             (loss * self.world.size).backward()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
         for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = full * rate
+            if group.get("name") in still:
+                for parameter in group["params"]:
+                    parameter.grad = None  # not zero, which would still count as a step of AdamW
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-        self.optimizer.step()
+        clipped = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        norm = (clipped.full_tensor() if isinstance(clipped, DTensor) else clipped).item()
+        if math.isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        return norm
 
-    def weights(self) -> dict[str, Tensor] | None:
-        full: dict[str, Tensor] = {}
+    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.plain.state_dict().items():
-            whole = gathered(tensor) if self.sharded else tensor  # by all processes together, to be kept by one
-            if self.world.is_main:
-                full[name] = whole
+            if name.startswith(prefix):
+                yield name.removeprefix(prefix), tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
+        # Gathered by all processes together, to be kept by one.
+        full = {name: weight.cpu() for name, weight in self.each_weight(prefix) if self.world.is_main}
         return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:
@@ -129,7 +149,7 @@ class TorchEngine:
             if self.world.is_main:
                 torch.save({"model": _trained(self.plain), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
         else:
-            model, optimizer = get_state_dict(self.plain, self.optimizer)
+            model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
             save_shards({"model": model, "optimizer": optimizer}, storage_writer=FileSystemWriter(folder))
         write_engine(folder, self.kind, self.world)
 
@@ -140,10 +160,16 @@ class TorchEngine:
             self.plain.load_state_dict(state["model"], strict=False)
             self.optimizer.load_state_dict(state["optimizer"])
             return
-        model, optimizer = get_state_dict(self.plain, self.optimizer)
+        model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
         state = {"model": model, "optimizer": optimizer}
         load_shards(state, storage_reader=FileSystemReader(folder))
-        set_state_dict(self.plain, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(
+            self.plain,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(strict=False),
+        )
 
 
 def adamw(groups: Sequence[Mapping[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:

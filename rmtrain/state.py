@@ -1,82 +1,30 @@
-"""What a reward-model run keeps on disk: checkpoints that any tool loads, and in the newest two what resuming needs."""
+"""What a reward-model run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.states)."""
 
-import shutil
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from pathlib import Path
 
-from core.checkpoint import atomic_folder, complete_steps, is_complete, saved_steps, step_folder, torn_line
+from core.checkpoint import step_folder
 from core.export import export_model
+from core.states import STATE, newest_step, save_step
 from rmtrain.session import Session
-
-STATE = "state"
 
 
 def save(session: Session, run_dir: Path, step: int, *, planned: Iterable[int]) -> None:
-    """Writes `checkpoints/step-NNNNNN/`: the model, and under `state/` weights and optimiser as training has them.
+    """Writes the checkpoint of a step: the model, and weights and optimiser as training has them.
 
-    The order of the pairs and all draws are functions of seed and step, so the step alone stands for them. Of the earlier
-    checkpoints the newest keeps its state, in case this one gets lost; those that were not `planned` are removed.
+    The order of the pairs and all draws are functions of seed and step, so the step alone stands for them.
     """
-    world, target = session.world, step_folder(run_dir, step)
-    weights = session.engine.weights() if session.engine.sharded else None
-    if world.is_main:
-        if target.exists():  # torn, or of a run that began anew before it, for want of its state
-            shutil.rmtree(target)
-        older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
-        _forget(run_dir, older, set(planned))
-    with atomic_folder(target) if world.is_main else nullcontext(Path()) as own:
-        folder = Path(world.shared(lambda: str(own)))
-        if world.is_main:
-            names = {name.removeprefix("model."): tensor for name, tensor in weights.items()} if weights else None
-            export_model(session.model, session.tokenizer, folder, weights=names)
-            (folder / STATE).mkdir()
-        world.wait()
-        session.engine.save(folder / STATE)
-        world.wait()
-    world.wait()
+    weights = session.engine.weights("model.") if session.engine.sharded else None
+
+    def write(folder: Path) -> None:
+        export_model(session.model, session.tokenizer, folder, weights=weights)
+
+    save_step(session.world, session.engine, run_dir, step, planned=planned, write=write)
 
 
 def restore(session: Session, run_dir: Path, say: Callable[[str], None]) -> int:
     """Loads the newest checkpoint that can be resumed from and returns its step, 0 where there is none; `say` hears of torn ones."""
-
-    def newest() -> int:
-        # Whoever works on a run holds its lock: what lies here half written or half removed is nobody's any more.
-        for leftover in (run_dir / "checkpoints").glob(".tmp-*"):
-            shutil.rmtree(leftover)
-        steps = resumable_steps(run_dir)
-        for torn in saved_steps(run_dir):
-            if torn > (steps[-1] if steps else 0) and not is_complete(step_folder(run_dir, torn)):
-                say(torn_line(step_folder(run_dir, torn)))
-        return steps[-1] if steps else 0
-
-    step = session.world.shared(newest)
+    step = newest_step(session.world, run_dir, say)
     if step:
-        say(f"resuming {run_dir.name} from {step_folder(run_dir, step).name}")
         session.engine.load(step_folder(run_dir, step) / STATE)
     return step
-
-
-def forget_states(run_dir: Path, *, keep: Iterable[int] = (), planned: Iterable[int] | None = None) -> None:
-    """Removes what only resuming needs, but for the steps in `keep`: from a finished run, which nobody goes on with.
-
-    With `planned`, checkpoints at other steps go as a whole.
-    """
-    steps = [step for step in resumable_steps(run_dir) if step not in set(keep)]
-    _forget(run_dir, steps, set(steps if planned is None else planned))
-
-
-def resumable_steps(run_dir: Path) -> list[int]:
-    """The steps of the complete checkpoints that still have their training state, ascending."""
-    return [step for step in complete_steps(run_dir) if (step_folder(run_dir, step) / STATE).is_dir()]
-
-
-def _forget(run_dir: Path, steps: Iterable[int], planned: set[int]) -> None:
-    """Removes the training state of checkpoints, and all of those that were saved between the planned ones."""
-    for step in steps:
-        folder = step_folder(run_dir, step)
-        doomed = folder / STATE if step in planned else folder
-        # Renamed first: half of a state must not be taken for a whole one.
-        aside = folder.parent / f".tmp-old-{folder.name}"
-        doomed.rename(aside)
-        shutil.rmtree(aside)

@@ -13,11 +13,12 @@ from core.hooks import Hook, eval_file, read_evaluation
 from core.preemption import Preempted, Preemption
 from core.progress import NoProgress, Progress
 from core.records import AXIS, Preference, RunEnded, Tracker
+from core.states import forget_states
 from rmtrain.config import RewardModelConfig
 from rmtrain.metrics import Tally
 from rmtrain.session import Session
 from rmtrain.speed import Meter
-from rmtrain.state import forget_states, restore, save
+from rmtrain.state import restore, save
 
 BEST = ("rewardbench2/overall", "held_out/accuracy")
 """What the best checkpoint is chosen by where the configuration names no metric: the first of these that the hooks measured."""

@@ -1,7 +1,7 @@
 """A run that is killed again and again: `python -m tests.rmtrain.kills POLICY_FOLDER OUT_FOLDER NUM_KILLS SEED`.
 
-Trains once in peace, then in processes that SIGKILL ends after random times, from loading the model to writing a checkpoint,
-until so many were killed; prints as JSON the hashes of the last checkpoints' weights and optimiser states, and where kills fell.
+Trains once in peace, then in processes that SIGKILL ends after a random number of steps and a random time more, from loading
+the model to writing a checkpoint, until so many were killed; prints as JSON the hashes of the last checkpoints' weights and optimiser states, and where kills fell.
 """
 
 import hashlib
@@ -57,6 +57,10 @@ def has_ended(pid: int) -> bool:
     return done == pid
 
 
+def newest(run_dir: Path) -> int:
+    return max([0, *saved_steps(run_dir)])
+
+
 def hash_of(run_dir: Path) -> str:
     digest = hashlib.sha256()
     last = step_folder(run_dir, STEPS)
@@ -76,17 +80,21 @@ def main() -> None:
     while len(found["killed_at"]) < num_kills or pid:
         folder = out / f"torn-{run}"
         pid = child(policy, folder)
-        # Before its first step, or some way further: the run takes several seconds in all.
-        kill_at = time.monotonic() + draw.uniform(0.05, 1.2) if len(found["killed_at"]) < num_kills else float("inf")
-        while not (ended := has_ended(pid)) and time.monotonic() < kill_at:
+        # By steps, not by the clock alone: on a busy machine none would come to its first one.
+        steps = draw.choice([0, 1, 5, 20, 50]) if len(found["killed_at"]) < num_kills else STEPS
+        wanted, pause = newest(folder) + steps, draw.uniform(0.0, 0.3 if steps == 0 else 0.03)
+        while not (ended := has_ended(pid)) and newest(folder) < wanted:
             time.sleep(0.001)
+        if not ended and steps < STEPS:
+            time.sleep(pause)
+            ended = has_ended(pid)
         if ended:
             found["hashes"].append(hash_of(folder))
             run, pid = run + 1, 0
         else:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            found["killed_at"].append(str(([0, *saved_steps(folder)] if folder.exists() else [0])[-1]))
+            found["killed_at"].append(str(newest(folder)))
     print(json.dumps(found))
 
 

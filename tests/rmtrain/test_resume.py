@@ -22,7 +22,7 @@ from core.records import CheckpointSaved
 from core.reward import RewardModelScorer
 from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
-from rmtrain.state import STATE, forget_states, resumable_steps
+from core.states import STATE, forget_states, resumable_steps
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 from tests.rmtrain.test_train import PAIRS, config_of, fit

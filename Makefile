@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCH ?=
 
-.PHONY: install install-smol demo test check bench bench-rm bench-official clean
+.PHONY: install install-smol demo test check bench bench-rm bench-ppo bench-official clean
 
 install: .venv/installed
 
@@ -42,6 +42,18 @@ bench: install install-smol
 # Training beside TRL: make bench-rm BENCH="--data FOLDER --json OUT.json"
 bench-rm: install install-smol
 	$(BIN)/python benchmarks/rm_train.py $(BENCH)
+
+# PPO beside TRL: make bench-ppo BENCH="--world runs/demo/world-0 --runs runs/demo --data FOLDER --json OUT.json"
+bench-ppo: install install-smol .venv-ppo-peer/installed
+	$(BIN)/python benchmarks/ppo_train.py $(BENCH)
+
+# TRL 1.12 is the last with a PPOTrainer. All else has the versions of the main environment, so that these are the same for both.
+.venv-ppo-peer/installed: constraints.txt
+	$(PYTHON) -m venv .venv-ppo-peer
+	grep -v '^trl==' constraints.txt > .venv-ppo-peer/constraints.txt
+	.venv-ppo-peer/bin/pip install --quiet --disable-pip-version-check -c .venv-ppo-peer/constraints.txt torch==2.13.0
+	.venv-ppo-peer/bin/pip install --quiet --disable-pip-version-check -c .venv-ppo-peer/constraints.txt trl==1.12.0
+	touch $@
 
 # The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
 bench-official: .venv-official/installed

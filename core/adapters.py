@@ -93,9 +93,9 @@ def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
 
 
 def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "Generator") -> None:
-    """Puts an adapter into the classifier `model`, in place: its linear layers become peft's, its head stays the layer it is.
+    """Puts an adapter into `model`, in place: the linear layers of its body become peft's, a classifier's head stays the layer it is.
 
-    Afterwards A, B and the head require gradients, and nothing else. A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
+    Afterwards A, B and that head require gradients, and nothing else. A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
     and B is zero, as in peft: at first the model is what it was. Both are held in fp32, whatever the base is held in.
     `base` is where the weights of the model lie, for those who load the adapter. Raises `ValueError` for a name in
     `lora.targets` that no linear layer of the body has.
@@ -106,8 +106,9 @@ def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "G
 
     linear = _linear_layers(model)
     _require_targets(lora.targets, linear, type(model).__name__)
+    has_head = any(name == HEAD for name, _ in model.named_children())
     config = PeftConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.SEQ_CLS if has_head else TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as whole, and used as a factor
         lora_dropout=lora.dropout,
@@ -118,7 +119,7 @@ def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "G
     config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else base.path
     config.revision = base.revision
     # Set afterwards: the head needs no copy beside an original. But whoever loads the adapter must know that it has one.
-    config.modules_to_save = [HEAD]
+    config.modules_to_save = [HEAD] if has_head else None
     for name, weight in model.named_parameters():
         if ".lora_A." in name:
             bound = weight.shape[1] ** -0.5

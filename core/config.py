@@ -126,11 +126,20 @@ class RolloutKind(StrEnum):
     """What draws the completions of a policy in training."""
 
     transformers = "transformers"
-    """This process, with the weights in training."""
+    """This process, with the weights in training; a completion depends on seed, prompt and place alone."""
     continuous = "continuous"
-    """This process, with transformers' continuous batching."""
+    """This process, with transformers' continuous batching; a completion depends on its whole batch too."""
     vllm = "vllm"
-    """A vLLM server, which is sent the weights after every update."""
+    """A vLLM server, which is sent the weights after every update; a resumed run is not equal bit for bit."""
+
+
+class WeightSync(StrEnum):
+    """How weights get into a vLLM server."""
+
+    folder = "folder"
+    """Through a folder that both see under one path."""
+    nccl = "nccl"
+    """From GPU to GPU; the server needs GPUs of its own."""
 
 
 @dataclass(kw_only=True)
@@ -140,13 +149,32 @@ class RolloutConfig:
     kind: RolloutKind = RolloutKind.transformers
     batch_size: int = 512
     """transformers: completions written at a time."""
+    memory: float = 0.5
+    """continuous: share of the device's free memory for the cache of keys and values."""
     url: str = ""
-    """vllm: address of the server."""
+    """vllm: address of the server, as in http://localhost:8000."""
+    parallel: int = 64
+    """vllm: requests under way at a time, one per prompt."""
+    timeout_s: float = 600.0
+    """vllm: seconds for one request, weights included."""
+    sync: WeightSync = WeightSync.folder
+    """vllm: way of the weights."""
+    folder: str = ""
+    """vllm with sync=folder: where the weights are written; nothing else may lie there."""
+    dtype: Dtype = Dtype.bf16
+    """vllm: number format in which the weights are sent; the server's own."""
 
     def __post_init__(self) -> None:
-        require_positive("rollout.batch_size", self.batch_size)
+        for key in ("batch_size", "parallel", "timeout_s"):
+            require_positive(f"rollout.{key}", getattr(self, key))
+        require_fraction("rollout.memory", self.memory, positive=True)
         if self.kind == RolloutKind.vllm and not self.url:
             raise ValueError("rollout.url is empty; give the address of the server, as in rollout.url=http://localhost:8000.")
+        if self.kind == RolloutKind.vllm and self.sync == WeightSync.folder and not self.folder:
+            raise ValueError(
+                "rollout.folder is empty; give a folder that the server sees under the same path, or send the weights with "
+                "rollout.sync=nccl."
+            )
 
 
 @dataclass(kw_only=True)

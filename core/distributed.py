@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from core.preemption import Preempted
 
@@ -50,6 +49,27 @@ class World:
         if box[1] is not None:
             raise box[1]
         return box[0]
+
+    def gathered(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives on each process, by rank, on all of them; what one of them raises, all raise."""
+        if self.size == 1:
+            return [make()]
+        own: tuple[Any, Exception | None]
+        try:
+            own = (make(), None)
+        except Exception as error:  # whatever it is: the others wait for an answer
+            own = (None, error)
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, own)
+        for _, error in found:
+            if error is not None:
+                raise error
+        return [made for made, _ in found]
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` things in a row, which are a multiple of the processes."""
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """The values added up over all processes, in fp64."""

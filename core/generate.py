@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from core.batching import pad_left
 from core.chat import encode_prompts, pad_id
@@ -12,6 +13,9 @@ from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
 """Finished rows leave the batch once fewer than this share is still being written."""
+
+GROWTH = 64
+"""Tokens by which a full cache grows: it is copied once for so many tokens, not at each of them."""
 
 
 class TransformersGenerator:
@@ -56,34 +60,37 @@ def sample(
     `indices` are the prompts' places, which seed their draws.
     """
     ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
-    cache = DynamicCache(config=model.config)
+    cache = growing_cache(model.config)
     logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
     cache.batch_repeat_interleave(sampling.n)
     logits_RV = logits.repeat_interleave(sampling.n, 0)
-    mask_RL = mask_BL.repeat_interleave(sampling.n, 0)
+    num_rows, width = len(logits_RV), ids_BL.shape[1]
+    mask_RL = mask_BL.new_ones(num_rows, width + sampling.max_new_tokens)
+    mask_RL[:, :width] = mask_BL.repeat_interleave(sampling.n, 0)
+    next_positions_R = mask_RL[:, :width].sum(-1)
     uniforms_RT = torch.cat([_uniforms(sampling, index) for index in indices]).to(model.device)
 
-    tokens: list[list[int]] = [[] for _ in range(len(logits_RV))]
-    logprobs: list[list[float]] = [[] for _ in range(len(logits_RV))]
-    alive = torch.arange(len(logits_RV), device=model.device)  # rows of the batch that are still being written
-    active = torch.ones(len(alive), dtype=torch.bool, device=model.device)
+    # What is drawn stays on the device until the end: a transfer at every step would make it wait for us.
+    tokens_RT = torch.zeros_like(uniforms_RT, dtype=torch.long)
+    logprobs_RT = torch.zeros_like(uniforms_RT)
+    lengths_R = torch.zeros_like(next_positions_R)
+    alive = torch.arange(num_rows, device=model.device)  # rows of the batch that are still being written
+    active = torch.ones(num_rows, dtype=torch.bool, device=model.device)
     for step in range(sampling.max_new_tokens):
         next_R, logprobs_R = draw(logits_RV, sampling.temperature, uniforms_RT[alive, step])
-        drawn = zip(alive.tolist(), next_R.tolist(), logprobs_R.tolist(), active.tolist(), strict=True)
-        for row, token, logprob, going in drawn:
-            if going:
-                tokens[row].append(token)
-                logprobs[row].append(logprob)
+        tokens_RT[alive, step], logprobs_RT[alive, step] = next_R, logprobs_R
+        lengths_R[alive] += active
         active = active & (next_R != tokenizer.eos_token_id)
-        if not active.any() or step + 1 == sampling.max_new_tokens:
+        num_active = int(active.sum())
+        if num_active == 0 or step + 1 == sampling.max_new_tokens:
             break
-        if active.float().mean() < KEEP_ROWS:
+        if num_active < KEEP_ROWS * len(alive):
             keep = active.nonzero().squeeze(-1)
             cache.batch_select_indices(keep)
             alive, next_R, mask_RL, active = alive[keep], next_R[keep], mask_RL[keep], active[keep]
-        mask_RL = torch.cat([mask_RL, mask_RL.new_ones(len(mask_RL), 1)], 1)
-        logits_RV = _forward(model, next_R[:, None], mask_RL, mask_RL.sum(-1, keepdim=True) - 1, cache)
-    return tokens, logprobs
+        positions = (next_positions_R[alive] + step)[:, None]
+        logits_RV = _forward(model, next_R[:, None], mask_RL[:, : width + step + 1], positions, cache)
+    return _rows(tokens_RT, lengths_R), _rows(logprobs_RT, lengths_R)
 
 
 def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,12 +100,71 @@ def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Ten
     """
     if temperature == 0:
         return logits_RV.argmax(-1), torch.zeros(len(logits_RV), device=logits_RV.device)
-    probabilities_RV = torch.softmax(logits_RV.float() / temperature, -1)
+    # Over a large vocabulary each pass counts, and division by 1 changes nothing.
+    scaled_RV = logits_RV.float() if temperature == 1 else logits_RV.float() / temperature
+    probabilities_RV = torch.softmax(scaled_RV, -1)
     cumulative_RV = probabilities_RV.cumsum(-1)
     # Scaled by the last entry: rounding leaves it a little off 1, and a token beyond the vocabulary must not be drawn.
     targets_R1 = (uniforms_R * cumulative_RV[:, -1])[:, None]
     tokens_R = torch.searchsorted(cumulative_RV, targets_R1, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
     return tokens_R, probabilities_RV.gather(-1, tokens_R[:, None]).squeeze(-1).log()
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer in memory with room to spare, so that a new token is written and nothing is copied.
+
+    `DynamicLayer` makes a new tensor of all tokens for every token. Here `keys` and `values`, of shape (R, heads, L, channels),
+    are the filled part of larger tensors, which grow by `GROWTH` tokens once they are full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Writes the states of the next tokens behind the others; returns all of them."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if start == 0:  # the prompt: it is repeated first, and room made afterwards
+            return super().update(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        if self._room is None or end > self._room[0].shape[-2]:
+            self._room = _with_room(self.keys, end), _with_room(self.values, end)
+        keys, values = self._room
+        keys[..., start:end, :] = key_states
+        values[..., start:end, :] = value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        self._room = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """The rows `indices` alone."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """The cache that transformers makes for such a model, its layers of full attention without their copies."""
+    cache = DynamicCache(config=config)
+    # Of windows, linear attention and the like the state is small, or is no list of tokens: those stay as they are.
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _with_room(states: Tensor, end: int) -> Tensor:
+    rows, heads, length, channels = states.shape
+    room = states.new_empty(rows, heads, end + GROWTH, channels)
+    room[..., :length, :] = states
+    return room
+
+
+def _rows(values_RT: Tensor, lengths_R: Tensor) -> list[list]:
+    return [row[:length] for row, length in zip(values_RT.tolist(), lengths_R.tolist(), strict=True)]
 
 
 def _uniforms(sampling: Sampling, index: int) -> Tensor:

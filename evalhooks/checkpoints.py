@@ -4,16 +4,24 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
 
 from bon.pools import Pools, rerank
 from core.checkpoint import step_folder
 from core.generate import TransformersGenerator
-from core.hooks import Hook
-from core.records import BenchmarkRow, CheckpointSaved, Preference, Sampling, Scorer
+from core.hooks import Hook, eval_file, read_evaluation
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
 from core.reward import RewardModelScorer
+from core.scorers.ensemble import EnsembleScorer
+from core.scorers.implicit import ImplicitRewardScorer
+from core.scorers.vllm import VLLMScorer
+from core.scorers.weighted import Term, WeightedScorer
 from evalhooks import rewardbench1, rewardbench2
 from evalhooks.benchmark import score_rows, write_rows
 from evalhooks.tasks import Task, answer, mean
+
+MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
+"""Scorers whose benchmark says something: a program or a judge is no reward model."""
 
 
 class RewardModelHook(Hook):
@@ -107,26 +115,46 @@ def ranked(right: float, wrong: float) -> float:
 
 
 class PolicyHook(Hook):
-    """Downstream tasks of a policy, and how well its reward still tells right from wrong on its own outputs."""
+    """Downstream tasks of a policy, and how well its reward still tells right from wrong on its own outputs.
 
-    def __init__(self, *, tasks: Mapping[str, Task], sampling: Sampling, scorer: Scorer | None = None) -> None:
-        self.tasks, self.sampling, self.scorer = tasks, sampling, scorer
+    `scorer` must be able to score the prompts of the tasks, which a verifier of training prompts is not. `static` are metrics that
+    stay what they are, as `static_scores` gives them: logged at every checkpoint, they stand beside what moves.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task],
+        sampling: Sampling,
+        scorer: Scorer | None = None,
+        static: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.tasks, self.sampling, self.scorer, self.static = tasks, sampling, scorer, static
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         generator = TransformersGenerator(event.model, event.tokenizer)
         metrics: dict[str, float] = {}
+        answers: list[list[Completion]] = []
         scores: list[list[float]] = []
         labels: list[list[float]] = []
         for name, task in self.tasks.items():
             completions, correct = answer(task, generator, self.sampling)
             metrics[f"downstream/{name}"] = mean([mean(row) for row in correct])
+            answers += completions
             if self.scorer is not None:
                 texts = [[completion.text for completion in row] for row in completions]
                 scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
         if self.tasks:
             metrics["downstream/average"] = mean(list(metrics.values()))
-        return metrics | on_policy(scores, labels)
+        measured = lengths(answers) | on_policy(scores, labels)
+        return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
+
+    def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
+        """What this hook measured of the untrained policy, from disk: a run that is gone on with has it there too."""
+        if event.step == 0:
+            return measured
+        return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
 
 
 def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -134,13 +162,18 @@ def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[floa
 
     `rm_accuracy`: share of pairs of a correct and an incorrect answer to one prompt that it ranks rightly, equal scores
     counting half. `reward_std`: its standard deviation within a prompt, averaged (Razin et al. 2025 tie it to the speed
-    of learning). `rm_score`: its mean. Left out where there is nothing to measure.
+    of learning). `rm_score`: its mean. `accuracy` and `accuracy_std`: mean and deviation of correctness over the same answers.
+    Left out where there is nothing to measure: with one answer to each prompt there are neither pairs nor deviations.
     """
     if not scores:
         return {}
-    metrics = {"on_policy/rm_score": mean([score for row in scores for score in row])}
+    metrics = {
+        "on_policy/rm_score": mean([score for row in scores for score in row]),
+        "on_policy/accuracy": mean([label for row in correct for label in row]),
+    }
     if len(scores[0]) > 1:
         metrics["on_policy/reward_std"] = mean([statistics.pstdev(row) for row in scores])
+        metrics["on_policy/accuracy_std"] = mean([statistics.pstdev(row) for row in correct])
     pairs = [
         ranked(right, wrong)
         for row, labels in zip(scores, correct, strict=True)
@@ -150,3 +183,50 @@ def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[floa
         )
     ]
     return metrics | ({"on_policy/rm_accuracy": mean(pairs)} if pairs else {})
+
+
+def gap(now: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float]:
+    """How much more the reward has risen than correctness since the untrained policy: `on_policy/gap`, from what `on_policy` gave.
+
+    Each rise is counted in its own standard deviation within a prompt over the untrained policy's answers:
+    (rm_score - rm_score_0) / reward_std_0 - (accuracy - accuracy_0) / accuracy_std_0. That has no unit, and reward models of other
+    scales and other checkpoints compare. A reward that is correctness, times a positive number and plus any number of each prompt,
+    has a gap of 0 whatever the policy; over-optimisation lets it grow, since the reward rises while correctness does not: the
+    proxy and the gold score that part in figure 1 of Gao et al. 2023. A reward of much noise understates its rise, and so the gap.
+
+    Left out where the untrained policy's answers did not differ, within any prompt, in score or in correctness.
+    """
+    if not (start.get("on_policy/reward_std", 0) > 0 and start.get("on_policy/accuracy_std", 0) > 0):
+        return {}
+    rises = [
+        (now[f"on_policy/{name}"] - start[f"on_policy/{name}"]) / start[f"on_policy/{std}"]
+        for name, std in (("rm_score", "reward_std"), ("accuracy", "accuracy_std"))
+    ]
+    return {"on_policy/gap": rises[0] - rises[1]}
+
+
+def lengths(answers: Sequence[Sequence[Completion]]) -> dict[str, float]:
+    """`on_policy/length`: mean tokens of an answer, EOS included; `on_policy/unfinished`: share that was cut at the limit."""
+    flat = [completion for row in answers for completion in row]
+    if not flat:
+        return {}
+    return {
+        "on_policy/length": mean([len(completion.token_ids) for completion in flat]),
+        "on_policy/unfinished": mean([float(not completion.finished) for completion in flat]),
+    }
+
+
+def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, float]:
+    """RewardBench 2 of a reward, to stand beside what PPO makes of it: `reward/rewardbench2/{overall,factuality,...}`.
+
+    Of a sum of several rewards each reward model has its own, `reward/<name>/rewardbench2/...`; programs and judges have none. Empty
+    without rows, and for a reward that is no model. Scores all rows: keep the result.
+    """
+    terms = scorer.terms if isinstance(scorer, WeightedScorer) else (Term(name="reward", scorer=scorer),)
+    models = [term for term in terms if isinstance(term.scorer, MODELS)] if rows else []
+    metrics: dict[str, float] = {}
+    for term in models:
+        place = "reward" if len(terms) == 1 else f"reward/{term.name}"
+        result = rewardbench2.scores(score_rows(rows, term.scorer).rows)
+        metrics |= {f"{place}/{key}": value for key, value in rewardbench2.metrics(result).items()}
+    return metrics

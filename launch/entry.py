@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,7 +85,7 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
-    with leaving_at_once() if num_processes() > 1 else nullcontext():
+    with leaving_at_once():
         with stopping_at_once():
             main()
         # A launcher that hands the jobs to other processes leaves nothing here.

@@ -1,6 +1,5 @@
-"""What several jobs build from their configuration: hooks, trackers, rewards, identities, lineages."""
+"""What several jobs build from their configuration: hooks, trackers, rewards, identities."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from core.adapters import content_of
 from core.config import ModelConfig
 from core.preemption import Preempted
 from core.records import Sampling, Scorer, Tracker
-from core.runs import RECORD, Run, RunState, fail_run, fingerprint, open_run, read_record, stop_run
+from core.runs import Run, RunState, fail_run, fingerprint, open_run, read_record, stop_run
 from core.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
 from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
@@ -22,7 +21,6 @@ from launch.entry import Composed
 from launch.inputs import BenchmarkRows
 from launch.schema import NO_MATTER, RunSettings
 
-LINEAGE = "lineage.json"
 KEYS = {"model": "model.path", "reward": "reward.path"}
 
 
@@ -91,33 +89,14 @@ def reward_model_hook(hooks: HooksConfig, rows: BenchmarkRows) -> RewardModelHoo
     )
 
 
-def policy_hook(hooks: HooksConfig, tasks: Mapping[str, TaskConfig], scorer: Scorer) -> PolicyHook:
-    """The hook of PPO."""
-    return PolicyHook(tasks=load_tasks(tasks), sampling=sampling_of(hooks.downstream), scorer=scorer)
+def policy_hook(hooks: HooksConfig, tasks: Mapping[str, TaskConfig], scorer: Scorer | None, static: Mapping[str, float]) -> PolicyHook:
+    """The hook of a policy; `static` is logged beside what it measures at every checkpoint."""
+    return PolicyHook(tasks=load_tasks(tasks), sampling=sampling_of(hooks.downstream), scorer=scorer, static=static)
 
 
 def sampling_of(config: SamplingConfig) -> Sampling:
     """The sampling that a configuration asks for."""
     return Sampling(n=config.n, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
-
-
-def run_id_of(path: str) -> str:
-    """The id of the run whose checkpoint `path` is, else the path."""
-    run = Path(path).parent.parent
-    return read_record(run)["id"] if (run / RECORD).is_file() else path
-
-
-def lineage_of(model: ModelConfig) -> str:
-    """The family a model belongs to: as configured, as written beside it or in its run's record, else its path."""
-    if model.lineage:
-        return model.lineage
-    folder = Path(model.path)
-    if (folder / LINEAGE).is_file():
-        return json.loads((folder / LINEAGE).read_text())["lineage"]
-    for parent in (folder, *folder.parents[:2]):
-        if (parent / RECORD).is_file():
-            return read_record(parent)["lineage"]["base"]
-    return model.path
 
 
 def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mapping[str, str]) -> dict[str, Any]:

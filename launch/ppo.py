@@ -1,86 +1,161 @@
-"""`rewardloop ppo`: a policy against a reward model."""
+"""`rewardloop ppo`: a policy against a reward, by PPO, RLOO or GRPO."""
 
-from collections.abc import Mapping
+import json
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from core.progress import Progress, console_progress
-from launch.entry import Composed, start
+from launch.entry import Composed, num_processes, rank, start
 
 
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
-    """Trains the policy of a configuration, unless it is finished already, and returns its record."""
-    from core.config import ModelConfig
+    """Trains the policy of a configuration, unless it is finished already, and returns its record.
+
+    Where several processes were started together, all of them call it.
+    """
+    from core.config import engine_for
     from core.sources import resolve
+    from launch.inputs import benchmark_rows
+    from launch.rewards import Sources, term_sources, terms_identity
     from launch.schema import PPOJob
+    from ppo.config import Algo
+    from ppo.grouped_arguments import require_supported
     from ppo.prompts import read_prompts
 
     job = composed.job
     assert isinstance(job, PPOJob)
     # What is likely to be wrong is looked at before torch is imported.
+    engine_for(job.engine.kind, num_processes())
     if job.tasks and job.best_metric.startswith("downstream/") and job.best_metric.partition("/")[2] not in {*job.tasks, "average"}:
         raise ValueError(f"best_metric={job.best_metric} is no task's; choose downstream/average or one of {', '.join(job.tasks)}.")
+    if job.algo != Algo.ppo:
+        require_supported(job)
     prompts = read_prompts(job.prompts)
     resolve(job.model)
+    sources: dict[str, Sources] = term_sources(job, prompts)
+    rows = benchmark_rows(job.hooks).rewardbench2
 
-    from core.models import load_reward_model, load_tokenizer
-    from core.reward import RewardModelScorer
+    from core.distributed import join_world
     from core.runs import finish_run
-    from launch.parts import identity_of, lineage_of, opened, policy_hook, record_of, run_id_of, tracked
-    from launch.rewards import reward_path
-    from ppo.train import train
+    from core.states import forget_states
+    from core.tracking import Trackers
+    from launch.parts import identity_of, opened, record_of, tracked
 
-    source = ModelConfig(path=str(reward_path(job.reward.path, job.runs_dir)), revision=job.reward.revision, dtype=job.model.dtype)
     files = {f"prompts.{i}": path for i, path in enumerate(job.prompts)} | {f"tasks.{n}": task.path for n, task in job.tasks.items()}
-    identity = identity_of(job, models={"model": job.model, "reward": source}, files=files)
-    lineage = {"base": lineage_of(job.model), "model": job.model.path, "reward": job.reward.path, "reward_base": lineage_of(source)}
-    lineage["reward_run"] = run_id_of(source.path)
-    name = f"{lineage['base'].rpartition('/')[2]}-by-{lineage['reward_base'].rpartition('/')[2]}"
-    run, has_work = opened(composed, "ppo", name, identity, lineage=lineage)
+    files["rewardbench2"] = job.hooks.rewardbench2
+    identity = identity_of(job, models={"model": job.model}, files=files)
+    del identity["reward"]  # its settings with places in them; by content it stands among the rewards
+    identity["rewards"] = terms_identity(job, sources)
+    lineage = _lineage(job, sources)
+    world = join_world()
+    run, has_work = world.shared(lambda: opened(composed, "ppo", _name(job, lineage), identity, lineage=lineage))
     if not has_work:
         return record_of(run)
-    _note_lineage(lineage)
-    with tracked(job, run, {**identity, "lineage": lineage}) as tracker:
-        model, tokenizer = load_reward_model(source)
-        scorer = RewardModelScorer(model, tokenizer, batch_tokens=job.hooks.batch_tokens)
-        hook = policy_hook(job.hooks, job.tasks, scorer)
-        same_tokens = load_tokenizer(job.model).get_vocab() == tokenizer.get_vocab()
-        if job.critic == "reward" and not same_tokens:
-            print("note: the reward model has another tokenizer than the policy, so the critic starts from the policy.")
-        outcome = train(
-            job,
-            run.dir,
-            prompts=prompts,
-            scorer=scorer,
-            reward_model=model if same_tokens else None,
-            hooks=[hook],
-            tracker=tracker,
-            progress=progress,
-        )
-        finish_run(
-            run,
-            last_step=outcome.last_step,
-            best_step=outcome.best_step,
-            best={job.best_metric: outcome.best_value},
-            num_dropped_prompts=outcome.num_dropped_prompts,
-            stopped_because=outcome.stopped_because,
-        )
+    if world.is_main:
+        for warning in lineage["warnings"]:
+            print(f"warning: {warning}")
+    with tracked(job, run, {**identity, "lineage": lineage}) if world.is_main else nullcontext(Trackers([])) as tracker:
+        outcome = _trained(job, run.dir, prompts, sources, rows, tracker, progress, world)
+        if world.is_main:
+            finish_run(
+                run,
+                last_step=outcome.last_step,
+                best_step=outcome.best_step,
+                best={job.best_metric: outcome.best_value},
+                num_dropped_prompts=outcome.num_dropped_prompts,
+                stopped_because=outcome.stopped_because,
+            )
+            from evalhooks.report import write_over_optimisation
+
+            write_over_optimisation(run.dir, run.dir / "over_optimisation.png")
+            forget_states(run.dir)
+    world.wait()
     return record_of(run)
 
 
-def _note_lineage(lineage: Mapping[str, str]) -> None:
-    """Says what a reward model of another lineage than the policy's has meant elsewhere."""
-    if lineage["base"] != lineage["reward_base"]:
-        print(
-            f"note: the reward model comes from {lineage['reward_base']}, the policy from {lineage['base']}; in the RewardBench 2 paper "
-            "such reward models gave 54.5 to 56.4 after PPO, those of the policy's lineage 59.1 to 60.7 (table 8)."
-        )
+def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tracker: Any, progress: Progress, world: Any) -> Any:
+    """Loads the rewards, and trains by the algorithm that was asked for; returns the outcome."""
+    from core.models import load_tokenizer
+    from launch.parts import policy_hook
+    from launch.rewards import anywhere, build_terms, critic_source
+    from ppo.config import Algo
+    from ppo.train import train
+
+    scorer = build_terms(job, sources, prompts, say=print if world.is_main else _silent)
+    elsewhere = anywhere(scorer)  # a verifier knows the training prompts alone
+    static = world.shared(lambda: _static_scores(elsewhere, rows, run_dir)) if elsewhere else {}
+    hook = policy_hook(job.hooks, job.tasks, elsewhere, static)
+    common: dict[str, Any] = {
+        "prompts": [prompt.dialogue for prompt in prompts],
+        "scorer": scorer,
+        "hooks": [hook],
+        "tracker": tracker,
+        "progress": progress,
+    }
+    if job.algo != Algo.ppo:
+        from ppo.grouped import train_grouped
+
+        return train_grouped(job, run_dir, **common)
+    reward_model = critic_source(scorer, load_tokenizer(job.model), job)
+    if job.critic == "reward" and reward_model is None and world.is_main:
+        print("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
+    return train(job, run_dir, reward_model=reward_model, world=world, **common)
+
+
+def _static_scores(scorer: Any, rows: Any, run_dir: Path) -> dict[str, float]:
+    """RewardBench 2 of the rewards, which stay what they are: scored once for a run."""
+    from core.checkpoint import write_json
+    from evalhooks.checkpoints import static_scores
+
+    cache = run_dir / "static.json"
+    if not rows:
+        return {}
+    if not cache.exists():
+        write_json(cache, static_scores(scorer, rows))
+    return {name: float(value) for name, value in json.loads(cache.read_text(encoding="utf-8")).items()}
+
+
+def _lineage(job: Any, sources: Any) -> dict[str, Any]:
+    """Where policy, prompts and rewards come from, and what does not fit."""
+    from core.lineage import lineage_of, lineage_summary, origin_of, prompt_sources, run_id_of
+
+    models = {
+        name: model
+        for name, source in sources.items()
+        for key, model in source.models.items()
+        if key in ("path", "members[0]")  # the members of an ensemble are of a kind
+    }
+    found: dict[str, Any] = {"base": lineage_of(job.model), "model": job.model.path}
+    first = next(iter(sources))
+    found["reward"] = sources[first].name
+    found["reward_base"] = lineage_of(models[first]) if first in models else sources[first].name
+    found["reward_run"] = run_id_of(models[first].path) if first in models else sources[first].name
+    origins = {name: origin_of(model) for name, model in models.items()}
+    return found | lineage_summary(origin_of(job.model), origins, prompt_sources(job.prompts))
+
+
+def _name(job: Any, lineage: dict[str, Any]) -> str:
+    """What the run is called: the policy, and the reward that it is trained by."""
+    from ppo.config import Algo
+
+    algo = "" if job.algo == Algo.ppo else f"{job.algo}-"
+    rewards = lineage["reward_base"].rpartition("/")[2].replace(":", "-")
+    lora = f"-lora{job.lora.rank}" if job.lora.rank else ""
+    return f"{algo}{lineage['base'].rpartition('/')[2]}-by-{rewards}{lora}"
 
 
 def _command(composed: Composed) -> dict[str, Any]:
     record = run(composed, console_progress())
+    if rank() > 0:
+        return record
     best = ", ".join(f"{key} {value:.3f}" for key, value in record["best"].items() if value is not None)
     print(f"{record['dir']}: best at step {record['best_step']}: {best}")
     return record
+
+
+def _silent(line: str) -> None:
+    """What one process says, the others need not repeat."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`rewardloop report`: a study's report, drawn anew from its runs on disk."""
+"""`rewardloop report`: a study's report, drawn anew from its runs on disk; PPO runs take part while they still train."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def build(
 def _command(composed: Composed) -> None:
     from rich.console import Console
 
-    from evalhooks.report import print_report
+    from evalhooks.report import print_report, write_over_optimisation
     from evalhooks.summary import finished_records, read_summary
     from launch.schema import ReportJob
 
@@ -38,11 +38,24 @@ def _command(composed: Composed) -> None:
     if not (folder / "report" / "summary.json").is_file():
         raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
     before = read_summary(folder / "report")
+    records = [*finished_records(folder), *_unfinished_policies(folder)]
+    for record in records:
+        if record["job"] == "ppo":
+            write_over_optimisation(Path(record["dir"]), Path(record["dir"]) / "over_optimisation.png")
     summary, path = build(
-        study=job.study, folder=folder, records=finished_records(folder), pools=folder / before["pools"],
+        study=job.study, folder=folder, records=records, pools=folder / before["pools"],
         wall_s=before["wall_s"], notes=before["notes"],
     )  # fmt: skip
     print_report(summary, path, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _unfinished_policies(folder: Path) -> list[dict[str, Any]]:
+    """The records of the PPO runs of a study that still run, or stopped before their end, and were measured at least once."""
+    from core.hooks import eval_file
+    from core.runs import read_record
+
+    records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("ppo-*/record.json"))]
+    return [record for record in records if record["status"] != "finished" and eval_file(Path(record["dir"]), 0).exists()]
 
 
 def main() -> None:

@@ -34,11 +34,11 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     from core.distributed import join_world
     from core.hooks import Hook
     from core.runs import finish_run
+    from core.states import forget_states
     from core.tracking import Trackers
     from evalhooks.checkpoints import HeldOutHook
     from evalhooks.config import Where
     from launch.parts import opened, record_of, reward_model_hook, tracked
-    from rmtrain.state import forget_states
     from rmtrain.train import train
 
     hooks: list[Hook] = [reward_model_hook(job.hooks, benchmarks)]
@@ -87,8 +87,8 @@ def _finished(job: Any) -> dict[str, Any] | None:
     """The record of the job's run if it is finished already."""
     from core.runs import is_finished, run_of
     from core.sources import resolve
+    from core.states import forget_states
     from launch.parts import record_of
-    from rmtrain.state import forget_states
 
     resolve(job.model)
     identity, lineage = _identity(job)
@@ -104,7 +104,8 @@ def _finished(job: Any) -> dict[str, Any] | None:
 
 def _identity(job: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """What determines the job's result, and what it comes from."""
-    from launch.parts import identity_of, lineage_of
+    from core.lineage import lineage_of
+    from launch.parts import identity_of
     from rmtrain.data import named_sources
 
     # By their order too: it decides which of two equal pairs stays, and what a seed draws.

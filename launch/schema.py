@@ -1,21 +1,29 @@
 """The configuration of every job, as Hydra sees it: the trainers' own dataclasses plus what a launch adds."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bon.config import PoolConfig
 from core.config import Dtype, ModelConfig, Quantize, require_fraction, require_positive
 from core.scorers.ensemble import Combine
 from evalhooks.config import HooksConfig, TaskConfig
-from evalhooks.judges.config import JudgeConfig
+from evalhooks.judges.config import JudgeConfig, Mode
+from evalhooks.judges.config import require_complete as require_complete_judge
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
 
 NO_MATTER = frozenset(
-    {"resume", "runs_dir", "study", "world", "tracker.mode", "tracker.project", "save_minutes", "hooks.where", "hooks.device"}
+    {
+        *("resume", "runs_dir", "study", "world", "tracker.mode", "tracker.project", "save_minutes", "hooks.where", "hooks.device"),
+        *("rollout.url", "rollout.parallel", "rollout.timeout_s", "rollout.folder"),
+    }
 )
 """Settings that change no result, and so do not make a run another one."""
 
@@ -76,6 +84,7 @@ class RewardKind(StrEnum):
     ensemble = "ensemble"
     function = "function"
     vllm = "vllm"
+    verifier = "verifier"
 
 
 @dataclass(kw_only=True)
@@ -102,30 +111,51 @@ class RewardConfig:
     """ensemble: mean and standard deviation of every member's scores, for members of different scale."""
     function: str = ""
     """function: `module:function` of (prompts, completions), see core.scorers.function."""
+    verifier: str = ""
+    """verifier: `module:function` of (completion, reference), as a task has it; the references stand in the rows of the prompts."""
     url: str = ""
     """vllm: address of the server."""
     served: str = ""
     """vllm: name under which it serves the model; empty: `path`."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    coefficient: float = 1.0
+    """ppo: of this reward in the sum of all; below 0 it is a penalty."""
+    standardize: bool = False
+    """ppo: less the mean and divided by the standard deviation of the untrained policy's answers, before the coefficient."""
 
-    def require_complete(self) -> None:
-        """Raises `ValueError` where the kind lacks a key that it needs."""
-        needs = {"dpo": ("path", "reference"), "ensemble": ("members",), "function": ("function",), "vllm": ("url", "path"), "judge": ()}
-        for key in needs.get(self.kind, ("path",)):
-            if not getattr(self, key):
-                raise ValueError(f"reward.{key} is empty; {_REWARD_HINTS[key]}")
+    def require_complete(self, key: str = "reward") -> None:
+        """Raises `ValueError` where the kind lacks a setting that it needs; `key` is where this configuration stands."""
+        for own in _REWARD_NEEDS[self.kind]:
+            if not getattr(self, own):
+                raise ValueError(f"{key}.{own} is empty; {_REWARD_HINTS[own].format(key=key)}")
+        for own in ("function", "verifier"):
+            if (name := getattr(self, own)) and name.count(":") != 1:
+                raise ValueError(f"{key}.{own}={name} must read module:function; {_REWARD_HINTS[own].format(key=key)}")
         if self.kind == RewardKind.ensemble and len(self.members) < 2:
-            raise ValueError(f"reward.members={self.members} has one member; name at least two, or take it alone (reward=custom).")
+            raise ValueError(f"{key}.members={self.members} has one member; name at least two, or take it alone ({key}.kind=model).")
         if any(len(scale) != 2 for scale in self.scales):
-            raise ValueError(f"reward.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4.0,2.5]].")
+            raise ValueError(f"{key}.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4.0,2.5]].")
+        if not math.isfinite(self.coefficient) or self.coefficient == 0:
+            raise ValueError(f"{key}.coefficient is {self.coefficient}; give a number other than 0, or leave this reward out.")
 
+
+_REWARD_NEEDS: dict[RewardKind, tuple[str, ...]] = {
+    RewardKind.model: ("path",),
+    RewardKind.dpo: ("path", "reference"),
+    RewardKind.judge: (),
+    RewardKind.ensemble: ("members",),
+    RewardKind.function: ("function",),
+    RewardKind.vllm: ("url", "path"),
+    RewardKind.verifier: ("verifier",),
+}
 
 _REWARD_HINTS = {
-    "path": "give the folder of a reward model, of its run, a run id or a hub id: reward.path=runs/demo/rm-...",
-    "reference": "name the model that the policy was trained from: reward.reference=org/name.",
-    "members": "name at least two reward models: 'reward.members=[A,B]'.",
-    "function": "name a Python function: reward.function=my_rewards:brevity.",
-    "url": "give the address of the server: reward.url=http://localhost:8000.",
+    "path": "give the folder of a reward model, of its run, a run id or a hub id: {key}.path=runs/demo/rm-...",
+    "reference": "name the model that the policy was trained from: {key}.reference=org/name.",
+    "members": "name at least two reward models: '{key}.members=[A,B]'.",
+    "function": "name a Python function: {key}.function=my_rewards:brevity.",
+    "url": "give the address of the server: {key}.url=http://localhost:8000.",
+    "verifier": "name a Python function: {key}.verifier=evalhooks.verifiers:gsm8k.",
 }
 
 
@@ -139,12 +169,66 @@ class PPOJob(Launch, PPOConfig):
     """`rewardloop ppo`."""
 
     reward: RewardConfig = field(default_factory=RewardConfig)
+    rewards: dict[str, Any] = field(default_factory=dict)
+    """Further rewards by names of the user's, each a RewardConfig; with them, `reward` may stay empty. See `terms`."""
 
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)
-        self.reward.require_complete()
-        if self.reward.kind != RewardKind.model:
-            raise ValueError(f"reward.kind={self.reward.kind}: PPO takes a reward model (reward=custom reward.path=...).")
+        if not self.terms:
+            raise ValueError(
+                "reward.path is empty and there are no other rewards; name a reward model (reward.path=FOLDER or reward.path=org/name), "
+                "another reward (reward=judge, reward=dpo, ...), or several (rewards.NAME.path=FOLDER, rewards.OTHER.kind=verifier, ...)."
+            )
+        for name, reward in self.terms.items():
+            key = reward_key(name)
+            reward.require_complete(key)
+            if reward.kind == RewardKind.judge:
+                _require_lone_judge(reward.judge, key)
+
+    @property
+    def terms(self) -> dict[str, RewardConfig]:
+        """The rewards by name; their weighted sum is trained on. `reward` comes first, unless it is left empty beside others."""
+        if MAIN_REWARD in self.rewards:
+            raise ValueError(f"rewards.{MAIN_REWARD} clashes with `{MAIN_REWARD}`, which has this name already; choose another one.")
+        main = {} if self.reward == RewardConfig() else {MAIN_REWARD: self.reward}
+        return main | {name: _typed_reward(name, value) for name, value in self.rewards.items()}
+
+
+MAIN_REWARD = "reward"
+"""What the reward of `reward=` is called among several."""
+
+
+def reward_key(name: str) -> str:
+    """The key of a PPO job under which the reward of this name stands."""
+    return MAIN_REWARD if name == MAIN_REWARD else f"rewards.{name}"
+
+
+def _typed_reward(name: str, value: Any) -> RewardConfig:
+    """The reward of a name out of plain settings; raises `ValueError` that names the key which is wrong."""
+    if isinstance(value, RewardConfig):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"rewards.{name}={value} is no reward; give its settings, as in rewards.{name}.path=FOLDER.")
+    if unknown := [key for key in value if key not in {item.name for item in fields(RewardConfig)}]:
+        known = ", ".join(item.name for item in fields(RewardConfig))
+        raise ValueError(f"rewards.{name}.{unknown[0]} is no setting of a reward; choose among {known}.")
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), value))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"rewards.{name}.{error.full_key or ''}: {str(error).splitlines()[0]}.") from error
+    except ValueError as error:  # a judge's, which knows only the key `reward`
+        raise ValueError(str(error).replace("reward.judge.", f"rewards.{name}.judge.")) from error
+    assert isinstance(found, RewardConfig)
+    return found
+
+
+def _require_lone_judge(judge: JudgeConfig, key: str) -> None:
+    try:
+        require_complete_judge(judge)
+    except ValueError as error:
+        raise ValueError(str(error).replace("reward.judge.", f"{key}.judge.")) from error
+    if judge.mode == Mode.rankings:
+        raise ValueError(f"{key}.judge.mode=rankings compares several answers to a prompt, and here each is scored alone; choose ratings.")
 
 
 @dataclass(kw_only=True)
@@ -193,6 +277,8 @@ class BenchJob(RunSettings):
 
     def __post_init__(self) -> None:
         require_fraction("limit", self.limit, positive=True)
+        if self.reward.kind == RewardKind.verifier or self.reward.coefficient != 1 or self.reward.standardize:
+            raise ValueError("reward.kind=verifier, reward.coefficient and reward.standardize are for `rewardloop ppo`; leave them out.")
         for key in ("batch_tokens", "max_length"):
             require_positive(key, getattr(self, key))
         if not self.from_scores and self.reward == RewardConfig():
@@ -296,4 +382,8 @@ def register() -> None:
     """Puts the schemas where the `defaults` of conf/<job>.yaml find them: as `schema/<job>`."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
-        store.store(group="schema", name=name, node=schema, package="_global_")
+        node = OmegaConf.structured(schema)
+        if schema is PPOJob:
+            # Open, so that `rewards.NAME.kind=...` needs no plus. OmegaConf adds no key to a mapping of a typed one, hence Any.
+            OmegaConf.set_struct(node.rewards, False)
+        store.store(group="schema", name=name, node=node, package="_global_")

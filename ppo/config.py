@@ -4,11 +4,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from core.config import (
+    Dtype,
     EngineConfig,
+    EngineKind,
     LoraConfig,
     ModelConfig,
     OptimConfig,
+    Quantize,
     RolloutConfig,
+    RolloutKind,
     require_fraction,
     require_positive,
     require_trainable,
@@ -169,16 +173,29 @@ class PPOConfig:
     """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose over them
     (over-optimisation, Gao et al. 2023); empty: never."""
     num_checkpoints: int = 4
+    save_minutes: float = 15.0
+    """Time after which training is saved between checkpoints, so that a killed run loses no more than that and a batch."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        keys = "num_batches batch_size minibatch_size micro_batch_size epochs max_new_tokens max_prompt_length temperature num_checkpoints"
+        keys = "num_batches batch_size minibatch_size micro_batch_size group_size epochs max_new_tokens max_prompt_length temperature"
+        keys += " num_checkpoints save_minutes"
         for key in keys.split():
             require_positive(key, getattr(self, key))
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")
-        require_trainable(self.model)
+        require_trainable(self.model, self.lora)
+        if self.model.quantize != Quantize.none and self.engine.kind in (EngineKind.fsdp2, EngineKind.zero3):
+            raise ValueError(f"engine={self.engine.kind} cannot shard packed weights (model.quantize={self.model.quantize}); choose ddp.")
+        if self.model.dtype == Dtype.fp16:
+            raise ValueError("model.dtype=fp16 would need its losses scaled in training; choose bf16, or fp32.")
+        if self.rollout.kind == RolloutKind.vllm and self.lora.rank:
+            raise ValueError(
+                "rollout.kind=vllm is sent whole weights, and an adapter has none; leave out lora.rank, or choose transformers."
+            )
         _require_choice("critic", self.critic, ("reward", "policy"))
         for key in ("gamma", "lam"):
             require_fraction(key, getattr(self, key))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from core.checkpoint import complete_steps, step_folder
@@ -13,19 +12,21 @@ from core.hooks import eval_file, read_evaluation
 from ppo.config import KLConfig
 
 SCORE = "rm_score"
-"""The proxy in the metrics of a checkpoint: the mean raw score of the policy's own completions."""
+"""The proxy in the metrics of a checkpoint: the mean raw score of the batch before it."""
+ON_POLICY = "on_policy/rm_score"
+"""The same on the answers to all downstream prompts, where hooks measure it: always the same prompts, and so less noise."""
 
 
 class DivergenceError(ValueError):
     """Training cannot go on; the message says why and what to change."""
 
 
-def require_finite_scores(scores_B: Tensor) -> None:
-    """Raises `DivergenceError` where a reward is NaN or infinite."""
+def require_finite_scores(scores_B: Tensor, name: str) -> None:
+    """Raises `DivergenceError` where a score of the reward `name` is NaN or infinite."""
     if rows := (~scores_B.isfinite()).nonzero().flatten().tolist():
         raise DivergenceError(
-            f"{len(rows)} of {len(scores_B)} scores are not finite (the first is {scores_B[rows[0]].item()}, of episode {rows[0]}). "
-            "Score these prompts with the reward alone, and load it in fp32 or bf16 if it is in fp16."
+            f"{len(rows)} of {len(scores_B)} scores of {name} are not finite (the first is {scores_B[rows[0]].item()}, of episode "
+            f"{rows[0]}). Score these prompts with it alone, and load a model in fp32 or bf16 if it is in fp16."
         )
 
 
@@ -40,13 +41,11 @@ def require_kl_below(kl: float, config: KLConfig) -> None:
         )
 
 
-def require_finite_step(loss: Tensor, grad_norm: Tensor) -> None:
-    """Raises `DivergenceError` where the loss or the gradient norm of an optimiser step is NaN or infinite; call it before the step."""
-    # One transfer from the device for both.
-    loss_value, norm_value = torch.stack([loss.detach().float(), grad_norm.detach().float()]).tolist()
-    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+def require_finite_step(loss: float, grad_norm: float) -> None:
+    """Raises `DivergenceError` where the loss or the gradient norm of an optimiser step is NaN or infinite."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergenceError(
-            f"the loss is {loss_value} and the gradient norm {norm_value}. Lower optim.lr, epochs or optim.max_grad_norm, set dual_clip=3, "
+            f"the loss is {loss} and the gradient norm {grad_norm}. Lower optim.lr, epochs or optim.max_grad_norm, set dual_clip=3, "
             "or train with model.dtype=fp32."
         )
 
@@ -86,11 +85,13 @@ def why_stop(run_dir: Path, step: int, metric: str, num_falls: int | None) -> st
             f"stop_after_falls={num_falls} watches best_metric={metric}, which no hook measured at step {missing[0]}; add the hook or "
             f"task, or choose one of {', '.join(sorted(evaluations[0]))}."
         )
-    values, scores = ([evaluation[key] for evaluation in evaluations] for key in (metric, SCORE))
+    values = [evaluation[metric] for evaluation in evaluations]
+    score = ON_POLICY if all(ON_POLICY in evaluation for evaluation in evaluations) else SCORE
+    scores = [evaluation[score] for evaluation in evaluations]
     if not over_optimised(values, scores, num_falls):
         return ""
     begin = -num_falls - 1
     return (
-        f"{metric} fell at {num_falls} checkpoints in a row, from {values[begin]:.4g} to {values[-1]:.4g}, while {SCORE} rose from "
+        f"{metric} fell at {num_falls} checkpoints in a row, from {values[begin]:.4g} to {values[-1]:.4g}, while {score} rose from "
         f"{scores[begin]:.4g} to {scores[-1]:.4g} (stop_after_falls={num_falls})"
     )

@@ -1,31 +1,90 @@
-"""Prompts for PPO, out of any JSONL file with a prompt in each row."""
+"""Prompts for PPO, out of whatever data has one in each row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from core.chat import parse_dialogue
-from core.records import Dialogue
-from core.rows import read_rows
+from core.preferences import SIDES, parse_preference
+from core.records import Dialogue, Prompt
+from core.rows import dataset_name, dataset_rows, read_rows
 
-KEYS = ("prompt", "question")
+KEYS = ("prompt", "question", "messages")
+MAX_REPORTED = 5
+"""Broken rows that a message lists one by one."""
 
 
-def read_prompts(paths: Sequence[str]) -> list[Dialogue]:
-    """The different prompts of all files, in order; a preference file serves with its `prompt` field.
+def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]:
+    """The different prompts of all sources, in order, at most `limit` of them.
 
-    Raises `ValueError` that names the file and row without one.
+    A source is a JSONL or parquet file, a folder of parquet files, a saved dataset or a hub dataset (`org/name` or
+    `org/name@revision`), of which the split `train` is read. A row holds its prompt as `prompt`, `question` or `messages`, or
+    as what two dialogues `chosen` and `rejected` begin with. What a verifier judges by is the row's `reference` where that is
+    a mapping, else the row itself without its answers `chosen` and `rejected`; a prompt that comes twice keeps its first one.
+
+    Raises `ValueError` that names the source that cannot be read, and its broken rows by number.
     """
-    found: dict[Dialogue, None] = {}
+    prompts = list(islice(_different(paths), limit))
+    if not prompts:
+        raise ValueError(f"prompts={list(paths)} hold no prompts; give files with a prompt in each row.")
+    return prompts
+
+
+def parse_prompt(row: Any) -> Dialogue:
+    """The prompt of one row; raises `ValueError` with the reason where it has none. A null counts as a missing field.
+
+    Of `messages` that end with an answer of the assistant the prompt is what comes before it. A text `prompt` beside two
+    dialogues may be one of many turns, so the dialogues tell it (see `core.preferences`).
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"not a JSON object: {row!r:.80}")
+    key = next((key for key in KEYS if row.get(key)), None)
+    sides = [row[key] for key in SIDES if row.get(key)]
+    if len(sides) == len(SIDES) and (key is None or (key == "prompt" and not all(isinstance(side, str) for side in sides))):
+        return parse_preference(row).prompt
+    if key is None:
+        raise ValueError(f"{', '.join((*KEYS, *SIDES))}: all missing or empty; the row has {sorted(map(str, row))}")
+    turns = parse_dialogue(row[key], key)
+    if key == "messages" and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if not turns:
+        raise ValueError(f"{key} holds an answer and no prompt")
+    for turn in turns:
+        turn.content.encode()  # raises a ValueError for half of a surrogate pair, which no tokenizer takes
+    return turns
+
+
+def _different(paths: Sequence[str]) -> Iterator[Prompt]:
+    """Each prompt where it comes first."""
+    seen: set[Dialogue] = set()
     for path in paths:
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise ValueError(f"prompts names {path}, which does not exist; give JSONL files with a prompt in each row.")
-        for number, row in read_rows(file):
-            where = f"{path}, row {number}"
-            key = next((key for key in KEYS if isinstance(row, dict) and key in row), None)
-            if key is None:
-                raise ValueError(f"{where} has neither {' nor '.join(KEYS)}; add the prompt or leave the row out.")
-            found[parse_dialogue(row[key], where)] = None
-    if not found:
-        raise ValueError(f"{', '.join(paths)} hold no prompts.")
-    return list(found)
+        broken: list[str] = []
+        for number, row in _rows(path):
+            try:
+                dialogue = parse_prompt(row)
+            except ValueError as error:
+                broken.append(f"row {number}: {error}")
+                continue
+            if dialogue not in seen:
+                seen.add(dialogue)
+                yield Prompt(id=str(row.get("id", f"{dataset_name(path)}-{number}")), dialogue=dialogue, reference=_reference(row))
+        if broken:
+            listed, more = "\n  ".join(broken[:MAX_REPORTED]), f"\n  and {len(broken) - MAX_REPORTED} more" if broken[MAX_REPORTED:] else ""
+            raise ValueError(
+                f"prompts names {path}, which has {len(broken)} row(s) without a prompt:\n  {listed}{more}\nMend or remove them."
+            )
+
+
+def _rows(path: str) -> Iterator[tuple[int, Any]]:
+    file = Path(path).expanduser()
+    if file.is_file():
+        return read_rows(file)
+    remedy = "prompts are read from the split train, so name a file of another one"
+    return dataset_rows(path, split="train", what=f"prompts names {path}", remedy=remedy)
+
+
+def _reference(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = row.get("reference")
+    # Without the answers: of a large preference dataset they would take gigabytes for nothing.
+    return given if isinstance(given, Mapping) else {key: value for key, value in row.items() if key not in SIDES}

@@ -1,28 +1,31 @@
 """Episodes: sampled, scored, and measured by policy, reference and critic."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from core.batching import pad_left, pad_right
 from core.chat import encode_prompts, pad_id
-from core.logprobs import completion_logprobs
-from core.records import Completion, Dialogue, Generator, Sampling, Scorer
+from core.distributed import World
+from core.records import Completion, Dialogue, Generator, Sampling
+from core.scorers.weighted import WeightedScorer
 from ppo.guards import require_finite_scores
 from ppo.kl import kl_estimate
-from ppo.model import ActorCritic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episodes:
-    """A batch of episodes. Prompts are padded at the start and completions at the end: the last T columns are completion.
+    """A batch of episodes, whole on every process. Prompts are padded at the start and completions at the end: the last T columns
+    are completion.
 
-    `scores_B` are the rewards as scored, before shaping. `logprobs_BT` are the trainer's, under the policy that drew;
-    `engine_logprobs_BT` are those of the engine that drew, where it told them. `seconds` tells where the time went.
+    `scores_B` are the rewards as scored, before shaping, and `terms` the raw scores that they are the sum of. `logprobs_BT` are
+    the trainer's, under the policy that drew; `engine_logprobs_BT` are those of the engine that drew, where it told them.
+    `seconds` tells where the time went, on the slowest process.
     """
 
     ids_BL: Tensor
@@ -33,7 +36,8 @@ class Episodes:
     values_BT: Tensor
     scores_B: Tensor
     finished_B: Tensor
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
     engine_logprobs_BT: Tensor | None = None
 
     @property
@@ -47,29 +51,59 @@ class Episodes:
         return self.mask_BT.sum(-1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """Completions of some prompts, one each, with the raw scores of every term of the reward."""
+
+    completions: Sequence[Completion]
+    terms: Mapping[str, Sequence[float]]
+    seconds: Mapping[str, float]
+
+
+def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScorer, sampling: Sampling) -> Drawn:
+    """One completion per prompt, scored."""
+    started = time.perf_counter()
+    completions = [answers[0] for answers in generator.generate(prompts, sampling)]
+    generated = time.perf_counter()
+    terms = scorer.parts(prompts, [[completion.text] for completion in completions])
+    seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
+    return Drawn(completions=completions, terms={name: [row[0] for row in rows] for name, rows in terms.items()}, seconds=seconds)
+
+
 def rollout(
     prompts: Sequence[Dialogue],
     *,
-    generator: Generator,
-    scorer: Scorer,
-    model: ActorCritic,
-    reference: PreTrainedModel,
+    world: World,
+    generator: Generator | None,
+    scorer: WeightedScorer,
+    module: Any,
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
     micro_batch_size: int,
 ) -> Episodes:
     """One completion per prompt with everything that the update needs; nothing here keeps a gradient.
 
+    Every process draws, scores and measures its share; where there is a `generator` on the main one alone, which must be said
+    by None on all others, it draws and scores for all. `module` is an `ActorCritic` or the engine's wrapper of one. The first
+    rollout of a run gives the scorer its moments.
+
     Raises `DivergenceError` where a score is not finite.
     """
+    alone = world.size > 1 and any(world.gathered(lambda: generator is None))
+    own = slice(0, len(prompts)) if alone else world.share(len(prompts))
+
+    def drawn() -> Drawn:
+        assert generator is not None
+        return draw(prompts[own], generator, scorer, replace(sampling, first=sampling.first + own.start))
+
+    parts = [world.shared(drawn)] if alone else world.gathered(drawn)
+    completions = [completion for part in parts for completion in part.completions]
+    terms = {name: torch.tensor([score for part in parts for score in part.terms[name]]) for name in parts[0].terms}
+    scores_B = combined(scorer, terms)
     started = time.perf_counter()
-    completions = [answers[0] for answers in generator.generate(prompts, sampling)]
-    generated = time.perf_counter()
-    scores_B = torch.tensor([row[0] for row in scorer.score(prompts, [[c.text] for c in completions])])
-    require_finite_scores(scores_B)
-    scored = time.perf_counter()
     ids_BL, mask_BL, mask_BT = _tensors(prompts, completions, tokenizer)
-    logprobs_BT, reference_BT, values_BT = _measure(model, reference, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size)
+    logprobs_BT, values_BT, reference_BT = _measure(module, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size, world)
+    seconds = {name: max(part.seconds[name] for part in parts) for name in parts[0].seconds}
     return Episodes(
         ids_BL=ids_BL,
         mask_BL=mask_BL,
@@ -78,10 +112,21 @@ def rollout(
         reference_BT=reference_BT,
         values_BT=values_BT,
         scores_B=scores_B,
-        finished_B=torch.tensor([c.finished for c in completions]),
+        finished_B=torch.tensor([completion.finished for completion in completions]),
+        seconds={**seconds, "forward": time.perf_counter() - started},
+        terms=terms,
         engine_logprobs_BT=_engine_logprobs(completions, mask_BT),
-        seconds={"generation": generated - started, "scoring": scored - generated, "forward": time.perf_counter() - scored},
     )
+
+
+def combined(scorer: WeightedScorer, terms: Mapping[str, Tensor]) -> Tensor:
+    """The rewards that the terms' raw scores come to, of shape (B,). Raises `DivergenceError` where one is not finite."""
+    for name, scores_B in terms.items():
+        require_finite_scores(scores_B, name)
+    parts = {name: [[score] for score in scores_B.tolist()] for name, scores_B in terms.items()}
+    if scorer.unfitted:
+        scorer.fit(parts)
+    return torch.tensor([row[0] for row in scorer.combined(parts)])
 
 
 def _tensors(
@@ -106,23 +151,25 @@ def _engine_logprobs(completions: Sequence[Completion], mask_BT: Tensor) -> Tens
 
 @torch.no_grad()
 def _measure(
-    model: ActorCritic, reference: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int
+    module: Any, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
-    device = reference.device
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for ids, mask in zip(ids_BL.split(micro_batch_size), mask_BL.split(micro_batch_size), strict=True):
-        ids, mask = ids.to(device), mask.to(device)
-        logprobs, _, values = model(ids, mask, num_tokens)
-        expected, _ = completion_logprobs(reference, ids, mask, num_tokens, temperature=model.temperature)
-        parts.append((logprobs.cpu(), expected.cpu(), values.cpu()))
-    logprobs_BT, reference_BT, values_BT = (torch.cat(part) for part in zip(*parts, strict=True))
-    return logprobs_BT, reference_BT, values_BT
+    """Log-probabilities, values and the reference's log-probabilities of all rows, each of shape (B, T), on the CPU."""
+    own = world.share(len(ids_BL))
+    parts: list[tuple[Tensor, ...]] = []
+    # Padded to the width of the whole batch, as in the update: in another width attention rounds otherwise, in bf16 visibly.
+    for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
+        passed = module(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
+        parts.append(tuple(tensor.float().cpu() for tensor in (passed.logprobs_BT, passed.values_BT, passed.reference_BT)))
+    whole = [part for share in world.gathered(lambda: parts) for part in share]
+    logprobs_BT, values_BT, reference_BT = (torch.cat(rows) for rows in zip(*whole, strict=True))
+    return logprobs_BT, values_BT, reference_BT
 
 
 def rollout_metrics(episodes: Episodes) -> dict[str, float]:
     """KL to the reference in nats per completion, the raw score, length, EOS rate, and seconds spent.
 
-    Where the engine that drew told its log-probabilities: `importance_gap`, the mean absolute difference to the trainer's.
+    Where the reward has several terms: `reward/<name>`, the mean raw score of each. Where the engine that drew told its
+    log-probabilities: `importance_gap`, the mean absolute difference to the trainer's.
     """
     mask_BT = episodes.mask_BT
     k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k1") * mask_BT).sum(-1)
@@ -134,6 +181,7 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
         "rm_score_std": episodes.scores_B.std(correction=0).item(),
         "length": episodes.lengths_B.float().mean().item(),
         "eos_rate": episodes.finished_B.float().mean().item(),
+        **({f"reward/{name}": scores_B.mean().item() for name, scores_B in episodes.terms.items()} if len(episodes.terms) > 1 else {}),
         **{f"seconds/{part}": seconds for part, seconds in episodes.seconds.items()},
     }
     if episodes.engine_logprobs_BT is not None:

@@ -1,50 +1,59 @@
-"""What a PPO run holds while it trains: models, optimiser, prompts, and where its metrics go."""
+"""What a PPO run holds while it trains: networks under their engine, prompts, and where its metrics go."""
 
+import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.chat import encode_prompts
 from core.checkpoint import point_best, step_folder
-from core.config import Dtype
-from core.generate import TransformersGenerator
+from core.config import Dtype, RolloutKind
+from core.distributed import World
+from core.engines import Engine, open_engine, schedule
+from core.export import export_model
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.models import load_policy
-from core.records import CheckpointSaved, Dialogue, Sampling, Scorer, Tracker
+from core.records import CheckpointSaved, Dialogue, Generator, RolloutEngine, Sampling, Scorer, Tracker
+from core.rollouts import open_generator
+from core.scorers.weighted import WeightedScorer
+from core.sources import locate
+from core.states import STATE, newest_step, save_step
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
 from ppo.guards import DivergenceError, ended, require_kl_below, why_stop
-from ppo.model import ActorCritic, actor_critic, frozen_copy
+from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout, rollout_metrics
 from ppo.shaping import ScoreStatistics
-from ppo.state import Progressed, load, metric_of, save
-from ppo.update import update
+from ppo.state import Progressed, metric_of, read_progress, write_progress
+from ppo.update import num_updates, update, updates_per_batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """The parts of one run. `model` is wrapped by the engine, `plain` is the module inside it."""
+    """The parts of one run.
+
+    `plain` are the networks inside the engine, `sampled` is the policy that rollouts and hooks read: the actor itself, or a whole
+    copy of it beside an engine that shards. `generator` is None on processes that leave drawing to the main one.
+    """
 
     config: PPOConfig
     run_dir: Path
     prompts: Sequence[Dialogue]
     num_dropped_prompts: int
-    accelerator: Accelerator
-    model: Any
+    world: World
+    engine: Engine
     plain: ActorCritic
-    reference: PreTrainedModel
+    sampled: PreTrainedModel
+    generator: Generator | None
     tokenizer: PreTrainedTokenizerBase
-    scorer: Scorer
-    optimizer: Any
-    scheduler: Any
+    scorer: WeightedScorer
     hooks: Sequence[Hook]
     tracker: Tracker
 
@@ -54,14 +63,16 @@ class Session:
         Raises `ValueError` where the configuration corrects for the engine that drew, and it did not tell its log-probabilities.
         """
         config = self.config
+        self.engine.module.eval()
+        self._bring_weights()
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003 + step)
-        with self._guarded(step), self.accelerator.autocast():
+        with self._guarded(step), self.autocast():
             episodes = rollout(
                 batch_of(self.prompts, step, config),
-                generator=TransformersGenerator(self.plain.actor, self.tokenizer),
+                world=self.world,
+                generator=self.generator,
                 scorer=self.scorer,
-                model=self.plain,
-                reference=self.reference,
+                module=self.engine.module,
                 tokenizer=self.tokenizer,
                 sampling=sampling,
                 micro_batch_size=config.micro_batch_size,
@@ -75,49 +86,87 @@ class Session:
 
     def update(self, state: Progressed, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
         """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
-        engine = (self.model, self.optimizer, self.scheduler, self.accelerator)
         with self._guarded(state.step):
             require_kl_below(state.metrics["kl"], self.config.kl)
-            return update(*engine, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
+            # Layers recompute their activations in training mode alone; there is no dropout in it.
+            self.engine.module.train(self.config.gradient_checkpointing)
+            measured = update(self.engine, self.world, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
+        rate = schedule(self.config.optim, state.step * updates_per_batch(self.config) + 1, num_updates(self.config))
+        optim = self.config.optim
+        return {**measured, "lr": optim.lr * rate, "critic_lr": (self.config.critic_lr or optim.lr) * rate}
 
-    def begin(self, say: Callable[[str], None]) -> Progressed:
+    def begin(self, planned: Sequence[int], say: Callable[[str], None]) -> Progressed:
         """The state of the newest complete checkpoint, its hooks made up for if they had not run; else step 0, measured."""
-        state = load(self.run_dir, self.plain, self.optimizer, self.scheduler, say)
-        if state is None:
+        step = newest_step(self.world, self.run_dir, say)
+        if not step:
             before = self.episodes(0)
-            statistics = ScoreStatistics.of_reference(before.scores_B)
-            state = Progressed(step=0, statistics=statistics, kl_coef=self.config.kl.beta, metrics=rollout_metrics(before))
-            self.evaluate(state, Path(self.config.model.path))
-        elif not eval_file(self.run_dir, state.step).exists():
-            self.evaluate(state, step_folder(self.run_dir, state.step))
+            state = Progressed(
+                step=0,
+                statistics=ScoreStatistics.of_reference(before.scores_B),
+                kl_coef=self.config.kl.beta,
+                metrics=rollout_metrics(before),
+                moments=self.scorer.moments,
+            )
+            self.evaluate(state)
+            return state
+        folder = step_folder(self.run_dir, step)
+        self.engine.load(folder / STATE)
+        state = read_progress(folder)
+        self.scorer.moments = state.moments
+        if step not in planned:
+            return state
+        if not self.world.shared(eval_file(self.run_dir, step).exists):
+            self.evaluate(state)
         else:
-            self._consider(state, metric_of(read_evaluation(self.run_dir, state.step), self.config.best_metric))
+            self._consider(state, self.world.shared(lambda: read_evaluation(self.run_dir, step)))
         return state
 
-    def checkpoint(self, state: Progressed) -> None:
-        """Saves and evaluates. The best step so far is saved with the state, so that a resumed run knows it."""
-        path = save(self.run_dir, state, self.plain, self.tokenizer, self.optimizer, self.scheduler)
-        self.evaluate(state, path)
+    def save(self, state: Progressed, planned: Sequence[int]) -> None:
+        """Writes a checkpoint. The best step so far is saved with the state, so that a resumed run knows it."""
+        weights = self.engine.weights("actor.") if self.engine.sharded else None
 
-    def evaluate(self, state: Progressed, path: Path) -> None:
+        def write(folder: Path) -> None:
+            export_model(self.plain.actor, self.tokenizer, folder, weights=weights)
+            write_progress(folder, state)
+
+        save_step(self.world, self.engine, self.run_dir, state.step, planned=planned, write=write)
+
+    def evaluate(self, state: Progressed) -> None:
         """Calls the hooks on the policy in memory, and remembers whether it is the best."""
+        self.engine.module.eval()
+        if self.engine.sharded:
+            self._bring_weights()
         event = CheckpointSaved(
             step=state.step,
             num_steps=self.config.num_batches,
-            path=path,
+            path=step_folder(self.run_dir, state.step) if state.step else Path(self.config.model.path),
             run_dir=self.run_dir,
-            model=self.plain.actor,
+            model=self.sampled,
             tokenizer=self.tokenizer,
             metrics=state.metrics,
         )
-        with self.accelerator.autocast():
-            metrics = run_hooks(self.hooks, event, self.tracker)
-        self._consider(state, metric_of(metrics, self.config.best_metric))
+        with self.autocast():
+            self._consider(state, self.world.shared(lambda: run_hooks(self.hooks, event, self.tracker)))
 
-    def _consider(self, state: Progressed, value: float | None) -> None:
-        if state.consider(state.step, value) and state.step:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Matrix products in bf16 where the model's dtype asks for it, inside the engine and beside it."""
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.model.dtype == Dtype.bf16)
+
+    def _bring_weights(self) -> None:
+        """Gives the weights in training to what draws by a copy of them."""
+        if self.engine.sharded:
+            _load(self.sampled, self.engine.each_weight("actor."))
+        if self.config.rollout.kind == RolloutKind.vllm:
+            weights = self.sampled.state_dict().items()
+            if isinstance(self.generator, RolloutEngine):
+                self.generator.load_weights(weights)
+
+    def _consider(self, state: Progressed, metrics: dict[str, float]) -> None:
+        if state.consider(state.step, metric_of(metrics, self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
-        state.stopped_because = why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)
+        state.stopped_because = self.world.shared(
+            lambda: why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)
+        )
 
     @contextmanager
     def _guarded(self, step: int) -> Iterator[None]:
@@ -137,29 +186,44 @@ def open_session(
     reward_model: PreTrainedModel | None,
     hooks: Sequence[Hook],
     tracker: Tracker,
+    world: World,
 ) -> Session:
     """Loads the policy and puts everything in its place; nothing is trained or drawn yet."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier job of this process may have used another precision
-    accelerator = Accelerator(mixed_precision="bf16" if config.model.dtype == Dtype.bf16 else "no", cpu=not torch.cuda.is_available())
-    actor, tokenizer = load_policy(replace(config.model, dtype=Dtype.fp32))
+    _require_shares(config, world)
+    # What is trained is held in fp32, where small steps are not lost; frozen weights beside an adapter need not be.
+    held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
+    actor, tokenizer = load_policy(held)
     fitting, num_dropped = _fitting(prompts, tokenizer, config)
-    reference = frozen_copy(actor).to(accelerator.device)
-    model = actor_critic(actor, reward_model if config.critic == "reward" else None, temperature=config.temperature)
-    model, optimizer, scheduler = accelerator.prepare(model, *_optimizer(model, config))
-    model.eval()  # dropout stays off: the ratio of the first minibatch must be 1
+    networks = actor_critic(
+        actor,
+        reward_model if config.critic == "reward" else None,
+        temperature=config.temperature,
+        lora=config.lora,
+        base=locate(config.model),
+        seed=config.seed,
+    )
+    sampled = actor
+    if config.engine.kind in ("fsdp2", "zero3"):
+        sampled = copy.deepcopy(actor).requires_grad_(False)
+    if config.gradient_checkpointing:
+        for model in (networks.actor, networks.critic_body):
+            assert isinstance(model, PreTrainedModel)
+            model.activation_checkpointing_enable()
+    engine = open_engine(config.engine, networks, _groups(networks, config), optim=config.optim, dtype=config.model.dtype, world=world)
+    engine.module.eval()
+    draws = config.rollout.kind != RolloutKind.vllm or world.is_main
     return Session(
         config=config,
         run_dir=run_dir,
         prompts=fitting,
         num_dropped_prompts=num_dropped,
-        accelerator=accelerator,
-        model=model,
-        plain=cast("ActorCritic", accelerator.unwrap_model(model)),
-        reference=reference,
+        world=world,
+        engine=engine,
+        plain=networks,
+        sampled=sampled,
+        generator=open_generator(config.rollout, sampled, tokenizer) if draws else None,
         tokenizer=tokenizer,
-        scorer=scorer,
-        optimizer=optimizer,
-        scheduler=scheduler,
+        scorer=WeightedScorer.of(scorer),
         hooks=hooks,
         tracker=tracker,
     )
@@ -182,6 +246,18 @@ def batch_of(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[
     return [next(drawn) for _ in range(config.batch_size)]
 
 
+def _require_shares(config: PPOConfig, world: World) -> None:
+    for key in ("batch_size", "minibatch_size"):
+        if getattr(config, key) % world.size:
+            raise ValueError(f"{key}={getattr(config, key)} cannot be dealt out evenly to {world.size} processes; choose a multiple.")
+
+
+def _load(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
+    own = model.state_dict()
+    for name, weight in weights:
+        own[name].copy_(weight)
+
+
 def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> tuple[list[Dialogue], int]:
     lengths = map(len, encode_prompts(tokenizer, prompts))
     fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
@@ -190,12 +266,11 @@ def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, co
     return fitting, len(prompts) - len(fitting)
 
 
-def _optimizer(model: ActorCritic, config: PPOConfig) -> tuple[torch.optim.AdamW, Any]:
-    optim = config.optim
-    critic = [parameter for name, parameter in model.named_parameters() if name.startswith("critic_")]
-    groups = [{"params": list(model.actor.parameters()), "lr": optim.lr}, {"params": critic, "lr": config.critic_lr or optim.lr}]
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, eps=optim.adam_eps, weight_decay=optim.weight_decay)
-    num_steps = config.num_batches * config.epochs * (config.batch_size // config.minibatch_size)
-    name = "constant_with_warmup" if optim.schedule == "constant" else str(optim.schedule)
-    scheduler = get_scheduler(name, optimizer, num_warmup_steps=round(optim.warmup_ratio * num_steps), num_training_steps=num_steps)
-    return optimizer, scheduler
+def _groups(networks: ActorCritic, config: PPOConfig) -> list[dict[str, Any]]:
+    """The trained parameters of actor and critic, with their learning rates."""
+    critic = [*networks.critic_body.parameters(), *networks.critic_head.parameters()]
+    groups = [
+        {"name": "actor", "params": list(networks.actor.parameters()), "lr": config.optim.lr},
+        {"name": "critic", "params": critic, "lr": config.critic_lr or config.optim.lr},
+    ]
+    return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]

@@ -1,5 +1,6 @@
 """PPO as one loop: rollout, rewards, advantages, update, log, checkpoint, hooks."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,15 +8,18 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from core.distributed import World, join_world
 from core.hooks import Hook
-from core.progress import Progress
+from core.preemption import Preempted, Preemption
+from core.progress import NoProgress, Progress
 from core.records import Dialogue, RunEnded, Scorer, Tracker
 from ppo.advantages import Advantages, gae, token_rewards, whiten
 from ppo.config import PPOConfig
 from ppo.kl import kl_estimate, next_coefficient
 from ppo.rollout import Episodes, rollout_metrics
-from ppo.session import open_session
+from ppo.session import Session, open_session
 from ppo.shaping import ScoreStatistics, shaped_scores
+from ppo.state import Progressed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,22 +47,49 @@ def train(
     tracker: Tracker,
     progress: Progress,
     say: Callable[[str], None] = print,
+    world: World | None = None,
 ) -> Outcome:
-    """Trains a policy against `scorer`; continues from the last complete checkpoint in `run_dir`, if there is one.
+    """Trains a policy against `scorer`; continues from the newest complete checkpoint in `run_dir`, if there is one.
 
     `reward_model`, where given, is what the critic starts from (config.critic says whether it should). The hooks run on
-    the untrained policy as step 0 and at every checkpoint.
+    the untrained policy as step 0 and at every checkpoint. All processes call it; `hooks`, `tracker`, `progress` and `say`
+    are used on the main one alone.
 
     Raises `DivergenceError`, a `ValueError` that names batch, remedy and last checkpoint, where scores, loss or gradients are not
-    finite or the KL is above `config.kl.stop`.
+    finite or the KL is above `config.kl.stop`; and `Preempted`, all saved, after a SIGTERM.
     """
-    session = open_session(config, run_dir, prompts=prompts, scorer=scorer, reward_model=reward_model, hooks=hooks, tracker=tracker)
-    if session.num_dropped_prompts:
-        say(f"dropped {session.num_dropped_prompts} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
-    state = session.begin(say)
+    world = world or join_world()
+    if not world.is_main:
+        progress, say = NoProgress(), _silent
+    planned = [round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
+    with Preemption().heard() as preemption:
+        with preemption.interruptible():
+            session = open_session(
+                config, run_dir, prompts=prompts, scorer=scorer, reward_model=reward_model, hooks=hooks, tracker=tracker, world=world
+            )
+            if session.num_dropped_prompts:
+                say(f"dropped {session.num_dropped_prompts} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
+            state = session.begin(planned, say)
+        _loop(session, state, planned, preemption, progress)
+    if state.stopped_because:
+        say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
+    if world.is_main:
+        for hook in hooks:
+            hook.on_end(RunEnded(run_dir=run_dir, step=state.step))
+    return Outcome(
+        last_step=state.step,
+        best_step=state.best_step,
+        best_value=state.best_value,
+        num_dropped_prompts=session.num_dropped_prompts,
+        stopped_because=state.stopped_because,
+    )
+
+
+def _loop(session: Session, state: Progressed, planned: Sequence[int], preemption: Preemption, progress: Progress) -> None:
+    config, world = session.config, session.world
     progress.start("PPO", config.num_batches)
     progress.advance(state.step)
-    save_at = {round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)}
+    saved_at = time.monotonic()
     while state.step < config.num_batches and not state.stopped_because:
         state.step += 1
         episodes = session.episodes(state.step)
@@ -70,26 +101,26 @@ def train(
         measured = {**state.metrics, **batch_metrics(episodes, scores_B, advantages), "kl_coef": state.kl_coef}
         if config.whiten_advantages:
             advantages = replace(advantages, advantages_BT=whiten(advantages.advantages_BT, episodes.mask_BT))
+        started = time.perf_counter()
         measured |= session.update(state, episodes, advantages)
+        measured["seconds/update"] = time.perf_counter() - started
         if state.step > config.value_warmup:
             state.kl_coef = next_coefficient(state.kl_coef, state.metrics["kl"], config.kl, num_episodes=config.batch_size)
-        measured["lr"], measured["critic_lr"] = session.scheduler.get_last_lr()
-        tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=state.step)
+        if world.is_main:
+            session.tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=state.step)
         progress.advance()
-        if state.step in save_at:
-            session.checkpoint(state)
+        stop, overdue = world.summed([preemption.asked, time.monotonic() - saved_at > 60 * config.save_minutes])
+        if state.step in planned or stop or overdue:
+            session.save(state, planned)
+            saved_at = time.monotonic()
+        if stop:
+            raise Preempted(
+                f"stopped by a signal and saved at batch {state.step} of {config.num_batches}; the same command goes on from there"
+            )
+        if state.step in planned:
+            with preemption.interruptible():
+                session.evaluate(state)
     progress.finish()
-    if state.stopped_because:
-        say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
-    for hook in hooks:
-        hook.on_end(RunEnded(run_dir=run_dir, step=state.step))
-    return Outcome(
-        last_step=state.step,
-        best_step=state.best_step,
-        best_value=state.best_value,
-        num_dropped_prompts=session.num_dropped_prompts,
-        stopped_because=state.stopped_because,
-    )
 
 
 def shaped(episodes: Episodes, statistics: ScoreStatistics, config: PPOConfig) -> torch.Tensor:
@@ -129,3 +160,7 @@ def explained_variance(episodes: Episodes, returns_BT: torch.Tensor) -> float:
     mask_BT = episodes.mask_BT.bool()
     returns_N, values_N = returns_BT[mask_BT], episodes.values_BT[mask_BT]
     return (1 - (returns_N - values_N).var() / returns_N.var().clamp(min=1e-12)).item()
+
+
+def _silent(line: str) -> None:
+    """The other processes leave speaking to the main one."""

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.distributed import World
+from core.engines import Engine, schedule
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
 from ppo.guards import require_finite_step
 from ppo.kl import kl_loss
 from ppo.loss import importance_weights, ppo_loss, value_loss
-from ppo.model import ActorCritic
 from ppo.rollout import Episodes
 
 
@@ -49,47 +50,36 @@ SUMS = tuple(field.name for field in fields(Measured) if field.name != "ratio_er
 
 
 def update(
-    model: Any,
-    optimizer: Any,
-    scheduler: Any,
-    accelerator: Any,
-    config: PPOConfig,
-    episodes: Episodes,
-    advantages: Advantages,
-    *,
-    step: int,
-    kl_coef: float,
+    engine: Engine, world: World, config: PPOConfig, episodes: Episodes, advantages: Advantages, *, step: int, kl_coef: float
 ) -> dict[str, float]:
     """`config.epochs` passes over the episodes in shuffled minibatches, one optimiser step each.
 
-    Losses are means over the tokens of the whole minibatch, however it is split into micro batches. During the value
-    warm-up the policy's gradient is None rather than zero, so that AdamW leaves its parameters and moments alone.
+    Losses are means over the tokens of the whole minibatch, however it is split into processes and micro batches. During the
+    value warm-up the group "actor" of the engine stands still: AdamW leaves its parameters and moments alone.
 
     Returns means over the tokens of the update, and `first_ratio_error`: how far the first minibatch's ratios are from 1,
-    which must be rounding. Raises `DivergenceError` before a step whose loss or gradient is not finite.
+    which must be rounding. Raises `DivergenceError` at a step whose loss or gradient is not finite.
     """
-    device = next(model.parameters()).device
-    sums_K = torch.zeros(len(SUMS), dtype=torch.float64, device=device)  # on the device: no transfer per micro batch
+    train_policy = step > config.value_warmup
+    sums_K = torch.zeros(len(SUMS), dtype=torch.float64, device=world.device)  # on the device: no transfer per micro batch
     num_tokens, norms, first_ratio_error = 0.0, list[float](), 0.0
     for rows in minibatches(len(episodes.scores_B), config, seed=config.seed * 100_003 + step):
         tokens = episodes.mask_BT[rows].sum().item()
-        minibatch_loss = torch.zeros((), device=device)
-        for micro in rows.split(config.micro_batch_size):
-            with accelerator.autocast():
-                loss, measured = _micro_loss(model, config, episodes, advantages, micro, kl_coef, step > config.value_warmup)
-            accelerator.backward(loss / tokens)
+        minibatch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
+        micro_batches = rows[world.rank :: world.size].split(config.micro_batch_size)
+        for number, micro in enumerate(micro_batches, 1):
+            with engine.autocast():
+                loss, measured = _micro_loss(engine.module, config, episodes, advantages, micro, kl_coef, train_policy, world.device)
+            engine.backward(loss / tokens, last=number == len(micro_batches))
             minibatch_loss += loss.detach() / tokens
             sums_K += torch.stack([getattr(measured, name).detach().double() for name in SUMS])
             if not norms:
                 first_ratio_error = max(first_ratio_error, measured.ratio_error.item())
-        norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)
-        require_finite_step(minibatch_loss, norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        norms.append(float(norm))
+        done = (step - 1) * updates_per_batch(config) + len(norms) + 1
+        norms.append(engine.step(schedule(config.optim, done, num_updates(config)), still=() if train_policy else ("actor",)))
+        require_finite_step(world.summed([minibatch_loss.item()])[0], norms[-1])
         num_tokens += tokens
-    means = {name: total / num_tokens for name, total in zip(SUMS, sums_K.tolist(), strict=True)}
+    means = {name: total / num_tokens for name, total in zip(SUMS, world.summed(sums_K.tolist()), strict=True)}
     return {
         **{f"loss/{name}": means[name] for name in ("policy", "value", "kl")},
         "entropy": means["entropy"],
@@ -99,8 +89,18 @@ def update(
         "importance_weight": means["weight"],
         "approx_kl": means["approx_kl"],
         "grad_norm": sum(norms) / len(norms),
-        "first_ratio_error": first_ratio_error,
+        "first_ratio_error": max(world.gathered(lambda: first_ratio_error)),
     }
+
+
+def updates_per_batch(config: PPOConfig) -> int:
+    """Optimiser steps of one batch of episodes."""
+    return config.epochs * (config.batch_size // config.minibatch_size)
+
+
+def num_updates(config: PPOConfig) -> int:
+    """Optimiser steps of the whole run, over which the learning rate decays."""
+    return config.num_batches * updates_per_batch(config)
 
 
 def minibatches(num_episodes: int, config: PPOConfig, *, seed: int) -> Iterator[Tensor]:
@@ -115,8 +115,8 @@ def total_loss(
 ) -> tuple[Tensor, Measured]:
     """The loss summed over the tokens of a micro batch, and what is logged of it.
 
-    policy loss + kl_coef * KL (where kl.place=loss) - entropy_coef * entropy + value_coef * value loss; without the first
-    three unless `train_policy`.
+    policy loss + kl_coef * KL (where kl.place=loss) - entropy_coef * entropy + value_coef * value loss; the first three at
+    weight zero unless `train_policy`.
     """
     mask_BT = batch.mask_BT
     weights_BT = None
@@ -136,9 +136,8 @@ def total_loss(
     kl = logprobs_BT.new_zeros(())
     if config.kl.place == "loss":
         kl = kl_loss(logprobs_BT, batch.reference_BT, mask_BT, config.kl.estimator)
-    loss = config.value_coef * value.loss
-    if train_policy:
-        loss = loss + policy.loss + kl_coef * kl - config.entropy_coef * entropy
+    # At weight zero rather than left out: engines of several processes wait for a gradient of every parameter.
+    loss = config.value_coef * value.loss + float(train_policy) * (policy.loss + kl_coef * kl - config.entropy_coef * entropy)
     with torch.no_grad():
         log_ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - batch.old_logprobs_BT, 0.0)
         measured = Measured(
@@ -157,10 +156,15 @@ def total_loss(
 
 
 def _micro_loss(
-    model: ActorCritic, config: PPOConfig, episodes: Episodes, advantages: Advantages, rows: Tensor, kl_coef: float, train_policy: bool
+    module: Any,
+    config: PPOConfig,
+    episodes: Episodes,
+    advantages: Advantages,
+    rows: Tensor,
+    kl_coef: float,
+    train_policy: bool,
+    device: torch.device,
 ) -> tuple[Tensor, Measured]:
-    device = next(model.parameters()).device
-
     def part(tensor: Tensor) -> Tensor:
         return tensor[rows].to(device)
 
@@ -173,7 +177,5 @@ def _micro_loss(
         advantages_BT=part(advantages.advantages_BT),
         returns_BT=part(advantages.returns_BT),
     )
-    logprobs_BT, entropy_BT, values_BT = model(
-        part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0
-    )
-    return total_loss(logprobs_BT, entropy_BT, values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)
+    passed = module(part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0)
+    return total_loss(passed.logprobs_BT, passed.entropy_BT, passed.values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)

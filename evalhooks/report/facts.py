@@ -78,6 +78,13 @@ class PpoRun:
     best_step: int | None
     last: float | None
     checkpoints: tuple[Scores, ...]
+    same_lineage: str = ""
+    """"yes", "no" or "unknown", as `core.lineage` found; empty in records of before, where names are compared."""
+    warnings: tuple[str, ...] = ()
+    """What was known before training to speak against the RM."""
+    stopped_because: str = ""
+    """Why the run was ended early for over-optimisation, if it was."""
+    status: str = "finished"
 
     @property
     def gain(self) -> float | None:
@@ -87,6 +94,8 @@ class PpoRun:
     @property
     def lineage(self) -> str:
         """Whether the RM and the policy grew from one base model."""
+        if self.same_lineage:
+            return {"yes": "same lineage", "no": "other lineage"}.get(self.same_lineage, "unknown lineage")
         if not self.rm_base or not self.policy_base:
             return ""
         return "same lineage" if self.rm_base == self.policy_base else "other lineage"
@@ -208,6 +217,10 @@ def _ppo_run(item: Mapping[str, Any], rm_names: Mapping[str, str]) -> PpoRun:
         best_step=item.get("best_step"),
         last=item.get("last_average"),
         checkpoints=_by_step(item.get("checkpoints")),
+        same_lineage=str(item.get("same_lineage") or ""),
+        warnings=tuple(str(warning) for warning in item.get("warnings") or []),
+        stopped_because=str(item.get("stopped_because") or ""),
+        status=str(item.get("status") or "finished"),
     )
 
 

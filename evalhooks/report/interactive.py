@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from evalhooks.report import charts
+from evalhooks.report import charts, course
 from evalhooks.report.facts import DOMAINS, RewardModel, Study, number, points, series, shorten
 from evalhooks.report.prose import interval
 
@@ -34,6 +34,9 @@ def figures(study: Study) -> Mapping[str, go.Figure]:
         drawn["training"] = training(study)
     if any(run.checkpoints for run in study.runs):
         drawn["ppo"] = ppo(study)
+    for place, run in enumerate(study.runs, 1):
+        if run.checkpoints:
+            drawn[f"course-{place}"] = over_optimisation(course.course_of(run))
     return drawn
 
 
@@ -228,7 +231,7 @@ def ppo(study: Study) -> go.Figure:
                 col=column,
             )
         if run.best is not None and run.best_step is not None:
-            figure.add_trace(_best(run.best_step, 100 * run.best, tint, str(index)), row=1, col=1)
+            figure.add_trace(_best(run.best_step, 100 * run.best, tint, str(index), run.best_step), row=1, col=1)
     for start in sorted({run.start for run in study.runs if run.start is not None}):
         _reference(figure, 100 * start, f"start {points(start)}", row=1, col=1)
     _finish(figure, 430)
@@ -236,10 +239,81 @@ def ppo(study: Study) -> go.Figure:
     return figure
 
 
-def _best(step: int, height: float, tint: str, group: str) -> go.Scatter:
+def _best(place: float, height: float, tint: str, group: str, step: int) -> go.Scatter:
     marker = {"symbol": "star", "size": 15, "color": tint, "line": {"color": "white", "width": 1}}
     text = f"best checkpoint, step {step}: {height:.1f}<extra></extra>"
-    return go.Scatter(x=[step], y=[height], mode="markers", legendgroup=group, showlegend=False, marker=marker, hovertemplate=text)
+    return go.Scatter(x=[place], y=[height], mode="markers", legendgroup=group, showlegend=False, marker=marker, hovertemplate=text)
+
+
+def over_optimisation(drawn: course.Course) -> go.Figure:
+    """Proxy and truth of one PPO run over steps and over the square root of the KL; below, the RM's accuracy."""
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        row_heights=[0.68, 0.32],
+        specs=[[{"secondary_y": True}, {"secondary_y": True}], [{}, {}]],
+        shared_xaxes=True,  # within a column
+        vertical_spacing=0.06,
+        horizontal_spacing=0.12,
+        subplot_titles=course.panel_titles(drawn),
+    )
+    steps = [point.step for point in drawn.points]
+    roots = [None if point.kl is None else course.root(point.kl) for point in drawn.points]
+    lines = (
+        (course.TRUTH_NAME, course.TRUTH, [point.truth for point in drawn.points], 1, False, "solid", "circle"),
+        (course.PROXY_NAME, course.PROXY, [point.proxy for point in drawn.points], 1, True, "dash", "square"),
+        (course.ACCURACY_NAME, course.ACCURACY, [point.accuracy for point in drawn.points], 2, None, "solid", "triangle-up"),
+    )
+    for name, tint, values, row, secondary, dash, symbol in lines:
+        for column, places in enumerate((steps, roots), 1):
+            trace = go.Scatter(
+                x=places,
+                y=values,
+                mode="lines+markers",
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1 and any(value is not None for value in values),
+                line={"color": tint, "width": 2, "dash": dash},
+                marker={"symbol": symbol, "size": 7},
+                customdata=[[point.step, "n/a" if point.kl is None else f"{point.kl:.3g}"] for point in drawn.points],
+                hovertemplate=name + "<br>step %{customdata[0]}, KL %{customdata[1]} nats: %{y:.4g}<extra></extra>",
+            )
+            figure.add_trace(trace, row=row, col=column, secondary_y=secondary)
+    _mark_course(figure, drawn, (steps, roots))
+    _finish(figure, 560)
+    _course_scales(figure, drawn)
+    return figure
+
+
+def _mark_course(figure: go.Figure, drawn: course.Course, places: Sequence[Sequence[float | None]]) -> None:
+    """The best checkpoint, the step at which the run was stopped, and the accuracy of chance."""
+    for column, xs in enumerate(places, 1):
+        for point, x in zip(drawn.points, xs, strict=True):
+            if x is not None and point is drawn.best:
+                figure.add_trace(_best(x, point.truth or 0.0, course.TRUTH, course.TRUTH_NAME, point.step), row=1, col=column)
+            if x is not None and point.step == drawn.stop_step:
+                stop: dict[str, Any] = {"row": 1, "col": column, "line": {"color": course.STOP, "dash": "dot", "width": 1.5}}
+                figure.add_vline(x=x, **stop)
+                if column == 1:
+                    text = "stopped: over-optimisation "
+                    figure.add_annotation(x=x, y=0.5, yref="y domain", xanchor="right", text=text, showarrow=False, font={"size": 12})
+        chance: dict[str, Any] = {"row": 2, "col": column, "line": {"color": LINE, "dash": "dash", "width": 1}}
+        figure.add_hline(y=50, **chance)
+
+
+def _course_scales(figure: go.Figure, drawn: course.Course) -> None:
+    ticks = course.kl_ticks(drawn)
+    figure.update_xaxes(title_text=course.STEP_LABEL, row=2, col=1)
+    figure.update_xaxes(title_text=course.KL_LABEL, row=2, col=2)
+    figure.update_xaxes(tickvals=[course.root(tick) for tick in ticks], ticktext=[f"{tick:g}" for tick in ticks], col=2)
+    figure.update_yaxes(title_text=course.TRUTH_LABEL, row=1, col=1, secondary_y=False)
+    figure.update_yaxes(title_text=course.proxy_label(drawn), row=1, col=2, secondary_y=True)
+    figure.update_yaxes(title_text=course.ACCURACY_LABEL, row=2, col=1)
+    if (limits := course.scale_limits(drawn)) is not None:
+        figure.update_yaxes(range=limits[0], tickvals=course.truth_ticks(limits[0]), row=1, secondary_y=False)
+        figure.update_yaxes(range=limits[1], row=1, secondary_y=True)
+    figure.update_yaxes(showgrid=False, tickmode="auto", row=1, secondary_y=True)
+    figure.update_yaxes(title_font={"size": 12})
 
 
 def html(drawn: Mapping[str, go.Figure], names: Sequence[str]) -> Mapping[str, str]:

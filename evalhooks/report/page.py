@@ -6,8 +6,9 @@ from html import escape
 from plotly.offline import get_plotlyjs
 
 from evalhooks.report import interactive
+from evalhooks.report.charts import run_label
 from evalhooks.report.facts import DOMAINS, MAIN_LINK, Study, duration, number, points
-from evalhooks.report.prose import best_for_bon, best_run, interval, missing, result, spread
+from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.style import SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
 
@@ -54,6 +55,10 @@ def render_page(study: Study) -> str:
 
 
 _MODELS_TEXT = "Best overall first. Every cell is points of 100; a random choice gets 25 in a domain of four completions."
+_COURSE_TEXT = (
+    "What PPO maximises, the reward model's score, beside what is wanted. Where the score goes on rising and the downstream average does "
+    "not, the policy has found what the reward model gets wrong; its accuracy on the policy's own answers falls. Star: best checkpoint."
+)
 _TRAINING_TEXT = "Benchmark and downstream use of the same checkpoints, on one step axis. Dashed: controls."
 
 
@@ -156,7 +161,14 @@ def _ppo(study: Study, charts: Mapping[str, str]) -> str:
     absent = "No PPO checkpoints were recorded." if study.runs else "No PPO runs in this study."
     chart = _figure("PPO", "ppo", charts, absent, text if "ppo" in charts else "")
     table = _table([head[0].upper() + head[1:] for head in PPO_HEADS], ppo_cells(study), words=3) if study.runs else ""
-    return chart.removesuffix("</section>") + table + "</section>"
+    parts = [chart.removesuffix("</section>"), table]
+    parts += [f'<p class="note">{escape(caution)}</p>' for run in study.runs for caution in cautions(run)]
+    courses = [(run, charts[f"course-{number}"]) for number, run in enumerate(study.runs, 1) if f"course-{number}" in charts]
+    if courses:
+        parts.append(f'<h3>Proxy and truth</h3><p class="caption">{escape(_COURSE_TEXT)}</p>')
+    # Open from the start: plotly would draw into a folded part as if it had no width.
+    parts += [f"<details open><summary>{escape(run_label(run))}</summary>{drawn}</details>" for run, drawn in courses]
+    return "".join(parts) + "</section>"
 
 
 def _provenance(study: Study) -> str:

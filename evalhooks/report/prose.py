@@ -105,6 +105,16 @@ def _outcome(run: PpoRun) -> str:
     return f"{who} rose from {points(run.start)} to {points(run.best)}{step} ({points(run.gain, sign=True)} points){last}."
 
 
+def cautions(run: PpoRun) -> list[str]:
+    """What speaks against the RM of a PPO run, known before training or seen in it, one sentence each."""
+    said = [f"{run.name}: {warning}" for warning in run.warnings]
+    if run.stopped_because:
+        said.append(f"{run.name} was stopped for over-optimisation: {run.stopped_because}.")
+    if run.status != "finished":
+        said.append(f"{run.name} is not finished ({run.status}); its figures are those of its checkpoints so far.")
+    return said
+
+
 def missing(study: Study) -> list[str]:
     """What a reader would look for and not find, one sentence each."""
     gaps = [*_missing_scores(study), *_missing_downstream(study)] if study.models else ["There are no reward models."]

@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evalhooks.report.course import picture_names
 from evalhooks.report.facts import DOMAINS, MAIN_LINK, Link, RewardModel, Study, duration, number, points, read
-from evalhooks.report.prose import best_for_bon, interval, missing, result
+from evalhooks.report.prose import best_for_bon, cautions, interval, missing, result
 
 HEADS = {"factuality": "Fact", "precise_if": "IF", "math": "Math", "safety": "Safe", "focus": "Focus", "ties": "Ties", "overall": "All"}
 """Column heads in the terminal, in the order in which the domains stand."""
@@ -102,6 +103,8 @@ def markdown(study: Study) -> str:
         parts.append(_markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
     if study.runs:
         parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
+        parts += [f"> {_cell(caution)}" for run in study.runs for caution in cautions(run)]
+        parts += [f"![Proxy and truth of {_cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=True)]
     parts.append("Numbers are points of 100." + ("" if study.wall_s is None else f" The study took {duration(study.wall_s)}."))
     return "\n\n".join(parts) + "\n"
 
@@ -246,7 +249,7 @@ def print_report(summary: Mapping[str, Any], report_path: Path, console: Console
     """Prints tables and notes, and last of all where the report lies."""
     study = read(summary)
     console.print(terminal_table(summary, console.width))
-    for note in study.notes:
+    for note in [*study.notes, *(caution for run in study.runs for caution in cautions(run))]:
         console.print()
         console.print(Text(note, style="italic"))
     console.print()

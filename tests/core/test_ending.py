@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import atexit, sys, threading, time
+import atexit, sys
+import torch.distributed as dist
 from core.ending import leaving_at_once
 
 class Late:
@@ -17,6 +18,7 @@ class Late:
 late = Late()
 atexit.register(print, "exit functions ran")
 with leaving_at_once():
+    {group}
     print("worked")
     {end}
 """
@@ -33,10 +35,17 @@ with leaving_at_once():
     ],
 )
 def test_a_process_leaves_with_the_code_it_would_have_had(end: str, code: int, said: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", SCRIPT.format(end=end)], capture_output=True, text=True)
+    group = "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)"
+    ended = subprocess.run([sys.executable, "-c", SCRIPT.format(group=group, end=end)], capture_output=True, text=True)
     assert ended.returncode == code
     assert ended.stdout.splitlines() == ["worked", "exit functions ran"]
     assert said in ended.stderr
+
+
+def test_a_process_that_is_alone_goes_on() -> None:
+    script = SCRIPT.format(group="pass", end="pass") + "print('went on')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["worked", "went on", "exit functions ran", "the interpreter was taken down"]
 
 
 GROUP = """

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from core import generate
 from core.batching import pad_left
 from core.chat import encode_prompts
-from core.generate import TransformersGenerator, draw
+from core.generate import GROWTH, TransformersGenerator, draw, growing_cache
 from core.records import Completion, Dialogue, Sampling, user
 from tests.fakes import only_id
 
@@ -122,6 +122,17 @@ def test_finished_rows_leave_the_batch_and_that_changes_no_completion(
     # Written at step t are the rows with more than t tokens: with immediate leaving, exactly those are computed.
     lengths = [len(ids) for row in token_ids(results[0]) for ids in row]
     assert counts[1.0] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_the_cache_is_copied_once_for_many_tokens(policy: LlamaForCausalLM) -> None:
+    cache = growing_cache(policy.config)
+    token_RHLC = torch.ones(2, 2, 1, 8)
+    places = set()
+    for step in range(2 * GROWTH):
+        keys, _ = cache.update(step * token_RHLC, token_RHLC, 0)
+        places.add(keys.data_ptr())
+    assert keys[0, 0, :, 0].tolist() == list(range(2 * GROWTH))
+    assert len(places) <= 3  # the first token, and room made twice
 
 
 def test_a_completion_is_finished_exactly_when_it_ends_with_eos(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,14 +2,16 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from core.callback import HookCallback
+from core.callback import HookCallback, Place
 from core.checkpoint import write_json
 from core.hooks import Hook, eval_file, run_hooks
 from core.records import AXIS, CheckpointSaved, RunEnded
@@ -120,6 +122,46 @@ def test_the_callback_runs_hooks_at_every_save_of_a_trainer_of_transformers(
     assert [(event.step, event.num_steps, event.run_dir) for event in recording.events] == [(1, 2, tmp_path), (2, 2, tmp_path)]
     assert all("model.safetensors" in files for files in mode.files)
     assert mode.training == [False, False]
+
+
+def test_the_callback_tells_the_hooks_once_that_training_has_ended(
+    tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    hook = RecordingHook()
+    callback = HookCallback([hook], ListTracker(), tokenizer)
+    for is_first in (False, True):
+        state = TrainerState(global_step=4, max_steps=4, is_world_process_zero=is_first)
+        callback.on_train_end(arguments(tmp_path), state, TrainerControl(), model=policy)
+    assert hook.ended == [RunEnded(run_dir=tmp_path, step=4)]
+
+
+def test_a_loop_that_keeps_its_checkpoints_elsewhere_says_where_and_hears_what_was_measured(
+    tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    hook, heard = RecordingHook(accuracy=0.5), list[tuple[int, Mapping[str, float]]]()
+    place = Place(step=1, num_steps=2, path=tmp_path / "checkpoints" / "step-000001", run_dir=tmp_path, metrics={"kl": 0.25})
+    callback = HookCallback(
+        [hook], ListTracker(), tokenizer, place=lambda args, state: place, then=lambda step, metrics: heard.append((step, metrics))
+    )
+    state = TrainerState(global_step=8, max_steps=16)
+    callback.on_save(arguments(tmp_path / "scratch"), state, TrainerControl(), model=policy)
+    callback.on_train_end(arguments(tmp_path / "scratch"), state, TrainerControl(), model=policy)
+    assert [(event.step, event.num_steps, event.path, event.run_dir) for event in hook.events] == [(1, 2, place.path, tmp_path)]
+    assert heard == [(1, {"kl": 0.25, "accuracy": 0.5})]
+    assert hook.ended == [RunEnded(run_dir=tmp_path, step=1)]
+
+
+def test_of_a_model_with_an_adapter_around_it_the_hooks_see_the_model(
+    tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    plain, hook = copy.deepcopy(policy), RecordingHook()
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        wrapped = get_peft_model(plain, config)
+    state = TrainerState(global_step=1, max_steps=2)
+    HookCallback([hook], ListTracker(), tokenizer).on_save(arguments(tmp_path), state, TrainerControl(), model=wrapped)
+    assert hook.events[0].model is plain
 
 
 def test_the_callback_is_silent_on_every_process_but_the_first(

@@ -1,6 +1,7 @@
 """The hooks on tiny models: which metrics they give, and that these are those of the models."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTr
 
 from bon.pools import PoolRow
 from core.chat import encode_answered
+from core.checkpoint import write_json
 from core.generate import TransformersGenerator
+from core.hooks import eval_file
 from core.records import BenchmarkRow, CheckpointSaved, Preference, Prompt, Sampling, user
-from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, on_policy
+from core.reward import RewardModelScorer
+from core.scorers.weighted import Term, WeightedScorer
+from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, gap, on_policy, static_scores
 from evalhooks.rewardbench2 import DOMAINS
 from evalhooks.tasks import Task
 from tests.fakes import LengthScorer
@@ -184,23 +189,97 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
     metrics = PolicyHook(tasks=tasks, sampling=sampling, scorer=LengthScorer()).on_checkpoint(event(policy, tokenizer, tmp_path))
 
     generator = TransformersGenerator(policy, tokenizer)
-    lengths = {
-        name: [[len(completion.text) for completion in row] for row in generator.generate([p.dialogue for p in task.prompts], sampling)]
-        for name, task in tasks.items()
-    }
+    answers = {name: generator.generate([p.dialogue for p in task.prompts], sampling) for name, task in tasks.items()}
+    lengths = {name: [[len(completion.text) for completion in row] for row in rows] for name, rows in answers.items()}
     long = sum(length >= limit for row, limit in zip(lengths["long"], (8, 8, 6), strict=True) for length in row) / 12
     assert 0 < long < 1
     flat = [length for rows in lengths.values() for row in rows for length in row]
+    drawn = [completion for rows in answers.values() for row in rows for completion in row]
+    assert 0 < sum(completion.finished for completion in drawn) < 16
     assert metrics == {
         "downstream/long": pytest.approx(long),
         "downstream/any": 1.0,
         "downstream/average": pytest.approx((long + 1) / 2),  # of tasks, not of prompts
         "on_policy/rm_score": pytest.approx(sum(flat) / 16),
         "on_policy/reward_std": metrics["on_policy/reward_std"],
+        "on_policy/accuracy": pytest.approx((12 * long + 4) / 16),  # of answers
+        "on_policy/accuracy_std": metrics["on_policy/accuracy_std"],
         "on_policy/rm_accuracy": 1.0,  # a reward of length always knows the longer one
+        "on_policy/length": pytest.approx(sum(len(completion.token_ids) for completion in drawn) / 16),
+        "on_policy/unfinished": sum(not completion.finished for completion in drawn) / 16,
     }
     without = PolicyHook(tasks=tasks, sampling=sampling).on_checkpoint(event(policy, tokenizer, tmp_path))
-    assert without == {name: value for name, value in metrics.items() if name.startswith("downstream/")}
+    assert without == {
+        name: value for name, value in metrics.items() if name.startswith("downstream/") or name.endswith(("/length", "/unfinished"))
+    }
+
+
+def test_a_policys_gap_is_to_what_was_written_of_it_before_training(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    prompts = tuple(Prompt(id=str(i), dialogue=user(f"long {i}"), reference={"length": 8}) for i in range(3))
+    task = Task(name="long", prompts=prompts, verifier=is_long)
+    hook = PolicyHook(tasks={"long": task}, sampling=Sampling(n=4, max_new_tokens=12, seed=2), scorer=LengthScorer())
+    later = event(policy, tokenizer, tmp_path)
+    first = hook.on_checkpoint(replace(later, step=0))
+    assert first["on_policy/gap"] == 0
+    assert "on_policy/gap" not in hook.on_checkpoint(later)  # nothing is known of the beginning
+    changed = {**first, "on_policy/rm_score": first["on_policy/rm_score"] - 3 * first["on_policy/reward_std"]}
+    write_json(eval_file(tmp_path, 0), changed)
+    assert hook.on_checkpoint(later)["on_policy/gap"] == pytest.approx(3)  # the reward rose by 3 deviations, correctness by none
+
+
+def test_what_stays_is_logged_beside_what_moves(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    hook = PolicyHook(tasks={}, sampling=Sampling(), static={"reward/rewardbench2/overall": 0.7})
+    assert hook.on_checkpoint(event(policy, tokenizer, tmp_path)) == {"reward/rewardbench2/overall": 0.7}
+
+
+def test_the_gap_is_the_reward_s_rise_less_that_of_correctness_in_deviations_of_the_beginning() -> None:
+    start = on_policy([[0.0, 4.0], [1.0, 1.0]], [[0.0, 1.0], [0.0, 0.0]])  # reward 1.5 +- 1, correctness 0.25 +- 0.25
+    now = on_policy([[4.0, 5.0], [2.0, 3.0]], [[1.0, 0.0], [0.0, 0.0]])  # reward 3.5, correctness 0.25
+    assert gap(now, start) == {"on_policy/gap": pytest.approx(2.0)}
+    now = on_policy([[4.0, 5.0], [2.0, 3.0]], [[1.0, 1.0], [0.0, 0.0]])  # 0.5, one deviation up
+    assert gap(now, start) == {"on_policy/gap": pytest.approx(1.0)}
+    assert gap(start, start) == {"on_policy/gap": 0.0}
+
+
+def test_a_reward_that_is_correctness_in_other_units_has_no_gap() -> None:
+    def both(labels: Sequence[Sequence[float]]) -> dict[str, float]:
+        offsets = (5.0, -20.0)  # a Bradley-Terry reward is free to shift with the prompt
+        return on_policy([[0.3 * label + offset for label in row] for row, offset in zip(labels, offsets, strict=True)], labels)
+
+    start, now = both([[0.0, 1.0], [0.0, 0.0]]), both([[1.0, 1.0], [1.0, 0.0]])
+    assert gap(now, start) == {"on_policy/gap": pytest.approx(0.0, abs=1e-12)}
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        on_policy([[1.0]], [[0.0]]),  # one answer each
+        on_policy([[1.0, 1.0]], [[0.0, 1.0]]),  # a reward without differences
+        on_policy([[1.0, 2.0]], [[1.0, 1.0]]),  # all right from the beginning
+    ],
+)
+def test_without_a_scale_there_is_no_gap(start: dict[str, float]) -> None:
+    assert gap(on_policy([[1.0, 2.0]], [[0.0, 1.0]]), start) == {}
+
+
+def test_a_reward_model_s_benchmark_stands_still_and_programs_have_none(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    rows, model = benchmark2(*DOMAINS.values()), RewardModelScorer(reward_model, tokenizer)
+    hooked = RewardModelHook(rewardbench2=rows).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    benchmark = {name: value for name, value in hooked.items() if name.startswith("rewardbench2/")}
+    assert len(benchmark) == 7
+    alone = static_scores(model, rows)
+    assert alone == {f"reward/{name}": value for name, value in benchmark.items()}
+    assert static_scores(WeightedScorer.of(model), rows) == alone
+    program = Term(name="brevity", scorer=LengthScorer(), coefficient=-0.1)
+    summed = WeightedScorer([Term(name="help", scorer=model), program])
+    assert static_scores(summed, rows) == {f"reward/help/{name}": value for name, value in benchmark.items()}
+    assert static_scores(LengthScorer(), rows) == {}
+    assert static_scores(model, []) == {}
 
 
 def test_on_policy_accuracy_counts_pairs_of_right_and_wrong_and_halves_for_equal_scores() -> None:
@@ -210,7 +289,10 @@ def test_on_policy_accuracy_counts_pairs_of_right_and_wrong_and_halves_for_equal
     labels = [[1.0, 1.0, 0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     metrics = on_policy(scores, labels)
     # Deviations: mean 1.75, squares (1.5625 + 0.5625 + 0.0625 + 0.5625) / 4 = 0.6875; 2.5; 1.
+    # Right are 2 of 4, 1 of 2 and 2 of 2: 5 of 8, with deviations 1/2, 1/2 and 0.
     assert metrics == {
+        "on_policy/accuracy": pytest.approx(5 / 8, abs=1e-12),
+        "on_policy/accuracy_std": pytest.approx(1 / 3, abs=1e-12),
         "on_policy/rm_score": pytest.approx(22 / 8, abs=1e-12),
         "on_policy/reward_std": pytest.approx((0.6875**0.5 + 2.5 + 1.0) / 3, abs=1e-12),
         "on_policy/rm_accuracy": pytest.approx(0.5, abs=1e-12),
@@ -221,13 +303,13 @@ def test_on_policy_accuracy_counts_pairs_of_right_and_wrong_and_halves_for_equal
     ("scores", "labels", "expected"),
     [
         ([], [], {}),
-        ([[2.0], [4.0]], [[1.0], [0.0]], {"on_policy/rm_score": 3.0}),  # one answer each: no spread and no pair
-        ([[2.0, 4.0]], [[1.0, 1.0]], {"on_policy/rm_score": 3.0, "on_policy/reward_std": 1.0}),
+        ([[2.0], [4.0]], [[1.0], [0.0]], {"rm_score": 3.0, "accuracy": 0.5}),  # one answer each: no spread and no pair
+        ([[2.0, 4.0]], [[1.0, 1.0]], {"rm_score": 3.0, "reward_std": 1.0, "accuracy": 1.0, "accuracy_std": 0.0}),
         # Half right is right, less is wrong.
-        ([[2.0, 4.0]], [[0.5, 0.4]], {"on_policy/rm_score": 3.0, "on_policy/reward_std": 1.0, "on_policy/rm_accuracy": 0.0}),
+        ([[2.0, 4.0]], [[0.5, 0.25]], {"rm_score": 3.0, "reward_std": 1.0, "accuracy": 0.375, "accuracy_std": 0.125, "rm_accuracy": 0.0}),
     ],
 )
 def test_what_cannot_be_measured_is_left_out(
     scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], expected: dict[str, float]
 ) -> None:
-    assert on_policy(scores, labels) == expected
+    assert on_policy(scores, labels) == {f"on_policy/{name}": value for name, value in expected.items()}

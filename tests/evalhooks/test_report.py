@@ -18,6 +18,7 @@ from evalhooks.report.facts import read
 from evalhooks.report.prose import missing, result
 
 PNGS = ["benchmark_vs_bon.png", "domains.png", "ppo.png", "training.png"]
+COURSES = ["over_optimisation-1-up.png", "over_optimisation-2-down.png"]
 FILES = [*PNGS, "reward_models.csv", "checkpoints.csv", "correlation.csv", "ppo.csv", "report.md", "summary.json", "report.html"]
 NOTE = "A world made by one generator: a high r shows that the instrument works."
 MAIN = "rewardbench2/overall~bon/average"
@@ -119,7 +120,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_report_is_these_files_and_no_leftovers(written: Path) -> None:
-    assert sorted(path.name for path in written.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in written.iterdir()) == sorted([*FILES, *COURSES])
 
 
 def test_summary_json_holds_the_summary(written: Path) -> None:
@@ -127,7 +128,7 @@ def test_summary_json_holds_the_summary(written: Path) -> None:
 
 
 def test_every_png_decodes_and_is_drawn_on(written: Path) -> None:
-    for name in PNGS:
+    for name in [*PNGS, *COURSES]:
         with Image.open(written / name) as image:
             assert image.width > 800, name
             colours = image.convert("RGB").getcolors(1 << 24)
@@ -155,7 +156,7 @@ def test_the_page_loads_nothing_from_a_network_and_holds_plotly_once(written: Pa
     page = (written / "report.html").read_text(encoding="utf-8")
     assert page.count("plotly.js v") == 1
     assert "@import" not in page.split("<style>")[1].split("</style>")[0]
-    assert page.count("Plotly.newPlot(") >= 5  # benchmark, links, domains, training, ppo
+    assert page.count("Plotly.newPlot(") == 7  # benchmark, links, domains, training, ppo, and the course of two runs
 
 
 def test_the_tables_of_the_page_stand_in_order_of_the_overall_score(written: Path) -> None:
@@ -295,6 +296,27 @@ def test_an_interrupted_report_leaves_the_one_before_it(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         write_report(changed, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_speaks_against_a_run_s_reward_model_stands_under_its_table_everywhere(tmp_path: Path) -> None:
+    given = summary()
+    up, down = given["ppo"]
+    up |= {"same_lineage": "unknown", "warnings": ["the reward model was trained on <b>other</b> prompts."], "status": "running"}
+    down |= {"same_lineage": "no", "stopped_because": "downstream/average fell"}
+    cautions = [
+        "up: the reward model was trained on <b>other</b> prompts.",
+        "up is not finished (running); its figures are those of its checkpoints so far.",
+        "down was stopped for over-optimisation: downstream/average fell.",
+    ]
+    text = "".join(read_page(write_report(given, tmp_path)).text)
+    flat = " ".join(printed(given, 400).split())
+    notes = [line.removeprefix("> ") for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("> ")]
+    assert notes == [NOTE, cautions[0].replace("<", "&lt;"), *cautions[1:]]
+    for caution in cautions:
+        assert text.index("PPO run") < text.index(caution) < text.index("Proxy and truth")
+        assert caution in flat
+    runs = read(given).runs
+    assert [run.lineage for run in runs] == ["unknown lineage", "other lineage"]
 
 
 def test_the_summary_given_is_not_changed() -> None:

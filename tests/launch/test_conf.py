@@ -11,8 +11,8 @@ from launch.entry import composed
 
 CONF = Path(next(iter(conf.__path__)))
 JOBS = {"rm": [], "ppo": ["reward.path=x"], "bon": [], "bench": ["reward.path=x"], "study": ["experiment=demo"], "report": []}
-USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": "rm", "tasks": "ppo", "reward": "bench"}
-EXPERIMENTS = {"demo": "study", "smollm2": "study", "rb2_rm_grid": "rm", "rb2_rm_flipped": "rm"}
+USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": "rm", "tasks": "ppo", "reward": "ppo"}
+EXPERIMENTS = {"demo": "study", "smollm2": "study", "rb2_rm_grid": "rm", "rb2_rm_flipped": "rm", "rb2_ppo": "ppo"}
 NEEDED = {
     "data/custom": ["data.paths=[x.jsonl]"],
     "model/custom": ["model.path=x"],
@@ -20,7 +20,9 @@ NEEDED = {
     "reward/dpo": ["reward.reference=y"],
     "reward/ensemble": ["reward.members=[x,y]"],
     "reward/function": ["reward.function=x:y"],
+    "reward/judge": ["reward.judge.model=x"],
     "reward/vllm": ["reward.url=http://localhost:8000"],
+    "reward/verifier": ["reward.verifier=x:y"],
     "tasks/gsm8k": ["tasks.gsm8k.path=x.jsonl"],
     "experiment/smollm2": ["preferences=a.jsonl", "benchmark=b.jsonl", "prompts=c.jsonl"],
 }

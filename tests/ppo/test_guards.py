@@ -57,9 +57,9 @@ def test_a_metric_that_no_hook_measures_cannot_be_watched(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_told_by_its_episode(bad: float) -> None:
-    require_finite_scores(torch.tensor([1.0, -2.0]))
-    with pytest.raises(DivergenceError, match=rf"1 of 3 scores are not finite \(the first is {bad}, of episode 1\)"):
-        require_finite_scores(torch.tensor([1.0, bad, 2.0]))
+    require_finite_scores(torch.tensor([1.0, -2.0]), "gsm8k")
+    with pytest.raises(DivergenceError, match=rf"1 of 3 scores of gsm8k are not finite \(the first is {bad}, of episode 1\)"):
+        require_finite_scores(torch.tensor([1.0, bad, 2.0]), "gsm8k")
 
 
 def test_a_kl_above_the_stop_ends_the_run_with_what_to_change() -> None:
@@ -73,9 +73,9 @@ def test_a_kl_above_the_stop_ends_the_run_with_what_to_change() -> None:
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (1.0, float("nan")), (float("inf"), 1.0), (1.0, float("inf"))])
 def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_what_to_change(loss: float, norm: float) -> None:
-    require_finite_step(torch.tensor(1.0), torch.tensor(1.0))
+    require_finite_step(1.0, 1.0)
     with pytest.raises(DivergenceError, match=rf"the loss is {loss} and the gradient norm {norm}. Lower optim.lr"):
-        require_finite_step(torch.tensor(loss), torch.tensor(norm))
+        require_finite_step(loss, norm)
 
 
 def test_the_end_names_the_batch_and_the_checkpoints_that_are_left(tmp_path: Path) -> None:

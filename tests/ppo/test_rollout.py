@@ -18,9 +18,11 @@ from transformers import (
 from core.chat import encode_prompts
 from core.generate import TransformersGenerator
 from core.records import Completion, Dialogue, Message, Sampling, user
+from core.scorers.weighted import WeightedScorer
 from ppo.model import ActorCritic, actor_critic, frozen_copy
 from ppo.rollout import Episodes, rollout
 from tests.fakes import LengthScorer
+from tests.ppo.engines import ALONE, trained
 
 PROMPTS = [user("Name a fruit."), user("What is 2 plus 3? Answer in one short sentence."), user("2?")]
 ANSWERS = ["A plum.", "5", "The sum of 2 and 3 is 5."]
@@ -53,12 +55,13 @@ def episodes_of(
     micro_batch_size: int = 2,
 ) -> Episodes:
     model = actor_critic(copy.deepcopy(policy), reward_model, temperature=temperature)
+    model.reference = noisy(policy)
     return rollout(
         [PROMPTS[i] for i in rows],
+        world=ALONE,
         generator=Recital(tokenizer, [ANSWERS[i] for i in rows]),
-        scorer=LengthScorer(),
-        model=model,
-        reference=noisy(policy),
+        scorer=WeightedScorer.of(LengthScorer()),
+        module=model,
         tokenizer=tokenizer,
         sampling=Sampling(temperature=temperature, max_new_tokens=32),
         micro_batch_size=micro_batch_size,
@@ -148,10 +151,10 @@ def test_padding_moves_no_positions_of_a_model_that_learns_them(tokenizer: PreTr
     def measured(rows: Sequence[int]) -> Episodes:
         return rollout(
             [PROMPTS[i] for i in rows],
+            world=ALONE,
             generator=Recital(tokenizer, [ANSWERS[i] for i in rows]),
-            scorer=LengthScorer(),
-            model=model,
-            reference=frozen_copy(policy),
+            scorer=WeightedScorer.of(LengthScorer()),
+            module=model,
             tokenizer=tokenizer,
             sampling=Sampling(max_new_tokens=32),
             micro_batch_size=3,
@@ -170,10 +173,10 @@ def test_a_policy_that_is_its_own_reference_has_equal_log_probabilities(
     model = actor_critic(copy.deepcopy(policy), None, temperature=1.0)
     episodes = rollout(
         PROMPTS,
+        world=ALONE,
         generator=TransformersGenerator(policy, tokenizer),
-        scorer=LengthScorer(),
-        model=model,
-        reference=frozen_copy(policy),
+        scorer=WeightedScorer.of(LengthScorer()),
+        module=model,
         tokenizer=tokenizer,
         sampling=Sampling(max_new_tokens=8, seed=3),
         micro_batch_size=2,
@@ -187,9 +190,10 @@ def test_learning_leaves_the_reference_and_the_model_that_the_critic_came_from_a
 ) -> None:
     actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
     model: ActorCritic = actor_critic(actor, critic, temperature=1.0)
-    reference = frozen_copy(actor)
+    reference = model.reference
+    assert reference is not None
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in trained(model):
             parameter.zero_()
     assert all(torch.equal(a, b) for a, b in zip(reference.parameters(), policy.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(critic.parameters(), reward_model.parameters(), strict=True))
@@ -200,10 +204,10 @@ def test_a_dialogue_of_several_turns_is_a_prompt_too(policy: LlamaForCausalLM, t
     turns = (Message(role="user", content="2?"), Message(role="assistant", content="3"), Message(role="user", content="No."))
     episodes = rollout(
         [turns],
+        world=ALONE,
         generator=Recital(tokenizer, ["A plum."]),
-        scorer=LengthScorer(),
-        model=actor_critic(copy.deepcopy(policy), None, temperature=1.0),
-        reference=frozen_copy(policy),
+        scorer=WeightedScorer.of(LengthScorer()),
+        module=actor_critic(copy.deepcopy(policy), None, temperature=1.0),
         tokenizer=tokenizer,
         sampling=Sampling(max_new_tokens=8),
         micro_batch_size=1,

@@ -17,12 +17,14 @@ from core.hooks import Hook, read_evaluation
 from core.models import load_policy
 from core.progress import NoProgress
 from core.records import AXIS, CheckpointSaved, Dialogue, Scorer, Tracker, user
+from core.states import STATE, resumable_steps
 from ppo.advantages import Advantages
 from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
 from ppo.guards import DivergenceError
 from ppo.rollout import Episodes
 from ppo.session import batch_of
 from ppo.shaping import Moments, ScoreStatistics
+from ppo.state import PROGRESS
 from ppo.train import Outcome, batch_metrics, explained_variance, rewards, shaped, train
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
 
@@ -225,8 +227,8 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     assert saved_tokenizer.get_vocab() == tokenizer.get_vocab()
     moved = [not torch.equal(a, b) for a, b in zip(saved.parameters(), policy.parameters(), strict=True)]
     assert all(moved)
-    # Only the newest checkpoint is resumed from, so only it keeps the optimiser.
-    assert [(step_folder(tmp_path, step) / "trainer" / "optimizer.pt").exists() for step in (1, 2, 3, 4)] == [False, False, False, True]
+    # The newest is resumed from, and the one before it where the newest got lost.
+    assert resumable_steps(tmp_path) == [3, 4]
 
 
 def test_where_the_untrained_policy_is_best_there_is_no_link(policy_folder: Path, tmp_path: Path) -> None:
@@ -245,14 +247,13 @@ def test_without_the_metric_that_decides_nothing_is_best(policy_folder: Path, tm
 def snapshot(run_dir: Path) -> dict[str, Any]:
     """All that a run leaves behind but its clock: weights, optimiser, state, evaluations, the best link."""
     last = step_folder(run_dir, 4)
-    stored = torch.load(last / "trainer" / "optimizer.pt", weights_only=True)
+    stored = torch.load(last / STATE / "state.pt", weights_only=True)
     moments = {f"{i}/{name}": value for i, state in stored["optimizer"]["state"].items() for name, value in state.items()}
-    tensors = {**load_file(last / "model.safetensors"), **load_file(last / "trainer" / "critic.safetensors"), **moments}
-    state = json.loads((last / "trainer" / "state.json").read_text())
+    tensors = {**load_file(last / "model.safetensors"), **stored["model"], **moments}
+    state = json.loads((last / PROGRESS).read_text())
     return {
         "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
         "groups": stored["optimizer"]["param_groups"],
-        "scheduler": stored["scheduler"],
         "state": {**state, "metrics": without_seconds(state["metrics"])},
         "evaluations": {step: without_seconds(read_evaluation(run_dir, step)) for step in (0, 1, 2, 3, 4)},
         "best": (run_dir / "best").resolve().name,
@@ -350,7 +351,7 @@ def test_everything_that_tells_a_healthy_run_from_a_sick_one_is_logged(policy_fo
     run(config_of(policy_folder, num_batches=1, num_checkpoints=1), tmp_path, tracker=tracker)
     names = """kl kl_k3 kl_coef entropy clip_fraction dual_clip_fraction value_clip_fraction explained_variance length eos_rate rm_score
         rm_score_std score score_std advantage advantage_std return loss/policy loss/value loss/kl importance_weight importance_gap
-        approx_kl grad_norm first_ratio_error lr critic_lr seconds/generation seconds/scoring seconds/forward"""
+        approx_kl grad_norm first_ratio_error lr critic_lr seconds/generation seconds/scoring seconds/forward seconds/update"""
     assert set(tracker.on("train/step")[1]) == {f"train/{name}" for name in names.split()}
 
 
@@ -379,7 +380,7 @@ class BrokenScorer(LengthScorer):
 
 def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_folder: Path, tmp_path: Path) -> None:
     # Asked for step 0 and two batches, then broken: the third batch is not trained on.
-    with pytest.raises(DivergenceError, match=r"PPO ended in batch 3: 8 of 8 scores are not finite .*step-000002"):
+    with pytest.raises(DivergenceError, match=r"PPO ended in batch 3: 8 of 8 scores of reward are not finite .*step-000002"):
         run(config_of(policy_folder), tmp_path, scorer=BrokenScorer(3))
     assert complete_steps(tmp_path) == [1, 2]
 

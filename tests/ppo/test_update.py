@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.config import ModelConfig, OptimConfig
+from core.config import ModelConfig, OptimConfig, Schedule
 from core.generate import TransformersGenerator
 from core.records import Sampling, user
+from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages, gae
 from ppo.config import KLConfig, PPOConfig
 from ppo.guards import DivergenceError
-from ppo.model import ActorCritic, actor_critic, frozen_copy
+from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout
 from ppo.update import minibatches, update
 from tests.fakes import LengthScorer
+from tests.ppo.engines import ALONE, engine_of, trained
 
 PROMPTS = [user("Name " + "a " * number + "fruit.") for number in range(8)]
 TEMPERATURE = 0.9
@@ -32,7 +33,7 @@ def config_of(**options: Any) -> PPOConfig:
     config = PPOConfig(
         model=ModelConfig(path="."),
         prompts=["."],
-        optim=OptimConfig(max_grad_norm=1e9),
+        optim=OptimConfig(max_grad_norm=1e9, schedule=Schedule.constant),
         batch_size=8,
         minibatch_size=8,
         micro_batch_size=8,
@@ -51,10 +52,10 @@ def episodes(model: ActorCritic, tokenizer: PreTrainedTokenizerFast) -> Episodes
     """Eight episodes of various lengths, drawn by the policy itself."""
     drawn = rollout(
         PROMPTS,
+        world=ALONE,
         generator=TransformersGenerator(model.actor, tokenizer),
-        scorer=LengthScorer(),
-        model=model,
-        reference=frozen_copy(model.actor),
+        scorer=WeightedScorer.of(LengthScorer()),
+        module=model,
         tokenizer=tokenizer,
         sampling=Sampling(temperature=TEMPERATURE, max_new_tokens=12, seed=5),
         micro_batch_size=8,
@@ -80,10 +81,8 @@ def updated(
 ) -> tuple[ActorCritic, dict[str, float]]:
     """A copy of the model after one update by gradient descent."""
     model = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    measured = update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, step=step, kl_coef=kl_coef)
-    return model, measured
+    engine = engine_of(model, lr=lr, optim=config.optim)
+    return model, update(engine, ALONE, config, episodes, advantages, step=step, kl_coef=kl_coef)
 
 
 def distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> float:
@@ -125,14 +124,14 @@ def test_the_step_is_that_of_the_plain_policy_gradient_and_half_squared_error_as
     advantages = advantages_of(episodes)
     stepped, measured = updated(model, config_of(value_coef=0.3), episodes, advantages, lr=0.05)
     # At a ratio of 1 nothing is clipped, and the gradient of -A r is that of -A log p; values equal the old ones.
-    logprobs_BT, entropy_BT, values_BT = model(episodes.ids_BL, episodes.mask_BL, episodes.num_tokens)
+    logprobs_BT, entropy_BT, values_BT, _ = model(episodes.ids_BL, episodes.mask_BL, episodes.num_tokens)
     inside = episodes.mask_BT.bool()
     value = 0.5 * (values_BT[inside] - advantages.returns_BT[inside]).square().mean()
     surrogate = -(advantages.advantages_BT[inside] * logprobs_BT[inside]).mean()
     (surrogate + 0.3 * value).backward()
-    expected = [parameter - 0.05 * gradient for parameter in model.parameters() if (gradient := parameter.grad) is not None]
-    assert len(expected) == len(list(model.parameters()))
-    assert distance(stepped.parameters(), expected) < 1e-6
+    expected = [parameter - 0.05 * gradient for parameter in trained(model) if (gradient := parameter.grad) is not None]
+    assert len(expected) == len(trained(model))
+    assert distance(trained(stepped), expected) < 1e-6
     assert distance(stepped.parameters(), model.parameters()) > 1e-3
     assert measured["loss/policy"] == pytest.approx(-advantages.advantages_BT[inside].mean().item(), abs=1e-5)
     assert measured["loss/value"] == pytest.approx(value.item(), abs=1e-5)
@@ -167,7 +166,7 @@ def test_the_step_with_every_term_is_that_of_their_token_means(model: ActorCriti
     config = config_of(**EVERY_TERM, value_coef=0.3)
     stepped, measured = updated(model, config, episodes, advantages, lr=0.05, kl_coef=0.7)
     inside, (ids_BL, mask_BL, num_tokens) = episodes.mask_BT.bool(), (episodes.ids_BL, episodes.mask_BL, episodes.num_tokens)
-    logprobs_BT, _, values_BT = model(ids_BL, mask_BL, num_tokens)
+    logprobs_BT, _, values_BT, _ = model(ids_BL, mask_BL, num_tokens)
     # The entropy from the logits of the whole sequence, without the function under test.
     positions = (mask_BL.cumsum(-1) - 1).clamp(min=0)
     logits_BLV = model.actor(input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions).logits / TEMPERATURE
@@ -182,9 +181,9 @@ def test_the_step_with_every_term_is_that_of_their_token_means(model: ActorCriti
         + 0.3 * 0.5 * (values_BT[inside] - advantages.returns_BT[inside]).square().mean()
     )
     loss.backward()
-    expected = [parameter - 0.05 * gradient for parameter in model.parameters() if (gradient := parameter.grad) is not None]
-    assert len(expected) == len(list(model.parameters()))
-    assert distance(stepped.parameters(), expected) < 1e-6
+    expected = [parameter - 0.05 * gradient for parameter in trained(model) if (gradient := parameter.grad) is not None]
+    assert len(expected) == len(trained(model))
+    assert distance(trained(stepped), expected) < 1e-6
     assert measured["loss/kl"] == pytest.approx((ratio_N.exp() - 1 - ratio_N).mean().item(), abs=1e-5)
     assert measured["importance_weight"] == pytest.approx(weights_N.mean().item(), abs=1e-5)
 
@@ -216,12 +215,11 @@ def test_the_value_warm_up_trains_the_critic_alone(model: ActorCritic, episodes:
     config = config_of(**EVERY_TERM, value_warmup=3)
     warmed = copy.deepcopy(model)
     # A large weight decay would show on weights without a gradient of their own.
-    optimizer = torch.optim.AdamW(warmed.parameters(), lr=0.01, weight_decay=0.5)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    engine = engine_of(warmed, lr=0.01, optim=config.optim, optimizer=torch.optim.AdamW, weight_decay=0.5)
     moved: list[bool] = []
     for step in (1, 2, 3, 4, 1):  # at last a warm-up beside moments and gradients of a step before
         before = copy.deepcopy(warmed)
-        update(warmed, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages, step=step, kl_coef=0.7)
+        update(engine, ALONE, config, episodes, advantages, step=step, kl_coef=0.7)
         moved.append(distance(warmed.actor.parameters(), before.actor.parameters()) > 0)
         assert distance(warmed.critic_body.parameters(), before.critic_body.parameters()) > 1e-3
     assert moved == [False, False, False, True, False]
@@ -232,22 +230,18 @@ def test_an_update_that_is_not_finite_ends_before_it_reaches_the_weights(model: 
     advantages = advantages_of(episodes)
     broken = getattr(advantages, where).clone()
     broken[3, 0] = float("nan")
-    trained = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    stepped, config = copy.deepcopy(model), config_of()
     with pytest.raises(DivergenceError, match="the loss is nan"):
         update(
-            trained,
-            optimizer,
-            scheduler,
-            Accelerator(cpu=True),
-            config_of(),
+            engine_of(stepped, lr=1.0, optim=config.optim),
+            ALONE,
+            config,
             episodes,
             replace(advantages, **{where: broken}),
             step=1,
             kl_coef=0.0,
         )
-    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(stepped.parameters(), model.parameters(), strict=True))
 
 
 def test_padding_at_either_end_changes_nothing(model: ActorCritic, episodes: Episodes) -> None:
@@ -274,7 +268,7 @@ def test_padding_at_either_end_changes_nothing(model: ActorCritic, episodes: Epi
 
 
 def test_the_gradient_is_clipped_to_its_norm(model: ActorCritic, episodes: Episodes) -> None:
-    config = replace(config_of(), optim=OptimConfig(max_grad_norm=0.5))
+    config = replace(config_of(), optim=OptimConfig(max_grad_norm=0.5, schedule=Schedule.constant))
     stepped, measured = updated(model, config, episodes, advantages_of(episodes), lr=1.0)
     assert measured["grad_norm"] > 0.5  # the norm before clipping
     step = sum((a - b).square().sum().item() for a, b in zip(stepped.parameters(), model.parameters(), strict=True)) ** 0.5
@@ -293,9 +287,9 @@ def test_every_epoch_visits_every_episode_once_in_an_order_of_its_own() -> None:
 
 
 def test_every_minibatch_is_one_step_of_optimiser_and_schedule(model: ActorCritic, episodes: Episodes) -> None:
-    config = config_of(epochs=3, minibatch_size=4, micro_batch_size=2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-6 / (1 + step))
-    update(model, optimizer, scheduler, Accelerator(cpu=True), config, episodes, advantages_of(episodes), step=1, kl_coef=0.0)
-    # 3 epochs of 8 / 4 minibatches: 6 steps.
-    assert scheduler.get_last_lr() == [1e-6 / 7]
+    config = config_of(epochs=3, minibatch_size=4, micro_batch_size=2, num_batches=2, optim=OptimConfig(schedule=Schedule.linear))
+    engine, rates = engine_of(model, lr=1e-9, optim=config.optim), list[float]()
+    engine.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    update(engine, ALONE, config, episodes, advantages_of(episodes), step=2, kl_coef=0.0)
+    # 3 epochs of 8 / 4 minibatches: 6 steps a batch, 12 in all. The second batch has the last six, which fall to 1/12.
+    assert rates == pytest.approx([1e-9 * left / 12 for left in (6, 5, 4, 3, 2, 1)])

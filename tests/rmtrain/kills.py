@@ -1,7 +1,8 @@
 """A run that is killed again and again: `python -m tests.rmtrain.kills POLICY_FOLDER OUT_FOLDER NUM_KILLS SEED`.
 
-Trains once in peace, then in processes that SIGKILL ends after a random number of steps and a random time more, from loading
-the model to writing a checkpoint, until so many were killed; prints as JSON the hashes of the last checkpoints' weights and optimiser states, and where kills fell.
+Trains once in peace, then in processes that SIGKILL ends after a random number of steps and a random time more, from
+loading the model to writing a checkpoint, until so many were killed; prints as JSON the hashes of the last checkpoints'
+weights and optimiser states, and where kills fell.
 """
 
 import hashlib

@@ -20,9 +20,9 @@ from core.preemption import EXIT_CODE, Preempted
 from core.progress import NoProgress
 from core.records import CheckpointSaved
 from core.reward import RewardModelScorer
+from core.states import STATE, forget_states, resumable_steps
 from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
-from core.states import STATE, forget_states, resumable_steps
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 from tests.rmtrain.test_train import PAIRS, config_of, fit

@@ -1,0 +1,107 @@
+"""Our side of ppo_train.py in a process of its own, so that peak memory is its own: python ppo_ours.py PLAN OUT."""
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from core.allocator import keep_freed_memory
+from core.chat import parse_dialogue
+from core.config import Dtype, ModelConfig, OptimConfig, Schedule
+from core.models import load_reward_model
+from core.progress import NoProgress
+from core.reward import RewardModelScorer
+from machine import device, synchronize
+from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
+from ppo.train import train
+from ppo_plan import Clock, Finding, Plan
+
+NO_CLIPPING = 1e9
+"""The peer has no clipping of gradients; the norm is computed all the same."""
+
+
+class ClockTracker:
+    """Takes the metrics of every batch where a run would log them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        if axis != "train/step":
+            return
+        spent = {part: metrics[f"train/seconds/{part}"] for part in ("generation", "scoring", "forward")}
+        curves = {name: metrics[f"train/{name}"] for name in ("score", "kl", "length", "eos_rate")}
+        self.clock.batch(rollout=spent["generation"] + spent["forward"], scoring=spent["scoring"], **curves)
+
+    def close(self) -> None:
+        pass
+
+
+def config_of(plan: Plan) -> PPOConfig:
+    """The plan in our words; what is not named here is our default and the peer's too."""
+    return PPOConfig(
+        model=ModelConfig(path=plan.policy, dtype=Dtype(plan.dtype)),
+        prompts=["given"],
+        optim=OptimConfig(lr=plan.lr, schedule=Schedule.constant, adam_eps=plan.adam_eps, max_grad_norm=NO_CLIPPING),
+        kl=KLConfig(beta=plan.beta),
+        num_batches=plan.num_batches,
+        batch_size=plan.batch_size,
+        minibatch_size=plan.minibatch_size,
+        micro_batch_size=plan.minibatch_size,
+        epochs=plan.epochs,
+        max_new_tokens=plan.max_new_tokens,
+        max_prompt_length=max(map(len, plan.prompt_ids)),
+        temperature=plan.temperature,
+        shaping=ShapingConfig(
+            center="none", scale="fixed", std=1.0, clip=None, missing_eos=MissingEOSConfig(how="subtract", value=plan.missing_eos)
+        ),
+        num_checkpoints=1,  # after the last batch, where no clock looks any more
+        seed=plan.seed,
+    )
+
+
+def run(plan: Plan) -> Finding:
+    """Trains by the plan, as `rewardloop ppo` does, without hooks."""
+    keep_freed_memory()  # as every `rewardloop` command does
+    on_gpu = torch.cuda.is_available()
+    clock = Clock(_now, _allocated_peak if on_gpu else None)
+    model, tokenizer = load_reward_model(ModelConfig(path=plan.reward, dtype=Dtype(plan.dtype)))
+    model = model.to(device())
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            config_of(plan),
+            Path(folder),
+            prompts=[parse_dialogue(prompt, f"prompt {number}") for number, prompt in enumerate(plan.prompts)],
+            scorer=RewardModelScorer(model, tokenizer),
+            reward_model=model,
+            hooks=[],
+            tracker=ClockTracker(clock),
+            progress=NoProgress(),
+        )
+    return clock.finding({package: version(package) for package in ("torch", "transformers", "accelerate")})
+
+
+def _now() -> float:
+    synchronize()
+    return time.perf_counter()
+
+
+def _allocated_peak() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    plan, out = map(Path, sys.argv[1:])
+    out.write_text(json.dumps(asdict(run(Plan.load(plan)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A program that checks answers against references, as a Scorer."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from core.records import Dialogue
+
+Verifier = Callable[[str, Mapping[str, Any]], float]
+"""From a completion and the reference of its prompt to a score; a downstream task takes functions of the same kind."""
+
+
+class VerifierScorer:
+    """Scores each completion with a function of its text and the reference of its prompt, one call per completion.
+
+    `references` are those of all prompts that will be scored; `name` is what messages call the function.
+
+    >>> VerifierScorer(lambda text, reference: float(text == reference["answer"]), {}, name="exact").name
+    'exact'
+    """
+
+    def __init__(self, verifier: Verifier, references: Mapping[Dialogue, Mapping[str, Any]], *, name: str = "the verifier") -> None:
+        self.verifier, self.references, self.name = verifier, references, name
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One list of scores per prompt.
+
+        Raises `ValueError` that names the prompt for one without reference, for a score that is no finite number, and where the
+        function itself does.
+        """
+        return [
+            [self._scored(prompt, text, self._reference(prompt)) for text in answers]
+            for prompt, answers in zip(prompts, completions, strict=True)
+        ]
+
+    def _reference(self, prompt: Dialogue) -> Mapping[str, Any]:
+        if prompt not in self.references:
+            raise ValueError(
+                f"{self.name} has no reference for {_shown(prompt)}; add a row with this prompt and its reference to the prompts."
+            )
+        return self.references[prompt]
+
+    def _scored(self, prompt: Dialogue, text: str, reference: Mapping[str, Any]) -> float:
+        try:
+            score = self.verifier(text, reference)
+        except ValueError as error:  # which knows the reference and not whose it is
+            raise ValueError(f"{self.name}, judging an answer to {_shown(prompt)}: {error}") from error
+        if not isinstance(score, Real) or not math.isfinite(score):
+            raise ValueError(f"{self.name} returned {score!r:.80} for {_shown(prompt)}, which is no finite number; mend the function.")
+        return float(score)
+
+
+def _shown(prompt: Dialogue) -> str:
+    """The prompt in a message: the beginning of its last turn."""
+    return f"the prompt {prompt[-1].content!r:.80}"

@@ -47,6 +47,8 @@ class ActorCritic(nn.Module):
         self.actor, self.critic_body, self.critic_head = actor, critic_body, critic_head
         self.reference = reference
         self.temperature = temperature
+        self.value_scale = (1.0, 0.0)
+        """Values are a * head + b, for a head that was trained in other units (see ppo.shaping.value_scale)."""
 
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False, with_reference: bool = False
@@ -67,7 +69,8 @@ class ActorCritic(nn.Module):
         hidden_BLH = self.critic_body(
             input_ids=ids_BL, attention_mask=mask_BL, position_ids=position_ids(mask_BL), use_cache=False
         ).last_hidden_state
-        return self.critic_head(hidden_BLH[:, -num_tokens - 1 : -1].float()).squeeze(-1)
+        scale, shift = self.value_scale
+        return scale * self.critic_head(hidden_BLH[:, -num_tokens - 1 : -1].float()).squeeze(-1) + shift
 
     @torch.no_grad()
     def _reference(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:

@@ -21,6 +21,7 @@ from core.export import export_model
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
 from core.models import load_policy
 from core.records import CheckpointSaved, Dialogue, Generator, RolloutEngine, Sampling, Scorer, Tracker
+from core.reward import RewardModelScorer
 from core.rollouts import open_generator
 from core.scorers.weighted import WeightedScorer
 from core.sources import locate
@@ -30,7 +31,7 @@ from ppo.config import PPOConfig
 from ppo.guards import DivergenceError, ended, require_kl_below, why_stop
 from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout, rollout_metrics
-from ppo.shaping import ScoreStatistics
+from ppo.shaping import ScoreStatistics, value_scale
 from ppo.state import Progressed, metric_of, read_progress, write_progress
 from ppo.update import num_updates, update, updates_per_batch
 
@@ -40,7 +41,8 @@ class Session:
     """The parts of one run.
 
     `plain` are the networks inside the engine, `sampled` is the policy that rollouts and hooks read: the actor itself, or a whole
-    copy of it beside an engine that shards. `generator` is None on processes that leave drawing to the main one.
+    copy of it beside an engine that shards. `generator` is None on processes that leave drawing to the main one. `critic_source`
+    is the reward model that the critic began as, if it did.
     """
 
     config: PPOConfig
@@ -52,6 +54,7 @@ class Session:
     plain: ActorCritic
     sampled: PreTrainedModel
     generator: Generator | None
+    critic_source: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     scorer: WeightedScorer
     hooks: Sequence[Hook]
@@ -100,19 +103,22 @@ class Session:
         step = newest_step(self.world, self.run_dir, say)
         if not step:
             before = self.episodes(0)
+            statistics = ScoreStatistics.of_reference(before.scores_B)
             state = Progressed(
                 step=0,
-                statistics=ScoreStatistics.of_reference(before.scores_B),
+                statistics=statistics,
                 kl_coef=self.config.kl.beta,
                 metrics=rollout_metrics(before),
                 moments=self.scorer.moments,
+                value_scale=self._value_scale(before, statistics),
             )
+            self.plain.value_scale = state.value_scale
             self.evaluate(state)
             return state
         folder = step_folder(self.run_dir, step)
         self.engine.load(folder / STATE)
         state = read_progress(folder)
-        self.scorer.moments = state.moments
+        self.scorer.moments, self.plain.value_scale = state.moments, state.value_scale
         if step not in planned:
             return state
         if not self.world.shared(eval_file(self.run_dir, step).exists):
@@ -161,6 +167,15 @@ class Session:
             if isinstance(self.generator, RolloutEngine):
                 self.generator.load_weights(weights)
 
+    def _value_scale(self, before: Episodes, statistics: ScoreStatistics) -> tuple[float, float]:
+        """The units of a critic that starts as one of the reward's models; those of its head for any other."""
+        for term in self.scorer.terms:
+            if isinstance(term.scorer, RewardModelScorer) and term.scorer.model is self.critic_source:
+                weight = term.coefficient / (self.scorer.moments[term.name][1] if term.standardize else 1.0)
+                mean = before.terms[term.name].double().mean().item()
+                return value_scale(statistics, self.config.shaping, mean=mean, weight=weight)
+        return self.plain.value_scale
+
     def _consider(self, state: Progressed, metrics: dict[str, float]) -> None:
         if state.consider(state.step, metric_of(metrics, self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
@@ -194,13 +209,9 @@ def open_session(
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
     actor, tokenizer = load_policy(held)
     fitting, num_dropped = _fitting(prompts, tokenizer, config)
+    critic_source = reward_model if config.critic == "reward" else None
     networks = actor_critic(
-        actor,
-        reward_model if config.critic == "reward" else None,
-        temperature=config.temperature,
-        lora=config.lora,
-        base=locate(config.model),
-        seed=config.seed,
+        actor, critic_source, temperature=config.temperature, lora=config.lora, base=locate(config.model), seed=config.seed
     )
     sampled = actor
     if config.engine.kind in ("fsdp2", "zero3"):
@@ -222,6 +233,7 @@ def open_session(
         plain=networks,
         sampled=sampled,
         generator=open_generator(config.rollout, sampled, tokenizer) if draws else None,
+        critic_source=critic_source,
         tokenizer=tokenizer,
         scorer=WeightedScorer.of(scorer),
         hooks=hooks,

@@ -55,6 +55,19 @@ class ScoreStatistics:
         return replace(self, running=self.running.seen(scores_B.tolist()))
 
 
+def value_scale(statistics: ScoreStatistics, config: ShapingConfig, *, mean: float, weight: float) -> tuple[float, float]:
+    """The a and b with which a critic that starts as a reward model begins in units of the shaped score: a * reward + b.
+
+    The reward model gave the reference's answers rewards of mean `mean`, and `weight` times its reward is in the raw score,
+    whose other terms are taken as what they were on average: so a * mean + b is the shaped mean raw score. What comes after
+    scaling (clip, missing EOS, overlong penalty) is left to be learned.
+    """
+    total = statistics.reference
+    center = 0.0 if config.center == "none" else total.mean
+    std = total.std if config.std is None else config.std
+    return weight / std, (total.mean - center - weight * mean) / std
+
+
 def shaped_scores(
     scores_B: Tensor, *, finished_B: Tensor, lengths_B: Tensor, max_length: int, config: ShapingConfig, statistics: ScoreStatistics
 ) -> Tensor:

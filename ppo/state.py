@@ -16,9 +16,9 @@ class Progressed:
     """Where a run stands, and all that the next batch depends on besides weights, optimiser and seed.
 
     All random draws are functions of the seed and the step, so the step alone stands for the generators' state. `statistics`
-    are those of the raw scores, `moments` those of standardised terms of the reward, `kl_coef` is the coefficient of the
-    next batch, `metrics` are those of the last rollout. `stopped_because` says why the run ended before its last batch, if
-    it did.
+    are those of the raw scores, `moments` those of standardised terms of the reward, `value_scale` are the critic's units,
+    `kl_coef` is the coefficient of the next batch, `metrics` are those of the last rollout. `stopped_because` says why the run
+    ended before its last batch, if it did.
     """
 
     step: int
@@ -26,6 +26,7 @@ class Progressed:
     kl_coef: float
     metrics: dict[str, float]
     moments: dict[str, tuple[float, float]] = field(default_factory=dict)
+    value_scale: tuple[float, float] = (1.0, 0.0)
     best_step: int = 0
     best_value: float | None = None
     stopped_because: str = ""
@@ -49,7 +50,8 @@ def read_progress(folder: Path) -> Progressed:
     statistics = ScoreStatistics(**{name: Moments(**moments) for name, moments in state["statistics"].items()})
     metrics = {name: float(value) for name, value in state["metrics"].items()}
     moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
-    return Progressed(**state | {"statistics": statistics, "metrics": metrics, "moments": moments})
+    scale, shift = state["value_scale"]
+    return Progressed(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
 
 
 def metric_of(metrics: Mapping[str, float], key: str) -> float | None:

@@ -8,7 +8,7 @@ import torch
 
 from core.config import ModelConfig
 from ppo.config import MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
-from ppo.shaping import Moments, ScoreStatistics, overlong_penalty, shaped_scores
+from ppo.shaping import Moments, ScoreStatistics, overlong_penalty, shaped_scores, value_scale
 
 # Mean 1 and deviation 2 (squares 4 * 4 / 4) of the reference; 3 and 1 (squares 8 / 8) of all episodes.
 STATISTICS = ScoreStatistics(reference=Moments(count=4, mean=1.0, squares=16.0), running=Moments(count=8, mean=3.0, squares=8.0))
@@ -136,3 +136,22 @@ def test_a_missing_end_needs_a_value_where_it_changes_the_score() -> None:
 def test_a_setting_of_ppo_that_cannot_be_is_refused_by_its_key(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PPOConfig(model=ModelConfig(path="."), prompts=["."], **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_critic_from_a_reward_model_begins_in_units_of_the_shaped_score() -> None:
+    # Raw scores 1, 3: mean 2, std 1. The reward model's term has mean 0.5 and weighs 4 in them.
+    statistics = ScoreStatistics.of_reference(torch.tensor([1.0, 3.0]))
+    scale = value_scale(statistics, ShapingConfig(), mean=0.5, weight=4.0)
+    # Its mean reward stands for the mean score, which is shaped to 0: 4 * 0.5 - 2 = 0.
+    assert scale == (4.0, -2.0)
+    # Not centred and divided by 8: its mean reward stands for 2 / 8 = 0.25 = 0.5 * 0.5 + 0.
+    assert value_scale(statistics, ShapingConfig(center="none", scale="fixed", std=8.0), mean=0.5, weight=4.0) == (0.5, 0.0)
+
+
+def test_the_units_of_the_critic_are_those_of_the_shaped_score_of_a_lone_reward_model() -> None:
+    scores_B = torch.tensor([-4.0, 1.0, 2.0, 5.0])
+    statistics = ScoreStatistics.of_reference(scores_B)
+    scale, shift = value_scale(statistics, ShapingConfig(), mean=scores_B.mean().item(), weight=1.0)
+    still = {"finished_B": torch.ones(4, dtype=torch.bool), "lengths_B": torch.ones(4), "max_length": 9}
+    shaped_B = shaped_scores(scores_B, config=ShapingConfig(), statistics=statistics, **still)
+    torch.testing.assert_close(scale * scores_B + shift, shaped_B)

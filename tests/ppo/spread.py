@@ -1,0 +1,127 @@
+"""What `test_engines` has several processes do: `torchrun -m tests.ppo.spread POLICY_FOLDER OUT_FOLDER ENGINE...`.
+
+Each engine trains a policy for five batches; then another is told to stop after its third batch, and goes on. The main process
+writes down what was measured, how the weights lay, and whether stopping changed a bit.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from core.checkpoint import step_folder
+from core.config import EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig
+from core.distributed import World, join_world
+from core.ending import leaving_at_once
+from core.preemption import Preempted
+from core.progress import NoProgress
+from core.records import user
+from ppo.config import KLConfig, PPOConfig
+from ppo.session import open_session
+from ppo.train import train
+from tests.fakes import LengthScorer, ListTracker, RecordingHook
+
+PROMPTS = [user(f"Name {'a ' * (number % 4)}fruit {number}.") for number in range(12)]
+WATCHED = ("train/kl", "train/rm_score", "train/loss/policy", "train/loss/value", "train/grad_norm", "train/entropy", "train/advantage")
+
+
+class Stopping(NoProgress):
+    """Sends SIGTERM to its own process as the third batch ends."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        if self.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def config_of(policy: str, kind: str) -> PPOConfig:
+    """Five batches of eight; the first trains the critic alone where the engine can keep the actor still, moments and all."""
+    engine, _, lora = kind.partition("-")
+    return PPOConfig(
+        model=ModelConfig(path=policy),
+        lora=LoraConfig(rank=4 if lora else 0),
+        engine=EngineConfig(kind=EngineKind(engine)),
+        prompts=["unused.jsonl"],
+        optim=OptimConfig(lr=1e-3, warmup_ratio=0.2),
+        critic_lr=3e-3,
+        kl=KLConfig(beta=0.1, target=0.2, horizon=100),
+        num_batches=5,
+        num_checkpoints=2,
+        batch_size=8,
+        minibatch_size=4,
+        micro_batch_size=1,
+        max_new_tokens=6,
+    )
+
+
+def rows_of(config: PPOConfig, run_dir: Path, world: World, progress: NoProgress | None = None) -> list[dict[str, float]]:
+    tracker = ListTracker()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    train(
+        config,
+        run_dir,
+        prompts=PROMPTS,
+        scorer=LengthScorer(),
+        reward_model=None,
+        hooks=[RecordingHook(**{"downstream/average": 1.0})],
+        tracker=tracker,
+        progress=progress or NoProgress(),
+        say=_quiet,
+        world=world,
+    )
+    return [{name: row[name] for name in WATCHED} for row in tracker.on("train/step").values()]
+
+
+def layout_of(config: PPOConfig, world: World) -> dict[str, Any]:
+    """The kind of the engine's module, and the share of the weights that this process holds."""
+    session = open_session(
+        config, Path("unused"), prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, hooks=[], tracker=ListTracker(), world=world
+    )
+    parameters = list(session.engine.module.parameters())
+    return {
+        "module": type(session.engine.module).__name__,
+        "bases": [base.__name__ for base in type(session.engine.module).__mro__],
+        "dtensors": all(isinstance(parameter, DTensor) for parameter in parameters),
+        "held": sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters),
+        "partitioned": all("ds_id" in vars(parameter) and parameter.data.numel() == 0 for parameter in parameters),
+        "stage": getattr(session.engine.module, "zero_optimization_stage", lambda: None)(),
+    }
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def main() -> None:
+    policy, out, *kinds = sys.argv[1:]
+    torch.set_num_threads(1)
+    world = join_world()
+    for kind in kinds:
+        config, folder = config_of(policy, kind), Path(out) / kind
+        found: dict[str, Any] = {"rows": rows_of(config, folder / "whole", world)}
+        try:
+            rows_of(config, folder / "torn", world, Stopping() if world.is_main else None)
+        except Preempted as stopped:
+            found["stopped"] = str(stopped)
+        found["rest"] = rows_of(config, folder / "torn", world)
+        found |= layout_of(config, world)
+        if world.is_main:
+            file = "adapter_model.safetensors" if config.lora.rank else "model.safetensors"
+            whole, torn = (load_file(step_folder(folder / name, 5) / file) for name in ("whole", "torn"))
+            found["same"] = all(torch.equal(whole[name], torn[name]) for name in whole)
+            (folder / "found.json").write_text(json.dumps(found))
+        world.wait()
+
+
+if __name__ == "__main__":
+    with leaving_at_once():
+        main()

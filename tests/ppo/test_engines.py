@@ -1,0 +1,95 @@
+"""PPO in two processes under every engine does what it does alone, and the engines that shard really shard."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import ModelConfig
+from core.distributed import World
+from core.models import load_policy
+from ppo.session import open_session
+from tests.fakes import LengthScorer, ListTracker
+from tests.ppo.spread import PROMPTS, config_of
+
+KINDS = ("ddp", "fsdp2", "zero2", "zero3", "ddp-lora", "fsdp2-lora", "zero3-lora")
+ALONE = {kind: "single-lora" if kind.endswith("-lora") else "single" for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def found(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """What each engine did, by its name, and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("ppo-engines")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    for start, kinds in (((), ("single", "single-lora")), (torchrun, KINDS)):
+        ended = subprocess.run(
+            [sys.executable, *start, "-m", "tests.ppo.spread", str(policy_folder), str(folder), *kinds],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert ended.returncode == 0, ended.stderr[-4000:]
+    return folder, {kind: json.loads((folder / kind / "found.json").read_text()) for kind in ("single", "single-lora", *KINDS)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_measure_in_five_batches_what_one_does(found: Any, kind: str) -> None:
+    ours, alone = found[1][kind]["rows"], found[1][ALONE[kind]]["rows"]
+    assert len(ours) == 5
+    for row, expected in zip(ours, alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4)
+    # The policy moved, so that five equal rows say something: from the first batch, where it is its own reference.
+    assert alone[0]["train/kl"] == pytest.approx(0, abs=1e-6)
+    assert abs(alone[4]["train/kl"]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["single", "single-lora", *KINDS])
+def test_a_signal_saves_and_the_next_run_goes_on_to_the_same_bits(found: Any, kind: str) -> None:
+    engine = found[1][kind]
+    assert engine["stopped"] == "stopped by a signal and saved at batch 3 of 5; the same command goes on from there"
+    assert engine["rest"] == engine["rows"][3:]
+    assert engine["same"]
+
+
+def test_each_engine_lays_all_networks_as_its_name_says(found: Any) -> None:
+    engines = found[1]
+    for kind in KINDS:
+        engine, whole = engines[kind], engines[ALONE[kind]]["held"]
+        match kind.partition("-")[0]:
+            case "ddp":
+                assert engine["module"] == "DistributedDataParallel"
+                assert engine["held"] == whole
+            case "fsdp2":
+                assert "FSDPModule" in engine["bases"]
+                assert engine["dtensors"]
+                assert engine["held"] <= 0.6 * whole
+            case zero:
+                assert engine["module"] == "DeepSpeedEngine"
+                assert engine["stage"] == int(zero[-1])
+                assert engine["partitioned"] == (zero == "zero3")
+
+
+@pytest.mark.parametrize("kind", ["single", *KINDS])
+def test_checkpoints_of_every_engine_are_policies_that_load_anywhere(found: Any, kind: str) -> None:
+    folder, _ = found
+    policy, _ = load_policy(ModelConfig(path=str(folder / kind / "whole" / "checkpoints" / "step-000005")))
+    alone, _ = load_policy(ModelConfig(path=str(folder / ALONE.get(kind, "single") / "whole" / "checkpoints" / "step-000005")))
+    for ours, theirs in zip(policy.parameters(), alone.parameters(), strict=True):
+        # Adam divides by the root of the second moment, which blows rounding up where gradients are tiny.
+        assert (ours - theirs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("key", "size"), [("batch_size", 3), ("minibatch_size", 8)])
+def test_a_batch_that_cannot_be_dealt_out_is_refused(policy_folder: Path, key: str, size: int) -> None:
+    world = World(rank=0, size=size, device=torch.device("cpu"))
+    config = config_of(str(policy_folder), "ddp")
+    with pytest.raises(ValueError, match=f"{key}=. cannot be dealt out evenly to {size} processes; choose a multiple"):
+        open_session(
+            config, Path(), prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, hooks=[], tracker=ListTracker(), world=world
+        )

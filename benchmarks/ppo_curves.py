@@ -22,17 +22,15 @@ class Curve:
     """The checkpoints of one PPO run, the untrained policy's first, and how the run ended.
 
     `downstream` is what is wanted, in points of 100; `scores` are the reward's means of the policy's answers to the same
-    prompts, and `batch_scores` those of the batch before the checkpoint, which the stop reads; `kl_end` is the mean KL to the
-    reference of the last batches, in nats per completion, `target` what it was meant to be (None: free).
+    prompts, which the stop reads; `kl_end` is the mean KL to the reference of the last batches, in nats per completion, `target` what it was meant to be (None: free).
 
-    >>> Curve(steps=[0, 9], downstream=[50.0, 58.0], scores=[0.0, 1.0], batch_scores=[0.1, 0.9], kl_end=0.4, target=0.5).gain
+    >>> Curve(steps=[0, 9], downstream=[50.0, 58.0], scores=[0.0, 1.0], kl_end=0.4, target=0.5).gain
     8.0
     """
 
     steps: list[int]
     downstream: list[float]
     scores: list[float]
-    batch_scores: list[float]
     kl_end: float
     target: float | None
     stopped_because: str = ""
@@ -79,7 +77,6 @@ def read_curve(run_dir: Path) -> Curve:
         downstream=[100 * checkpoints[step]["downstream/average"] for step in sorted(checkpoints)],
         # Where no reward can judge the tasks' answers (a verifier knows its own prompts alone), the batch's stand in.
         scores=[checkpoints[step].get("on_policy/rm_score", checkpoints[step]["rm_score"]) for step in sorted(checkpoints)],
-        batch_scores=[checkpoints[step]["rm_score"] for step in sorted(checkpoints)],
         kl_end=statistics.mean(batches[step]["train/kl"] for step in sorted(batches)[-LAST_BATCHES:]),
         target=record["identity"]["kl"]["target"],
         stopped_because=record["stopped_because"],
@@ -92,10 +89,10 @@ def replayed(curve: Curve, num_falls: int, every: int) -> Curve:
     The stop changes nothing before it fires, so a run without it shows what each setting would have done.
     """
     kept = range(0, len(curve.steps), every)
-    whole = {"steps": curve.steps, "downstream": curve.downstream, "scores": curve.scores, "batch_scores": curve.batch_scores}
+    whole = {"steps": curve.steps, "downstream": curve.downstream, "scores": curve.scores}
     columns = {key: [values[place] for place in kept] for key, values in whole.items()}
     for end in range(1, len(kept) + 1):
-        if over_optimised(columns["downstream"][:end], columns["batch_scores"][:end], num_falls):
+        if over_optimised(columns["downstream"][:end], columns["scores"][:end], num_falls):
             cut = {key: values[:end] for key, values in columns.items()}
             return replace(curve, **cut, stopped_because=f"replayed with stop_after_falls={num_falls}")
     return replace(curve, **columns, stopped_because="")

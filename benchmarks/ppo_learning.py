@@ -59,7 +59,9 @@ _FEW = ("data.subsample=0.1", "epochs=4")
 ARMS: Mapping[str, Arm] = {
     "good": Arm(rm="good", ppo_overrides=_HELD),
     "flipped": Arm(rm="flipped", rm_overrides=("data.flip=1.0",), ppo_overrides=_HELD),
-    "other tokenizer": Arm(rm="other-tokenizer", ppo_overrides=_HELD, other_base=True),
+    # A critic can start only from a reward model that reads the policy's tokens; here neither does.
+    "twin": Arm(rm="good", ppo_overrides=(*_HELD, "critic=policy")),
+    "other tokenizer": Arm(rm="other-tokenizer", ppo_overrides=(*_HELD, "critic=policy"), other_base=True),
     "weak": Arm(rm="weak", rm_overrides=_FEW, ppo_overrides=_FREE),
     "stopped": Arm(rm="weak", rm_overrides=_FEW, ppo_overrides=(*_FREE, f"stop_after_falls={FALLS}")),
 }
@@ -116,8 +118,8 @@ def verdicts(arms: Mapping[str, Sequence[Curve]]) -> list[Verdict]:
         found.append(Verdict(claim="with flipped labels every run ends lower", seen=_each(changes), holds=max(changes) < 0))
     if (free := arms.get("weak")) and (stopped := arms.get("stopped")):
         found += _of_the_stop(free, stopped)
-    if (other := arms.get("other tokenizer")) and len(good) == len(other) > 1:
-        mean, half = interval_of_difference([c.gain for c in other], [c.gain for c in good])
+    if (other := arms.get("other tokenizer")) and len(twin := arms.get("twin", ())) == len(other) > 1:
+        mean, half = interval_of_difference([c.gain for c in other], [c.gain for c in twin])
         claim = "a reward model of another tokenizer and template trains as well as its twin (95% interval holds 0)"
         found.append(Verdict(claim=claim, seen=f"{mean:+.1f} ± {half:.1f} points", holds=abs(mean) <= half))
     return found

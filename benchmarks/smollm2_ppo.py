@@ -37,6 +37,7 @@ from core.config import Dtype, ModelConfig
 from core.generate import TransformersGenerator
 from core.models import load_policy
 from core.records import Sampling, user
+from core.rows import read_rows
 from evalhooks.verifiers import gsm8k
 
 Row = dict[str, Any]
@@ -86,7 +87,7 @@ def easy(rows: Sequence[Row]) -> list[Row]:
 
 def read(file: Path) -> list[Row]:
     """The rows of a JSONL file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_rows(file)]
 
 
 def write(file: Path, rows: Sequence[Row]) -> None:

@@ -34,9 +34,7 @@ def curves() -> Any:
 def curve(curves: Any, downstream: list[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Any:
     steps = [10 * place for place in range(len(downstream))]
     scores = scores or [float(step) for step in steps]
-    return curves.Curve(
-        steps=steps, downstream=downstream, scores=scores, batch_scores=scores, kl_end=kl, target=0.5, stopped_because=stopped
-    )
+    return curves.Curve(steps=steps, downstream=downstream, scores=scores, kl_end=kl, target=0.5, stopped_because=stopped)
 
 
 def write_run(folder: Path, *, status: str = "finished", wanted: str = "downstream/average") -> Path:
@@ -57,7 +55,7 @@ def write_run(folder: Path, *, status: str = "finished", wanted: str = "downstre
 def test_a_curve_has_each_checkpoint_once_and_the_kl_of_the_last_ten_batches(curves: Any, tmp_path: Path) -> None:
     found = curves.read_curve(write_run(tmp_path / "run"))
     assert (found.steps, found.target) == ([0, 6, 12], 0.5)
-    assert (found.scores, found.batch_scores) == ([-0.5, 1.5, 2.5], [-1.0, 1.0, 2.0])
+    assert found.scores == [-0.5, 1.5, 2.5]
     assert found.downstream == pytest.approx([50, 60, 55])
     assert found.kl_end == 7.5  # the mean of 3 to 12
 
@@ -126,8 +124,8 @@ def test_the_twins_are_compared_seed_by_seed(learning: Any, curves: Any) -> None
     good = [curve(curves, [50, 60 + seed]) for seed in range(3)]
     close = [curve(curves, [50, 60 + seed + step]) for seed, step in enumerate((-1, 0, 2))]
     worse = [curve(curves, [50, 57 + seed + step]) for seed, step in enumerate((-0.1, 0, 0.1))]
-    assert holds(learning.verdicts({"good": good, "other tokenizer": close}))[-1]
-    assert not holds(learning.verdicts({"good": good, "other tokenizer": worse}))[-1]
+    assert holds(learning.verdicts({"twin": good, "other tokenizer": close}))[-1]
+    assert not holds(learning.verdicts({"twin": good, "other tokenizer": worse}))[-1]
 
 
 def test_the_picture_and_the_table_show_runs_of_different_length(learning: Any, curves: Any, tmp_path: Path) -> None:

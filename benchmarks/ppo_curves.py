@@ -22,7 +22,8 @@ class Curve:
     """The checkpoints of one PPO run, the untrained policy's first, and how the run ended.
 
     `downstream` is what is wanted, in points of 100; `scores` are the reward's means of the policy's answers to the same
-    prompts, which the stop reads; `kl_end` is the mean KL to the reference of the last batches, in nats per completion, `target` what it was meant to be (None: free).
+    prompts, which the stop reads; `kl_end` is the mean KL to the reference of the last batches, in nats per completion,
+    `target` what it was meant to be (None: free).
 
     >>> Curve(steps=[0, 9], downstream=[50.0, 58.0], scores=[0.0, 1.0], kl_end=0.4, target=0.5).gain
     8.0

@@ -18,7 +18,7 @@ from core.config import Dtype, ModelConfig, OptimConfig, Schedule
 from core.models import load_reward_model
 from core.progress import NoProgress
 from core.reward import RewardModelScorer
-from machine import device, synchronize
+from machine import synchronize
 from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
 from ppo.train import train
 from ppo_plan import Clock, Finding, Plan
@@ -73,7 +73,6 @@ def run(plan: Plan) -> Finding:
     on_gpu = torch.cuda.is_available()
     clock = Clock(_now, _allocated_peak if on_gpu else None)
     model, tokenizer = load_reward_model(ModelConfig(path=plan.reward, dtype=Dtype(plan.dtype)))
-    model = model.to(device())
     with tempfile.TemporaryDirectory() as folder:
         train(
             config_of(plan),

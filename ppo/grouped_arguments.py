@@ -9,7 +9,8 @@ from ppo.config import Algo, KLConfig, PPOConfig
 
 if TYPE_CHECKING:
     import peft
-    import trl
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.rloo_config import RLOOConfig
 
 NO_CRITIC = ("critic", "critic_lr", "value_clip", "value_coef", "lam")
 """Keys that say something of a critic alone; where there is none they change nothing."""
@@ -82,7 +83,7 @@ def _refused_by_algo(config: PPOConfig) -> list[tuple[bool, str]]:
     ]
 
 
-def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "trl.RLOOConfig | trl.GRPOConfig":
+def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "RLOOConfig | GRPOConfig":
     """`config` in TRL's words; what the trainer saves goes to `scratch`.
 
     Of RLOO the loss is per completion (its ratio is that of the whole completion). GRPO gets TRL's loss_type "dapo": a mean
@@ -90,7 +91,8 @@ def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "trl.RLO
     good ones and long bad ones (Yu et al. 2025, section 3.3). `whiten_advantages` divides by the standard deviation: of the
     group in GRPO (Shao et al. 2024, section 4.1.2), of the batch in RLOO.
     """
-    from trl import GRPOConfig, RLOOConfig
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.rloo_config import RLOOConfig
 
     common = _common(config, scratch, on_cpu=on_cpu)
     if config.algo == Algo.rloo:

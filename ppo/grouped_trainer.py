@@ -11,7 +11,9 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 from core.adapters import find_adapter
 from core.chat import encode_prompts

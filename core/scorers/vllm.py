@@ -1,21 +1,17 @@
 """Rewards by a vLLM server: at scale the reward model lives in a process of its own, with GPUs of its own."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from core.records import Dialogue, Measured
+from core.servers import Server, is_address
 from core.texts import token_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 4.0
 SUSPICIOUS = 8
 """The number of scores from which on all of them between 0 and 1 is taken for the work of a sigmoid."""
 
@@ -50,14 +46,15 @@ class VLLMScorer:
         retries: int = 4,
         say: Callable[[str], None] = print,
     ) -> None:
-        if not _is_address(base_url):
+        if not is_address(base_url):
             raise ValueError(f"The address of the vLLM server is {base_url!r}; give one such as http://localhost:8000.")
         if min(max_length, batch, parallel) < 1 or timeout_s <= 0 or retries < 0:
             raise ValueError(
                 f"A VLLMScorer needs max_length, batch and parallel from 1 up, timeout_s above 0 and retries from 0 up, got "
                 f"{max_length=}, {batch=}, {parallel=}, {timeout_s=}, {retries=}."
             )
-        self.url = f"{base_url.rstrip('/')}/classify"
+        self.base_url = base_url.rstrip("/")
+        self.url = f"{self.base_url}/classify"
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
         self.batch, self.parallel, self.timeout_s, self.retries = batch, parallel, timeout_s, retries
         self.num_truncated = 0
@@ -79,43 +76,26 @@ class VLLMScorer:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         batches = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         rewards = [0.0] * len(rows)
-        limits = httpx.Limits(max_connections=self.parallel)
-        with httpx.Client(timeout=self.timeout_s, limits=limits) as client, ThreadPoolExecutor(self.parallel) as pool:
-            answered = pool.map(lambda batch: self._classify(client, [rows[index] for index in batch]), batches)
+        server = Server(self.base_url, parallel=self.parallel, timeout_s=self.timeout_s, retries=self.retries)
+        with server, ThreadPoolExecutor(self.parallel) as pool:
+            answered = pool.map(lambda batch: self._classify(server, [rows[index] for index in batch]), batches)
             for batch, found in zip(batches, answered, strict=True):
                 for index, reward in zip(batch, found, strict=True):
                     rewards[index] = reward
         return rewards
 
-    def _classify(self, client: httpx.Client, rows: list[list[int]]) -> list[float]:
+    def _classify(self, server: Server, rows: list[list[int]]) -> list[float]:
         """The rewards of one request's rows, in their order."""
-        body = {"model": self.model, "input": rows, "use_activation": False, "activation": False}
-        failure = ""
-        for attempt in range(self.retries + 1):
-            if attempt > 0:
-                time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1)))
-            try:
-                response = client.post(self.url, json=body)
-            except httpx.TransportError as error:
-                failure = f"{type(error).__name__} ({error})" if str(error) else type(error).__name__
-                continue
-            if response.is_success:
-                return self._rewards_in(response, len(rows))
-            failure = f"status {response.status_code} ({_message(response)})"
-            if response.status_code != 429 and response.status_code < 500:
-                raise ValueError(f"{self.url} refuses the request: {failure}; check the address, the model's name and its length limit.")
-        raise ValueError(f"{self.url} did not answer in {self.retries + 1} attempts, the last one with {failure}; is the server up?")
-
-    def _rewards_in(self, response: httpx.Response, num_rows: int) -> list[float]:
+        answer = server.post("/classify", {"model": self.model, "input": rows, "use_activation": False, "activation": False})
         try:
-            found = {entry["index"]: entry["probs"] for entry in response.json()["data"]}
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{self.url} answered {response.text!r:.200}, which is no classification; is it a vLLM server?") from error
-        if set(found) != set(range(num_rows)):
+            found = {entry["index"]: entry["probs"] for entry in answer["data"]}
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{self.url} answered {str(answer)!r:.200}, which is no classification; is it a vLLM server?") from error
+        if set(found) != set(range(len(rows))):
             raise ValueError(
-                f"{self.url} answered for {len(found)} of the {num_rows} texts of a request, or for others; is it a vLLM server?"
+                f"{self.url} answered for {len(found)} of the {len(rows)} texts of a request, or for others; is it a vLLM server?"
             )
-        return [self._reward(found[index]) for index in range(num_rows)]
+        return [self._reward(found[index]) for index in range(len(rows))]
 
     def _reward(self, outputs: Any) -> float:
         if not isinstance(outputs, list) or len(outputs) != 1:
@@ -133,25 +113,3 @@ class VLLMScorer:
             f"{self.url}: all {len(rewards)} rewards lie between 0 and 1; the server seems to apply a sigmoid all the same, which changes "
             "their differences. Serve the model with its activation switched off."
         )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
-
-
-def _message(response: httpx.Response) -> str:
-    """What the server says of a failure: its own message where the body has one, else the start of the body."""
-    try:
-        found = response.json()
-    except ValueError:
-        return response.text[:300]
-    if isinstance(found, dict):
-        inner = found.get("error", found)
-        if isinstance(inner, dict):
-            return str(inner.get("message", inner))[:300]
-        return str(inner)[:300]
-    return str(found)[:300]

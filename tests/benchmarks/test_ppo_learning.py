@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def curves() -> Any:
     return importlib.import_module("ppo_curves")
 
 
-def curve(curves: Any, downstream: list[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Any:
+def curve(curves: Any, downstream: Sequence[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Any:
     steps = [10 * place for place in range(len(downstream))]
     scores = scores or [float(step) for step in steps]
     return curves.Curve(steps=steps, downstream=downstream, scores=scores, kl_end=kl, target=0.5, stopped_because=stopped)

@@ -127,7 +127,7 @@ def test_finished_rows_leave_the_batch_and_that_changes_no_completion(
 def test_the_cache_is_copied_once_for_many_tokens(policy: LlamaForCausalLM) -> None:
     cache = growing_cache(policy.config)
     token_RHLC = torch.ones(2, 2, 1, 8)
-    places = set()
+    keys, places = token_RHLC, set[int]()
     for step in range(2 * GROWTH):
         keys, _ = cache.update(step * token_RHLC, token_RHLC, 0)
         places.add(keys.data_ptr())

@@ -26,6 +26,6 @@ def engine_of(
     critic = [*model.critic_body.parameters(), *model.critic_head.parameters()]
     groups = [{"name": "actor", "params": list(model.actor.parameters()), "lr": lr}, {"name": "critic", "params": critic, "lr": lr}]
     engine = TorchEngine(EngineKind.single, model, groups, optim=optim, dtype=Dtype.fp32, world=ALONE)
-    engine.optimizer = optimizer(groups, lr=lr, **options)
+    engine.optimizer = optimizer(groups, lr=lr, **options)  # pyright: ignore[reportAttributeAccessIssue]
     engine.rates = [lr, lr]
     return engine

@@ -132,6 +132,7 @@ def test_the_advantages_are_those_of_the_papers_by_hand(
     given = [1.0, 2.0, 3.0, 6.0, -1.0, 0.0, 0.0, 5.0]
     model, _ = load_policy(config.model)
     trainer = open_trainer(config, model, tokenizer, PROMPTS, reward=lambda **_: given, scratch=tmp_path)
+    assert trainer.model is not None
     trainer.model.train()
     batch = trainer._generate_and_score_completions([{"prompt": [{"role": "user", "content": "Name 1 fruits."}]}] * 8)
     if algo == Algo.rloo:

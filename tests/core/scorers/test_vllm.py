@@ -70,7 +70,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("core.scorers.vllm.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("core.servers.FIRST_WAIT_S", 0.01)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         state.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
@@ -169,8 +169,8 @@ def test_a_server_that_always_fails_ends_with_its_address_and_its_message(server
 
 def test_waits_double_up_to_a_cap(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("core.scorers.vllm.time.sleep", waits.append)
-    monkeypatch.setattr("core.scorers.vllm.FIRST_WAIT_S", 0.25)
+    monkeypatch.setattr("core.servers.time.sleep", waits.append)
+    monkeypatch.setattr("core.servers.FIRST_WAIT_S", 0.25)
     server.answer = lambda number, body: (500, "")
     with pytest.raises(ValueError, match="7 attempts"):
         scorer(server, retries=6).score(PROMPTS, COMPLETIONS)
@@ -230,7 +230,7 @@ def test_an_output_that_is_no_finite_number_is_refused(server: Server, value: An
 )
 def test_an_answer_that_is_no_classification_is_refused(server: Server, answer: Any) -> None:
     server.answer = lambda number, body: (200, answer)
-    with pytest.raises(ValueError, match=rf"{server.url}/classify answered .*, which is no classification; is it a vLLM server"):
+    with pytest.raises(ValueError, match=rf"{server.url}/classify answered .*, which is no (classification|JSON); is it a vLLM server"):
         scorer(server).score(PROMPTS, COMPLETIONS)
 
 

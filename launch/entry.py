@@ -58,6 +58,7 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
     # Reports of loading say that a new head is new; what matters of it is in our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use, unasked
     outcomes: list[Outcome] = []
     failures: list[str] = []
 

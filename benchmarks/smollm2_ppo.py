@@ -14,30 +14,36 @@ files that the part before it wrote to --out:
 - draw: the picture
 """
 
+import argparse
 import json
 import random
 import re
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 
 from core.batching import pad_right, token_budget_batches
 from core.chat import encode_answered, encode_prompts, pad_id
-from core.checkpoint import atomic_folder, is_complete, write_json
+from core.checkpoint import atomic_folder, is_complete, latest_complete, write_json
 from core.config import Dtype, ModelConfig
 from core.generate import TransformersGenerator
 from core.models import load_policy
 from core.records import Sampling, user
 from core.rows import read_rows
+from core.tracking import read_metrics
 from evalhooks.verifiers import gsm8k
+from ppo_learning import rewardloop
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 TRAIN, TEST = "gsm8k_train.jsonl", "gsm8k_test.jsonl"
 MODEL = "pip:smollm2-135m"
@@ -50,9 +56,18 @@ NUM_SFT, NUM_ASKED = 704, 256
 SFT_LR, SFT_BATCH, SFT_WARMUP = 1e-4, 16, 6
 PASS_TOKENS = 1024
 """Tokens of a forward and backward pass of SFT."""
+NUM_PROMPTS, PAIRS = 64, 2
+"""PPO's prompts, and pairs of a question at most."""
+NUM_BATCHES, BATCH = 22, 32
+VERIFIER = "right"
+"""What its term is called."""
 ANSWERS = 4
 """To each question: what tells the prompts that can be learned from, and gives the wrong answers."""
+MEASURED = 8
+"""Answers to each question before and after PPO."""
 MAX_NEW_TOKENS = 64
+SMOOTH = 5
+"""Batches."""
 SEED = 0
 
 # The model's own template puts a system message before every question, a third of the tokens here.
@@ -60,6 +75,15 @@ TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """Right answers, their share's standard error over questions, and the tokens of an answer."""
+
+    mean: float
+    error: float
+    length: float
 
 
 def solution(answer: str) -> str:
@@ -167,17 +191,183 @@ def ask(policy: Path, rows: Sequence[Row], n: int, seed: int = SEED) -> list[Row
     ]
 
 
-if __name__ == "__main__":
-    out, data = Path(sys.argv[2]), Path(sys.argv[1])
+def make_prompts_and_pairs(out: Path) -> None:
+    """PPO's prompts, and preference pairs of all other questions that were asked: the true solution before a wrong answer.
+
+    Where all answers to a question are wrong PPO finds nothing to learn from, and where all are right there is nothing left.
+    """
+    asked = read(out / "answers.jsonl")
+    learnable = [row for row in asked if 0 < sum(row["right"]) < len(row["right"])][:NUM_PROMPTS]
+    write(out / "prompts.jsonl", [{key: row[key] for key in ("id", "question", "answer")} for row in learnable])
+    ids = {row["id"] for row in learnable}
+    write(out / "pairs.jsonl", list(pairs([row for row in asked if row["id"] not in ids])))
+
+
+def pairs(rows: Sequence[Row]) -> Iterator[Row]:
+    """Up to `PAIRS` pairs of each row, each with another wrong answer."""
+    for row in rows:
+        wrong = [text for text, right in zip(row["answers"], row["right"], strict=True) if not right]
+        for text in list(dict.fromkeys(wrong))[:PAIRS]:
+            yield {"prompt": row["question"], "chosen": solution(row["answer"]), "rejected": text}
+
+
+def common(out: Path) -> list[str]:
+    """What both commands have in common."""
+    model = ["model=custom", f"model.path={out / 'sft'}", "model.dtype=bf16", "model.lineage=smollm2", "hooks=none"]
+    return [*model, f"runs_dir={out / 'runs'}", "study=gsm8k", "tracker=files", f"seed={SEED}"]
+
+
+def rm_overrides(out: Path) -> list[str]:
+    """The reward model: the policy's own body on the pairs, some of them held out."""
+    data = ["data=custom", f"data.paths=[{out / 'pairs.jsonl'}]", "data.name=gsm8k-wrong", "data.held_out=0.15"]
+    sizes = ["lr=2e-5", "batch_size=16", "micro_batch_tokens=2048", "max_length=256", "num_checkpoints=1", "log_every=4"]
+    return ["name=rm", *common(out), *data, *sizes]
+
+
+def ppo_overrides(out: Path, rm: Path) -> list[str]:
+    """PPO on both rewards. Their sum is mostly the verifier's: the reward model counts a fifth of a standard deviation."""
+    rewards = [
+        f"rewards.{VERIFIER}.kind=verifier",
+        f"rewards.{VERIFIER}.verifier=evalhooks.verifiers:gsm8k",
+        f"rewards.rm.path={rm}",
+        "rewards.rm.dtype=bf16",
+        "rewards.rm.coefficient=0.1",
+        "rewards.rm.standardize=true",
+    ]
+    measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", "num_checkpoints=3"]
+    sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
+    lengths = [f"max_new_tokens={MAX_NEW_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
+    rates = ["lr=3e-5", "critic_lr=3e-5", "epochs=1", "value_warmup=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
+    return ["name=ppo", *common(out), f"prompts=[{out / 'prompts.jsonl'}]", *rewards, *measured, *sizes, *lengths, *rates]
+
+
+def make_measured(out: Path, ppo: Path) -> None:
+    """The policy before and after PPO, on PPO's own prompts and on the held-out questions; draws that no training saw."""
+    after = latest_complete(ppo, print)
+    assert after is not None
+    for name in ("prompts", "held-out"):
+        for when, policy in (("before", out / "sft"), ("after", after)):
+            file = out / f"{name}-{when}.jsonl"
+            if not file.exists():
+                write(file, ask(policy, read(out / f"{name}.jsonl"), MEASURED, seed=SEED + 1))
+
+
+def share(rows: Sequence[Row]) -> Share:
+    """Mean over questions of the share of right answers."""
+    rates = [statistics.mean(row["right"]) for row in rows]
+    lengths = [tokens for row in rows for tokens in row["tokens"]]
+    return Share(mean=statistics.mean(rates), error=statistics.stdev(rates) / len(rates) ** 0.5, length=statistics.mean(lengths))
+
+
+def gain(before: Sequence[Row], after: Sequence[Row]) -> tuple[float, float]:
+    """Mean difference of the share of right answers, question by question, and its standard error."""
+    pairs = zip(before, after, strict=True)
+    differences = [statistics.mean(late["right"]) - statistics.mean(early["right"]) for early, late in pairs]
+    return statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+
+
+def report(out: Path) -> None:
+    """Prints what was measured, in points of 100."""
+    for name in ("prompts", "held-out"):
+        before, after = (read(out / f"{name}-{when}.jsonl") for when in ("before", "after"))
+        mean, error = gain(before, after)
+        early, late = share(before), share(after)
+        print(
+            f"{name}: {len(before)} questions, {MEASURED} answers to each: {100 * early.mean:.1f} ± {100 * early.error:.1f} before, "
+            f"{100 * late.mean:.1f} ± {100 * late.error:.1f} after, {100 * mean:+.1f} ± {100 * error:.1f}; "
+            f"{early.length:.0f} and {late.length:.0f} tokens an answer"
+        )
+
+
+def _between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """From episodes to minutes and back, along straight lines; beyond the ends at the mean pace."""
+    pace = minutes[-1] / episodes[-1]
+    ends = [-1e3, *episodes, episodes[-1] + 1e3], [-1e3 * pace, *minutes, minutes[-1] + 1e3 * pace]
+    return lambda x: np.interp(x, *ends), lambda x: np.interp(x, ends[1], ends[0])
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """Mean of each value and its neighbours, `width` in all; at the ends of as many as lie evenly on both sides.
+
+    >>> smoothed([0.0, 3.0, 6.0, 3.0], 3)
+    [0.0, 3.0, 4.0, 3.0]
+    """
+    reach = [min(width // 2, place, len(values) - 1 - place) for place in range(len(values))]
+    return [statistics.mean(values[place - own : place + own + 1]) for place, own in enumerate(reach)]
+
+
+def draw(run: Path, file: Path) -> None:
+    """Draws rewards, KL and held-out questions over the episodes of a run and the minutes that they took."""
+    metrics = run / "metrics.jsonl"
+    batches, checkpoints = read_metrics(metrics, axis="train/step"), read_metrics(metrics, axis="checkpoint/step")
+    start = min(row["time"] for row in checkpoints.values())
+    minutes = [0.0, *((row["time"] - start) / 60 for row in batches.values())]
+    episodes = [BATCH * step for step in batches]
+    figure = Figure(figsize=(12.0, 3.9), layout="constrained", dpi=140)
+    panels = (
+        (f"train/reward/{VERIFIER}", "right answers, %", 100.0, "#2f7ed8"),
+        ("train/reward/rm", "reward model's score", 1.0, "#1a9c7c"),
+        ("train/kl", "KL to the SFT policy, nats per answer", 1.0, "#9a5fc9"),
+    )
+    for axes, (key, title, scale, colour) in zip(figure.subplots(1, 3), panels, strict=True):
+        values = [scale * row[key] for row in batches.values()]
+        axes.plot(episodes, values, "o", color=colour, markersize=3, alpha=0.45, label="PPO's prompts, each batch")
+        axes.plot(episodes, smoothed(values, SMOOTH), "-", color=colour, label=f"mean of {SMOOTH} batches")
+        if key.endswith(VERIFIER):
+            steps = [BATCH * step for step in checkpoints]
+            axes.plot(steps, [scale * row["downstream/gsm8k"] for row in checkpoints.values()], "s--", color="#c9444f", label="held out")
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("episodes")
+        axes.grid(color="#e9ecf0")
+        axes.spines["right"].set_visible(False)
+        times = axes.secondary_xaxis("top", functions=_between([0, *episodes], minutes))
+        times.tick_params(labelsize=7, colors="#7c8794", pad=1)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.supylabel("")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder with {TRAIN} and {TEST}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--plot", type=Path, help="the picture; default OUT/ppo-smollm2.png")
+    arguments = parser.parse_args()
+    if missing := [name for name in (TRAIN, TEST) if not (arguments.data / name).is_file()]:
+        parser.error(f"{' and '.join(missing)} not found in --data={arguments.data}; name the folder of GSM8K's files")
+    run(arguments.data, arguments.out.absolute(), arguments.plot or arguments.out / "ppo-smollm2.png")
+
+
+def run(data: Path, out: Path, plot: Path) -> None:
+    """All parts in order, each unless it is done."""
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "held-out.jsonl").exists():
-        make_data(data, out)
+    once(out / "held-out.jsonl", "data", lambda: make_data(data, out))
     if not is_complete(out / "sft"):
-        started = time.time()
-        make_sft(out)
-        print("sft seconds", time.time() - started)
-    started = time.time()
-    rows = ask(out / "sft", read(out / "asked.jsonl"), ANSWERS)
-    write(out / "answers.jsonl", rows)
-    print("ask seconds", time.time() - started, sum(sum(r["tokens"]) for r in rows))
-    print("right", statistics.mean(x for r in rows for x in r["right"]), "mixed", sum(0 < sum(r["right"]) < ANSWERS for r in rows))
+        timed("sft", lambda: make_sft(out))
+    once(out / "answers.jsonl", "answers", lambda: write(out / "answers.jsonl", ask(out / "sft", read(out / "asked.jsonl"), ANSWERS)))
+    once(out / "pairs.jsonl", "pairs", lambda: make_prompts_and_pairs(out))
+    rm = timed("rm", lambda: rewardloop("rm", rm_overrides(out)))
+    ppo = timed("ppo", lambda: rewardloop("ppo", ppo_overrides(out, rm)))
+    timed("measure", lambda: make_measured(out, ppo))
+    report(out)
+    draw(ppo, plot)
+
+
+def once(file: Path, name: str, make: Callable[[], None]) -> None:
+    """Makes a part whose last file this is, unless it is there."""
+    if not file.exists():
+        timed(name, make)
+
+
+def timed(name: str, make: Callable[[], T]) -> T:
+    """What `make` gives, its minutes printed."""
+    started = time.perf_counter()
+    made = make()
+    print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    main()

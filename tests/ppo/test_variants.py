@@ -1,0 +1,225 @@
+"""PPO with several rewards, an adapter, other engines that draw, and less memory: the same algorithm throughout."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from core.checkpoint import complete_steps, step_folder
+from core.config import LoraConfig, ModelConfig, RolloutConfig, RolloutKind
+from core.generate import TransformersGenerator
+from core.models import load_policy
+from core.records import Dialogue, Sampling, Scorer
+from core.reward import RewardModelScorer
+from core.scorers.verifier import VerifierScorer
+from core.scorers.weighted import Term, WeightedScorer
+from ppo.config import PPOConfig
+from ppo.model import actor_critic, frozen_copy
+from ppo.rollout import rollout
+from ppo.state import read_progress
+from tests.core.vllm_server import Standin, serving
+from tests.fakes import LengthScorer, ListTracker
+from tests.ppo.engines import ALONE
+from tests.ppo.test_train import PROMPTS, DyingTracker, WeightHook, config_of, run, without_seconds
+
+LORA = LoraConfig(rank=4)
+
+
+def logged(tracker: ListTracker) -> dict[int, dict[str, float]]:
+    return {step: without_seconds(row) for step, row in tracker.on("train/step").items()}
+
+
+def policies(run_dir: Path) -> list[torch.Tensor]:
+    """The weights of the last policy of a run."""
+    return list(load_policy(ModelConfig(path=str(step_folder(run_dir, 4))))[0].parameters())
+
+
+# --- several rewards ------------------------------------------------------------------------------------------------------
+
+
+def two_rewards(reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast) -> WeightedScorer:
+    """A standardised reward model, and a verifier that likes short answers to prompts of an even number."""
+    references = {prompt: {"even": number % 2 == 0} for number, prompt in enumerate(PROMPTS)}
+    verifier = VerifierScorer(lambda text, reference: float(reference["even"] and len(text) < 8), references)
+    model = RewardModelScorer(reward_model, tokenizer, say=lambda _: None)
+    return WeightedScorer([Term(name="rm", scorer=model, coefficient=0.5, standardize=True), Term(name="short", scorer=verifier)])
+
+
+def test_several_rewards_are_logged_one_by_one_and_resume_with_the_scales_they_began_with(
+    policy_folder: Path, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    config, whole, dying, after = config_of(policy_folder), ListTracker(), DyingTracker(3), ListTracker()
+    first = two_rewards(reward_model, tokenizer)
+    run(config, tmp_path / "whole", hooks=[WeightHook()], tracker=whole, scorer=first, reward_model=reward_model)
+    again = {"hooks": [WeightHook()], "reward_model": reward_model}
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", tracker=dying, scorer=two_rewards(reward_model, tokenizer), **again)
+    second = two_rewards(reward_model, tokenizer)
+    run(config, tmp_path / "torn", tracker=after, scorer=second, **again)
+    assert logged(dying) | logged(after) == logged(whole)
+    assert second.moments == first.moments == read_progress(step_folder(tmp_path / "whole", 4)).moments
+    mean, std = first.moments["rm"]
+    for row in whole.on("train/step").values():
+        total = 0.5 * (row["train/reward/rm"] - mean) / std + row["train/reward/short"]
+        assert row["train/rm_score"] == pytest.approx(total, abs=1e-5)
+
+
+def test_a_critic_from_the_reward_model_begins_at_the_shaped_score_of_what_it_reads(
+    policy_folder: Path, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    scorer = WeightedScorer([Term(name="rm", scorer=RewardModelScorer(reward_model, tokenizer, say=lambda _: None), coefficient=-3.0)])
+    run(config_of(policy_folder), tmp_path, scorer=scorer, reward_model=reward_model)
+    progress = read_progress(step_folder(tmp_path, 4))
+    reference = progress.statistics.reference
+    # The raw score is -3 times the reward: shaped it is (-3 r - mean) / std.
+    assert progress.value_scale == pytest.approx((-3.0 / reference.std, -reference.mean / reference.std + 0.0), abs=1e-5)
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_of_an_adapter_is_its_base_without_a_second_copy(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base = frozen_copy(policy)
+    model = actor_critic(copy.deepcopy(policy), None, temperature=1.0, lora=LORA)
+    assert model.reference is None
+    with torch.no_grad():
+        for name, weight in model.actor.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    drawn: dict[str, Any] = {
+        "world": ALONE,
+        "generator": TransformersGenerator(base, tokenizer),
+        "scorer": WeightedScorer.of(LengthScorer()),
+        "tokenizer": tokenizer,
+        "sampling": Sampling(max_new_tokens=6),
+        "micro_batch_size": 5,
+    }
+    adapted = rollout(PROMPTS, module=model, **drawn)
+    plain = rollout(PROMPTS, module=actor_critic(copy.deepcopy(policy), None, temperature=1.0), **drawn)
+    assert torch.equal(adapted.reference_BT, plain.logprobs_BT)
+    assert (adapted.logprobs_BT - adapted.reference_BT).abs().max() > 0.1  # afterwards the adapter is on again
+    assert all("lora_" in name or name.startswith("critic_head") for name, weight in model.named_parameters() if weight.requires_grad)
+    actor = {id(weight) for weight in model.actor.parameters()}
+    assert not [name for name, weight in model.named_parameters() if id(weight) not in actor and not name.startswith("critic_")]
+
+
+def test_an_adapter_learns_resumes_and_is_saved_as_one(policy_folder: Path, tmp_path: Path) -> None:
+    config, whole, dying, after = config_of(policy_folder, lora=LORA), ListTracker(), DyingTracker(3), ListTracker()
+    run(config, tmp_path / "whole", tracker=whole)
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", tracker=dying)
+    run(config, tmp_path / "torn", tracker=after)
+    assert logged(dying) | logged(after) == logged(whole)
+    assert logged(whole)[1]["train/kl"] == pytest.approx(0, abs=1e-6)
+    assert logged(whole)[1]["train/first_ratio_error"] < 1e-6
+    folder = step_folder(tmp_path / "whole", 4)
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert not (folder / "model.safetensors").exists()
+    assert all(torch.equal(a, b) for a, b in zip(policies(tmp_path / "whole"), policies(tmp_path / "torn"), strict=True))
+    before, _ = load_policy(ModelConfig(path=str(policy_folder)))
+    assert any(not torch.equal(a, b) for a, b in zip(policies(tmp_path / "whole"), before.parameters(), strict=True))
+
+
+# --- what draws -----------------------------------------------------------------------------------------------------------
+
+
+def served(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Standin:
+    """A vLLM server with other weights than the policy's, as it was started with."""
+    stale = copy.deepcopy(policy)
+    with torch.no_grad():
+        stale.lm_head.weight.mul_(-1)
+    return Standin(stale, tokenizer)
+
+
+def test_a_vllm_server_draws_with_the_weights_in_training_before_every_batch(
+    policy_folder: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tracker, dying, after = ListTracker(), DyingTracker(3), ListTracker()
+    with serving(served(policy, tokenizer)) as server:
+        rollouts = RolloutConfig(kind=RolloutKind.vllm, url=server.url, folder=str(tmp_path / "weights"))
+        config = config_of(policy_folder, rollout=replace(rollouts, dtype="fp32"), importance_cap=2.0)
+        run(config, tmp_path / "whole", tracker=tracker)
+        assert server.paths().count("/collective_rpc") == 5  # step 0 and four batches
+        # What drew is what is trained: with the weights of the batch before, the gap would be a thousand times as large.
+        assert max(row["train/importance_gap"] for row in tracker.on("train/step").values()) < 1e-4
+    with serving(served(policy, tokenizer)) as server:
+        config = replace(config, rollout=replace(config.rollout, url=server.url))
+        with pytest.raises(RuntimeError, match="the machine went away"):
+            run(config, tmp_path / "torn", tracker=dying)
+    with serving(served(policy, tokenizer)) as server:  # started anew, with its first weights
+        run(replace(config, rollout=replace(config.rollout, url=server.url)), tmp_path / "torn", tracker=after)
+        assert max(row["train/importance_gap"] for row in after.on("train/step").values()) < 1e-4
+    assert complete_steps(tmp_path / "torn") == [1, 2, 3, 4]
+
+
+def test_continuous_batching_draws_for_ppo(policy_folder: Path, tmp_path: Path) -> None:
+    tracker = ListTracker()
+    config = config_of(policy_folder, rollout=RolloutConfig(kind=RolloutKind.continuous, memory=0.01))
+    run(config, tmp_path, tracker=tracker)
+    assert len(tracker.on("train/step")) == 4
+    assert max(row["train/importance_gap"] for row in tracker.on("train/step").values()) < 1e-4
+
+
+# --- memory and disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LORA])
+def test_activations_computed_again_change_nothing(policy_folder: Path, tmp_path: Path, lora: LoraConfig) -> None:
+    plain, again = ListTracker(), ListTracker()
+    run(config_of(policy_folder, lora=lora), tmp_path / "plain", tracker=plain)
+    run(config_of(policy_folder, lora=lora, gradient_checkpointing=True), tmp_path / "again", tracker=again)
+    for step, row in logged(plain).items():
+        assert logged(again)[step] == pytest.approx(row, abs=1e-5)
+    for ours, theirs in zip(policies(tmp_path / "plain"), policies(tmp_path / "again"), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_what_is_saved_between_checkpoints_is_resumed_from_and_goes_once_it_is_not_needed(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, num_checkpoints=1, save_minutes=1e-9)
+    whole, dying, after = ListTracker(), DyingTracker(4), ListTracker()
+    run(config, tmp_path / "whole", tracker=whole)
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", tracker=dying)
+    assert complete_steps(tmp_path / "torn") == [2, 3]
+    said: list[str] = []
+    run(config, tmp_path / "torn", tracker=after, said=said)
+    assert said == ["resuming torn from step-000003"]
+    assert logged(dying) | logged(after) == logged(whole)
+    assert not (tmp_path / "torn" / "evals" / "step-000003.json").exists()  # no hooks are due between checkpoints
+
+
+class FailingScorer(LengthScorer):
+    """Fails once it has been asked twice."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        if len(self.calls) == 2:
+            raise ValueError("the endpoint is gone")
+        return super().score(prompts, completions)
+
+
+def test_a_reward_that_fails_leaves_what_was_saved(policy_folder: Path, tmp_path: Path) -> None:
+    scorer: Scorer = FailingScorer()
+    with pytest.raises(ValueError, match="the endpoint is gone"):
+        run(config_of(policy_folder), tmp_path, scorer=scorer)
+    assert complete_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lora": LORA, "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")}, "an adapter has none"),
+        ({"model": ModelConfig(path="x", dtype="fp16")}, "model.dtype=fp16 would need"),
+        ({"save_minutes": 0.0}, "save_minutes is 0.0"),
+        ({"group_size": 0}, "group_size is 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_its_key(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PPOConfig(**{"model": ModelConfig(path="x"), "prompts": ["p.jsonl"], **options})

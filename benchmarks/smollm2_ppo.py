@@ -38,7 +38,6 @@ from core.generate import TransformersGenerator
 from core.models import load_policy
 from core.records import Sampling, user
 from core.rows import read_rows
-from core.tracking import read_metrics
 from evalhooks.verifiers import gsm8k
 from ppo_learning import rewardloop
 
@@ -56,14 +55,15 @@ NUM_SFT, NUM_ASKED = 704, 256
 SFT_LR, SFT_BATCH, SFT_WARMUP = 1e-4, 16, 6
 PASS_TOKENS = 1024
 """Tokens of a forward and backward pass of SFT."""
-NUM_PROMPTS, PAIRS = 64, 2
-"""PPO's prompts, and pairs of a question at most."""
+AGAIN_LR, HALF_KNOWN, MAX_AGAIN = 5e-5, 0.45, 8
+"""Of the passes over PPO's prompts: rate, nats per token at which they end, and how many at most."""
+NUM_PROMPTS, NUM_PAIRS = 64, 160
 NUM_BATCHES, BATCH = 22, 32
 VERIFIER = "right"
 """What its term is called."""
 ANSWERS = 4
 """To each question: what tells the prompts that can be learned from, and gives the wrong answers."""
-MEASURED = 8
+MEASURED = 4
 """Answers to each question before and after PPO."""
 MAX_NEW_TOKENS = 64
 SMOOTH = 5
@@ -129,26 +129,49 @@ def make_data(data: Path, out: Path) -> None:
 
 
 def make_sft(out: Path) -> None:
-    """Trains the policy on the solutions for one epoch and saves it to `out`/sft."""
+    """Trains the policy on the solutions once and saves it to `out`/sft."""
     model, tokenizer = load_policy(ModelConfig(path=MODEL))
     tokenizer.chat_template = TEMPLATE
     examples = list(sft_examples(read(out / "sft.jsonl"), tokenizer))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SFT_LR, weight_decay=0.0)
-    batches = [examples[start : start + SFT_BATCH] for start in range(0, len(examples), SFT_BATCH)]
+    rates = [SFT_LR * min((step + 1) / SFT_WARMUP, (44 - step) / (44 - SFT_WARMUP)) for step in range(44)]
+    learn(model, examples, rates, pad_id(tokenizer))
+    save_policy(model, tokenizer, out / "sft")
+
+
+def make_policy(out: Path) -> None:
+    """Trains the policy of SFT on the solutions to PPO's prompts, pass by pass until it half knows them; saves it to `out`/policy."""
+    model, tokenizer = load_policy(ModelConfig(path=str(out / "sft")))
+    examples = list(sft_examples(read(out / "prompts.jsonl"), tokenizer))
+    rates = [AGAIN_LR] * (len(examples) // SFT_BATCH)
+    for again in range(MAX_AGAIN):
+        random.Random(again).shuffle(examples)
+        loss = learn(model, examples, rates, pad_id(tokenizer))
+        print(f"pass {again + 1} over PPO's prompts: {loss:.3f} nats per token", flush=True)
+        if loss < HALF_KNOWN:
+            break
+    save_policy(model, tokenizer, out / "policy")
+
+
+def learn(model: Any, examples: Sequence[tuple[list[int], int]], rates: Sequence[float], pad: int) -> float:
+    """One pass over the examples with one learning rate for each batch; returns the mean loss of the batches."""
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     model.train()
-    for step, batch in enumerate(batches):
-        rate = min((step + 1) / SFT_WARMUP, (len(batches) - step) / (len(batches) - SFT_WARMUP))
-        for group in optimizer.param_groups:
-            group["lr"] = SFT_LR * rate
-        loss = sft_pass(model, batch, pad_id(tokenizer))
+    losses = []
+    for step, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        losses.append(sft_pass(model, examples[step * SFT_BATCH : (step + 1) * SFT_BATCH], pad))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        print(f"sft: batch {step + 1} of {len(batches)}, {loss:.3f} nats per token", flush=True)
-    with atomic_folder(out / "sft") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / "lineage.json", {"lineage": "smollm2"})
+    return statistics.mean(losses)
+
+
+def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Saves a policy with its tokenizer and lineage, whole or not at all."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "lineage.json", {"lineage": "smollm2"})
 
 
 def sft_examples(rows: Sequence[Row], tokenizer: Any) -> Iterator[tuple[list[int], int]]:
@@ -192,28 +215,22 @@ def ask(policy: Path, rows: Sequence[Row], n: int, seed: int = SEED) -> list[Row
 
 
 def make_prompts_and_pairs(out: Path) -> None:
-    """PPO's prompts, and preference pairs of all other questions that were asked: the true solution before a wrong answer.
-
-    Where all answers to a question are wrong PPO finds nothing to learn from, and where all are right there is nothing left.
-    """
-    asked = read(out / "answers.jsonl")
-    learnable = [row for row in asked if 0 < sum(row["right"]) < len(row["right"])][:NUM_PROMPTS]
-    write(out / "prompts.jsonl", [{key: row[key] for key in ("id", "question", "answer")} for row in learnable])
-    ids = {row["id"] for row in learnable}
-    write(out / "pairs.jsonl", list(pairs([row for row in asked if row["id"] not in ids])))
+    """PPO's prompts, the shortest of SFT's; and preference pairs of the questions that were asked."""
+    shortest = sorted(read(out / "sft.jsonl"), key=lambda row: len(row["question"]) + len(solution(row["answer"])))[:NUM_PROMPTS]
+    write(out / "prompts.jsonl", shortest)
+    write(out / "pairs.jsonl", list(pairs(read(out / "answers.jsonl")))[:NUM_PAIRS])
 
 
 def pairs(rows: Sequence[Row]) -> Iterator[Row]:
-    """Up to `PAIRS` pairs of each row, each with another wrong answer."""
+    """A pair of each row that has a wrong answer: the true solution before the first of them."""
     for row in rows:
-        wrong = [text for text, right in zip(row["answers"], row["right"], strict=True) if not right]
-        for text in list(dict.fromkeys(wrong))[:PAIRS]:
-            yield {"prompt": row["question"], "chosen": solution(row["answer"]), "rejected": text}
+        if wrong := [text for text, right in zip(row["answers"], row["right"], strict=True) if not right]:
+            yield {"prompt": row["question"], "chosen": solution(row["answer"]), "rejected": wrong[0]}
 
 
 def common(out: Path) -> list[str]:
     """What both commands have in common."""
-    model = ["model=custom", f"model.path={out / 'sft'}", "model.dtype=bf16", "model.lineage=smollm2", "hooks=none"]
+    model = ["model=custom", "model.dtype=bf16", "model.lineage=smollm2", "hooks=none"]
     return [*model, f"runs_dir={out / 'runs'}", "study=gsm8k", "tracker=files", f"seed={SEED}"]
 
 
@@ -221,7 +238,7 @@ def rm_overrides(out: Path) -> list[str]:
     """The reward model: the policy's own body on the pairs, some of them held out."""
     data = ["data=custom", f"data.paths=[{out / 'pairs.jsonl'}]", "data.name=gsm8k-wrong", "data.held_out=0.15"]
     sizes = ["lr=2e-5", "batch_size=16", "micro_batch_tokens=2048", "max_length=256", "num_checkpoints=1", "log_every=4"]
-    return ["name=rm", *common(out), *data, *sizes]
+    return ["name=rm", f"model.path={out / 'sft'}", *common(out), *data, *sizes]
 
 
 def ppo_overrides(out: Path, rm: Path) -> list[str]:
@@ -238,7 +255,17 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
     sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
     lengths = [f"max_new_tokens={MAX_NEW_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
     rates = ["lr=3e-5", "critic_lr=3e-5", "epochs=1", "value_warmup=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
-    return ["name=ppo", *common(out), f"prompts=[{out / 'prompts.jsonl'}]", *rewards, *measured, *sizes, *lengths, *rates]
+    return [
+        "name=ppo",
+        f"model.path={out / 'policy'}",
+        *common(out),
+        f"prompts=[{out / 'prompts.jsonl'}]",
+        *rewards,
+        *measured,
+        *sizes,
+        *lengths,
+        *rates,
+    ]
 
 
 def make_measured(out: Path, ppo: Path) -> None:
@@ -246,7 +273,7 @@ def make_measured(out: Path, ppo: Path) -> None:
     after = latest_complete(ppo, print)
     assert after is not None
     for name in ("prompts", "held-out"):
-        for when, policy in (("before", out / "sft"), ("after", after)):
+        for when, policy in (("before", out / "policy"), ("after", after)):
             file = out / f"{name}-{when}.jsonl"
             if not file.exists():
                 write(file, ask(policy, read(out / f"{name}.jsonl"), MEASURED, seed=SEED + 1))
@@ -279,7 +306,7 @@ def report(out: Path) -> None:
         )
 
 
-def _between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """From episodes to minutes and back, along straight lines; beyond the ends at the mean pace."""
     pace = minutes[-1] / episodes[-1]
     ends = [-1e3, *episodes, episodes[-1] + 1e3], [-1e3 * pace, *minutes, minutes[-1] + 1e3 * pace]
@@ -298,9 +325,10 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
 
 def draw(run: Path, file: Path) -> None:
     """Draws rewards, KL and held-out questions over the episodes of a run and the minutes that they took."""
-    metrics = run / "metrics.jsonl"
-    batches, checkpoints = read_metrics(metrics, axis="train/step"), read_metrics(metrics, axis="checkpoint/step")
-    start = min(row["time"] for row in checkpoints.values())
+    rows = read(run / "metrics.jsonl")
+    # A run that was torn and went on wrote some steps twice; the later row counts.
+    batches, checkpoints = ({row[axis]: row for row in rows if row["axis"] == axis} for axis in ("train/step", "checkpoint/step"))
+    start = checkpoints[0]["time"]
     minutes = [0.0, *((row["time"] - start) / 60 for row in batches.values())]
     episodes = [BATCH * step for step in batches]
     figure = Figure(figsize=(12.0, 3.9), layout="constrained", dpi=140)
@@ -321,10 +349,9 @@ def draw(run: Path, file: Path) -> None:
         axes.set_xlabel("episodes")
         axes.grid(color="#e9ecf0")
         axes.spines["right"].set_visible(False)
-        times = axes.secondary_xaxis("top", functions=_between([0, *episodes], minutes))
+        times = axes.secondary_xaxis("top", functions=between([0, *episodes], minutes))
         times.tick_params(labelsize=7, colors="#7c8794", pad=1)
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.supylabel("")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
 
@@ -348,6 +375,8 @@ def run(data: Path, out: Path, plot: Path) -> None:
         timed("sft", lambda: make_sft(out))
     once(out / "answers.jsonl", "answers", lambda: write(out / "answers.jsonl", ask(out / "sft", read(out / "asked.jsonl"), ANSWERS)))
     once(out / "pairs.jsonl", "pairs", lambda: make_prompts_and_pairs(out))
+    if not is_complete(out / "policy"):
+        timed("policy", lambda: make_policy(out))
     rm = timed("rm", lambda: rewardloop("rm", rm_overrides(out)))
     ppo = timed("ppo", lambda: rewardloop("ppo", ppo_overrides(out, rm)))
     timed("measure", lambda: make_measured(out, ppo))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from core.adapters import inject
 from core.config import LoraConfig
-from core.logprobs import completion_logprobs, position_ids
+from core.logprobs import completion_logprobs, has_plain_head, position_ids
 from core.sources import Source
 
 
@@ -47,6 +47,7 @@ class ActorCritic(nn.Module):
         self.actor, self.critic_body, self.critic_head = actor, critic_body, critic_head
         self.reference = reference
         self.temperature = temperature
+        self.plain_head = has_plain_head(actor)
         self.value_scale = (1.0, 0.0)
         """Values are a * head + b, for a head that was trained in other units (see ppo.shaping.value_scale)."""
 
@@ -58,9 +59,7 @@ class ActorCritic(nn.Module):
         The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
         gradient where `entropy_gradient`, for the memory of one more array of the size of the logits.
         """
-        logprobs_BT, entropy_BT = completion_logprobs(
-            self.actor, ids_BL, mask_BL, num_tokens, temperature=self.temperature, entropy_gradient=entropy_gradient
-        )
+        logprobs_BT, entropy_BT = self._measured(self.actor, ids_BL, mask_BL, num_tokens, entropy_gradient=entropy_gradient)
         reference_BT = self._reference(ids_BL, mask_BL, num_tokens) if with_reference else None
         return Passed(logprobs_BT, entropy_BT, self.values(ids_BL, mask_BL, num_tokens), reference_BT)
 
@@ -75,9 +74,16 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def _reference(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:
         if self.reference is not None:
-            return completion_logprobs(self.reference, ids_BL, mask_BL, num_tokens, temperature=self.temperature)[0]
+            return self._measured(self.reference, ids_BL, mask_BL, num_tokens)[0]
         with adapter_off(self.actor):
-            return completion_logprobs(self.actor, ids_BL, mask_BL, num_tokens, temperature=self.temperature)[0]
+            return self._measured(self.actor, ids_BL, mask_BL, num_tokens)[0]
+
+    def _measured(
+        self, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return completion_logprobs(
+            model, ids_BL, mask_BL, num_tokens, temperature=self.temperature, entropy_gradient=entropy_gradient, plain_head=self.plain_head
+        )
 
 
 def actor_critic(

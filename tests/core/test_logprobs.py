@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
-from transformers import LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.batching import pad_left
-from core.logprobs import completion_logprobs, position_ids
+from core.logprobs import completion_logprobs, has_plain_head, position_ids
 
 NUM_TOKENS = 4
 ROWS = [torch.randint(6, 250, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in (NUM_TOKENS + 1, 9, 17)]
@@ -57,3 +57,25 @@ def test_gradients_reach_the_weights_through_the_logprobs_and_not_through_the_en
     logprobs_BT, entropy_BT = completion_logprobs(policy, *pad_left(ROWS, pad_id=0), NUM_TOKENS)
     assert logprobs_BT.requires_grad
     assert not entropy_BT.requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_without_logits_for_padding_they_are_the_same(policy: LlamaForCausalLM, temperature: float) -> None:
+    assert has_plain_head(policy)
+    ids, mask = pad_left(ROWS, pad_id=0)
+    ids, mask = torch.cat([ids, torch.zeros_like(ids[:, :2])], 1), torch.cat([mask, torch.tensor([[1, 1], [1, 0], [0, 0]])], 1)
+    slow = completion_logprobs(policy, ids, mask, NUM_TOKENS, temperature=temperature, entropy_gradient=True)
+    fast = completion_logprobs(policy, ids, mask, NUM_TOKENS, temperature=temperature, entropy_gradient=True, plain_head=True)
+    for expected_BT, found_BT in zip(slow, fast, strict=True):
+        assert torch.equal(expected_BT, found_BT)
+    assert not fast[0][2, -2:].any()
+    gradients = [torch.autograd.grad((logprobs + entropy).sum(), policy.lm_head.weight)[0] for logprobs, entropy in (slow, fast)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_head_that_caps_its_logits_is_not_plain(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    )
+    assert config.final_logit_softcapping
+    assert not has_plain_head(Gemma2ForCausalLM(config).eval())

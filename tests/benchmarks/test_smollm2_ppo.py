@@ -1,0 +1,134 @@
+"""What SmolLM2 is trained on, measured by and drawn from follows from its files; no model is fetched."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from core.chat import pad_id
+from core.rows import read_rows
+from evalhooks.verifiers import gsm8k
+from launch.entry import composed
+from tests.fakes import tiny_llama
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def smol(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("smollm2_ppo")
+
+
+def row(number: int, *, steps: int = 1, more: str = "") -> dict[str, str]:
+    notes = " ".join(f"{step}+1=<<{step}+1={step + 1}>>{step + 1}" for step in range(steps))
+    return {"question": f"Question {number}?{more}", "answer": f"{notes}\n#### {steps}"}
+
+
+def rows_of(file: Path) -> list[Any]:
+    return [found for _, found in read_rows(file)]
+
+
+def test_a_solution_loses_its_notes_and_nothing_else(smol: Any) -> None:
+    assert smol.solution("It costs 2*3=$<<2*3=6>>6, < 7.\nx<<1+1=2>>2\n#### 6") == "It costs 2*3=$6, < 7.\nx2\n#### 6"
+
+
+def test_easy_questions_have_one_or_two_steps_and_are_short_without_the_notes(smol: Any) -> None:
+    # "Question 1?" is 11 characters, "0+1=1\n#### 1" is 12: 23 in all.
+    rows = [row(1), row(2, steps=0), row(3, steps=2), row(4, steps=3), row(5, more="!")]
+    assert sorted(found["id"] for found in smol.easy(rows, 23)) == ["1"]
+    assert sorted(found["id"] for found in smol.easy(rows, 200)) == ["1", "3", "5"]
+
+
+def test_no_question_is_in_two_lists(smol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smol, "NUM_ASKED", 10)
+    monkeypatch.setattr(smol, "NUM_SFT", 25)
+    for name, numbers in ((smol.TRAIN, range(30)), (smol.TEST, range(100, 105))):
+        (tmp_path / name).write_text("".join(json.dumps(row(number)) + "\n" for number in numbers))
+    smol.make_data(tmp_path, tmp_path)
+    lists = [[found["question"] for found in rows_of(tmp_path / f"{name}.jsonl")] for name in ("asked", "sft", "held-out")]
+    assert [len(questions) for questions in lists] == [10, 20, 5]
+    assert len({question for questions in lists for question in questions}) == 35
+
+
+def test_prompts_are_those_answered_rightly_now_and_then_and_the_others_make_the_pairs(smol: Any, tmp_path: Path) -> None:
+    rights = {"never": [0.0, 0.0], "sometimes": [0.0, 1.0], "always": [1.0, 1.0]}
+    answers = [
+        {"id": name, "question": name, "answer": "1+1=<<1+1=2>>2", "answers": ["a", "b"], "right": own} for name, own in rights.items()
+    ]
+    smol.write(tmp_path / "answers.jsonl", answers)
+    smol.make_prompts_and_pairs(tmp_path)
+    assert rows_of(tmp_path / "prompts.jsonl") == [{"id": "sometimes", "question": "sometimes", "answer": "1+1=<<1+1=2>>2"}]
+    assert rows_of(tmp_path / "pairs.jsonl") == [{"prompt": "never", "chosen": "1+1=2", "rejected": "a"}]
+
+
+def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    [(ids, start)] = smol.sft_examples([{"question": "the cat", "answer": "a <<1+1=2>>dog"}], tokenizer)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[start:-1]).strip() == "a dog"
+    assert "cat" in str(tokenizer.decode(ids[:start]))
+
+
+def test_the_loss_of_sft_is_the_mean_over_tokens_however_many_go_through_at_once(
+    smol: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_llama(tokenizer))
+    batch = [([5, 6, 7, 8], 2), ([9, 10, 11, 12, 13, 14, 15], 3)]
+    found = []
+    for tokens in (1, 1024):
+        monkeypatch.setattr(smol, "PASS_TOKENS", tokens)
+        model.zero_grad()
+        loss = smol.sft_pass(model, batch, pad_id(tokenizer))
+        found.append((loss, model.lm_head.weight.grad.clone()))
+    (alone, alone_VH), (together, together_VH) = found
+    # By hand, without padding: tokens 2 and 3 of the first and 3 to 6 of the second row, each told by the one before.
+    with torch.no_grad():
+        logprobs = [model(torch.tensor([ids])).logits[0].log_softmax(-1) for ids, _ in batch]
+    told = [-logprobs[i][place - 1, ids[place]].item() for i, (ids, start) in enumerate(batch) for place in range(start, len(ids))]
+    assert len(told) == 6
+    assert alone == pytest.approx(sum(told) / 6, rel=0.02)  # bf16
+    assert together == pytest.approx(alone, rel=0.02)
+    torch.testing.assert_close(alone_VH, together_VH, rtol=0.1, atol=2e-3)
+
+
+def test_shares_and_gains_are_means_over_questions(smol: Any) -> None:
+    before = [{"right": [0.0, 0.0], "tokens": [3, 5]}, {"right": [1.0, 0.0], "tokens": [4, 4]}]
+    after = [{"right": [0.0, 1.0], "tokens": [3, 5]}, {"right": [1.0, 1.0], "tokens": [4, 4]}]
+    # Rates 0 and 0.5: mean 0.25, deviation 0.5/sqrt(2), error 0.25. Each question gains exactly 0.5.
+    assert smol.share(before) == smol.Share(mean=0.25, error=pytest.approx(0.25), length=4)
+    assert smol.gain(before, after) == (0.5, 0.0)
+
+
+def test_smoothing_takes_as_many_neighbours_on_both_sides(smol: Any) -> None:
+    # Ends alone; second (0 + 5 + 1) / 3; middle (0 + 5 + 1 + 2 + 7) / 5; fourth (1 + 2 + 7) / 3.
+    assert smol.smoothed([0.0, 5.0, 1.0, 2.0, 7.0], 5) == pytest.approx([0.0, 2.0, 3.0, 10 / 3, 7.0])
+
+
+def test_minutes_follow_the_episodes_and_back(smol: Any) -> None:
+    to_minutes, to_episodes = smol.between([0.0, 10.0, 20.0], [0.0, 1.0, 4.0])
+    assert [to_minutes(5.0), to_minutes(15.0)] == [0.5, 2.5]
+    assert to_episodes(2.5) == 15.0
+    # Beyond the ends at the mean pace, 0.2 minutes an episode.
+    assert to_minutes(30.0) == pytest.approx(6.0)
+
+
+def test_the_picture_is_drawn_from_the_metrics_of_a_run(smol: Any, tmp_path: Path) -> None:
+    measured = {f"train/reward/{smol.VERIFIER}": 0.5, "train/reward/rm": 0.1, "train/kl": 0.2}
+    rows: list[dict[str, Any]] = [{"axis": "checkpoint/step", "checkpoint/step": 0, "time": 0.0, "downstream/gsm8k": 0.1}]
+    rows += [{"axis": "train/step", "train/step": step, "time": 60.0 * step, **measured} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(found) + "\n" for found in rows))
+    smol.draw(tmp_path, tmp_path / "pictures" / "curve.png")
+    assert (tmp_path / "pictures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_commands_compose_and_weigh_the_verifier_most(smol: Any, tmp_path: Path) -> None:
+    assert composed("rm", smol.rm_overrides(tmp_path)).job.data.held_out > 0
+    job = composed("ppo", smol.ppo_overrides(tmp_path, tmp_path / "rm")).job
+    assert list(job.terms) == [smol.VERIFIER, "rm"]
+    assert job.terms[smol.VERIFIER].coefficient > job.terms["rm"].coefficient
+    assert gsm8k("2+2=4\n#### 4", {"answer": "#### 4"}) == 1.0

@@ -89,10 +89,14 @@ def _loop(session: Session, state: Progressed, planned: Sequence[int], preemptio
     config, world = session.config, session.world
     progress.start("PPO", config.num_batches)
     progress.advance(state.step)
-    saved_at = time.monotonic()
+    saved, saved_at = state.step, time.monotonic()
     while state.step < config.num_batches and not state.stopped_because:
+        episodes = session.episodes(state.step + 1)
+        if any(world.summed([preemption.asked])):  # the update is still to come, so the weights are those of the batch before
+            if saved < state.step:
+                session.save(state, planned)
+            raise _preempted(state.step, config)
         state.step += 1
-        episodes = session.episodes(state.step)
         state.metrics = rollout_metrics(episodes)
         state.statistics = state.statistics.seen(episodes.scores_B)
         scores_B = shaped(episodes, state.statistics, config)
@@ -112,15 +116,17 @@ def _loop(session: Session, state: Progressed, planned: Sequence[int], preemptio
         stop, overdue = world.summed([preemption.asked, time.monotonic() - saved_at > 60 * config.save_minutes])
         if state.step in planned or stop or overdue:
             session.save(state, planned)
-            saved_at = time.monotonic()
+            saved, saved_at = state.step, time.monotonic()
         if stop:
-            raise Preempted(
-                f"stopped by a signal and saved at batch {state.step} of {config.num_batches}; the same command goes on from there"
-            )
+            raise _preempted(state.step, config)
         if state.step in planned:
             with preemption.interruptible():
                 session.evaluate(state)
     progress.finish()
+
+
+def _preempted(step: int, config: PPOConfig) -> Preempted:
+    return Preempted(f"stopped by a signal and saved at batch {step} of {config.num_batches}; the same command goes on from there")
 
 
 def shaped(episodes: Episodes, statistics: ScoreStatistics, config: PPOConfig) -> torch.Tensor:

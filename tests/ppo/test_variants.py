@@ -1,6 +1,8 @@
 """PPO with several rewards, an adapter, other engines that draw, and less memory: the same algorithm throughout."""
 
 import copy
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from core.checkpoint import complete_steps, step_folder
 from core.config import LoraConfig, ModelConfig, RolloutConfig, RolloutKind
 from core.generate import TransformersGenerator
 from core.models import load_policy
+from core.preemption import Preempted
 from core.records import Dialogue, Sampling, Scorer
 from core.reward import RewardModelScorer
 from core.scorers.verifier import VerifierScorer
@@ -193,6 +196,28 @@ def test_what_is_saved_between_checkpoints_is_resumed_from_and_goes_once_it_is_n
     assert said == ["resuming torn from step-000003"]
     assert logged(dying) | logged(after) == logged(whole)
     assert not (tmp_path / "torn" / "evals" / "step-000003.json").exists()  # no hooks are due between checkpoints
+
+
+class StoppingScorer(LengthScorer):
+    """Sends SIGTERM to its own process when it is asked for the fourth time: in the third batch's rollout."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        if len(self.calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().score(prompts, completions)
+
+
+def test_a_signal_in_a_rollout_does_not_wait_for_the_update(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, num_checkpoints=1)
+    whole, stopped, after = ListTracker(), ListTracker(), ListTracker()
+    run(config, tmp_path / "whole", tracker=whole)
+    with pytest.raises(Preempted, match="saved at batch 2 of 4"):
+        run(config, tmp_path / "torn", tracker=stopped, scorer=StoppingScorer())
+    assert list(stopped.on("train/step")) == [1, 2]
+    assert complete_steps(tmp_path / "torn") == [2]
+    run(config, tmp_path / "torn", tracker=after)
+    assert logged(stopped) | logged(after) == logged(whole)
+    assert all(torch.equal(a, b) for a, b in zip(policies(tmp_path / "whole"), policies(tmp_path / "torn"), strict=True))
 
 
 class FailingScorer(LengthScorer):

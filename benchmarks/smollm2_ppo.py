@@ -5,12 +5,13 @@
 FOLDER of --data holds gsm8k_train.jsonl and gsm8k_test.jsonl. What is finished is not run again. In this order, each part from
 files that the part before it wrote to --out:
 
-- data: short questions of one or two steps, and from them three lists without a question in common, and held-out ones of the test file
-- sft: the policy learns the form of the solutions, a sentence per step and `#### ` before the result, so that an answer takes 35 tokens
-- answers: the policy answers questions that it was not trained on, several times each
-- pairs: those it answers rightly now and then are PPO's prompts; its wrong answers to the others train the reward model
+- data: short questions of one or two steps: 704 of the training file for SFT, 256 others to be asked, 112 of the test file held out
+- sft: one pass over the solutions, so that the policy writes a sentence per step and `#### ` before the result, about 45 tokens
+- answers, pairs: its answers to the 256 are almost all wrong, and each stands against the true solution for the reward model;
+  PPO's prompts are the 64 shortest questions of SFT
+- policy: more passes over the solutions to PPO's prompts, until it gives a right answer now and then: from 2% PPO learns nothing here
 - rm, ppo: `rewardloop rm` and `rewardloop ppo`
-- measure: the policy before and after PPO on PPO's own prompts and on the held-out questions, several answers to each
+- measure: the policy before and after PPO on PPO's prompts and on the held-out questions, four answers to each
 - draw: the picture
 """
 
@@ -21,7 +22,6 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,21 +53,22 @@ MAX_CHARS, MAX_SFT_CHARS = 280, 320
 NUM_SFT, NUM_ASKED = 704, 256
 
 SFT_LR, SFT_BATCH, SFT_WARMUP = 1e-4, 16, 6
+"""Rate, solutions to a step, and steps of warmup."""
 PASS_TOKENS = 1024
 """Tokens of a forward and backward pass of SFT."""
-AGAIN_LR, HALF_KNOWN, MAX_AGAIN = 5e-5, 0.45, 8
+ANSWERS, MAX_NEW_TOKENS = 4, 64
+"""To each question before the reward model is trained; tokens of all answers outside PPO."""
+AGAIN_LR, HALF_KNOWN, MAX_AGAIN = 5e-5, 0.3, 8
 """Of the passes over PPO's prompts: rate, nats per token at which they end, and how many at most."""
 NUM_PROMPTS, NUM_PAIRS = 64, 160
-NUM_BATCHES, BATCH = 22, 32
+NUM_BATCHES, BATCH, PPO_TOKENS = 18, 32, 48
+"""Batches, episodes in each of them, and tokens of an answer at most: 48 hold nine answers in ten."""
 VERIFIER = "right"
 """What its term is called."""
-ANSWERS = 4
-"""To each question: what tells the prompts that can be learned from, and gives the wrong answers."""
 MEASURED = 4
 """Answers to each question before and after PPO."""
-MAX_NEW_TOKENS = 64
 SMOOTH = 5
-"""Batches."""
+"""Batches whose mean the picture draws."""
 SEED = 0
 
 # The model's own template puts a system message before every question, a third of the tokens here.
@@ -75,15 +76,6 @@ TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """Right answers, their share's standard error over questions, and the tokens of an answer."""
-
-    mean: float
-    error: float
-    length: float
 
 
 def solution(answer: str) -> str:
@@ -119,7 +111,7 @@ def write(file: Path, rows: Sequence[Row]) -> None:
 
 
 def make_data(data: Path, out: Path) -> None:
-    """Questions for SFT, questions to be asked, held-out ones."""
+    """Questions for SFT, others to be asked, and held-out ones."""
     train = read(data / TRAIN)
     asked = easy(train, MAX_CHARS)[:NUM_ASKED]
     ids = {row["id"] for row in asked}
@@ -133,7 +125,8 @@ def make_sft(out: Path) -> None:
     model, tokenizer = load_policy(ModelConfig(path=MODEL))
     tokenizer.chat_template = TEMPLATE
     examples = list(sft_examples(read(out / "sft.jsonl"), tokenizer))
-    rates = [SFT_LR * min((step + 1) / SFT_WARMUP, (44 - step) / (44 - SFT_WARMUP)) for step in range(44)]
+    num = len(examples) // SFT_BATCH
+    rates = [SFT_LR * min((step + 1) / SFT_WARMUP, (num - step) / (num - SFT_WARMUP)) for step in range(num)]
     learn(model, examples, rates, pad_id(tokenizer))
     save_policy(model, tokenizer, out / "sft")
 
@@ -242,7 +235,7 @@ def rm_overrides(out: Path) -> list[str]:
 
 
 def ppo_overrides(out: Path, rm: Path) -> list[str]:
-    """PPO on both rewards. Their sum is mostly the verifier's: the reward model counts a fifth of a standard deviation."""
+    """PPO on both rewards. A deviation of the reward model counts a fifth of one of the verifier."""
     rewards = [
         f"rewards.{VERIFIER}.kind=verifier",
         f"rewards.{VERIFIER}.verifier=evalhooks.verifiers:gsm8k",
@@ -251,21 +244,14 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
         "rewards.rm.coefficient=0.1",
         "rewards.rm.standardize=true",
     ]
-    measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", "num_checkpoints=3"]
+    measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", "tasks.gsm8k.limit=64", "num_checkpoints=3"]
     sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
-    lengths = [f"max_new_tokens={MAX_NEW_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
-    rates = ["lr=3e-5", "critic_lr=3e-5", "epochs=1", "value_warmup=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
-    return [
-        "name=ppo",
-        f"model.path={out / 'policy'}",
-        *common(out),
-        f"prompts=[{out / 'prompts.jsonl'}]",
-        *rewards,
-        *measured,
-        *sizes,
-        *lengths,
-        *rates,
-    ]
+    lengths = [f"max_new_tokens={PPO_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
+    rates = ["lr=4e-5", "epochs=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
+    # The reward model knows whole answers alone: as a critic it was worse than a constant, and PPO of 20 batches has no time to mend it.
+    critic = ["critic=policy", "critic_lr=5e-5", "value_warmup=1", "lam=1.0"]
+    of_run = ["name=ppo", f"model.path={out / 'policy'}", *common(out), f"prompts=[{out / 'prompts.jsonl'}]"]
+    return [*of_run, *rewards, *measured, *sizes, *lengths, *rates, *critic]
 
 
 def make_measured(out: Path, ppo: Path) -> None:
@@ -274,36 +260,30 @@ def make_measured(out: Path, ppo: Path) -> None:
     assert after is not None
     for name in ("prompts", "held-out"):
         for when, policy in (("before", out / "policy"), ("after", after)):
-            file = out / f"{name}-{when}.jsonl"
+            file = ppo / f"{name}-{when}.jsonl"
             if not file.exists():
                 write(file, ask(policy, read(out / f"{name}.jsonl"), MEASURED, seed=SEED + 1))
 
 
-def share(rows: Sequence[Row]) -> Share:
-    """Mean over questions of the share of right answers."""
-    rates = [statistics.mean(row["right"]) for row in rows]
-    lengths = [tokens for row in rows for tokens in row["tokens"]]
-    return Share(mean=statistics.mean(rates), error=statistics.stdev(rates) / len(rates) ** 0.5, length=statistics.mean(lengths))
-
-
-def gain(before: Sequence[Row], after: Sequence[Row]) -> tuple[float, float]:
-    """Mean difference of the share of right answers, question by question, and its standard error."""
-    pairs = zip(before, after, strict=True)
-    differences = [statistics.mean(late["right"]) - statistics.mean(early["right"]) for early, late in pairs]
-    return statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
-
-
-def report(out: Path) -> None:
-    """Prints what was measured, in points of 100."""
+def report(ppo: Path) -> None:
+    """Prints what was measured, in points of 100 with standard errors over questions."""
     for name in ("prompts", "held-out"):
-        before, after = (read(out / f"{name}-{when}.jsonl") for when in ("before", "after"))
-        mean, error = gain(before, after)
-        early, late = share(before), share(after)
+        before, after = (read(ppo / f"{name}-{when}.jsonl") for when in ("before", "after"))
+        early, late = ([100 * statistics.mean(row["right"]) for row in rows] for rows in (before, after))
+        lengths = [statistics.mean(tokens for row in rows for tokens in row["tokens"]) for rows in (before, after)]
         print(
-            f"{name}: {len(before)} questions, {MEASURED} answers to each: {100 * early.mean:.1f} ± {100 * early.error:.1f} before, "
-            f"{100 * late.mean:.1f} ± {100 * late.error:.1f} after, {100 * mean:+.1f} ± {100 * error:.1f}; "
-            f"{early.length:.0f} and {late.length:.0f} tokens an answer"
+            f"{name}: {len(before)} questions, {MEASURED} answers to each: {mean_and_error(early)} before, {mean_and_error(late)} after, "
+            f"change {mean_and_error([b - a for a, b in zip(early, late, strict=True)])}; {lengths[0]:.0f} and {lengths[1]:.0f} tokens"
         )
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """The mean and its standard error.
+
+    >>> mean_and_error([0.0, 50.0])
+    '25.0 ± 25.0'
+    """
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
 def between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -314,13 +294,12 @@ def between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callab
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and its neighbours, `width` in all; at the ends of as many as lie evenly on both sides.
+    """Mean of each value and its neighbours, `width` in all, or as many as there are.
 
     >>> smoothed([0.0, 3.0, 6.0, 3.0], 3)
-    [0.0, 3.0, 4.0, 3.0]
+    [1.5, 3.0, 4.0, 4.5]
     """
-    reach = [min(width // 2, place, len(values) - 1 - place) for place in range(len(values))]
-    return [statistics.mean(values[place - own : place + own + 1]) for place, own in enumerate(reach)]
+    return [statistics.mean(values[max(0, place - width // 2) : place + width // 2 + 1]) for place in range(len(values))]
 
 
 def draw(run: Path, file: Path) -> None:
@@ -380,7 +359,7 @@ def run(data: Path, out: Path, plot: Path) -> None:
     rm = timed("rm", lambda: rewardloop("rm", rm_overrides(out)))
     ppo = timed("ppo", lambda: rewardloop("ppo", ppo_overrides(out, rm)))
     timed("measure", lambda: make_measured(out, ppo))
-    report(out)
+    report(ppo)
     draw(ppo, plot)
 
 

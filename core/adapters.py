@@ -92,6 +92,12 @@ def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
     return {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
 
 
+def require_no_adapter(config: ModelConfig, lora: LoraConfig) -> None:
+    """Raises `ValueError` for a new adapter on a model that is an adapter itself: nothing could load what it would be saved as."""
+    if lora.rank and find_adapter(locate(config)) is not None:
+        raise ValueError(f"lora.rank={lora.rank} on {config.path}, an adapter itself; save the merged model and name its folder.")
+
+
 def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "Generator") -> None:
     """Puts an adapter into `model`, in place: the linear layers of its body become peft's, a classifier's head stays the layer it is.
 

@@ -54,6 +54,8 @@ class DeepSpeedZero:
             # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
             group["lr"] = 0.0 if group.get("name") in still else full * rate
         self.module.step()
+        if still:
+            self._forget_steps(still)
         norm = self.module.get_global_grad_norm()
         assert norm is not None
         return float(norm)
@@ -76,6 +78,18 @@ class DeepSpeedZero:
     def load(self, folder: Path) -> None:
         require_same_engine(folder, self.kind, self.world, any_size=False)
         self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+    def _forget_steps(self, still: Collection[str]) -> None:
+        """Takes back the steps that AdamW has counted for groups that stood still: they would spoil its bias correction later."""
+        outer = self.module.optimizer
+        if self.sharded:
+            flat = [(outer.sub_group_to_group_id[number], part) for number, part in enumerate(outer.fp32_partitioned_groups_flat)]
+        else:
+            flat = list(enumerate(outer.single_partition_of_fp32_groups))
+        for number, parameter in flat:
+            state = outer.optimizer.state[parameter]
+            if outer.optimizer.param_groups[number].get("name") in still and state:
+                state["step"].zero_()
 
     def _require_sharded(self) -> None:
         stage = {EngineKind.zero2: 2, EngineKind.zero3: 3}[self.kind]

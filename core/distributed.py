@@ -54,10 +54,10 @@ class World:
         """What `make` gives on each process, by rank, on all of them; what one of them raises, all raise."""
         if self.size == 1:
             return [make()]
-        own: tuple[Any, Exception | None]
+        own: tuple[Any, BaseException | None]
         try:
             own = (make(), None)
-        except Exception as error:  # whatever it is: the others wait for an answer
+        except (Exception, Preempted) as error:  # whatever it is: the others wait for an answer
             own = (None, error)
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own)

@@ -149,6 +149,7 @@ class TorchEngine:
             if self.world.is_main:
                 torch.save({"model": _trained(self.plain), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
         else:
+            _begin_states(self.optimizer)
             model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
             save_shards({"model": model, "optimizer": optimizer}, storage_writer=FileSystemWriter(folder))
         write_engine(folder, self.kind, self.world)
@@ -182,6 +183,15 @@ def adamw(groups: Sequence[Mapping[str, Any]], optim: OptimConfig) -> torch.opti
             if chosen:
                 parted.append({**group, "params": chosen, "weight_decay": optim.weight_decay if matrices else 0.0})
     return torch.optim.AdamW(parted, eps=optim.adam_eps, fused=True)
+
+
+def _begin_states(optimizer: torch.optim.Optimizer) -> None:
+    """Gives parameters that have stood still so far the state that AdamW begins with: a sharded state is read by all their names."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
 def schedule(optim: OptimConfig, step: int, num_steps: int) -> float:

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import util
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from core.adapters import Adapter, adapter_weights, find_adapter, inject, merged
+from core.adapters import Adapter, adapter_weights, find_adapter, inject, merged, require_no_adapter
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
 from core.reward import RewardHead, head_of
 from core.sources import Source, find_file, locate
@@ -80,8 +81,8 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
     lora = lora if lora and lora.rank else None
     require_trainable(config, lora)
     source = locate(config)
-    if lora and find_adapter(source) is not None:
-        raise ValueError(f"lora.rank={lora.rank} on {config.path}, an adapter itself; save the merged model and name its folder.")
+    if lora:
+        require_no_adapter(config, lora)
     if config.liger:
         require_liger(config)
     tokenizer = load_tokenizer(config)
@@ -135,6 +136,11 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
+
+
+def own_formats() -> AbstractContextManager[Any]:
+    """The context in which a model computes in the number format of its weights, whatever autocast a trainer is in."""
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
 
 
 def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:

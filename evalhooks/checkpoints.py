@@ -10,6 +10,7 @@ from bon.pools import Pools, rerank
 from core.checkpoint import step_folder
 from core.generate import TransformersGenerator
 from core.hooks import Hook, eval_file, read_evaluation
+from core.models import own_formats
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
 from core.reward import RewardModelScorer
 from core.scorers.ensemble import EnsembleScorer
@@ -143,7 +144,8 @@ class PolicyHook(Hook):
             answers += completions
             if self.scorer is not None:
                 texts = [[completion.text for completion in row] for row in completions]
-                scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
+                with own_formats():
+                    scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
         if self.tasks:
             metrics["downstream/average"] = mean(list(metrics.values()))

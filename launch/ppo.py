@@ -27,8 +27,13 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, PPOJob)
     # What is likely to be wrong is looked at before torch is imported.
     engine_for(job.engine.kind, num_processes())
-    if job.tasks and job.best_metric.startswith("downstream/") and job.best_metric.partition("/")[2] not in {*job.tasks, "average"}:
-        raise ValueError(f"best_metric={job.best_metric} is no task's; choose downstream/average or one of {', '.join(job.tasks)}.")
+    if job.best_metric.startswith("downstream/") and job.best_metric.partition("/")[2] not in (
+        {*job.tasks, "average"} if job.tasks else ()
+    ):
+        known = (
+            f"choose downstream/average or one of {', '.join(job.tasks)}" if job.tasks else "there are none; choose rm_score, or add tasks"
+        )
+        raise ValueError(f"best_metric={job.best_metric} is no task's: {known}.")
     if job.algo != Algo.ppo:
         require_supported(job)
     prompts = read_prompts(job.prompts)
@@ -38,7 +43,6 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
 
     from core.distributed import join_world
     from core.runs import finish_run
-    from core.states import forget_states
     from core.tracking import Trackers
     from launch.parts import identity_of, opened, record_of, tracked
 
@@ -51,6 +55,8 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     world = join_world()
     run, has_work = world.shared(lambda: opened(composed, "ppo", _name(job, lineage), identity, lineage=lineage))
     if not has_work:
+        if world.is_main:
+            _tidy(run.dir)  # which a process killed at the very end left undone
         return record_of(run)
     if world.is_main:
         for warning in lineage["warnings"]:
@@ -66,10 +72,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
                 num_dropped_prompts=outcome.num_dropped_prompts,
                 stopped_because=outcome.stopped_because,
             )
-            from evalhooks.report import write_over_optimisation
-
-            write_over_optimisation(run.dir, run.dir / "over_optimisation.png")
-            forget_states(run.dir)
+            _tidy(run.dir)
     world.wait()
     return record_of(run)
 
@@ -101,6 +104,17 @@ def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tra
     if job.critic == "reward" and reward_model is None and world.is_main:
         print("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
     return train(job, run_dir, reward_model=reward_model, world=world, **common)
+
+
+def _tidy(run_dir: Path) -> None:
+    """What a finished run gets and loses: its picture, and what only resuming needs."""
+    from core.states import forget_states
+    from evalhooks.report import write_over_optimisation
+
+    picture = run_dir / "over_optimisation.png"
+    if not picture.exists():
+        write_over_optimisation(run_dir, picture)
+    forget_states(run_dir)
 
 
 def _static_scores(scorer: Any, rows: Any, run_dir: Path) -> dict[str, float]:

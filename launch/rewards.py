@@ -22,8 +22,8 @@ from launch.schema import PPOJob, RewardConfig, RewardKind, reward_key
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_PLACES = {"path", "revision", "reference", "members"}
-"""Settings that say where models lie; what they are stands in the identity."""
+_PLACES = {"path", "revision", "reference", "members", "url"}
+"""Settings that say where models lie or are served; what they are stands in the identity."""
 _TERMS = {"coefficient", "standardize"}
 """Settings that say what becomes of the scores."""
 
@@ -47,6 +47,7 @@ class Sources:
         """What determines the scores as far as it is known here: the contents of models and of a program's file, and the settings."""
         found: dict[str, Any] = {key: content_of(model, key) for key, model in self.models.items()}
         found["settings"] = {key: value for key, value in asdict(reward).items() if key not in _PLACES | _TERMS}
+        found["settings"]["judge"].pop("base_url")
         if program := reward.function or reward.verifier:
             found["program"] = _program(program)
         return found
@@ -173,9 +174,12 @@ def term_sources(job: PPOJob, prompts: Sequence[Prompt]) -> dict[str, Sources]:
     Raises `ValueError` as `sources_of` and as the verifier.
     """
     sources = {name: sources_of(reward, job.runs_dir, reward_key(name)) for name, reward in job.terms.items()}
-    for reward in job.terms.values():
+    for name, reward in job.terms.items():
         if reward.kind == RewardKind.verifier:
-            _verifier(reward, prompts[:1]).score([prompts[0].dialogue], [[""]])
+            try:
+                _verifier(reward, prompts[:1]).score([prompts[0].dialogue], [[""]])
+            except ValueError as error:
+                raise ValueError(f"{reward_key(name)}.verifier does not fit the prompts: {error}") from error
     return sources
 
 
@@ -219,13 +223,14 @@ def anywhere(scorer: WeightedScorer) -> WeightedScorer | None:
 
 
 def critic_source(scorer: WeightedScorer, tokenizer: "PreTrainedTokenizerBase", job: PPOJob) -> "PreTrainedModel | None":
-    """The reward model that a critic can start from: the first one of the sum that reads the policy's tokens, if there is one.
+    """The reward model that a critic can start from: of those that read the policy's tokens the weightiest in the sum, if there is one.
 
-    Not a packed one, whose weights cannot be trained, and none that the sum counts as a penalty.
+    Not a packed one, whose weights cannot be trained, and none that the sum counts as a penalty. By weight and then by name,
+    so that the order in which rewards are given decides nothing.
     """
     from core.reward import RewardModelScorer
 
-    for term in scorer.terms:
+    for term in sorted(scorer.terms, key=lambda term: (-term.coefficient, term.name)):
         model = term.scorer
         if not isinstance(model, RewardModelScorer) or job.terms[term.name].quantize != Quantize.none or term.coefficient < 0:
             continue

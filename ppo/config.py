@@ -190,6 +190,8 @@ class PPOConfig:
         require_trainable(self.model, self.lora)
         if self.model.quantize != Quantize.none and self.engine.kind in (EngineKind.fsdp2, EngineKind.zero3):
             raise ValueError(f"engine={self.engine.kind} cannot shard packed weights (model.quantize={self.model.quantize}); choose ddp.")
+        if self.algo == Algo.ppo and self.lora.dropout:
+            raise ValueError(f"lora.dropout={self.lora.dropout} would update another policy than the one that draws; leave it at 0.")
         if self.model.dtype == Dtype.fp16:
             raise ValueError("model.dtype=fp16 would need its losses scaled in training; choose bf16, or fp32.")
         if self.rollout.kind == RolloutKind.vllm and self.lora.rank:

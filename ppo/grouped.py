@@ -34,7 +34,7 @@ from core.checkpoint import MARKER, atomic_folder, complete_steps, latest_comple
 from core.config import Dtype
 from core.generate import TransformersGenerator
 from core.hooks import Hook, eval_file, read_evaluation, run_hooks
-from core.models import load_policy
+from core.models import load_policy, own_formats
 from core.preemption import Preemption
 from core.progress import Progress
 from core.records import CheckpointSaved, Dialogue, RunEnded, Sampling, Scorer, Tracker
@@ -42,7 +42,7 @@ from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
 from ppo.grouped_arguments import ignored_line, require_supported, updates
 from ppo.grouped_trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
-from ppo.guards import DivergenceError, ended, require_kl_below, why_stop
+from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
 from ppo.rollout import combined
 from ppo.shaping import Moments, ScoreStatistics, shaped_scores
 from ppo.state import Progressed, metric_of, read_progress, write_progress
@@ -97,7 +97,7 @@ def train_grouped(
             if len(fitting) < len(prompts):
                 say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
             run = _Run(config, run_dir, scorer=scorer, tracker=tracker, progress=progress, preemption=preemption)
-            own_hooks = [_Interruptible(hook, preemption) for hook in hooks]
+            own_hooks = run.hooks = [_Interruptible(hook, preemption) for hook in hooks]
             resumed = latest_complete(run_dir, say)
             _begin(run, policy, tokenizer, fitting, own_hooks, resumed, say)
         progress.start(str(config.algo).upper(), config.num_batches)
@@ -134,6 +134,7 @@ class _Run(TrainerCallback):
         self.state = Progressed(step=0, statistics=nothing, kl_coef=config.kl.beta, metrics={})
         self.ends: frozenset[int] = frozenset()
         """Ids that end a completion."""
+        self.hooks: Sequence[Hook] = ()
         self.shaped: dict[str, float] = {}
         self.logs: list[Mapping[str, Any]] = []
         """What TRL has logged in this batch, one for each update."""
@@ -216,6 +217,7 @@ class _Run(TrainerCallback):
 
     def consider(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the checkpoint as the best if it is, and decides whether it was the last."""
+        require_measured(self.config.best_metric, metrics, self.hooks)
         if self.state.consider(step, metric_of(metrics, self.config.best_metric)) and step:
             point_best(self.run_dir, step)
         self.state.stopped_because = why_stop(self.run_dir, step, self.config.best_metric, self.config.stop_after_falls)
@@ -391,7 +393,8 @@ def _text(completion: Any) -> str:
 
 
 def _scores(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]]) -> Tensor:
-    parts = scorer.parts(prompts, groups)
+    with own_formats():
+        parts = scorer.parts(prompts, groups)
     terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
     return combined(scorer, terms)
 

@@ -47,7 +47,7 @@ def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
             f"importance_cap={config.importance_cap} corrects for another engine, and the trainer itself draws here; leave it out.",
         ),
         (kl.target is not None, f"kl.target={kl.target} adapts the coefficient, which TRL keeps; leave it out, or use algo=ppo."),
-        (config.rollout.kind != RolloutKind.transformers, f"rollout={config.rollout.kind} is for algo=ppo; use rollout=transformers."),
+        (config.rollout.kind != RolloutKind.transformers, f"rollout={config.rollout.kind} is for algo=ppo; use rollout.kind=transformers."),
         (
             config.rollout.batch_size < size and config.rollout.batch_size != type(config.rollout)().batch_size,
             f"rollout.batch_size={config.rollout.batch_size} is below batch_size={size}, which TRL draws at once; lower batch_size.",

@@ -15,7 +15,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from core.adapters import find_adapter
+from core.adapters import require_no_adapter
 from core.chat import encode_prompts
 from core.config import Dtype
 from core.models import load_policy
@@ -28,11 +28,7 @@ from ppo.session import batch_of
 
 def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy in fp32, where small steps are not lost, and its tokenizer. Raises `ValueError` for a new adapter on an adapter."""
-    source = locate(config.model)
-    if config.lora.rank and find_adapter(source) is not None:
-        raise ValueError(
-            f"lora.rank={config.lora.rank} on {config.model.path}, an adapter itself; save the merged model and name its folder."
-        )
+    require_no_adapter(config.model, config.lora)
     return load_policy(replace(config.model, dtype=Dtype.fp32))
 
 

@@ -1,7 +1,7 @@
 """What ends a run before its last batch: numbers that are none, a policy that ran away, a proxy that leads astray."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core.checkpoint import complete_steps, step_folder
 from core.hooks import eval_file, read_evaluation
+from core.records import AXIS
 from ppo.config import KLConfig
 
 SCORE = "rm_score"
@@ -48,6 +49,13 @@ def require_finite_step(loss: float, grad_norm: float) -> None:
             f"the loss is {loss} and the gradient norm {grad_norm}. Lower optim.lr, epochs or optim.max_grad_norm, set dual_clip=3, "
             "or train with model.dtype=fp32."
         )
+
+
+def require_measured(metric: str, metrics: Mapping[str, float], hooks: Sequence[object]) -> None:
+    """Raises `ValueError` where the metric that the best checkpoint is chosen by is none of those that the hooks and the trainer give."""
+    if hooks and metric not in metrics:
+        names = ", ".join(sorted(name for name in metrics if "seconds/" not in name and name != AXIS))
+        raise ValueError(f"best_metric={metric} is not measured; choose one of {names}, or add the hook or task that measures it.")
 
 
 def ended(run_dir: Path, step: int, why: str) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from core.batching import pad_left, pad_right
 from core.chat import encode_prompts, pad_id
 from core.distributed import World
+from core.models import own_formats
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer
 from ppo.guards import require_finite_scores
@@ -65,7 +66,8 @@ def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScor
     started = time.perf_counter()
     completions = [answers[0] for answers in generator.generate(prompts, sampling)]
     generated = time.perf_counter()
-    terms = scorer.parts(prompts, [[completion.text] for completion in completions])
+    with own_formats():
+        terms = scorer.parts(prompts, [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
     return Drawn(completions=completions, terms={name: [row[0] for row in rows] for name, rows in terms.items()}, seconds=seconds)
 

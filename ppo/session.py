@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from core.adapters import require_no_adapter
 from core.chat import encode_prompts
 from core.checkpoint import point_best, step_folder
 from core.config import Dtype, RolloutKind
@@ -28,7 +29,7 @@ from core.sources import locate
 from core.states import STATE, newest_step, save_step
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
-from ppo.guards import DivergenceError, ended, require_kl_below, why_stop
+from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
 from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout, rollout_metrics
 from ppo.shaping import ScoreStatistics, value_scale
@@ -91,7 +92,7 @@ class Session:
         """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
         with self._guarded(state.step):
             require_kl_below(state.metrics["kl"], self.config.kl)
-            # Layers recompute their activations in training mode alone; there is no dropout in it.
+            # Layers recompute their activations in training mode alone; there is no dropout in it (PPOConfig refuses an adapter's).
             self.engine.module.train(self.config.gradient_checkpointing)
             measured = update(self.engine, self.world, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
         rate = schedule(self.config.optim, state.step * updates_per_batch(self.config) + 1, num_updates(self.config))
@@ -177,6 +178,7 @@ class Session:
         return self.plain.value_scale
 
     def _consider(self, state: Progressed, metrics: dict[str, float]) -> None:
+        require_measured(self.config.best_metric, metrics, self.hooks)
         if state.consider(state.step, metric_of(metrics, self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
         state.stopped_because = self.world.shared(
@@ -205,6 +207,7 @@ def open_session(
 ) -> Session:
     """Loads the policy and puts everything in its place; nothing is trained or drawn yet."""
     _require_shares(config, world)
+    require_no_adapter(config.model, config.lora)
     # What is trained is held in fp32, where small steps are not lost; frozen weights beside an adapter need not be.
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
     actor, tokenizer = load_policy(held)

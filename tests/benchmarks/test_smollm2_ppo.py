@@ -55,15 +55,22 @@ def test_no_question_is_in_two_lists(smol: Any, tmp_path: Path, monkeypatch: pyt
     assert len({question for questions in lists for question in questions}) == 35
 
 
-def test_prompts_are_those_answered_rightly_now_and_then_and_the_others_make_the_pairs(smol: Any, tmp_path: Path) -> None:
-    rights = {"never": [0.0, 0.0], "sometimes": [0.0, 1.0], "always": [1.0, 1.0]}
-    answers = [
-        {"id": name, "question": name, "answer": "1+1=<<1+1=2>>2", "answers": ["a", "b"], "right": own} for name, own in rights.items()
-    ]
-    smol.write(tmp_path / "answers.jsonl", answers)
+def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_makes_a_pair(
+    smol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smol, "NUM_PROMPTS", 1)
+    # Without its notes the second solution is the shorter one: "q" and "1+1=2" against "qq" and "1+1=2".
+    learned = [{"question": "qq", "answer": "1+1=2"}, {"question": "q", "answer": "1+1=<<1+1=2>>2"}]
+    rights = {"never": [0.0, 0.0], "once": [1.0, 0.0], "always": [1.0, 1.0]}
+    asked = [{"question": name, "answer": "1+1=<<1+1=2>>2", "answers": ["a", "b"], "right": own} for name, own in rights.items()]
+    smol.write(tmp_path / "sft.jsonl", learned)
+    smol.write(tmp_path / "answers.jsonl", asked)
     smol.make_prompts_and_pairs(tmp_path)
-    assert rows_of(tmp_path / "prompts.jsonl") == [{"id": "sometimes", "question": "sometimes", "answer": "1+1=<<1+1=2>>2"}]
-    assert rows_of(tmp_path / "pairs.jsonl") == [{"prompt": "never", "chosen": "1+1=2", "rejected": "a"}]
+    assert rows_of(tmp_path / "prompts.jsonl") == [learned[1]]
+    assert rows_of(tmp_path / "pairs.jsonl") == [
+        {"prompt": "never", "chosen": "1+1=2", "rejected": "a"},
+        {"prompt": "once", "chosen": "1+1=2", "rejected": "b"},
+    ]
 
 
 def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -96,17 +103,19 @@ def test_the_loss_of_sft_is_the_mean_over_tokens_however_many_go_through_at_once
     torch.testing.assert_close(alone_VH, together_VH, rtol=0.1, atol=2e-3)
 
 
-def test_shares_and_gains_are_means_over_questions(smol: Any) -> None:
-    before = [{"right": [0.0, 0.0], "tokens": [3, 5]}, {"right": [1.0, 0.0], "tokens": [4, 4]}]
-    after = [{"right": [0.0, 1.0], "tokens": [3, 5]}, {"right": [1.0, 1.0], "tokens": [4, 4]}]
-    # Rates 0 and 0.5: mean 0.25, deviation 0.5/sqrt(2), error 0.25. Each question gains exactly 0.5.
-    assert smol.share(before) == smol.Share(mean=0.25, error=pytest.approx(0.25), length=4)
-    assert smol.gain(before, after) == (0.5, 0.0)
+def test_what_was_measured_is_told_with_its_error_over_questions(smol: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("prompts", "held-out"):
+        for when, rights in (("before", [[0.0, 0.0], [1.0, 0.0]]), ("after", [[0.0, 1.0], [1.0, 1.0]])):
+            smol.write(tmp_path / f"{name}-{when}.jsonl", [{"right": own, "tokens": [3, 5]} for own in rights])
+    smol.report(tmp_path)
+    # Shares 0 and 50, then 50 and 100: deviation 50 / sqrt(2), error 25. Each question gains exactly 50.
+    told = "2 questions, 4 answers to each: 25.0 ± 25.0 before, 75.0 ± 25.0 after, change 50.0 ± 0.0; 4 and 4 tokens"
+    assert capsys.readouterr().out == f"prompts: {told}\nheld-out: {told}\n"
 
 
-def test_smoothing_takes_as_many_neighbours_on_both_sides(smol: Any) -> None:
-    # Ends alone; second (0 + 5 + 1) / 3; middle (0 + 5 + 1 + 2 + 7) / 5; fourth (1 + 2 + 7) / 3.
-    assert smol.smoothed([0.0, 5.0, 1.0, 2.0, 7.0], 5) == pytest.approx([0.0, 2.0, 3.0, 10 / 3, 7.0])
+def test_smoothing_takes_the_neighbours_that_there_are(smol: Any) -> None:
+    # (0 + 5 + 1) / 3, (0 + 5 + 1 + 2) / 4, (0 + 5 + 1 + 2 + 7) / 5, (5 + 1 + 2 + 7) / 4, (1 + 2 + 7) / 3.
+    assert smol.smoothed([0.0, 5.0, 1.0, 2.0, 7.0], 5) == pytest.approx([2.0, 2.0, 3.0, 3.75, 10 / 3])
 
 
 def test_minutes_follow_the_episodes_and_back(smol: Any) -> None:

@@ -44,17 +44,18 @@ class Stopping(NoProgress):
 
 
 def config_of(policy: str, kind: str) -> PPOConfig:
-    """Five batches of eight; the first trains the critic alone where the engine can keep the actor still, moments and all."""
+    """Five batches of eight; the first three train the critic alone, so that what stops after the third resumes in between."""
     engine, _, lora = kind.partition("-")
     return PPOConfig(
         model=ModelConfig(path=policy),
         lora=LoraConfig(rank=4 if lora else 0),
         engine=EngineConfig(kind=EngineKind(engine)),
         prompts=["unused.jsonl"],
-        optim=OptimConfig(lr=1e-3, warmup_ratio=0.2),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.1),
         critic_lr=3e-3,
         kl=KLConfig(beta=0.1, target=0.2, horizon=100),
         num_batches=5,
+        value_warmup=3,
         num_checkpoints=2,
         batch_size=8,
         minibatch_size=4,

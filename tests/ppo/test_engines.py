@@ -44,8 +44,8 @@ def test_two_processes_measure_in_five_batches_what_one_does(found: Any, kind: s
     assert len(ours) == 5
     for row, expected in zip(ours, alone, strict=True):
         assert row == pytest.approx(expected, abs=1e-4)
-    # The policy moved, so that five equal rows say something: from the first batch, where it is its own reference.
-    assert alone[0]["train/kl"] == pytest.approx(0, abs=1e-6)
+    # The policy is its own reference until the warm-up of the critic ends; then it moves, so that equal rows say something.
+    assert [abs(row["train/kl"]) < 1e-6 for row in alone] == [True, True, True, True, False]
     assert abs(alone[4]["train/kl"]) > 1e-3
 
 

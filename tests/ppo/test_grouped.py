@@ -224,7 +224,7 @@ def test_without_a_penalty_the_kl_is_still_measured(policy_folder: Path, tmp_pat
 def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     policy_folder: Path, policy: LlamaForCausalLM, tmp_path: Path, algo: Algo
 ) -> None:
-    recording, tracker = RecordingHook(), ListTracker()
+    recording, tracker = RecordingHook(**{"downstream/average": 1.0}), ListTracker()
     outcome = run(config_of(policy_folder, algo), tmp_path, hooks=[recording, ValuesByStep(0.1, 0.3, 0.5, 0.5, 0.2)], tracker=tracker)
     assert outcome == Outcome(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)
     assert (tmp_path / "best").resolve() == step_folder(tmp_path, 2).resolve()
@@ -241,7 +241,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
 
 
 def test_checkpoints_are_spread_evenly_over_the_batches(policy_folder: Path, tmp_path: Path) -> None:
-    recording = RecordingHook()
+    recording = RecordingHook(**{"downstream/average": 1.0})
     run(config_of(policy_folder, Algo.grpo, num_batches=5, num_checkpoints=2), tmp_path, hooks=[recording])
     assert [event.step for event in recording.events] == [0, 2, 5]  # 5 / 2 rounds to the even 2
 
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_a_signal_asked_for_has_no_hooks_and_goes_once_a_plann
     with pytest.raises(Preempted):
         run(config, tmp_path, tracker=DyingTracker(1, by_signal=True))
     assert complete_steps(tmp_path) == [2]
-    recording = RecordingHook()
+    recording = RecordingHook(**{"downstream/average": 1.0})
     run(config, tmp_path, hooks=[recording])
     assert [event.step for event in recording.events] == [4]
     assert complete_steps(tmp_path) == [4]
@@ -317,7 +317,7 @@ def test_a_checkpoint_that_a_signal_asked_for_has_no_hooks_and_goes_once_a_plann
 def test_a_finished_run_that_is_started_again_trains_no_further(policy_folder: Path, tmp_path: Path) -> None:
     config = config_of(policy_folder, Algo.rloo, num_batches=2, num_checkpoints=1)
     first = run(config, tmp_path, hooks=[WeightHook()])
-    tracker, recording = ListTracker(), RecordingHook()
+    tracker, recording = ListTracker(), RecordingHook(**{"downstream/average": 1.0})
     assert run(config, tmp_path, hooks=[WeightHook(), recording], tracker=tracker) == first
     assert tracker.rows == []
     assert [ended.step for ended in recording.ended] == [2]
@@ -326,7 +326,7 @@ def test_a_finished_run_that_is_started_again_trains_no_further(policy_folder: P
 @BOTH
 def test_an_adapter_is_trained_saved_merged_on_loading_and_resumed(policy_folder: Path, tmp_path: Path, algo: Algo) -> None:
     config = config_of(policy_folder, algo, lora=LoraConfig(rank=2, alpha=4.0, dropout=0.1, targets=["q_proj", "v_proj"]))
-    recording = RecordingHook()
+    recording = RecordingHook(**{"downstream/average": 1.0})
     run(config, tmp_path / "whole", hooks=[recording])
     assert all(isinstance(event.model, LlamaForCausalLM) for event in recording.events)
     with pytest.raises(RuntimeError):
@@ -408,7 +408,7 @@ class RisingScorer(LengthScorer):
 
 
 def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and_says_why(policy_folder: Path, tmp_path: Path) -> None:
-    config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook()
+    config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook(**{"downstream/average": 1.0})
     hooks: list[Hook] = [ValuesByStep(0.3, 0.5, 0.4, 0.2), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from core.checkpoint import complete_steps, step_folder
-from core.config import LoraConfig, ModelConfig, RolloutConfig, RolloutKind
+from core.config import Dtype, LoraConfig, ModelConfig, RolloutConfig, RolloutKind
 from core.generate import TransformersGenerator
 from core.models import load_policy
 from core.preemption import Preempted
@@ -130,6 +130,14 @@ def test_an_adapter_learns_resumes_and_is_saved_as_one(policy_folder: Path, tmp_
     assert any(not torch.equal(a, b) for a, b in zip(policies(tmp_path / "whole"), before.parameters(), strict=True))
 
 
+def test_an_adapter_on_an_adapter_is_refused_before_it_is_trained(policy_folder: Path, tmp_path: Path) -> None:
+    run(config_of(policy_folder, lora=LORA), tmp_path / "first")
+    adapter = step_folder(tmp_path / "first", 4)
+    with pytest.raises(ValueError, match="an adapter itself; save the merged model"):
+        run(config_of(adapter, lora=LORA), tmp_path / "second")
+    run(config_of(adapter), tmp_path / "merged")  # trained as a whole it may be
+
+
 # --- what draws -----------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +176,31 @@ def test_continuous_batching_draws_for_ppo(policy_folder: Path, tmp_path: Path) 
     run(config, tmp_path, tracker=tracker)
     assert len(tracker.on("train/step")) == 4
     assert max(row["train/importance_gap"] for row in tracker.on("train/step").values()) < 1e-4
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LORA])
+def test_in_bf16_the_first_ratios_are_one_too(policy_folder: Path, tmp_path: Path, lora: LoraConfig) -> None:
+    tracker = ListTracker()
+    config = config_of(policy_folder, lora=lora, model=ModelConfig(path=str(policy_folder), dtype=Dtype.bf16))
+    run(config, tmp_path, tracker=tracker)
+    rows = tracker.on("train/step").values()
+    assert max(row["train/first_ratio_error"] for row in rows) < 1e-6
+    # The generator's own passes, one token wide, round otherwise: bf16 it was.
+    assert max(row["train/importance_gap"] for row in rows) > 1e-4
+
+
+class FormatScorer(LengthScorer):
+    """Remembers in which formats it was asked to compute."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        self.halved = torch.is_autocast_enabled("cpu")
+        return super().score(prompts, completions)
+
+
+def test_rewards_are_computed_in_their_own_format_and_not_in_the_policys(policy_folder: Path, tmp_path: Path) -> None:
+    scorer = FormatScorer()
+    run(config_of(policy_folder, model=ModelConfig(path=str(policy_folder), dtype=Dtype.bf16)), tmp_path, scorer=scorer)
+    assert scorer.halved is False
 
 
 # --- memory and disk ------------------------------------------------------------------------------------------------------
@@ -241,6 +274,7 @@ def test_a_reward_that_fails_leaves_what_was_saved(policy_folder: Path, tmp_path
     [
         ({"lora": LORA, "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")}, "an adapter has none"),
         ({"model": ModelConfig(path="x", dtype="fp16")}, "model.dtype=fp16 would need"),
+        ({"lora": LoraConfig(rank=4, dropout=0.1)}, "lora.dropout=0.1 would update another policy"),
         ({"save_minutes": 0.0}, "save_minutes is 0.0"),
         ({"group_size": 0}, "group_size is 0"),
     ],

@@ -30,10 +30,11 @@ def completion_logprobs(
     """
     inside_BT = mask_BL[:, -num_tokens:].bool()
     options = {"input_ids": ids_BL, "attention_mask": mask_BL, "position_ids": position_ids(mask_BL), "use_cache": False}
-    if plain_head:
+    head = model.get_output_embeddings() if plain_head else None
+    if head is not None:
         # Token t is foretold where the token before it stands.
         hidden_BTH = model.base_model(**options).last_hidden_state[:, -num_tokens - 1 : -1]
-        logits_NV = model.get_output_embeddings()(hidden_BTH[inside_BT])
+        logits_NV = head(hidden_BTH[inside_BT])
     else:
         logits_NV = model(**options, logits_to_keep=num_tokens + 1).logits[:, :-1][inside_BT]
     log_softmax_NV = torch.log_softmax(logits_NV.float() / temperature if temperature != 1 else logits_NV.float(), -1)

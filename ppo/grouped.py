@@ -388,7 +388,7 @@ def _train(
 
 
 def _text(completion: Any) -> str:
-    """A completion is a text, or after a prompt of turns a list of one turn."""
+    # After a prompt of turns it is a list of one turn.
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 

@@ -76,7 +76,7 @@ def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_m
 def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     [(ids, start)] = smol.sft_examples([{"question": "the cat", "answer": "a <<1+1=2>>dog"}], tokenizer)
     assert ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(ids[start:-1]).strip() == "a dog"
+    assert str(tokenizer.decode(ids[start:-1])).strip() == "a dog"
     assert "cat" in str(tokenizer.decode(ids[:start]))
 
 
@@ -91,7 +91,9 @@ def test_the_loss_of_sft_is_the_mean_over_tokens_however_many_go_through_at_once
         monkeypatch.setattr(smol, "PASS_TOKENS", tokens)
         model.zero_grad()
         loss = smol.sft_pass(model, batch, pad_id(tokenizer))
-        found.append((loss, model.lm_head.weight.grad.clone()))
+        gradient_VH = model.get_parameter("lm_head.weight").grad
+        assert gradient_VH is not None
+        found.append((loss, gradient_VH.clone()))
     (alone, alone_VH), (together, together_VH) = found
     # By hand, without padding: tokens 2 and 3 of the first and 3 to 6 of the second row, each told by the one before.
     with torch.no_grad():

@@ -408,7 +408,7 @@ class RisingScorer(LengthScorer):
 
 
 def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and_says_why(policy_folder: Path, tmp_path: Path) -> None:
-    config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook(**{"downstream/average": 1.0})
+    config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook()
     hooks: list[Hook] = [ValuesByStep(0.3, 0.5, 0.4, 0.2), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"

@@ -155,7 +155,7 @@ def test_a_vllm_server_draws_with_the_weights_in_training_before_every_batch(
     tracker, dying, after = ListTracker(), DyingTracker(3), ListTracker()
     with serving(served(policy, tokenizer)) as server:
         rollouts = RolloutConfig(kind=RolloutKind.vllm, url=server.url, folder=str(tmp_path / "weights"))
-        config = config_of(policy_folder, rollout=replace(rollouts, dtype="fp32"), importance_cap=2.0)
+        config = config_of(policy_folder, rollout=replace(rollouts, dtype=Dtype.fp32), importance_cap=2.0)
         run(config, tmp_path / "whole", tracker=tracker)
         assert server.paths().count("/collective_rpc") == 5  # step 0 and four batches
         # What drew is what is trained: with the weights of the batch before, the gap would be a thousand times as large.
@@ -273,7 +273,7 @@ def test_a_reward_that_fails_leaves_what_was_saved(policy_folder: Path, tmp_path
     ("options", "said"),
     [
         ({"lora": LORA, "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")}, "an adapter has none"),
-        ({"model": ModelConfig(path="x", dtype="fp16")}, "model.dtype=fp16 would need"),
+        ({"model": ModelConfig(path="x", dtype=Dtype.fp16)}, "model.dtype=fp16 would need"),
         ({"lora": LoraConfig(rank=4, dropout=0.1)}, "lora.dropout=0.1 would update another policy"),
         ({"save_minutes": 0.0}, "save_minutes is 0.0"),
         ({"group_size": 0}, "group_size is 0"),

@@ -1,5 +1,6 @@
 """What SmolLM2 is trained on, measured by and drawn from follows from its files; no model is fetched."""
 
+import copy
 import importlib
 import json
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_m
 
 
 def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += "{% if not add_generation_prompt %}{{ ' ' }}{% endif %}"  # behind EOS, as SmolLM2's line feed
     [(ids, start)] = smol.sft_examples([{"question": "the cat", "answer": "a <<1+1=2>>dog"}], tokenizer)
     assert ids[-1] == tokenizer.eos_token_id
     assert str(tokenizer.decode(ids[start:-1])).strip() == "a dog"

@@ -13,35 +13,31 @@ def position_ids(mask_BL: Tensor) -> Tensor:
 
 
 def completion_logprobs(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    mask_BL: Tensor,
-    num_tokens: int,
-    *,
-    temperature: float = 1.0,
-    entropy_gradient: bool = False,
-    plain_head: bool = False,
+    model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, temperature: float = 1.0, entropy_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each of the last `num_tokens` tokens and the entropy of its distribution, both (B, T), in nats.
 
-    Logits are made for these tokens alone, never for the prompt, and divided by `temperature` as in sampling; where the model has
-    a `plain_head` (see `has_plain_head`), not for padding either, which then has zeros. The entropy has a gradient where it is
-    asked for: it keeps a tensor of the size of the logits.
+    Logits are made for these tokens alone, never for the prompt, and divided by `temperature` as in sampling. Padding has
+    zeros. The entropy has a gradient where it is asked for: it keeps a tensor of the size of the logits.
     """
+    logits_BTV = model(
+        input_ids=ids_BL, attention_mask=mask_BL, position_ids=position_ids(mask_BL), use_cache=False, logits_to_keep=num_tokens + 1
+    ).logits[:, :-1]
     inside_BT = mask_BL[:, -num_tokens:].bool()
-    options = {"input_ids": ids_BL, "attention_mask": mask_BL, "position_ids": position_ids(mask_BL), "use_cache": False}
-    head = model.get_output_embeddings() if plain_head else None
-    if head is not None:
-        # Token t is foretold where the token before it stands.
-        hidden_BTH = model.base_model(**options).last_hidden_state[:, -num_tokens - 1 : -1]
-        logits_NV = head(hidden_BTH[inside_BT])
-    else:
-        logits_NV = model(**options, logits_to_keep=num_tokens + 1).logits[:, :-1][inside_BT]
-    log_softmax_NV = torch.log_softmax(logits_NV.float() / temperature if temperature != 1 else logits_NV.float(), -1)
-    logprobs_N = log_softmax_NV.gather(-1, ids_BL[:, -num_tokens:][inside_BT][:, None]).squeeze(-1)
+    tokens_N = ids_BL[:, -num_tokens:][inside_BT]
+    measured = token_logprobs(logits_BTV[inside_BT], tokens_N, temperature=temperature, entropy_gradient=entropy_gradient)
+    return placed(measured[0], inside_BT), placed(measured[1], inside_BT)
+
+
+def token_logprobs(
+    logits_NV: Tensor, tokens_N: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each token under its logits divided by `temperature`, and their entropy, both (N,), in nats and fp32."""
+    log_softmax_NV = torch.log_softmax(logits_NV.float() if temperature == 1 else logits_NV.float() / temperature, -1)
+    logprobs_N = log_softmax_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
     with nullcontext() if entropy_gradient else torch.no_grad():
         entropy_N = -torch.linalg.vecdot(log_softmax_NV.exp(), log_softmax_NV)
-    return _placed(logprobs_N, inside_BT), _placed(entropy_N, inside_BT)
+    return logprobs_N, entropy_N
 
 
 @torch.no_grad()
@@ -55,6 +51,6 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return torch.equal(whole, head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
 
 
-def _placed(values_N: Tensor, inside_BT: Tensor) -> Tensor:
-    """The values where they belong, zeros elsewhere."""
+def placed(values_N: Tensor, inside_BT: Tensor) -> Tensor:
+    """The values where they belong, row by row, zeros elsewhere."""
     return values_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, values_N)

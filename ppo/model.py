@@ -2,17 +2,25 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.adapters import inject
+from core.attention import encode, tree_attention, why_not
 from core.config import LoraConfig
-from core.logprobs import completion_logprobs, has_plain_head, position_ids
+from core.logprobs import has_plain_head, placed, position_ids, token_logprobs
 from core.sources import Source
+from core.trees import Stream, grow
+
+UNIT = 64
+"""Packed rows are filled up to a multiple of this many tokens: matrix products of other heights round by their height, and then a
+row's log-probabilities would depend on what else is in its pass."""
+MAX_LENGTH = 4096
 
 
 class Passed(NamedTuple):
@@ -25,6 +33,51 @@ class Passed(NamedTuple):
     entropy_BT: Tensor
     values_BT: Tensor
     reference_BT: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Packed:
+    """Rows one behind another, without padding; `places_N` are those before the tokens that are asked for, `tokens_N`."""
+
+    stream: Stream
+    places_N: Tensor
+    tokens_N: Tensor
+    inside_BT: Tensor
+
+    def hidden(self, model: nn.Module) -> Tensor:
+        """The last hidden states before the tokens, of shape (N, H)."""
+        assert isinstance(model, PreTrainedModel)
+        return encode(model, self.stream)[self.places_N]
+
+    def logits(self, model: PreTrainedModel) -> Tensor:
+        """The logits that foretell the tokens, of shape (N, V)."""
+        head = model.get_output_embeddings()
+        assert head is not None
+        return head(self.hidden(model))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Padded:
+    """Rows under each other, padded at both ends, whose last `num_tokens` columns hold the tokens that are asked for."""
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    num_tokens: int
+    tokens_N: Tensor
+    inside_BT: Tensor
+
+    def hidden(self, model: nn.Module) -> Tensor:
+        """The last hidden states before the tokens, of shape (N, H)."""
+        hidden_BLH = model(**self._inputs()).last_hidden_state
+        return hidden_BLH[:, -self.num_tokens - 1 : -1][self.inside_BT]
+
+    def logits(self, model: PreTrainedModel) -> Tensor:
+        """The logits that foretell the tokens, of shape (N, V)."""
+        return model(**self._inputs(), logits_to_keep=self.num_tokens + 1).logits[:, :-1][self.inside_BT]
+
+    def _inputs(self) -> dict[str, Any]:
+        positions_BL = position_ids(self.mask_BL)
+        return {"input_ids": self.ids_BL, "attention_mask": self.mask_BL, "position_ids": positions_BL, "use_cache": False}
 
 
 class ActorCritic(nn.Module):
@@ -42,48 +95,59 @@ class ActorCritic(nn.Module):
         *,
         reference: PreTrainedModel | None,
         temperature: float,
+        max_length: int = MAX_LENGTH,
     ) -> None:
         super().__init__()
         self.actor, self.critic_body, self.critic_head = actor, critic_body, critic_head
         self.reference = reference
         self.temperature = temperature
-        self.plain_head = has_plain_head(actor)
         self.value_scale = (1.0, 0.0)
         """Values are a * head + b, for a head that was trained in other units (see ppo.shaping.value_scale)."""
+        self.why_padded = _why_padded(actor, critic_body, max_length)
 
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False, with_reference: bool = False
     ) -> Passed:
-        """Log-probabilities, entropies and values of the last `num_tokens` tokens.
+        """Log-probabilities, entropies and values of the last `num_tokens` tokens, zeros for padding.
 
         The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
-        gradient where `entropy_gradient`, for the memory of one more array of the size of the logits.
+        gradient where `entropy_gradient`, for the memory of one more array of the size of the logits. Rows go through the
+        networks packed, without padding, unless `why_padded` gives a reason.
         """
-        logprobs_BT, entropy_BT = self._measured(self.actor, ids_BL, mask_BL, num_tokens, entropy_gradient=entropy_gradient)
-        reference_BT = self._reference(ids_BL, mask_BL, num_tokens) if with_reference else None
-        return Passed(logprobs_BT, entropy_BT, self.values(ids_BL, mask_BL, num_tokens), reference_BT)
+        read = _padded if self.why_padded else _packed
+        batch = read(ids_BL, mask_BL, num_tokens)
+        with self.attention():
+            logprobs_N, entropy_N = self._logprobs(self.actor, batch, entropy_gradient=entropy_gradient)
+            reference_N = self._reference(batch) if with_reference else None
+            scale, shift = self.value_scale
+            values_N = scale * self.critic_head(batch.hidden(self.critic_body).float()).squeeze(-1) + shift
+        inside_BT = batch.inside_BT
+        return Passed(
+            placed(logprobs_N, inside_BT),
+            placed(entropy_N, inside_BT),
+            placed(values_N, inside_BT),
+            None if reference_N is None else placed(reference_N, inside_BT),
+        )
 
-    def values(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:
-        """Values of shape (B, T)."""
-        hidden_BLH = self.critic_body(
-            input_ids=ids_BL, attention_mask=mask_BL, position_ids=position_ids(mask_BL), use_cache=False
-        ).last_hidden_state
-        scale, shift = self.value_scale
-        return scale * self.critic_head(hidden_BLH[:, -num_tokens - 1 : -1].float()).squeeze(-1) + shift
+    @contextmanager
+    def attention(self) -> Iterator[None]:
+        """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
+        with ExitStack() as stack:
+            for model in (self.actor, self.critic_body, self.reference):
+                if not self.why_padded and model is not None:
+                    assert isinstance(model, PreTrainedModel)
+                    stack.enter_context(tree_attention(model))
+            yield
 
     @torch.no_grad()
-    def _reference(self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:
+    def _reference(self, batch: "_Packed | _Padded") -> Tensor:
         if self.reference is not None:
-            return self._measured(self.reference, ids_BL, mask_BL, num_tokens)[0]
+            return self._logprobs(self.reference, batch)[0]
         with adapter_off(self.actor):
-            return self._measured(self.actor, ids_BL, mask_BL, num_tokens)[0]
+            return self._logprobs(self.actor, batch)[0]
 
-    def _measured(
-        self, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        return completion_logprobs(
-            model, ids_BL, mask_BL, num_tokens, temperature=self.temperature, entropy_gradient=entropy_gradient, plain_head=self.plain_head
-        )
+    def _logprobs(self, model: PreTrainedModel, batch: "_Packed | _Padded", *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        return token_logprobs(batch.logits(model), batch.tokens_N, temperature=self.temperature, entropy_gradient=entropy_gradient)
 
 
 def actor_critic(
@@ -91,6 +155,7 @@ def actor_critic(
     reward_model: PreTrainedModel | None,
     *,
     temperature: float,
+    max_length: int = MAX_LENGTH,
     lora: LoraConfig | None = None,
     base: Source | None = None,
     seed: int = 0,
@@ -98,7 +163,8 @@ def actor_critic(
     """The critic starts as a copy of the reward model where one is given, else as the policy's body with a head of zeros.
 
     With `lora` the actor becomes an adapter on its own weights, which stay the reference, and the critic's body one on its; the
-    critic's head is trained whole. `base` says where the actor's weights lie, for those who load the adapter.
+    critic's head is trained whole; `base` says where the actor's weights lie, for those who load the adapter. `max_length`
+    bounds the tokens of a row.
     """
     if reward_model is not None:
         body, head = copy.deepcopy(reward_model.base_model), copy.deepcopy(reward_model.get_submodule("score"))
@@ -108,18 +174,48 @@ def actor_critic(
         head = nn.Linear(actor.config.get_text_config().hidden_size, 1, bias=False, device=actor.device)
         nn.init.zeros_(head.weight)
     if not (lora and lora.rank):
-        return ActorCritic(actor, body.float(), head.float(), reference=frozen_copy(actor), temperature=temperature)
+        return ActorCritic(actor, body.float(), head.float(), reference=frozen_copy(actor), temperature=temperature, max_length=max_length)
     draw = torch.Generator().manual_seed(seed)
     for model in (actor, body):
         assert isinstance(model, PreTrainedModel)
         inject(model, lora, base=base or Source(path=str(actor.name_or_path)), draw=draw)
-    return ActorCritic(actor, body, head.float(), reference=None, temperature=temperature)
+    return ActorCritic(actor, body, head.float(), reference=None, temperature=temperature, max_length=max_length)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The reference policy: a copy that never learns."""
     reference = copy.deepcopy(model).eval()
     return reference.requires_grad_(False)
+
+
+def _padded(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Padded:
+    inside_BT = mask_BL[:, -num_tokens:].bool()
+    tokens_N = ids_BL[:, -num_tokens:][inside_BT]
+    return _Padded(ids_BL=ids_BL, mask_BL=mask_BL, num_tokens=num_tokens, tokens_N=tokens_N, inside_BT=inside_BT)
+
+
+def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
+    lengths_B, inside_BT = mask_BL.sum(-1), mask_BL[:, -num_tokens:].bool()
+    ids_N = ids_BL[mask_BL.bool()]
+    rows = [[row] for row in (part.tolist() for part in ids_N.split(lengths_B.tolist()))]
+    filling = -len(ids_N) % UNIT
+    stream = grow([*rows, *([[[0] * filling]] if filling else [])])
+    # Each row is a tree of its own, and they lie in their order.
+    assert stream.lengths[: len(rows)] == tuple(lengths_B.tolist())
+    ends_B, counts_B = lengths_B.cumsum(0), inside_BT.sum(-1)
+    first_B = ends_B - counts_B - 1
+    offsets_BT = torch.arange(num_tokens, device=ids_BL.device)
+    return _Packed(
+        stream=stream, places_N=(first_B[:, None] + offsets_BT)[inside_BT], tokens_N=ids_BL[:, -num_tokens:][inside_BT], inside_BT=inside_BT
+    )
+
+
+def _why_padded(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str:
+    """Why rows cannot be packed; empty if they can."""
+    if not has_plain_head(actor):
+        return f"{type(actor).__name__} does more to its logits than a product"
+    assert isinstance(critic_body, PreTrainedModel)
+    return why_not(actor, max_length) or why_not(critic_body, max_length)
 
 
 @contextmanager

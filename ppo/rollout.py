@@ -158,7 +158,7 @@ def _measure(
     """Log-probabilities, values and the reference's log-probabilities of all rows, each of shape (B, T), on the CPU."""
     own = world.share(len(ids_BL))
     parts: list[tuple[Tensor, ...]] = []
-    # Padded to the width of the whole batch, as in the update: in another width attention rounds otherwise, in bf16 visibly.
+    # Where rows are padded, then to the width of the whole batch, as in the update: in another width attention rounds otherwise.
     for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
         passed = module(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
         parts.append(tuple(tensor.float().cpu() for tensor in (passed.logprobs_BT, passed.values_BT, passed.reference_BT)))

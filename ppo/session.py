@@ -94,7 +94,8 @@ class Session:
             require_kl_below(state.metrics["kl"], self.config.kl)
             # Layers recompute their activations in training mode alone; there is no dropout in it (PPOConfig refuses an adapter's).
             self.engine.module.train(self.config.gradient_checkpointing)
-            measured = update(self.engine, self.world, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
+            with self.plain.attention():
+                measured = update(self.engine, self.world, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
         rate = schedule(self.config.optim, state.step * updates_per_batch(self.config) + 1, num_updates(self.config))
         optim = self.config.optim
         return {**measured, "lr": optim.lr * rate, "critic_lr": (self.config.critic_lr or optim.lr) * rate}
@@ -214,7 +215,13 @@ def open_session(
     fitting, num_dropped = _fitting(prompts, tokenizer, config)
     critic_source = reward_model if config.critic == "reward" else None
     networks = actor_critic(
-        actor, critic_source, temperature=config.temperature, lora=config.lora, base=locate(config.model), seed=config.seed
+        actor,
+        critic_source,
+        temperature=config.temperature,
+        max_length=config.max_prompt_length + config.max_new_tokens,
+        lora=config.lora,
+        base=locate(config.model),
+        seed=config.seed,
     )
     sampled = actor
     if config.engine.kind in ("fsdp2", "zero3"):

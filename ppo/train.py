@@ -69,6 +69,8 @@ def train(
             )
             if session.num_dropped_prompts:
                 say(f"dropped {session.num_dropped_prompts} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
+            if session.plain.why_padded:
+                say(f"training with padding: {session.plain.why_padded}")
             state = session.begin(planned, say)
         _loop(session, state, planned, preemption, progress)
     if state.stopped_because:

@@ -65,8 +65,8 @@ NUM_BATCHES, BATCH, PPO_TOKENS = 18, 32, 48
 """Batches, episodes in each of them, and tokens of an answer at most: 48 hold nine answers in ten."""
 VERIFIER = "right"
 """What its term is called."""
-MEASURED = 4
-"""Answers to each question before and after PPO."""
+CHECKED, MEASURED = 64, 4
+"""Held-out questions at every checkpoint, one answer to each; and answers to each question, all held-out ones too, before and after PPO."""
 SMOOTH = 5
 """Batches whose mean the picture draws."""
 SEED = 0
@@ -244,7 +244,7 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
         "rewards.rm.coefficient=0.1",
         "rewards.rm.standardize=true",
     ]
-    measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", "tasks.gsm8k.limit=64", "num_checkpoints=3"]
+    measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", f"tasks.gsm8k.limit={CHECKED}", "num_checkpoints=3"]
     sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
     lengths = [f"max_new_tokens={PPO_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
     rates = ["lr=4e-5", "epochs=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
@@ -314,7 +314,7 @@ def draw(run: Path, file: Path) -> None:
     panels = (
         (f"train/reward/{VERIFIER}", "right answers, %", 100.0, "#2f7ed8"),
         ("train/reward/rm", "reward model's score", 1.0, "#1a9c7c"),
-        ("train/kl", "KL to the SFT policy, nats per answer", 1.0, "#9a5fc9"),
+        ("train/kl", "KL to the policy before PPO, nats per answer", 1.0, "#9a5fc9"),
     )
     for axes, (key, title, scale, colour) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [scale * row[key] for row in batches.values()]
@@ -322,14 +322,17 @@ def draw(run: Path, file: Path) -> None:
         axes.plot(episodes, smoothed(values, SMOOTH), "-", color=colour, label=f"mean of {SMOOTH} batches")
         if key.endswith(VERIFIER):
             steps = [BATCH * step for step in checkpoints]
-            axes.plot(steps, [scale * row["downstream/gsm8k"] for row in checkpoints.values()], "s--", color="#c9444f", label="held out")
+            held_out = [scale * row["downstream/gsm8k"] for row in checkpoints.values()]
+            axes.plot(steps, held_out, "s--", color="#c9444f", label=f"{CHECKED} held-out questions")
             axes.set_ylim(bottom=0)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("episodes")
+        axes.set_xlim(left=-0.5 * BATCH)
         axes.grid(color="#e9ecf0")
         axes.spines["right"].set_visible(False)
         times = axes.secondary_xaxis("top", functions=between([0, *episodes], minutes))
         times.tick_params(labelsize=7, colors="#7c8794", pad=1)
+        times.set_xlabel("minutes", fontsize=7, color="#7c8794", loc="right", labelpad=2)
     figure.axes[0].legend(frameon=False, fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)

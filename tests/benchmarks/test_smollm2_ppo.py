@@ -76,7 +76,9 @@ def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_m
 
 def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template += "{% if not add_generation_prompt %}{{ ' ' }}{% endif %}"  # behind EOS, as SmolLM2's line feed
+    tokenizer.chat_template = (
+        str(tokenizer.chat_template) + "{% if not add_generation_prompt %}{{ ' ' }}{% endif %}"
+    )  # behind EOS, as SmolLM2's line feed
     [(ids, start)] = smol.sft_examples([{"question": "the cat", "answer": "a <<1+1=2>>dog"}], tokenizer)
     assert ids[-1] == tokenizer.eos_token_id
     assert str(tokenizer.decode(ids[start:-1])).strip() == "a dog"

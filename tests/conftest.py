@@ -1,5 +1,6 @@
 """Tiny models and tokenizers, made once per run; a test that changes one copies it first."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from microworld.tokenizer import train_tokenizer
 from tests.fakes import only_id, tiny_llama, with_likely_end
 
 torch.set_num_threads(1)
+# A shell starts what it runs in the background with interrupts ignored, and tests of interrupts would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SENTENCES = ("What is 2 plus 3?", "Name a fruit.", "A plum is a fruit.", "The sum of 2 and 3 is 5.", "Answer in one short sentence.")
 

@@ -38,22 +38,10 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     register_schemas()
-    jobs: tuple[Any, ...] = ()
-    sweeping = False
-    if not INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
-        overrides = [a for a in arguments if not a.startswith("-")]
-        try:
-            found = command(name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
-            jobs, sweeping = found.jobs, found.sweeping
-            if any(isinstance(job, Launch) and job.dry_run for job in jobs):
-                _list(name, jobs)
-                return
-            for job in jobs:
-                _require_world(job)
-            _require_own_out(jobs)
-        except ConfigError as error:
-            refuse(str(error))
-
+    jobs, sweeping = _checked(name, arguments)
+    if any(isinstance(job, Launch) and job.dry_run for job in jobs):
+        _list(name, jobs)
+        return
     keep_freed_memory()
     # Reports of loading say that a new head is new; what matters of it is in our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -96,6 +84,22 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             if sweeping:
                 _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
             raise SystemExit(1)
+
+
+def _checked(name: str, arguments: Sequence[str]) -> tuple[tuple[Any, ...], bool]:
+    """The jobs that the arguments ask for, none where Hydra only prints, and whether they are a sweep; refuses what is wrong."""
+    if INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
+        return (), False
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    try:
+        found = command(name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
+        if not any(isinstance(job, Launch) and job.dry_run for job in found.jobs):  # which may be meant for another machine
+            for job in found.jobs:
+                _require_world(job)
+            _require_own_out(found.jobs)
+    except ConfigError as error:
+        refuse(str(error))
+    return tuple(found.jobs), found.sweeping
 
 
 def refuse(message: str) -> NoReturn:

@@ -3,10 +3,13 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.progress import Progress, console_progress
 from launch.entry import Composed, num_processes, rank, start
+
+if TYPE_CHECKING:
+    from launch.schema import PPOJob
 
 
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
@@ -27,13 +30,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     assert isinstance(job, PPOJob)
     # What is likely to be wrong is looked at before torch is imported.
     engine_for(job.engine.kind, num_processes())
-    if job.best_metric.startswith("downstream/") and job.best_metric.partition("/")[2] not in (
-        {*job.tasks, "average"} if job.tasks else ()
-    ):
-        known = (
-            f"choose downstream/average or one of {', '.join(job.tasks)}" if job.tasks else "there are none; choose rm_score, or add tasks"
-        )
-        raise ValueError(f"best_metric={job.best_metric} is no task's: {known}.")
+    _require_task(job)
     if job.algo != Algo.ppo:
         require_supported(job)
     prompts = read_prompts(job.prompts)
@@ -75,6 +72,15 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
             _tidy(run.dir)
     world.wait()
     return record_of(run)
+
+
+def _require_task(job: "PPOJob") -> None:
+    """Raises `ValueError` where the best checkpoint is chosen by a task that the job does not have."""
+    group, _, name = job.best_metric.partition("/")
+    if group != "downstream" or name in job.tasks or (job.tasks and name == "average"):
+        return
+    known = f"choose downstream/average or one of {', '.join(job.tasks)}" if job.tasks else "there are none; choose rm_score, or add tasks"
+    raise ValueError(f"best_metric={job.best_metric} is no task's: {known}.")
 
 
 def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tracker: Any, progress: Progress, world: Any) -> Any:

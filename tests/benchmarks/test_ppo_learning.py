@@ -146,8 +146,8 @@ def test_every_arm_is_a_configuration_that_the_commands_take(learning: Any) -> N
     from launch.entry import composed
 
     for arm in learning.ARMS.values():
-        composed("rm", ["hooks.pools=", *arm.rm_overrides])
-        composed("ppo", ["reward.path=some", *arm.ppo_overrides])
+        assert composed("rm", ["hooks.pools=", *arm.rm_overrides]).job.hooks.pools == ""
+        assert composed("ppo", ["reward.path=some", *arm.ppo_overrides]).job.num_batches == 40
 
 
 def test_prompts_of_the_other_template_are_beginnings_of_their_dialogues() -> None:

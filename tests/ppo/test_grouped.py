@@ -486,7 +486,9 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @BOTH
 def test_a_configuration_of_ppo_is_taken_as_it_is_but_for_the_algorithm(algo: Algo) -> None:
     shaping = ShapingConfig(missing_eos=MissingEOSConfig(how="replace", value=-3.0))
-    require_supported(config_of(Path("."), algo, critic_lr=1e-3, lam=0.9, shaping=shaping, kl=KLConfig(stop=10.0)))
+    config = config_of(Path("."), algo, critic_lr=1e-3, lam=0.9, shaping=shaping, kl=KLConfig(stop=10.0))
+    require_supported(config)
+    assert ignored_line(config) == f"algo={algo} has no critic; without effect: critic_lr=0.001, lam=0.9"
 
 
 def test_keys_of_a_critic_are_told_to_be_without_effect() -> None:

@@ -27,15 +27,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
 from transformers.utils import logging
 
-from core.allocator import keep_freed_memory
-from core.attention import tree_attention
-from core.chat import encode_answered
 from core.config import Dtype, ModelConfig
-from core.models import load_reward_model, new_reward_model
+from core.data.chat import encode_answered
+from core.models.head import padded_rewards, tree_rewards
+from core.models.load import load_reward_model, new_reward_model
+from core.process.memory import keep_freed_memory
 from core.records import BenchmarkRow, user
-from core.reward import RewardModelScorer, padded_rewards, tree_rewards
-from core.trees import Stream, batches, grow
-from evalhooks.benchmark import load_rewardbench2
+from core.scorers.reward_model import RewardModelScorer
+from core.trees.attention import tree_attention
+from core.trees.layout import Stream, batches, grow
+from evalhooks.rewardbench.rows import load_rewardbench2
 from machine import device, forward_flops, matmul_peak, seconds, shares
 
 TARGETS = {"official loop": 2.5, "best padded": 1.35, "shared prompt 256+16x128": 2.2, "shared prompt 1024+16x64": 6.0}

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from core.checkpoint import atomic_folder, is_complete
+from core.disk import atomic_folder, is_complete
 from microworld.config import PolicyConfig
 from microworld.policy import train_policy
 from microworld.tokenizer import train_tokenizer

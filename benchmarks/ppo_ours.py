@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from core.allocator import keep_freed_memory
-from core.chat import parse_dialogue
 from core.config import Dtype, ModelConfig, OptimConfig, Schedule
-from core.models import load_reward_model
+from core.data.chat import parse_dialogue
+from core.models.load import load_reward_model
+from core.process.memory import keep_freed_memory
 from core.progress import NoProgress
-from core.reward import RewardModelScorer
+from core.scorers.reward_model import RewardModelScorer
 from machine import synchronize
 from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
 from ppo.train import train

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 import rm_subjects
-from core.chat import encode_prompts
-from core.checkpoint import latest_complete
 from core.config import Dtype, ModelConfig
-from core.models import load_policy, load_tokenizer, new_reward_model
+from core.data.chat import encode_prompts
+from core.models.load import load_policy, load_tokenizer, new_reward_model
 from core.records import Dialogue
+from core.runs.checkpoints import latest_complete
 from ppo.prompts import read_prompts
 from ppo_plan import Plan
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from core.allocator import keep_freed_memory
 from core.config import Dtype, ModelConfig, OptimConfig
-from core.distributed import join_world
-from core.models import load_tokenizer
+from core.models.load import load_tokenizer
+from core.process.memory import keep_freed_memory
+from core.process.world import join_world
 from core.records import Preference, user
 from machine import forward_flops, synchronize
 from rm_plans import BATCH, Batches, Plan, work

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from core.config import Dtype, ModelConfig
-from core.models import load_tokenizer, new_reward_model
+from core.models.load import load_tokenizer, new_reward_model
 from microworld.config import WorldConfig
 from microworld.tokenizer import train_tokenizer
 from microworld.world import build_world

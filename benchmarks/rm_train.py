@@ -29,8 +29,8 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from core.config import Dtype
-from core.hardware import peak_flops
-from core.models import DTYPES
+from core.models.load import DTYPES
+from core.process.hardware import peak_flops
 from machine import device, matmul_peak
 from rm_contender import DEFAULT, GROUPED, OURS, Finding
 from rm_plans import BATCH, Plan, Work, grouped, sample, shuffled, work

@@ -22,13 +22,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from core.allocator import keep_freed_memory
-from core.batching import pad_left
-from core.chat import encode_prompts, pad_id
 from core.config import Dtype, ModelConfig, RolloutConfig, RolloutKind
-from core.models import load_policy
+from core.data.chat import encode_prompts, pad_id
+from core.data.padding import pad_left
+from core.generators.open import open_generator
+from core.models.load import load_policy
+from core.process.memory import keep_freed_memory
 from core.records import Dialogue, Generator, Sampling, user
-from core.rollouts import open_generator
 from machine import device, seconds, shares
 
 SENTENCE = "what is the sum of two and three name a short fruit that grows on trees and tell me why you like it"

@@ -30,15 +30,16 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 
-from core.batching import pad_right, token_budget_batches
-from core.chat import encode_answered, encode_prompts, pad_id
-from core.checkpoint import atomic_folder, is_complete, latest_complete, write_json
 from core.config import Dtype, ModelConfig
-from core.generate import TransformersGenerator
-from core.models import load_policy
+from core.data.chat import encode_answered, encode_prompts, pad_id
+from core.data.padding import pad_right, token_budget_batches
+from core.data.rows import read_rows
+from core.disk import atomic_folder, is_complete, write_json
+from core.generators.local import TransformersGenerator
+from core.models.load import load_policy
 from core.records import Sampling, user
-from core.rows import read_rows
-from evalhooks.verifiers import gsm8k
+from core.runs.checkpoints import latest_complete
+from evalhooks.tasks.verifiers import gsm8k
 from ppo_learning import rewardloop
 
 Row = dict[str, Any]
@@ -238,7 +239,7 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
     """PPO on both rewards. A deviation of the reward model counts a fifth of one of the verifier."""
     rewards = [
         f"rewards.{VERIFIER}.kind=verifier",
-        f"rewards.{VERIFIER}.verifier=evalhooks.verifiers:gsm8k",
+        f"rewards.{VERIFIER}.verifier=evalhooks.tasks.verifiers:gsm8k",
         f"rewards.rm.path={rm}",
         "rewards.rm.dtype=bf16",
         "rewards.rm.coefficient=0.1",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bon.estimators import best_of_n, oracle_of_n
-from core.chat import parse_dialogue
-from core.checkpoint import atomic_folder, is_complete, plain, write_json
+from core.data.chat import parse_dialogue
+from core.disk import atomic_folder, is_complete, plain, write_json
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 
 MANIFEST = "pool.json"

@@ -7,19 +7,20 @@ from itertools import product
 from types import MappingProxyType
 
 from bon.pools import Pools, rerank
-from core.checkpoint import step_folder
-from core.generate import TransformersGenerator
-from core.hooks import Hook, eval_file, read_evaluation
-from core.models import own_formats
+from core.generators.local import TransformersGenerator
+from core.hooks.hook import Hook, eval_file, read_evaluation
+from core.models.load import own_formats
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
-from core.reward import RewardModelScorer
+from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
+from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
-from evalhooks import rewardbench1, rewardbench2
-from evalhooks.benchmark import score_rows, write_rows
-from evalhooks.tasks import Task, answer, mean
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench.rows import score_rows, write_rows
+from evalhooks.tasks.task import Task, answer, mean
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers whose benchmark says something: a program or a judge is no reward model."""

@@ -11,7 +11,7 @@ class TaskConfig:
     """A downstream task: prompts with references, and the function that judges an answer."""
 
     path: str = ""
-    """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks)."""
+    """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks.task)."""
     verifier: str = ""
     """`module:function` of `(completion: str, reference: Mapping) -> float`."""
     prompt_key: str = "prompt"
@@ -22,7 +22,9 @@ class TaskConfig:
         if not self.path:
             raise ValueError("A task has no path; give tasks.<name>.path=FILE.jsonl.")
         if self.verifier.count(":") != 1:
-            raise ValueError(f"The verifier {self.verifier!r} of {self.path} must read module:function, as evalhooks.verifiers:gsm8k.")
+            raise ValueError(
+                f"The verifier {self.verifier!r} of {self.path} must read module:function, as evalhooks.tasks.verifiers:gsm8k."
+            )
 
 
 @dataclass(kw_only=True)

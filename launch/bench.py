@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import write_json
+from core.disk import write_json
 from core.progress import Progress, console_progress
 from core.records import AXIS, BenchmarkRow, ScoredRow
-from core.runs import RunState, fingerprint, finish_run, open_run, read_record
-from evalhooks.benchmark import HUB1, HUB2, ScoredBenchmark, is_result, load_rewardbench1, load_rewardbench2, score_rows, write_rows
-from evalhooks.rewardbench2 import TIES, canonical, ties_problems
-from evalhooks.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2, result1, result2
+from core.runs.identity import fingerprint
+from core.runs.record import RunState, finish_run, open_run, read_record
+from evalhooks.rewardbench.rows import HUB1, HUB2, ScoredBenchmark, is_result, load_rewardbench1, load_rewardbench2, score_rows, write_rows
+from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2, result1, result2
+from evalhooks.rewardbench.v2 import TIES, canonical, ties_problems
 from launch.entry import Composed, start
 from launch.rewards import Limits, Sources, build, sources_of
 from launch.schema import BenchJob, Benchmark, RewardKind
@@ -127,7 +128,8 @@ def _evaluated(job: BenchJob, rows: Sequence[ScoredRow], prior_sets: Mapping[str
 
 
 def _metrics(job: BenchJob, result: Mapping[str, Any]) -> dict[str, float]:
-    from evalhooks import rewardbench1, rewardbench2
+    from evalhooks.rewardbench import v1 as rewardbench1
+    from evalhooks.rewardbench import v2 as rewardbench2
 
     if job.benchmark == Benchmark.rewardbench1:
         values = {key: result["sections"][section] for key, section in rewardbench1.METRIC_KEYS.items()}

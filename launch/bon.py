@@ -10,14 +10,14 @@ from launch.entry import Composed, start
 def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
     from bon.pools import bounds, make_pools, rerank
-    from core.adapters import content_of
     from core.config import ModelConfig
-    from core.generate import TransformersGenerator
-    from core.models import load_policy, load_reward_model
+    from core.generators.local import TransformersGenerator
+    from core.models.adapters import content_of
+    from core.models.load import load_policy, load_reward_model
     from core.records import Sampling
-    from core.reward import RewardModelScorer
-    from core.runs import fingerprint
-    from evalhooks.tasks import load_tasks
+    from core.runs.identity import fingerprint
+    from core.scorers.reward_model import RewardModelScorer
+    from evalhooks.tasks.task import load_tasks
     from launch.rewards import reward_path
     from launch.schema import BoNJob
 

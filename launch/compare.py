@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.checkpoint import plain, write_json
+from core.data.rows import read_rows
+from core.disk import plain, write_json
 from core.records import ScoredRow
-from core.rows import read_rows
-from evalhooks import rewardbench1
-from evalhooks.compare import Comparison, Flip, Line, compare, compare1
-from evalhooks.saved_scores import read_credits, read_scores1, read_scores2
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
+from evalhooks.rewardbench.saved_scores import read_credits, read_scores1, read_scores2
 from launch.entry import refuse
 
 HELP = """usage: rewardloop bench compare A B [out=FILE.json] [flips=20]

@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from core.allocator import keep_freed_memory
-from core.ending import leaving_at_once
-from core.preemption import Preempted, stopping_at_once
-from core.runs import RunBusyError
+from core.process.exit import leaving_at_once
+from core.process.memory import keep_freed_memory
+from core.process.signals import Preempted, stopping_at_once
+from core.runs.record import RunBusyError
 from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
 from launch.schema import BenchJob, Launch
 from launch.sweep import WIDTH, JobStatus, Outcome, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes

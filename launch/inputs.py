@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.models.locate import resolve
 from core.records import BenchmarkRow
-from core.sources import resolve
-from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.config import HooksConfig
-from evalhooks.tasks import load_tasks
+from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
+from evalhooks.tasks.task import load_tasks
 from launch.schema import BoNJob, Launch, PPOJob, RMJob
 from ppo.prompts import read_prompts
 from rmtrain.data import PreferenceData, load_preferences

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from bon.pools import load_pools
-from core.adapters import content_of
 from core.config import ModelConfig
-from core.preemption import Preempted
+from core.models.adapters import content_of
+from core.process.signals import Preempted
 from core.records import Sampling, Scorer, Tracker
-from core.runs import Run, RunState, fail_run, fingerprint, open_run, read_record, stop_run
-from core.tracking import JsonlTracker, Trackers, WandbTracker
+from core.runs.identity import fingerprint
+from core.runs.record import Run, RunState, fail_run, open_run, read_record, stop_run
+from core.runs.tracking import JsonlTracker, Trackers, WandbTracker
 from evalhooks.checkpoints import PolicyHook, RewardModelHook
 from evalhooks.config import HooksConfig, SamplingConfig, TaskConfig
-from evalhooks.tasks import load_tasks
+from evalhooks.tasks.task import load_tasks
 from launch.entry import Composed
 from launch.inputs import BenchmarkRows
 from launch.schema import NO_MATTER, RunSettings

@@ -18,12 +18,12 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     Where several processes were started together, all of them call it.
     """
     from core.config import engine_for
-    from core.sources import resolve
+    from core.models.locate import resolve
     from launch.inputs import benchmark_rows
     from launch.rewards import Sources, term_sources, terms_identity
     from launch.schema import PPOJob
     from ppo.config import Algo
-    from ppo.grouped_arguments import require_supported
+    from ppo.critic_free.arguments import require_supported
     from ppo.prompts import read_prompts
 
     job = composed.job
@@ -38,9 +38,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     sources: dict[str, Sources] = term_sources(job, prompts)
     rows = benchmark_rows(job.hooks).rewardbench2
 
-    from core.distributed import join_world
-    from core.runs import finish_run
-    from core.tracking import Trackers
+    from core.process.world import join_world
+    from core.runs.record import finish_run
+    from core.runs.tracking import Trackers
     from launch.parts import identity_of, opened, record_of, tracked
 
     files = {f"prompts.{i}": path for i, path in enumerate(job.prompts)} | {f"tasks.{n}": task.path for n, task in job.tasks.items()}
@@ -85,7 +85,7 @@ def _require_task(job: "PPOJob") -> None:
 
 def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tracker: Any, progress: Progress, world: Any) -> Any:
     """Loads the rewards, and trains by the algorithm that was asked for; returns the outcome."""
-    from core.models import load_tokenizer
+    from core.models.load import load_tokenizer
     from launch.parts import policy_hook
     from launch.rewards import anywhere, build_terms, critic_source
     from ppo.config import Algo
@@ -103,7 +103,7 @@ def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tra
         "progress": progress,
     }
     if job.algo != Algo.ppo:
-        from ppo.grouped import train_grouped
+        from ppo.critic_free.train import train_grouped
 
         return train_grouped(job, run_dir, **common)
     reward_model = critic_source(scorer, load_tokenizer(job.model), job)
@@ -114,7 +114,7 @@ def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tra
 
 def _tidy(run_dir: Path) -> None:
     """What a finished run gets and loses: its picture, and what only resuming needs."""
-    from core.states import forget_states
+    from core.engines.resume import forget_states
     from evalhooks.report import write_over_optimisation
 
     picture = run_dir / "over_optimisation.png"
@@ -125,7 +125,7 @@ def _tidy(run_dir: Path) -> None:
 
 def _static_scores(scorer: Any, rows: Any, run_dir: Path) -> dict[str, float]:
     """RewardBench 2 of the rewards, which stay what they are: scored once for a run."""
-    from core.checkpoint import write_json
+    from core.disk import write_json
     from evalhooks.checkpoints import static_scores
 
     cache = run_dir / "static.json"
@@ -138,7 +138,8 @@ def _static_scores(scorer: Any, rows: Any, run_dir: Path) -> dict[str, float]:
 
 def _lineage(job: Any, sources: Any) -> dict[str, Any]:
     """Where policy, prompts and rewards come from, and what does not fit."""
-    from core.lineage import lineage_of, lineage_summary, origin_of, prompt_sources, run_id_of
+    from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of
+    from evalhooks.lineage import lineage_summary
 
     models = {
         name: model

@@ -15,7 +15,7 @@ def build(
     """The summary of a study, and its report in `<folder>/report/`."""
     from bon.pools import load_pools
     from evalhooks.report import write_report
-    from evalhooks.summary import summarize
+    from evalhooks.report.summary import summarize
 
     policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
     summary = summarize(
@@ -29,7 +29,7 @@ def _command(composed: Composed) -> None:
     from rich.console import Console
 
     from evalhooks.report import print_report, write_over_optimisation
-    from evalhooks.summary import finished_records, read_summary
+    from evalhooks.report.summary import finished_records, read_summary
     from launch.schema import ReportJob
 
     job = composed.job
@@ -51,8 +51,8 @@ def _command(composed: Composed) -> None:
 
 def _unfinished_policies(folder: Path) -> list[dict[str, Any]]:
     """The records of the PPO runs of a study that still run, or stopped before their end, and were measured at least once."""
-    from core.hooks import eval_file
-    from core.runs import read_record
+    from core.hooks.hook import eval_file
+    from core.runs.record import read_record
 
     records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("ppo-*/record.json"))]
     return [record for record in records if record["status"] != "finished" and eval_file(Path(record["dir"]), 0).exists()]

@@ -7,16 +7,17 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.adapters import content_of
-from core.checkpoint import latest_complete
 from core.config import ModelConfig, Quantize
 from core.functions import load_function
+from core.models.adapters import content_of
+from core.models.locate import resolve
 from core.progress import NoProgress, Progress
 from core.records import Prompt, Scorer
-from core.runs import RECORD, fingerprint, read_record
+from core.runs.checkpoints import latest_complete
+from core.runs.identity import fingerprint
+from core.runs.record import RECORD, read_record
 from core.scorers.verifier import VerifierScorer
 from core.scorers.weighted import Term, WeightedScorer
-from core.sources import resolve
 from launch.schema import PPOJob, RewardConfig, RewardKind, reward_key
 
 if TYPE_CHECKING:
@@ -139,11 +140,11 @@ def build(
 
     A verifier judges by the references of `prompts`, which must be all that it will score; raises `ValueError` without any.
     """
-    from core.models import load_policy, load_reward_model, load_tokenizer
-    from core.reward import RewardModelScorer
+    from core.models.load import load_policy, load_reward_model, load_tokenizer
     from core.scorers.ensemble import EnsembleScorer
     from core.scorers.function import FunctionScorer
     from core.scorers.implicit import ImplicitRewardScorer
+    from core.scorers.reward_model import RewardModelScorer
     from core.scorers.vllm import VLLMScorer
 
     assert reward.kind != RewardKind.judge
@@ -228,7 +229,7 @@ def critic_source(scorer: WeightedScorer, tokenizer: "PreTrainedTokenizerBase", 
     Not a packed one, whose weights cannot be trained, and none that the sum counts as a penalty. By weight and then by name,
     so that the order in which rewards are given decides nothing.
     """
-    from core.reward import RewardModelScorer
+    from core.scorers.reward_model import RewardModelScorer
 
     for term in sorted(scorer.terms, key=lambda term: (-term.coefficient, term.name)):
         model = term.scorer

@@ -17,7 +17,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     Where several processes were started together, all of them call it.
     """
     from core.config import engine_for
-    from core.sources import resolve
+    from core.models.locate import resolve
     from launch.inputs import benchmark_rows, preferences_of
     from launch.schema import RMJob
 
@@ -31,11 +31,11 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     data = preferences_of(job, benchmarks, say=print if rank() == 0 else _silent)
     resolve(job.model)
 
-    from core.distributed import join_world
-    from core.hooks import Hook
-    from core.runs import finish_run
-    from core.states import forget_states
-    from core.tracking import Trackers
+    from core.engines.resume import forget_states
+    from core.hooks.hook import Hook
+    from core.process.world import join_world
+    from core.runs.record import finish_run
+    from core.runs.tracking import Trackers
     from evalhooks.checkpoints import HeldOutHook
     from evalhooks.config import Where
     from launch.parts import opened, record_of, reward_model_hook, tracked
@@ -85,9 +85,9 @@ def _results(outcome: Any) -> dict[str, Any]:
 
 def _finished(job: Any) -> dict[str, Any] | None:
     """The record of the job's run if it is finished already."""
-    from core.runs import is_finished, run_of
-    from core.sources import resolve
-    from core.states import forget_states
+    from core.engines.resume import forget_states
+    from core.models.locate import resolve
+    from core.runs.record import is_finished, run_of
     from launch.parts import record_of
 
     resolve(job.model)
@@ -104,7 +104,7 @@ def _finished(job: Any) -> dict[str, Any] | None:
 
 def _identity(job: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """What determines the job's result, and what it comes from."""
-    from core.lineage import lineage_of
+    from core.models.origin import lineage_of
     from launch.parts import identity_of
     from rmtrain.data import named_sources
 

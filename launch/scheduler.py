@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.allocator import keep_freed_memory
+from core.process.memory import keep_freed_memory
 from core.progress import Progress
 
 Arguments = Any

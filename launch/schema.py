@@ -155,7 +155,7 @@ _REWARD_HINTS = {
     "members": "name at least two reward models: '{key}.members=[A,B]'.",
     "function": "name a Python function: {key}.function=my_rewards:brevity.",
     "url": "give the address of the server: {key}.url=http://localhost:8000.",
-    "verifier": "name a Python function: {key}.verifier=evalhooks.verifiers:gsm8k.",
+    "verifier": "name a Python function: {key}.verifier=evalhooks.tasks.verifiers:gsm8k.",
 }
 
 

@@ -31,7 +31,7 @@ def run(composed_study: Composed) -> tuple[dict[str, Any], Path]:
     Every configuration is composed, and so checked, before the first job starts. Raises `RuntimeError` at the end if
     jobs failed; the report then covers the others.
     """
-    from evalhooks.summary import read_summary
+    from evalhooks.report.summary import read_summary
     from launch.display import display
     from launch.report import build
 

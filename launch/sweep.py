@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.checkpoint import plain
-from core.runs import CONFIG, RECORD, clean_name, read_record
-from core.tracking import read_metrics
+from core.disk import plain
+from core.runs.identity import clean_name
+from core.runs.record import CONFIG, RECORD, read_record
+from core.runs.tracking import read_metrics
 from launch.schema import NO_MATTER, Launch
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",)}

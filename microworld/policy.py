@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from core.chat import encode_dialogues, encode_prompts
-from core.checkpoint import atomic_folder, is_complete, write_json
+from core.data.chat import encode_dialogues, encode_prompts
+from core.disk import atomic_folder, is_complete, write_json
 from core.records import Message, user
 from microworld.config import PolicyConfig
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import atomic_folder, is_complete, write_json
+from core.disk import atomic_folder, is_complete, write_json
 from microworld.config import WorldConfig
 from microworld.lexicon import facts
 from microworld.skills import SKILLS, Question, choices

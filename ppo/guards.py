@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from core.checkpoint import complete_steps, step_folder
-from core.hooks import eval_file, read_evaluation
+from core.hooks.hook import eval_file, read_evaluation
 from core.records import AXIS
+from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import KLConfig
 
 SCORE = "rm_score"

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.adapters import inject
-from core.attention import encode, tree_attention, why_not
 from core.config import LoraConfig
-from core.logprobs import has_plain_head, placed, position_ids, token_logprobs
-from core.sources import Source
-from core.trees import Stream, grow
+from core.models.adapters import inject
+from core.models.locate import Source
+from core.models.logprobs import has_plain_head, placed, position_ids, token_logprobs
+from core.trees.attention import encode, tree_attention, why_not
+from core.trees.layout import Stream, grow
 
 UNIT = 64
 """Packed rows are filled up to a multiple of this many tokens: matrix products of other heights round by their height, and then a

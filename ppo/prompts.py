@@ -5,10 +5,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from core.chat import parse_dialogue
-from core.preferences import SIDES, parse_preference
+from core.data.chat import parse_dialogue
+from core.data.preferences import SIDES, parse_preference
+from core.data.rows import dataset_name, dataset_rows, read_rows
 from core.records import Dialogue, Prompt
-from core.rows import dataset_name, dataset_rows, read_rows
 
 KEYS = ("prompt", "question", "messages")
 MAX_REPORTED = 5
@@ -35,7 +35,7 @@ def parse_prompt(row: Any) -> Dialogue:
     """The prompt of one row; raises `ValueError` with the reason where it has none. A null counts as a missing field.
 
     Of `messages` that end with an answer of the assistant the prompt is what comes before it. A text `prompt` beside two
-    dialogues may be one of many turns, so the dialogues tell it (see `core.preferences`).
+    dialogues may be one of many turns, so the dialogues tell it (see `core.data.preferences`).
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"not a JSON object: {row!r:.80}")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from core.batching import pad_left, pad_right
-from core.chat import encode_prompts, pad_id
-from core.distributed import World
-from core.models import own_formats
+from core.data.chat import encode_prompts, pad_id
+from core.data.padding import pad_left, pad_right
+from core.models.load import own_formats
+from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer
 from ppo.guards import require_finite_scores

@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.adapters import require_no_adapter
-from core.chat import encode_prompts
-from core.checkpoint import point_best, step_folder
 from core.config import Dtype, RolloutKind
-from core.distributed import World
-from core.engines import Engine, open_engine, schedule
-from core.export import export_model
-from core.hooks import Hook, eval_file, read_evaluation, run_hooks
-from core.models import load_policy
+from core.data.chat import encode_prompts
+from core.engines.engine import Engine, open_engine
+from core.engines.optim import schedule
+from core.engines.resume import STATE, newest_step, save_step
+from core.generators.open import open_generator
+from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
+from core.models.adapters import require_no_adapter
+from core.models.export import export_model
+from core.models.load import load_policy
+from core.models.locate import locate
+from core.process.world import World
 from core.records import CheckpointSaved, Dialogue, Generator, RolloutEngine, Sampling, Scorer, Tracker
-from core.reward import RewardModelScorer
-from core.rollouts import open_generator
+from core.runs.checkpoints import point_best, step_folder
+from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import WeightedScorer
-from core.sources import locate
-from core.states import STATE, newest_step, save_step
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
 from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop

@@ -1,11 +1,11 @@
-"""What a policy run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.states)."""
+"""What a policy run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.engines.resume)."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from core.checkpoint import write_json
+from core.disk import write_json
 from ppo.shaping import Moments, ScoreStatistics
 
 PROGRESS = "progress.json"

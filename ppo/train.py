@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from core.distributed import World, join_world
-from core.hooks import Hook
-from core.preemption import Preempted, Preemption
+from core.hooks.hook import Hook
+from core.process.signals import Preempted, Preemption
+from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import Dialogue, RunEnded, Scorer, Tracker
 from ppo.advantages import Advantages, gae, token_rewards, whiten

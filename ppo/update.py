@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.distributed import World
-from core.engines import Engine, schedule
+from core.engines.engine import Engine
+from core.engines.optim import schedule
+from core.process.world import World
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
 from ppo.guards import require_finite_step

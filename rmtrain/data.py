@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from core.data.rows import dataset_name
 from core.records import Dialogue, Preference
-from core.rows import dataset_name
 from rmtrain.config import PreferenceDataConfig, SourceConfig
 from rmtrain.decontaminate import Decontaminated, decontaminate
 from rmtrain.rows import ReadPairs, read_pairs

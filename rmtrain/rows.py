@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.preferences import parse_preference
+from core.data.preferences import parse_preference
+from core.data.rows import dataset_rows, numbered_lines, parquet_rows
 from core.records import Preference
-from core.rows import dataset_rows, numbered_lines, parquet_rows
 from rmtrain.config import SourceConfig
 
 MAX_REPORTED = 5

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.attention import tree_attention
-from core.chat import pad_id, preamble
-from core.distributed import World
-from core.engines import Engine, open_engine, schedule
-from core.models import new_reward_model
+from core.data.chat import pad_id, preamble
+from core.engines.engine import Engine, open_engine
+from core.engines.optim import schedule
+from core.models.head import padded_rewards, tree_rewards, why_not_rewards
+from core.models.load import new_reward_model
+from core.process.world import World
 from core.progress import Progress
 from core.records import Preference
-from core.reward import padded_rewards, tree_rewards, why_not_rewards
-from core.trees import Row
+from core.trees.attention import tree_attention
+from core.trees.layout import Row
 from rmtrain.batches import Order, deal, deal_padded, num_steps
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from core.hardware import peak_flops
+from core.process.hardware import peak_flops
 from rmtrain.session import Session
 
 

@@ -1,11 +1,11 @@
-"""What a reward-model run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.states)."""
+"""What a reward-model run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.engines.resume)."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from core.checkpoint import step_folder
-from core.export import export_model
-from core.states import STATE, newest_step, save_step
+from core.engines.resume import STATE, newest_step, save_step
+from core.models.export import export_model
+from core.runs.checkpoints import step_folder
 from rmtrain.session import Session
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from core.chat import encode_answered, encode_prompts
+from core.data.chat import encode_answered, encode_prompts
 from core.progress import NoProgress, Progress
 from core.records import Preference
 from rmtrain.config import Overlong

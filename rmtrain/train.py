@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.checkpoint import point_best, step_folder
-from core.distributed import World, join_world
-from core.evaluation import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
-from core.hooks import Hook, eval_file, read_evaluation
-from core.preemption import Preempted, Preemption
+from core.engines.resume import forget_states
+from core.hooks.hook import Hook, eval_file, read_evaluation
+from core.hooks.placement import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
+from core.process.signals import Preempted, Preemption
+from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import AXIS, Preference, RunEnded, Tracker
-from core.states import forget_states
+from core.runs.checkpoints import point_best, step_folder
 from rmtrain.config import RewardModelConfig
 from rmtrain.metrics import Tally
 from rmtrain.session import Session

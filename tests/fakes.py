@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from core.hooks import Hook
+from core.hooks.hook import Hook
 from core.records import CheckpointSaved, Dialogue, RunEnded
 
 WORDS = ("<s>", "</s>", "<unk>", "[system]", "[user]", "[assistant]", "name", "a", "fruit", "plum", "lamp", "short")

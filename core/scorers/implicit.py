@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.attention import encode, tree_attention, why_not
-from core.batching import pad_right, token_budget_batches
-from core.chat import encode_prompts, pad_id, preamble
+from core.data.chat import encode_prompts, pad_id, preamble
+from core.data.padding import pad_right, token_budget_batches
+from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
 from core.records import Dialogue, Measured
-from core.texts import TokenRows, token_rows
-from core.trees import Row, batches, grow, num_shared
+from core.trees.attention import encode, tree_attention, why_not
+from core.trees.layout import Row, batches, grow, num_shared
 
 _LOGITS_AT_ONCE = 1024
 """Tokens whose logits are in memory together: at a vocabulary of 128k they take 0.5 GB in fp32."""

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from core.data.token_rows import token_rows
 from core.records import Dialogue, Measured
-from core.servers import Server, is_address
-from core.texts import token_rows
+from core.vllm.server import Server, is_address
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Dtype, ModelConfig, require_positive
+from core.models.locate import resolve
 from core.progress import Progress
-from core.sources import resolve
 from evalhooks.judges import prompts
 from evalhooks.judges.cache import AnswerCache, CachedChat
 from evalhooks.judges.chat import Chat, EndpointChat, LocalChat
@@ -126,8 +126,8 @@ def _endpoint(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
 def _local(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
     model_config = ModelConfig(path=config.path, dtype=config.dtype)
     source = resolve(model_config, "reward.judge.path")
-    from core.generate import TransformersGenerator
-    from core.models import load_policy
+    from core.generators.local import TransformersGenerator
+    from core.models.load import load_policy
 
     chat = LocalChat(TransformersGenerator(*load_policy(model_config)), max_tokens=config.max_tokens)
     # A folder may be written anew under the same name, as by the next run that trains the judge.

@@ -1,6 +1,6 @@
 """Judges: Scorers that ask a language model.
 
-Source: RewardBench 2 (Malik et al., 2025), section 3 and appendix G. The scores enter `evalhooks.rewardbench2` as those of
+Source: RewardBench 2 (Malik et al., 2025), section 3 and appendix G. The scores enter `evalhooks.rewardbench.v2` as those of
 any reward model: an unparsable rating loses to every rating, and n unparsable ones earn the credit of chance, 1/n.
 """
 

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from core.hooks import read_evaluation
-from core.runs import RECORD, clean_name, read_record
+from core.hooks.hook import read_evaluation
+from core.runs.identity import clean_name
+from core.runs.record import RECORD, read_record
 from evalhooks.report.charts import FAINT, MIX_COLOURS, RUN_COLOURS, STYLE, plain, run_label
 from evalhooks.report.facts import PpoRun, Scores, Study
 

@@ -79,7 +79,7 @@ class PpoRun:
     last: float | None
     checkpoints: tuple[Scores, ...]
     same_lineage: str = ""
-    """"yes", "no" or "unknown", as `core.lineage` found; empty in records of before, where names are compared."""
+    """"yes", "no" or "unknown", as `core.models.origin` found; empty in records of before, where names are compared."""
     warnings: tuple[str, ...] = ()
     """What was known before training to speak against the RM."""
     stopped_because: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.chat import encode_answered, encode_prompts
+from core.data.chat import encode_answered, encode_prompts
 from core.records import user
 from microworld.config import WorldConfig
 from microworld.tokenizer import train_tokenizer

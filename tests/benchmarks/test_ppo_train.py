@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from core.chat import encode_prompts
+from core.data.chat import encode_prompts
 from core.records import user
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.chat import pad_id
-from core.rows import read_rows
-from evalhooks.verifiers import gsm8k
+from core.data.chat import pad_id
+from core.data.rows import read_rows
+from evalhooks.tasks.verifiers import gsm8k
 from launch.entry import composed
 from tests.fakes import tiny_llama
 

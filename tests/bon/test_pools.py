@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bon.pools import MANIFEST, PoolRow, Pools, bounds, load_pools, make_pools, rerank
-from core.checkpoint import MARKER
+from core.disk import MARKER
 from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
 from tests.fakes import LengthScorer
 

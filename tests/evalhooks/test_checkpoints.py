@@ -11,16 +11,16 @@ import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from bon.pools import PoolRow
-from core.chat import encode_answered
-from core.checkpoint import write_json
-from core.generate import TransformersGenerator
-from core.hooks import eval_file
+from core.data.chat import encode_answered
+from core.disk import write_json
+from core.generators.local import TransformersGenerator
+from core.hooks.hook import eval_file
 from core.records import BenchmarkRow, CheckpointSaved, Preference, Prompt, Sampling, user
-from core.reward import RewardModelScorer
+from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, gap, on_policy, static_scores
-from evalhooks.rewardbench2 import DOMAINS
-from evalhooks.tasks import Task
+from evalhooks.rewardbench.v2 import DOMAINS
+from evalhooks.tasks.task import Task
 from tests.fakes import LengthScorer
 
 FRUITS = ("plum", "pear", "fig", "apple")

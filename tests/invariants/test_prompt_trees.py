@@ -20,14 +20,15 @@ from transformers import (
 )
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from core.attention import tree_attention
-from core.chat import encode_answered, pad_id, preamble
 from core.config import Dtype, ModelConfig
-from core.distributed import World
-from core.models import load_reward_model
+from core.data.chat import encode_answered, pad_id, preamble
+from core.models.head import padded_rewards, tree_rewards
+from core.models.load import load_reward_model
+from core.process.world import World
 from core.progress import NoProgress
 from core.records import Dialogue, Message, Preference, user
-from core.reward import RewardModelScorer, padded_rewards, tree_rewards
+from core.scorers.reward_model import RewardModelScorer
+from core.trees.attention import tree_attention
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
 from rmtrain.session import Session, num_unique

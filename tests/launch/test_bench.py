@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.progress import NoProgress
-from core.runs import read_record
-from evalhooks.rewardbench2 import DOMAINS
+from core.runs.record import read_record
+from evalhooks.rewardbench.v2 import DOMAINS
 from launch.bench import run
 from launch.entry import ConfigError, composed, start
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from core.records import ScoredRow
-from evalhooks import rewardbench1, rewardbench2
-from evalhooks.benchmark import ScoredBenchmark, write_rows
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
 from launch.compare import SEED_NOISE, main, rows_file
 
 

@@ -10,12 +10,13 @@ import torch
 from huggingface_hub import constants
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.checkpoint import atomic_folder, step_folder, write_json
 from core.config import Dtype
-from core.models import load_reward_model
+from core.disk import atomic_folder, write_json
+from core.models.load import load_reward_model
 from core.records import Prompt, user
-from core.reward import RewardModelScorer
-from core.runs import RECORD
+from core.runs.checkpoints import step_folder
+from core.runs.record import RECORD
+from core.scorers.reward_model import RewardModelScorer
 from launch.compose import ConfigError, command, composed
 from launch.rewards import anywhere, build_terms, critic_source, sources_of, term_sources, terms_identity
 from launch.schema import PPOJob, RewardConfig, RewardKind
@@ -111,10 +112,13 @@ def test_what_cannot_run_is_refused_with_its_key(overrides: list[str], said: str
         (["rewards.x.path=no/where/at/all"], r"rewards\.x\.path=no/where/at/all does not exist"),
         (["rewards.x.path=abc"], r"rewards\.x\.path=abc is no folder, and 0 runs under .* end with it"),
         (["rewards.x.kind=ensemble", "rewards.x.members=[./a,./b]"], r"rewards\.x\.members\[0\]=\./a does not exist"),
-        (["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.verifiers:none"], r"rewards\.x\.verifier: evalhooks\.verifiers:none"),
+        (
+            ["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.tasks.verifiers:none"],
+            r"rewards\.x\.verifier: evalhooks\.tasks\.verifiers:none",
+        ),
         (["reward=function", "reward.function=no_such_module:f"], r"reward\.function: no_such_module:f"),
         (
-            ["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.verifiers:gsm8k"],
+            ["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.tasks.verifiers:gsm8k"],
             r"gsm8k, judging an answer to .*'plum' .*holds no number",
         ),
         (["reward=judge", "reward.judge.path=./a"], r"reward\.judge\.path=\./a does not exist"),

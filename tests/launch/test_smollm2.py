@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.config import Dtype, ModelConfig, OptimConfig
-from core.models import load_reward_model
+from core.models.load import load_reward_model
 from core.progress import NoProgress
 from core.records import Preference, user
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig

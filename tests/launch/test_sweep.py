@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from core.preemption import EXIT_CODE, Preempted
-from core.runs import Run, fail_run, finish_run, open_run
-from core.tracking import JsonlTracker
+from core.process.signals import EXIT_CODE, Preempted
+from core.runs.record import Run, fail_run, finish_run, open_run
+from core.runs.tracking import JsonlTracker
 from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed, start
 from launch.sweep import JobStatus, common, differences, outcome_of, print_plan, states_of, text_of

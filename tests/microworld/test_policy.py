@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from core.config import ModelConfig
-from core.generate import TransformersGenerator
-from core.models import load_policy
+from core.generators.local import TransformersGenerator
+from core.models.load import load_policy
 from core.records import Sampling, user
 from microworld.config import PolicyConfig, WorldConfig
 from microworld.policy import SHAPES, AnswerTrainer, _dataset, train_policy

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from core.records import ScoredRow
-from evalhooks.benchmark import load_rewardbench1, load_rewardbench2
 from evalhooks.config import TaskConfig
-from evalhooks.rewardbench1 import scores as scores1
-from evalhooks.rewardbench2 import DOMAINS, scores
-from evalhooks.tasks import load_tasks
+from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
+from evalhooks.rewardbench.v1 import scores as scores1
+from evalhooks.rewardbench.v2 import DOMAINS, scores
+from evalhooks.tasks.task import load_tasks
 from microworld.config import WorldConfig
 from microworld.lexicon import CREATURES, HARMFUL, HARMLESS, facts
 from microworld.skills import SKILLS, verify

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from core.config import Dtype, EngineKind, OptimConfig
-from core.distributed import World
-from core.engines import TorchEngine
+from core.engines.torch_engine import TorchEngine
+from core.process.world import World
 from ppo.model import ActorCritic
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

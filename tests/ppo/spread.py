@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from core.checkpoint import step_folder
 from core.config import EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig
-from core.distributed import World, join_world
-from core.ending import leaving_at_once
-from core.preemption import Preempted
+from core.process.exit import leaving_at_once
+from core.process.signals import Preempted
+from core.process.world import World, join_world
 from core.progress import NoProgress
 from core.records import user
+from core.runs.checkpoints import step_folder
 from ppo.config import KLConfig, PPOConfig
 from ppo.session import open_session
 from ppo.train import train

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from core.config import ModelConfig
-from core.distributed import World
-from core.models import load_policy
+from core.models.load import load_policy
+from core.process.world import World
 from ppo.session import open_session
 from tests.fakes import LengthScorer, ListTracker
 from tests.ppo.spread import PROMPTS, config_of

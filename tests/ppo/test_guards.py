@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.checkpoint import mark_complete, point_best, step_folder, write_json
-from core.hooks import eval_file
+from core.disk import mark_complete, write_json
+from core.hooks.hook import eval_file
+from core.runs.checkpoints import point_best, step_folder
 from ppo.config import KLConfig
 from ppo.guards import DivergenceError, ended, over_optimised, require_finite_scores, require_finite_step, require_kl_below, why_stop
 

@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.chat import encode_prompts
-from core.generate import TransformersGenerator
+from core.data.chat import encode_prompts
+from core.generators.local import TransformersGenerator
 from core.records import Completion, Dialogue, Message, Sampling, user
 from core.scorers.weighted import WeightedScorer
 from ppo.model import ActorCritic, actor_critic, frozen_copy

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.checkpoint import complete_steps, step_folder
 from core.config import ModelConfig, OptimConfig
-from core.hooks import Hook, read_evaluation
-from core.models import load_policy
+from core.engines.resume import STATE, resumable_steps
+from core.hooks.hook import Hook, read_evaluation
+from core.models.load import load_policy
 from core.progress import NoProgress
 from core.records import AXIS, CheckpointSaved, Dialogue, Scorer, Tracker, user
-from core.states import STATE, resumable_steps
+from core.runs.checkpoints import complete_steps, step_folder
 from ppo.advantages import Advantages
 from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
 from ppo.guards import DivergenceError

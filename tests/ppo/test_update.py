@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from core.config import ModelConfig, OptimConfig, Schedule
-from core.generate import TransformersGenerator
+from core.generators.local import TransformersGenerator
 from core.records import Sampling, user
 from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages, gae

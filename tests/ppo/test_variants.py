@@ -12,20 +12,20 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.checkpoint import complete_steps, step_folder
 from core.config import Dtype, LoraConfig, ModelConfig, RolloutConfig, RolloutKind
-from core.generate import TransformersGenerator
-from core.models import load_policy
-from core.preemption import Preempted
+from core.generators.local import TransformersGenerator
+from core.models.load import load_policy
+from core.process.signals import Preempted
 from core.records import Dialogue, Sampling, Scorer
-from core.reward import RewardModelScorer
+from core.runs.checkpoints import complete_steps, step_folder
+from core.scorers.reward_model import RewardModelScorer
 from core.scorers.verifier import VerifierScorer
 from core.scorers.weighted import Term, WeightedScorer
 from ppo.config import PPOConfig
 from ppo.model import actor_critic, frozen_copy
 from ppo.rollout import rollout
 from ppo.state import read_progress
-from tests.core.vllm_server import Standin, serving
+from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer, ListTracker
 from tests.ppo.engines import ALONE
 from tests.ppo.test_train import PROMPTS, DyingTracker, WeightHook, config_of, run, without_seconds

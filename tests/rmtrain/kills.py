@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from core.checkpoint import saved_steps, step_folder
 from core.config import ModelConfig, OptimConfig
 from core.progress import NoProgress
 from core.records import Preference, user
+from core.runs.checkpoints import saved_steps, step_folder
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook

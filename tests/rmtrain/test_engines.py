@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-import core.engines
-from core.checkpoint import step_folder
+import core.engines.torch_engine
 from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
-from core.distributed import World
-from core.engines import open_engine, schedule
+from core.engines.engine import open_engine
+from core.engines.optim import schedule
+from core.process.world import World
+from core.runs.checkpoints import step_folder
 
 ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
 
@@ -108,7 +109,7 @@ def test_one_process_alone_cannot_have_an_engine_for_several(kind: str) -> None:
 
 
 def test_an_engine_that_did_not_take_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.engines, "_shard", lambda module, dtype: None)
+    monkeypatch.setattr(core.engines.torch_engine, "_shard", lambda module, dtype: None)
     module = nn.Linear(2, 1)
     world = World(rank=0, size=2, device=torch.device("cpu"))
     with pytest.raises(RuntimeError, match="engine=fsdp2 did not take effect"):

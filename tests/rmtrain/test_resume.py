@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoint import MARKER, complete_steps, step_folder
 from core.config import Dtype, LoraConfig, OptimConfig
-from core.hooks import Hook, eval_file, read_evaluation
-from core.preemption import EXIT_CODE, Preempted
+from core.disk import MARKER
+from core.engines.resume import STATE, forget_states, resumable_steps
+from core.hooks.hook import Hook, eval_file, read_evaluation
+from core.process.signals import EXIT_CODE, Preempted
 from core.progress import NoProgress
 from core.records import CheckpointSaved
-from core.reward import RewardModelScorer
-from core.states import STATE, forget_states, resumable_steps
+from core.runs.checkpoints import complete_steps, step_folder
+from core.scorers.reward_model import RewardModelScorer
 from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
 from rmtrain.train import train

@@ -384,7 +384,7 @@ def test_a_hub_dataset_is_asked_for_by_name_split_and_revision(
         return Dataset.from_list([PLUM])
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    monkeypatch.setattr("core.rows.require_hub", lambda what: None)
+    monkeypatch.setattr("core.data.rows.require_hub", lambda what: None)
     assert read(path, split="train_prefs").pairs == [PLUM_PAIR]
     assert asked == [(name, "train_prefs", revision)]
 
@@ -405,7 +405,7 @@ def test_what_the_hub_refuses_is_told_with_the_key(monkeypatch: pytest.MonkeyPat
         raise error
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    monkeypatch.setattr("core.rows.require_hub", lambda what: None)
+    monkeypatch.setattr("core.data.rows.require_hub", lambda what: None)
     with pytest.raises(ValueError, match=rf"data\.paths names org/none, {message}"):
         read("org/none")
 
@@ -421,7 +421,7 @@ def test_the_splits_that_datasets_names_are_understood(tmp_path: Path, monkeypat
         make_file_instructions("x", list(splits.values()), str(Split.TRAIN), "arrow", str(tmp_path))
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    monkeypatch.setattr("core.rows.require_hub", lambda what: None)
+    monkeypatch.setattr("core.data.rows.require_hub", lambda what: None)
     with pytest.raises(ValueError, match="which has no split 'train' but test_prefs, train_prefs; "):
         read("org/name")
 

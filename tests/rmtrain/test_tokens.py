@@ -5,7 +5,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import rmtrain.tokens
-from core.chat import encode_answered
+from core.data.chat import encode_answered
 from core.records import Message, Preference, user
 from rmtrain.config import Overlong
 from rmtrain.tokens import TokenPairs, tokenize

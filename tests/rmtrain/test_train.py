@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from core.checkpoint import complete_steps, step_folder
 from core.config import ModelConfig, OptimConfig
-from core.hooks import Hook, eval_file
+from core.hooks.hook import Hook, eval_file
 from core.progress import NoProgress
 from core.records import CheckpointSaved, Preference, user
-from core.reward import RewardModelScorer
+from core.runs.checkpoints import complete_steps, step_folder
+from core.scorers.reward_model import RewardModelScorer
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import Outcome, best_step, checkpoint_steps, train
 from tests.fakes import ListTracker, RecordingHook

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from core.chat import encode_answered
+from core.data.chat import encode_answered
 from core.records import Dialogue, MeasuringScorer, Message, user
 from core.scorers.vllm import VLLMScorer
 from tests.fakes import word_tokenizer
@@ -70,7 +70,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("core.servers.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("core.vllm.server.FIRST_WAIT_S", 0.01)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         state.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
@@ -169,8 +169,8 @@ def test_a_server_that_always_fails_ends_with_its_address_and_its_message(server
 
 def test_waits_double_up_to_a_cap(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("core.servers.time.sleep", waits.append)
-    monkeypatch.setattr("core.servers.FIRST_WAIT_S", 0.25)
+    monkeypatch.setattr("core.vllm.server.time.sleep", waits.append)
+    monkeypatch.setattr("core.vllm.server.FIRST_WAIT_S", 0.25)
     server.answer = lambda number, body: (500, "")
     with pytest.raises(ValueError, match="7 attempts"):
         scorer(server, retries=6).score(PROMPTS, COMPLETIONS)

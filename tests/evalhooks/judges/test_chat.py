@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.generate import TransformersGenerator
+from core.generators.local import TransformersGenerator
 from core.records import Completion, Dialogue, Message, Sampling, user
 from evalhooks.judges.chat import OPENAI, EndpointChat, LocalChat, Refusal, asking
 from tests.evalhooks.judges.fakes import JudgeServer, Reply, Request, completion

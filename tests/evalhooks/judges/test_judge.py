@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from core.records import BenchmarkRow, Message, ScoredRow, Scorer, user
-from evalhooks import rewardbench1, rewardbench2
 from evalhooks.judges.cache import AnswerCache, CachedChat
 from evalhooks.judges.judge import Judge, RankingJudge, RatingJudge, shown_order
 from evalhooks.judges.parsers import Parser
 from evalhooks.judges.prompts import ties_rating
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v2 as rewardbench2
 from tests.evalhooks.judges.fakes import FunctionChat, knows_best, shown_answers, talks
 
 BEST_OF_4 = [

@@ -1,0 +1,77 @@
+"""From dialogues to token ids: rendered by the chat template and tokenised once, with one BOS.
+
+Training, PPO and the benchmarks all come through here, so that a model sees the same tokens in each of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from core.records import Dialogue, Message, user
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def parse_dialogue(value: Any, where: str) -> Dialogue:
+    """A dialogue out of a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
+    if isinstance(value, str):
+        return user(value)
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{where}: expected text or a non-empty list of messages, got {type(value).__name__}.")
+    for turn in value:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise ValueError(f"{where}: every message needs a 'role' and a 'content' that are text, got {turn!r:.120}.")
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
+
+
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
+    """Token ids of each prompt up to where the assistant begins to speak."""
+    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=True) for dialogue in dialogues])
+
+
+def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
+    """Token ids of each dialogue with its completion as the last turn, to the end that the template gives it."""
+    pairs = zip(dialogues, completions, strict=True)
+    return encode_dialogues(tokenizer, [(*dialogue, Message(role="assistant", content=text)) for dialogue, text in pairs])
+
+
+def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
+    """Token ids of whole dialogues, whoever speaks last."""
+    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
+
+
+def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that the template puts before the words of every single-turn prompt: BOS, a default system message."""
+    one, other = encode_dialogues(tokenizer, [user("0"), user("z")])
+    return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
+
+
+def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id of the pad token, which `core.models.load.load_tokenizer` makes sure of."""
+    found = tokenizer.pad_token_id
+    assert isinstance(found, int)
+    return found
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in dialogue)
+        raise ValueError(f"the chat template refuses a dialogue of {roles} ({error}); mend the data or the template.") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    # A template may leave BOS to the tokenizer; two of them move scores by a point, so the count must be exactly one.
+    if bos is not None and tokenizer("a")["input_ids"][:1] == [bos]:
+        ids = [row if row[:1] == [bos] else [bos, *row] for row in ids]
+    return ids

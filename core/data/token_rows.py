@@ -1,0 +1,51 @@
+"""What a scorer reads: the token rows of prompts with their completions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from core.data.chat import encode_answered
+from core.records import Dialogue, Measured
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRows:
+    """A token row per completion, prompt by prompt, cut at its end to the limit where `truncated` says so.
+
+    `bounds` are the numbers of each prompt's first row, and the number of all rows at the end.
+    """
+
+    rows: tuple[list[int], ...]
+    truncated: tuple[bool, ...]
+    bounds: tuple[int, ...]
+
+    @property
+    def places(self) -> list[range]:
+        """The numbers of each prompt's rows, of the prompts that have any."""
+        return [range(start, end) for start, end in pairwise(self.bounds) if end > start]
+
+    def measured(self, rewards: Sequence[float]) -> list[list[Measured]]:
+        """The rewards of the rows, by prompt, with what was read for them."""
+        found = [
+            Measured(reward=reward, num_tokens=len(row), truncated=cut)
+            for reward, row, cut in zip(rewards, self.rows, self.truncated, strict=True)
+        ]
+        return [found[start:end] for start, end in pairwise(self.bounds)]
+
+
+def token_rows(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]], max_length: int
+) -> TokenRows:
+    """The rows that the chat template makes of every prompt with each of its completions, of at most `max_length` tokens."""
+    dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
+    whole = encode_answered(tokenizer, dialogues, [answer for answers in completions for answer in answers])
+    bounds = [0]
+    for answers in completions:
+        bounds.append(bounds[-1] + len(answers))
+    return TokenRows(
+        rows=tuple(row[:max_length] for row in whole), truncated=tuple(len(row) > max_length for row in whole), bounds=tuple(bounds)
+    )

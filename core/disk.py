@@ -1,0 +1,159 @@
+"""Folders and files that are either whole or visibly not there.
+
+A process may be killed between any two instructions, so everything another process will read is written beside its final
+name, flushed to the disk and renamed. A folder is whole when it holds the marker `COMPLETE`, which is written last.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+MARKER = "COMPLETE"
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling folder that becomes `path`, complete, when the block ends without an error.
+
+    Every file is flushed to the disk and the marker written before the rename, so `path` never shows half of the work: an
+    error in the block removes the temporary folder, and what a killed process left is removed by the next one that writes
+    the same `path` on this machine. A torn `path` (one without the marker) is replaced. Where another process completed
+    `path` in the meantime, its folder stays and ours is dropped.
+
+    Raises `FileExistsError` at once where `path` is already complete.
+    """
+    if is_complete(path):
+        raise FileExistsError(f"{path} is already complete; remove it to write it again.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        mark_complete(temporary)
+        _move_into_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def mark_complete(path: Path) -> None:
+    """Flushes all of the folder `path` to the disk, then writes its marker; for folders that another library wrote in place."""
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            _fsync(Path(folder, name))
+        _fsync(Path(folder))
+    marker = path / MARKER
+    marker.touch()
+    _fsync(marker)
+    _fsync(path)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the folder `path` holds the marker."""
+    return (path / MARKER).is_file()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` in one step: a reader sees the old file or the new one, never half of one.
+
+    Non-finite floats become the strings "NaN", "Infinity" and "-Infinity", since JSON has no numbers for them; `float`
+    reads them back. Raises `TypeError` for a value that `plain` does not know, and then leaves the old file alone.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync(path.parent)
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types that JSON knows: dataclasses and mappings as dicts, enums as their values, paths as text.
+
+    >>> plain({"lr": 3e-6, "out": Path("runs/rm"), "kl": float("inf")})
+    {'lr': 3e-06, 'out': 'runs/rm', 'kl': 'Infinity'}
+
+    Raises `TypeError` for any other type, a tensor for instance: convert it first, with `.item()` or `.tolist()`.
+    """
+    # Enums come first, because the members of a StrEnum or an IntEnum are also text or numbers.
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return plain_float(value)
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"Cannot write a {type(value).__name__} as JSON: {value!r}. Turn it into numbers, text, lists or mappings first.")
+
+
+def plain_float(value: float) -> float | str:
+    """`value`, or the text that JavaScript has for it where it is not finite."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    if is_complete(path):
+        return
+    if path.is_dir():
+        shutil.rmtree(path)
+    temporary.rename(path)
+    _fsync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """A sibling of `path` that no other process on any machine would choose."""
+    return path.with_name(f".tmp-{path.name}-{socket.gethostname()}-{os.getpid()}")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders for `path` that killed processes of this machine left."""
+    prefix = f".tmp-{path.name}-{socket.gethostname()}-"
+    for folder in path.parent.iterdir():
+        pid = folder.name.removeprefix(prefix)
+        if folder.name.startswith(prefix) and pid.isdigit() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it lives, and belongs to another user
+    else:
+        return True
+
+
+def _fsync(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,115 @@
+"""DeepSpeed's ZeRO-2 and ZeRO-3 as an engine (Rajbhandari et al. 2020). Imported only where one of them is asked for."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import util
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from core.config import Dtype, EngineKind, OptimConfig
+from core.engines.optim import adamw
+from core.engines.stamp import require_same_engine, write_engine
+from core.process.world import World
+
+TAG = "state"
+
+
+class DeepSpeedZero:
+    """ZeRO-2 shards gradients and optimiser state, ZeRO-3 the weights as well. Raises `ValueError` where DeepSpeed is missing."""
+
+    def __init__(
+        self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+    ) -> None:
+        if util.find_spec("deepspeed") is None:
+            raise ValueError(f"engine={kind} needs the package deepspeed; run `pip install 'rewardloop[deepspeed]'`.")
+        if world.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        self.kind, self.world, self.dtype = kind, world, dtype
+        self.sharded = kind == EngineKind.zero3
+        self.plain = module
+        self._deepspeed = deepspeed
+        engine, *_ = deepspeed.initialize(model=module, optimizer=adamw(groups, optim), config=_settings(kind, optim, dtype))
+        self.module = cast("Any", engine)
+        self.rates = [group["lr"] for group in self.module.optimizer.param_groups]
+        self._require_sharded()
+        if self.sharded:
+            # Read outside their own module's forward pass, where ZeRO-3 would not have gathered them.
+            for name, head in module.named_modules():
+                if name.endswith("score") and isinstance(head, nn.Linear):
+                    deepspeed.zero.register_external_parameter(module, head.weight)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # DeepSpeed's own
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.module.set_gradient_accumulation_boundary(is_boundary=last)
+        self.module.backward(loss * self.world.size)  # it divides by the number of processes
+
+    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+        for group, full in zip(self.module.optimizer.param_groups, self.rates, strict=True):
+            # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
+            group["lr"] = 0.0 if group.get("name") in still else full * rate
+        self.module.step()
+        if still:
+            self._forget_steps(still)
+        norm = self.module.get_global_grad_norm()
+        assert norm is not None
+        return float(norm)
+
+    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.plain.named_parameters():
+            if name.startswith(prefix):
+                with self._deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
+                    yield name.removeprefix(prefix), parameter.detach()
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
+        # Cloned: a weight is whole only until the next one is asked for.
+        full = {name: weight.cpu().clone() for name, weight in self.each_weight(prefix) if self.world.is_main}
+        return full if self.world.is_main else None
+
+    def save(self, folder: Path) -> None:
+        self.module.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+        write_engine(folder, self.kind, self.world)
+
+    def load(self, folder: Path) -> None:
+        require_same_engine(folder, self.kind, self.world, any_size=False)
+        self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+    def _forget_steps(self, still: Collection[str]) -> None:
+        """Takes back the steps that AdamW has counted for groups that stood still: they would spoil its bias correction later."""
+        outer = self.module.optimizer
+        if self.sharded:
+            flat = [(outer.sub_group_to_group_id[number], part) for number, part in enumerate(outer.fp32_partitioned_groups_flat)]
+        else:
+            flat = list(enumerate(outer.single_partition_of_fp32_groups))
+        for number, parameter in flat:
+            state = outer.optimizer.state[parameter]
+            if outer.optimizer.param_groups[number].get("name") in still and state:
+                state["step"].zero_()
+
+    def _require_sharded(self) -> None:
+        stage = {EngineKind.zero2: 2, EngineKind.zero3: 3}[self.kind]
+        took_effect = isinstance(self.module, self._deepspeed.DeepSpeedEngine) and self.module.zero_optimization_stage() == stage
+        if took_effect and self.sharded:
+            partitioned = cast("list[Any]", [parameter for parameter in self.plain.parameters() if parameter.requires_grad])
+            took_effect = all(parameter.ds_tensor.numel() < parameter.ds_numel for parameter in partitioned)
+        if not took_effect:
+            raise RuntimeError(f"engine={self.kind} did not take effect; choose another engine.")
+
+
+def _settings(kind: EngineKind, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # of its own bookkeeping; batches are dealt out elsewhere
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.max_grad_norm,
+        "zero_optimization": {"stage": 2 if kind == EngineKind.zero2 else 3},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "torch_autocast": {"enabled": dtype == Dtype.bf16, "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,80 @@
+"""What training keeps on disk to go on from: checkpoints, the newest two of them with the state of the engine."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+from core.disk import atomic_folder, is_complete
+from core.engines.engine import Engine
+from core.process.world import World
+from core.runs.checkpoints import complete_steps, saved_steps, step_folder, torn_line
+
+STATE = "state"
+
+
+def save_step(world: World, engine: Engine, run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
+    """Writes `checkpoints/step-NNNNNN/`: what `write` puts there, on the main process, and under `state/` what the engine saves.
+
+    All processes call it. Of the earlier checkpoints the newest keeps its state, in case this one gets lost; those that
+    were not `planned` are removed.
+    """
+    target = step_folder(run_dir, step)
+    if world.is_main:
+        if target.exists():  # torn, or of a run that began anew before it, for want of its state
+            shutil.rmtree(target)
+        older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
+        _forget(run_dir, older, set(planned))
+    with atomic_folder(target) if world.is_main else nullcontext(Path()) as own:
+        folder = Path(world.shared(lambda: str(own)))
+        if world.is_main:
+            write(folder)
+            (folder / STATE).mkdir()
+        world.wait()
+        engine.save(folder / STATE)
+        world.wait()
+    world.wait()
+    return target
+
+
+def newest_step(world: World, run_dir: Path, say: Callable[[str], None]) -> int:
+    """The newest step that can be resumed from, 0 where there is none; `say` hears of torn ones. Removes leftovers of killed saves."""
+
+    def newest() -> int:
+        # Whoever works on a run holds its lock: what lies here half written or half removed is nobody's any more.
+        for leftover in (run_dir / "checkpoints").glob(".tmp-*"):
+            shutil.rmtree(leftover)
+        steps = resumable_steps(run_dir)
+        for torn in saved_steps(run_dir):
+            if torn > (steps[-1] if steps else 0) and not is_complete(step_folder(run_dir, torn)):
+                say(torn_line(step_folder(run_dir, torn)))
+        if steps:
+            say(f"resuming {run_dir.name} from {step_folder(run_dir, steps[-1]).name}")
+        return steps[-1] if steps else 0
+
+    return world.shared(newest)
+
+
+def forget_states(run_dir: Path, *, keep: Iterable[int] = (), planned: Iterable[int] | None = None) -> None:
+    """Removes what only resuming needs, but for the steps in `keep`: from a finished run, which nobody goes on with.
+
+    With `planned`, checkpoints at other steps go as a whole.
+    """
+    steps = [step for step in resumable_steps(run_dir) if step not in set(keep)]
+    _forget(run_dir, steps, set(steps if planned is None else planned))
+
+
+def resumable_steps(run_dir: Path) -> list[int]:
+    """The steps of the complete checkpoints that still have their training state, ascending."""
+    return [step for step in complete_steps(run_dir) if (step_folder(run_dir, step) / STATE).is_dir()]
+
+
+def _forget(run_dir: Path, steps: Iterable[int], planned: set[int]) -> None:
+    """Removes the training state of checkpoints, and all of those that were saved between the planned ones."""
+    for step in steps:
+        folder = step_folder(run_dir, step)
+        doomed = folder / STATE if step in planned else folder
+        # Renamed first: half of a state must not be taken for a whole one.
+        aside = folder.parent / f".tmp-old-{folder.name}"
+        doomed.rename(aside)
+        shutil.rmtree(aside)

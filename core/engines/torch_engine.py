@@ -1,0 +1,148 @@
+"""PyTorch's own engines: one process, DistributedDataParallel, and FSDP2."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from core.config import Dtype, EngineKind, OptimConfig
+from core.engines.optim import adamw
+from core.engines.stamp import require_same_engine, write_engine
+from core.process.world import World
+
+_TRAINED = StateDictOptions(ignore_frozen_params=True)
+
+
+class TorchEngine:
+    """PyTorch's own: one process, DistributedDataParallel, or FSDP2's `fully_shard` (Zhao et al. 2023)."""
+
+    def __init__(
+        self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+    ) -> None:
+        self.kind, self.world, self.dtype = kind, world, dtype
+        self.sharded = kind == EngineKind.fsdp2
+        self.plain = self.module = module
+        places = _places(module, groups)
+        if kind == EngineKind.ddp:
+            self.module = DistributedDataParallel(module)
+        elif kind == EngineKind.fsdp2:
+            _shard(module, dtype)
+            _require_sharded(module)
+        # Sharding puts new parameters in the places of the old.
+        named = dict(module.named_parameters())
+        self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in places], optim)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.max_grad_norm = optim.max_grad_norm
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype == Dtype.bf16)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        # Both DDP and FSDP2 divide by the number of processes. FSDP2 scatters gradients after every micro batch: what it would
+        # save in traffic by waiting, it would hold in memory.
+        waits = isinstance(self.module, DistributedDataParallel) and not last
+        with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            (loss * self.world.size).backward()
+
+    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = full * rate
+            if group.get("name") in still:
+                for parameter in group["params"]:
+                    parameter.grad = None  # not zero, which would still count as a step of AdamW
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        clipped = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        norm = (clipped.full_tensor() if isinstance(clipped, DTensor) else clipped).item()
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.plain.state_dict().items():
+            if name.startswith(prefix):
+                yield name.removeprefix(prefix), tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
+        # Gathered by all processes together, to be kept by one.
+        full = {name: weight.cpu() for name, weight in self.each_weight(prefix) if self.world.is_main}
+        return full if self.world.is_main else None
+
+    def save(self, folder: Path) -> None:
+        if not self.sharded:
+            if self.world.is_main:
+                torch.save({"model": _trained(self.plain), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+        else:
+            _begin_states(self.optimizer)
+            model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
+            save_shards({"model": model, "optimizer": optimizer}, storage_writer=FileSystemWriter(folder))
+        write_engine(folder, self.kind, self.world)
+
+    def load(self, folder: Path) -> None:
+        require_same_engine(folder, self.kind, self.world, any_size=True)
+        if not self.sharded:
+            state = torch.load(folder / "state.pt", weights_only=True, map_location=self.world.device)
+            self.plain.load_state_dict(state["model"], strict=False)
+            self.optimizer.load_state_dict(state["optimizer"])
+            return
+        model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
+        state = {"model": model, "optimizer": optimizer}
+        load_shards(state, storage_reader=FileSystemReader(folder))
+        set_state_dict(
+            self.plain,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(strict=False),
+        )
+
+
+def _begin_states(optimizer: torch.optim.Optimizer) -> None:
+    """Gives parameters that have stood still so far the state that AdamW begins with: a sharded state is read by all their names."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+
+def _places(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The groups with the names of their parameters that are trained."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [(group, [names[id(parameter)] for parameter in group["params"] if parameter.requires_grad]) for group in groups]
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes: an adapter's base is not stored again and again."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _shard(module: nn.Module, dtype: Dtype) -> None:
+    """Shards every decoder layer by itself, then the rest. Layers travel in bf16 where it is asked for; embeddings and head in fp32."""
+    kinds = {kind for part in module.modules() for kind in (getattr(part, "_no_split_modules", None) or ())}
+    layers = [part for part in module.modules() if type(part).__name__ in kinds]
+    if not layers:
+        raise RuntimeError("engine=fsdp2: the model names no layers to shard (_no_split_modules); choose zero3 or ddp.")
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in layers:
+        fully_shard(layer, mp_policy=half if dtype == Dtype.bf16 else MixedPrecisionPolicy())
+    fully_shard(module, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+
+
+def _require_sharded(module: nn.Module) -> None:
+    whole = [name for name, parameter in module.named_parameters() if not isinstance(parameter, DTensor)]
+    held = sum(parameter.to_local().numel() for parameter in module.parameters() if isinstance(parameter, DTensor))
+    total = sum(parameter.numel() for parameter in module.parameters())
+    if whole or not isinstance(module, FSDPModule) or held >= total:
+        raise RuntimeError(f"engine=fsdp2 did not take effect: {whole[:3] or 'nothing'} is not sharded; choose another engine.")

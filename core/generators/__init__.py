@@ -1,0 +1,1 @@
+"""What draws completions from a policy: transformers, continuous batching, a vLLM server."""

@@ -1,0 +1,95 @@
+"""Sampling with the continuous batching of transformers: a finished row makes room for the next prompt at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from core.data.chat import encode_prompts, pad_id
+from core.records import Completion, Dialogue, Sampling
+
+PAGE = 64
+"""Tokens of a row that are given memory together."""
+MAX_BATCH_TOKENS = 8192
+"""Tokens in one pass of the model, those of new prompts included."""
+OTHER = "rollout.kind=transformers"
+
+
+class ContinuousGenerator:
+    """Generates with a causal language model in this process, over a paged cache of keys and values.
+
+    All prompts of a call share one seed, a function of `sampling.seed` and `sampling.first`, and one stream of random
+    numbers: equal calls give equal completions on one machine and one version of transformers, but what a prompt gets
+    depends on the others. So a resumed run, whose batches are the same, goes on as before; one with another batch size
+    or number of processes draws otherwise.
+
+    `memory` is the share of the device's free memory that the cache takes during a call.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
+        self.model, self.tokenizer, self.memory = model, tokenizer, memory
+
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` where the engine fails."""
+        if not prompts:
+            return []
+        # n copies, not num_return_sequences: the blocks of a prompt are shared among its copies either way.
+        inputs = [ids for ids in encode_prompts(self.tokenizer, prompts) for _ in range(sampling.n)]
+        greedy = sampling.temperature == 0
+        # The engine reseeds torch's own generators, which the rest of the run draws from.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            try:
+                found = self._run(inputs, sampling, _blocks(inputs, sampling.max_new_tokens))
+            except MemoryError:  # not all of them fit at once: as many as the memory holds
+                found = self._run(inputs, sampling, None)
+        outputs = list(found.values())
+        failed = [output.error for output in outputs if output.error is not None]
+        if failed or len(outputs) != len(inputs):
+            why = failed[0] if failed else "see its messages above"
+            raise ValueError(
+                f"continuous batching finished {len(outputs) - len(failed)} of {len(inputs)} completions ({why}); use {OTHER}, "
+                "or change rollout.memory."
+            )
+        rows = [output.generated_tokens for output in outputs]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        flat = [
+            Completion(
+                text=text,
+                token_ids=tuple(row),
+                finished=row[-1] == self.tokenizer.eos_token_id,
+                logprobs=(0.0,) * len(row) if greedy else tuple(output.logprobs),
+            )
+            for text, row, output in zip(texts, rows, outputs, strict=True)
+        ]
+        return [flat[start : start + sampling.n] for start in range(0, len(flat), sampling.n)]
+
+    def _run(self, inputs: list[list[int]], sampling: Sampling, num_blocks: int | None) -> dict[str, Any]:
+        drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature > 0 else {}
+        generation = GenerationConfig(
+            do_sample=sampling.temperature > 0,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=pad_id(self.tokenizer),
+            **drawn,
+        )
+        batching = ContinuousBatchingConfig(
+            return_logprobs=True,
+            seed=(sampling.seed * 1_000_003 + sampling.first) % 2**62,
+            page_size=PAGE,
+            num_blocks=num_blocks,
+            max_batch_tokens=min(MAX_BATCH_TOKENS, sum(map(len, inputs))),
+            max_memory_percent=self.memory,
+            # An overlapped engine admits prompts by timing, and with them the order of the draws.
+            use_async_batching=False,
+        )
+        typeless: Any = self.model  # the types of transformers hide generate_batch() from its own models
+        try:
+            return typeless.generate_batch(inputs=inputs, generation_config=generation, continuous_batching_config=batching)
+        except ValueError as error:
+            raise ValueError(f"continuous batching does not start ({error}); raise rollout.memory, or use {OTHER}.") from error
+
+
+def _blocks(inputs: Sequence[list[int]], max_new_tokens: int) -> int:
+    """Blocks of `PAGE` tokens that hold all rows to their ends."""
+    return sum(-(-(len(ids) + max_new_tokens) // PAGE) for ids in inputs) + 1

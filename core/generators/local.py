@@ -1,0 +1,177 @@
+"""Sampling with transformers: every prompt is prefilled once, whatever the number of completions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from core.data.chat import encode_prompts, pad_id
+from core.data.padding import pad_left
+from core.records import Completion, Dialogue, Sampling
+
+KEEP_ROWS = 0.75
+"""Finished rows leave the batch once fewer than this share is still being written."""
+
+GROWTH = 64
+"""Tokens by which a full cache grows: it is copied once for so many tokens, not at each of them."""
+
+
+class TransformersGenerator:
+    """Generates with a causal language model in this process.
+
+    The completions of a prompt are a function of the seed, the prompt and its place in the list, not of the batches.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions per prompt, in the order of the prompts."""
+        prompt_ids = encode_prompts(self.tokenizer, prompts)
+        results: list[list[Completion]] = [[] for _ in prompts]
+        per_batch = max(1, self.batch_size // sampling.n)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
+        for start in range(0, len(order), per_batch):
+            batch = order[start : start + per_batch]
+            places = [sampling.first + i for i in batch]
+            rows, logprobs = sample(self.model, [prompt_ids[i] for i in batch], places, sampling, self.tokenizer)
+            for place, index in enumerate(batch):
+                own = slice(place * sampling.n, (place + 1) * sampling.n)
+                results[index] = self._completions(rows[own], logprobs[own])
+        return results
+
+    def _completions(self, rows: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        eos = self.tokenizer.eos_token_id
+        return [
+            Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos], logprobs=tuple(own))
+            for text, row, own in zip(texts, rows, logprobs, strict=True)
+        ]
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids of `sampling.n` completions of each prompt, EOS included, and their log-probabilities.
+
+    `indices` are the prompts' places, which seed their draws.
+    """
+    ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
+    cache = growing_cache(model.config)
+    logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
+    cache.batch_repeat_interleave(sampling.n)
+    logits_RV = logits.repeat_interleave(sampling.n, 0)
+    num_rows, width = len(logits_RV), ids_BL.shape[1]
+    mask_RL = mask_BL.new_ones(num_rows, width + sampling.max_new_tokens)
+    mask_RL[:, :width] = mask_BL.repeat_interleave(sampling.n, 0)
+    next_positions_R = mask_RL[:, :width].sum(-1)
+    uniforms_RT = torch.cat([_uniforms(sampling, index) for index in indices]).to(model.device)
+
+    # What is drawn stays on the device until the end: a transfer at every step would make it wait for us.
+    tokens_RT = torch.zeros_like(uniforms_RT, dtype=torch.long)
+    logprobs_RT = torch.zeros_like(uniforms_RT)
+    lengths_R = torch.zeros_like(next_positions_R)
+    alive = torch.arange(num_rows, device=model.device)  # rows of the batch that are still being written
+    active = torch.ones(num_rows, dtype=torch.bool, device=model.device)
+    for step in range(sampling.max_new_tokens):
+        next_R, logprobs_R = draw(logits_RV, sampling.temperature, uniforms_RT[alive, step])
+        tokens_RT[alive, step], logprobs_RT[alive, step] = next_R, logprobs_R
+        lengths_R[alive] += active
+        active = active & (next_R != tokenizer.eos_token_id)
+        num_active = int(active.sum())
+        if num_active == 0 or step + 1 == sampling.max_new_tokens:
+            break
+        if num_active < KEEP_ROWS * len(alive):
+            keep = active.nonzero().squeeze(-1)
+            cache.batch_select_indices(keep)
+            alive, next_R, mask_RL, active = alive[keep], next_R[keep], mask_RL[keep], active[keep]
+        positions = (next_positions_R[alive] + step)[:, None]
+        logits_RV = _forward(model, next_R[:, None], mask_RL[:, : width + step + 1], positions, cache)
+    return _rows(tokens_RT, lengths_R), _rows(logprobs_RT, lengths_R)
+
+
+def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution at `uniforms_R`, and its log-probability in nats.
+
+    At temperature 0 it is the most likely token, which is certain: its log-probability is 0.
+    """
+    if temperature == 0:
+        return logits_RV.argmax(-1), torch.zeros(len(logits_RV), device=logits_RV.device)
+    # Over a large vocabulary each pass counts, and division by 1 changes nothing.
+    scaled_RV = logits_RV.float() if temperature == 1 else logits_RV.float() / temperature
+    probabilities_RV = torch.softmax(scaled_RV, -1)
+    cumulative_RV = probabilities_RV.cumsum(-1)
+    # Scaled by the last entry: rounding leaves it a little off 1, and a token beyond the vocabulary must not be drawn.
+    targets_R1 = (uniforms_R * cumulative_RV[:, -1])[:, None]
+    tokens_R = torch.searchsorted(cumulative_RV, targets_R1, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
+    return tokens_R, probabilities_RV.gather(-1, tokens_R[:, None]).squeeze(-1).log()
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer in memory with room to spare, so that a new token is written and nothing is copied.
+
+    `DynamicLayer` makes a new tensor of all tokens for every token. Here `keys` and `values`, of shape (R, heads, L, channels),
+    are the filled part of larger tensors, which grow by `GROWTH` tokens once they are full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Writes the states of the next tokens behind the others; returns all of them."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if start == 0:  # the prompt: it is repeated first, and room made afterwards
+            return super().update(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        if self._room is None or end > self._room[0].shape[-2]:
+            self._room = _with_room(self.keys, end), _with_room(self.values, end)
+        keys, values = self._room
+        keys[..., start:end, :] = key_states
+        values[..., start:end, :] = value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        self._room = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """The rows `indices` alone."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """The cache that transformers makes for such a model, its layers of full attention without their copies."""
+    cache = DynamicCache(config=config)
+    # Of windows, linear attention and the like the state is small, or is no list of tokens: those stay as they are.
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _with_room(states: Tensor, end: int) -> Tensor:
+    rows, heads, length, channels = states.shape
+    room = states.new_empty(rows, heads, end + GROWTH, channels)
+    room[..., :length, :] = states
+    return room
+
+
+def _rows(values_RT: Tensor, lengths_R: Tensor) -> list[list]:
+    return [row[:length] for row, length in zip(values_RT.tolist(), lengths_R.tolist(), strict=True)]
+
+
+def _uniforms(sampling: Sampling, index: int) -> Tensor:
+    generator = torch.Generator().manual_seed(sampling.seed * 1_000_003 + index)
+    return torch.rand(sampling.n, sampling.max_new_tokens, generator=generator)
+
+
+def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return output.logits[:, -1]

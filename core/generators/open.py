@@ -1,0 +1,40 @@
+"""The engine that a configuration names."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from core.config import RolloutConfig, RolloutKind, WeightSync
+from core.generators.continuous import ContinuousGenerator
+from core.generators.local import TransformersGenerator
+from core.generators.vllm import VLLMGenerator
+from core.models.load import DTYPES
+from core.records import Generator
+from core.vllm.server import Server
+from core.vllm.weights import BroadcastTransfer, FolderTransfer, NCCLGroup, WeightTransfer
+
+
+def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Generator:
+    """What draws the completions of `model`, the policy in training.
+
+    A `RolloutEngine` (vllm) has weights of its own: those of `model` must be loaded into it before it first generates and
+    after every update. Of several processes only one may open it. Raises `ValueError` where the server cannot be reached.
+    """
+    match config.kind:
+        case RolloutKind.transformers:
+            return TransformersGenerator(model, tokenizer, batch_size=config.batch_size)
+        case RolloutKind.continuous:
+            return ContinuousGenerator(model, tokenizer, memory=config.memory)
+        case RolloutKind.vllm:
+            server = Server(config.url, parallel=config.parallel, timeout_s=config.timeout_s)
+            return VLLMGenerator(server, tokenizer, weight_transfer(config, model.device), parallel=config.parallel)
+
+
+def weight_transfer(config: RolloutConfig, device: torch.device) -> WeightTransfer:
+    """The way of the weights into the server. Raises `ValueError` for NCCL without a GPU."""
+    dtype = DTYPES[config.dtype]
+    if config.sync == WeightSync.folder:
+        return FolderTransfer(Path(config.folder).absolute(), dtype)
+    NCCLGroup.require(device)
+    return BroadcastTransfer(lambda size: NCCLGroup(size, device), dtype)

@@ -1,0 +1,47 @@
+"""Hooks: what runs when a trainer has saved a checkpoint."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.disk import write_json
+from core.records import AXIS, CheckpointSaved, RunEnded, Tracker
+from core.runs.checkpoints import step_folder
+
+
+class Hook:
+    """Base of all hooks; every method does nothing.
+
+    Hooks run on the main process alone while the others wait. A raise ends the run as failed: the checkpoint is already
+    complete, and a resumed run begins by calling the hook that failed.
+    """
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        """Called after the checkpoint is complete on disk; returns metrics for the step axis of checkpoints."""
+        return {}
+
+    def on_end(self, event: RunEnded) -> None:
+        """Called once after the last checkpoint's hooks."""
+
+
+def eval_file(run_dir: Path, step: int) -> Path:
+    """Where the metrics of the hooks at `step` are written: `evals/step-NNNNNN.json`."""
+    return run_dir / "evals" / f"{step_folder(run_dir, step).name}.json"
+
+
+def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
+    """The metrics of the hooks at `step`, as written by `run_hooks`."""
+    return {name: float(value) for name, value in json.loads(eval_file(run_dir, step).read_text()).items()}
+
+
+def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:
+    """Calls every hook, merges what they and the trainer measured, and writes it to the tracker and to `evals/`."""
+    metrics = dict(event.metrics)
+    was_training = event.model.training
+    event.model.eval()
+    for hook in hooks:
+        metrics.update(hook.on_checkpoint(event))
+    event.model.train(was_training)
+    tracker.log(metrics, axis=AXIS, step=event.step)
+    write_json(eval_file(event.run_dir, event.step), {AXIS: event.step, **metrics})
+    return metrics

@@ -1,0 +1,1 @@
+"""Models: where they lie, how they are loaded, adapted, saved, and read for rewards and log-probabilities."""

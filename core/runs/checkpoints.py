@@ -1,0 +1,55 @@
+"""Checkpoints of a run: `checkpoints/step-NNNNNN/`, and `best`, a link to one of them. `core.disk` makes them whole or visibly torn."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from core.disk import MARKER, is_complete
+
+_STEP_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+def step_folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies in a run.
+
+    >>> step_folder(Path("runs/demo/rm-a"), 123).as_posix()
+    'runs/demo/rm-a/checkpoints/step-000123'
+    """
+    if step < 0:
+        raise ValueError(f"The step of a checkpoint is {step}; steps start at 0.")
+    return run_dir / "checkpoints" / f"step-{step:06d}"
+
+
+def complete_steps(run_dir: Path) -> list[int]:
+    """The steps of the complete checkpoints of a run, ascending."""
+    return [step for step in saved_steps(run_dir) if is_complete(step_folder(run_dir, step))]
+
+
+def latest_complete(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
+    """The last complete checkpoint of a run, None where there is none; `warn` gets a line for each newer torn one."""
+    for step in reversed(saved_steps(run_dir)):
+        folder = step_folder(run_dir, step)
+        if is_complete(folder):
+            return folder
+        warn(torn_line(folder))
+    return None
+
+
+def torn_line(folder: Path) -> str:
+    """What a user is told of a checkpoint that was not written to its end."""
+    return f"Skipping the torn checkpoint {folder}: it has no {MARKER} marker, so its writer was stopped before the end."
+
+
+def point_best(run_dir: Path, step: int) -> None:
+    """Makes `best` of a run a link to the checkpoint of `step`, atomically."""
+    link = run_dir / ".best-new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)
+    os.replace(link, run_dir / "best")
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    """The steps of all checkpoint folders, torn ones included, ascending."""
+    folders = (run_dir / "checkpoints").glob("step-*")
+    return sorted(int(match[1]) for folder in folders if (match := _STEP_FOLDER.fullmatch(folder.name)))

@@ -1,0 +1,210 @@
+"""Runs on disk: `<runs_dir>/<study>/<job>-<name>-<hash8>/`, where the hash covers all that determines the result.
+
+So the same settings lead to the same folder: a sweep started again skips what is finished and resumes what is torn.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from core.disk import write_json
+from core.runs.identity import clean_name, identity_hash
+
+RECORD = "record.json"
+CONFIG = "config.yaml"
+LOCK = "run.lock"
+
+_RESERVED = {"id", "job", "name", "identity", "status", "started", "session_started", "finished", "wall_s", "versions", "git"}
+_PACKAGES = ("torch", "transformers", "trl", "rewardloop")
+
+# Descriptors of the locks this process holds, by run folder. The kernel drops a lock with its process, however that ends.
+_held_locks: dict[Path, int] = {}
+
+
+class RunState(StrEnum):
+    """What `open_run` found: nothing, a run that stopped before its end, or a finished one."""
+
+    new = "new"
+    torn = "torn"
+    finished = "finished"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The folder of a run and its id, the hash of its identity.
+
+    >>> Run(dir=Path("runs/demo/rm-tulu-1c27a5e0"), id="1c27a5e0").id
+    '1c27a5e0'
+    """
+
+    dir: Path
+    id: str
+
+
+class RunBusyError(RuntimeError):
+    """Another process is working on the run."""
+
+
+def open_run(
+    *,
+    runs_dir: Path,
+    study: str,
+    job: str,
+    name: str,
+    identity: Mapping[str, Any],
+    config_yaml: str,
+    resume: bool = True,
+    extra: Mapping[str, Any] | None = None,
+) -> tuple[Run, RunState]:
+    """Finds or makes the folder of a run, locks it for this process and records that it is running.
+
+    `identity` holds all that determines the result, inputs by their `fingerprint`; `config_yaml` is written unresolved, so
+    that no secret of the environment lands in it; `extra` is added to the record (for instance its "lineage"). A finished
+    run is returned untouched. With `resume=False`, a torn one is moved aside to `<dir>.old-N` and the run starts anew.
+
+    Call it on the main process only. Raises `RunBusyError` where another process works on the run, and `ValueError` for a
+    name without letters or digits or for an `extra` that would hide a field of the record.
+    """
+    _refuse_reserved(extra or {})
+    run = run_of(runs_dir=runs_dir, study=study, job=job, name=name, identity=identity)
+    folder, run_id = run.dir, run.id
+    if is_finished(run):
+        return run, RunState.finished
+    _lock(run)
+    previous = read_record(folder) if (folder / RECORD).is_file() else {}
+    if previous.get("status") == "finished":  # by the process that held the lock until now
+        _release(run)
+        return run, RunState.finished
+    if previous and not resume:
+        _move_aside(run)
+        previous = {}
+    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+    now = _now()
+    record = {
+        "id": run_id,
+        "job": job,
+        "name": name,
+        "identity": identity,
+        "status": "running",
+        "started": previous.get("started", now),
+        "session_started": now,
+        "wall_s": previous.get("wall_s", 0.0),
+        "seed": identity.get("seed"),
+        "versions": _versions(),
+        "git": _git(),
+    }
+    write_json(folder / RECORD, {**record, **(extra or {})})
+    return run, RunState.torn if previous else RunState.new
+
+
+def run_of(*, runs_dir: Path, study: str, job: str, name: str, identity: Mapping[str, Any]) -> Run:
+    """The run of these settings, whether or not it is there. Raises `ValueError` for a name without letters or digits."""
+    run_id = identity_hash(identity)
+    return Run(dir=runs_dir / clean_name(study) / f"{clean_name(job)}-{clean_name(name)}-{run_id}", id=run_id)
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run's record says so."""
+    return _status(run.dir) == "finished"
+
+
+def finish_run(run: Run, **results: Any) -> None:
+    """Records that the run is finished, with its results (for instance `final={...}`), and unlocks it."""
+    _close(run, "finished", results)
+
+
+def fail_run(run: Run, message: str) -> None:
+    """Records that the run failed and why, and unlocks it; the next `open_run` finds it torn."""
+    _close(run, "failed", {"error": message})
+
+
+def stop_run(run: Run, message: str) -> None:
+    """Records that the run was stopped from outside, to be gone on with, and unlocks it."""
+    _close(run, "stopped", {"error": message})
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """The record of a run; non-finite numbers are text, as `write_json` left them. Raises `FileNotFoundError` without one."""
+    return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+
+
+def _lock(run: Run) -> None:
+    """Takes the lock of the run, which the kernel holds for this process. Raises `RunBusyError` where another process has it."""
+    run.dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run.dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
+        os.close(descriptor)
+        raise RunBusyError(f"The run {run.dir} is being worked on by {holder}; wait for it or stop it first.") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    _held_locks[run.dir.absolute()] = descriptor
+
+
+def _release(run: Run) -> None:
+    descriptor = _held_locks.pop(run.dir.absolute(), None)
+    if descriptor is not None:
+        # Not by closing alone: workers forked from this process share the descriptor and would keep the lock.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _move_aside(run: Run) -> None:
+    """Renames the folder of a torn run to the first free `<dir>.old-N` and starts an empty, locked one in its place."""
+    old = next(path for n in count(1) if not (path := run.dir.with_name(f"{run.dir.name}.old-{n}")).exists())
+    run.dir.rename(old)
+    # The lock file went along. Its lock stays held, so that a process which opened it before the rename still finds us.
+    _held_locks[old.absolute()] = _held_locks.pop(run.dir.absolute())
+    _lock(run)
+
+
+def _close(run: Run, status: str, fields: Mapping[str, Any]) -> None:
+    _refuse_reserved(fields)
+    record = read_record(run.dir)
+    now = _now()
+    session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record["session_started"])).total_seconds()
+    wall_s = record["wall_s"] + session_s
+    write_json(run.dir / RECORD, {**record, **fields, "status": status, "finished": now, "wall_s": wall_s})
+    _release(run)
+
+
+def _refuse_reserved(fields: Mapping[str, Any]) -> None:
+    if clash := sorted(_RESERVED & fields.keys()):
+        raise ValueError(f"The record of a run has its own {', '.join(clash)}; give the results or extras other names.")
+
+
+def _status(folder: Path) -> str | None:
+    return read_record(folder)["status"] if (folder / RECORD).is_file() else None
+
+
+def _now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision of the repository this code lies in and whether its files differ from it; None outside a repository."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "dirty": bool(changes.stdout)}

@@ -1,0 +1,182 @@
+"""Where metrics go: a plain file beside the run, and Weights & Biases, on the same step axes.
+
+A metric belongs to a step axis of its own name ("train/step" or "checkpoint/step"), never to a logger's own counter: results
+of a benchmark come late or again after a resume, and W&B drops without a word what arrives behind its native step.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from core.disk import plain, plain_float
+
+if TYPE_CHECKING:  # both take seconds to import
+    import wandb
+
+    from core.records import Tracker
+
+AXES = ("train/step", "checkpoint/step")
+MODES = ("auto", "online", "offline", "disabled")
+
+
+class JsonlTracker:
+    """Appends one line of JSON per call of `log` to a file.
+
+    A line reads `{"axis": "checkpoint/step", "checkpoint/step": 12, "time": 1795251386.8, "rewardbench2/math": 0.4}`, with
+    the time in Unix seconds. What a killed process left of a last line is cut off, so that every line is valid JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        _cut_torn_line(path)
+        self._path = path
+        self._closed = False
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        """Writes the line before it returns; raises `ValueError` for a metric named like one of the line's own keys."""
+        if self._closed:
+            raise ValueError(f"The tracker of {self._path} is closed.")
+        head = {"axis": axis, axis: step, "time": round(time.time(), 3)}
+        if clash := head.keys() & metrics.keys():
+            raise ValueError(f"Metrics may not be named {', '.join(sorted(clash))}: each line of {self._path.name} has that key already.")
+        line = {**head, **{name: plain_float(float(value)) for name, value in metrics.items()}}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def read_metrics(path: Path, *, axis: str) -> dict[int, dict[str, float]]:
+    """The metrics that a `JsonlTracker` wrote on `axis`, by step, ascending; empty where there is no file yet.
+
+    Where a resumed run repeated a step, the later value of each metric counts. A last line without its end, torn or still
+    being written, is left out. Raises `ValueError` for any other line that is not JSON.
+    """
+    if not path.is_file():
+        return {}
+    steps: dict[int, dict[str, float]] = {}
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    for number, text in enumerate(whole.splitlines(), start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number} is not JSON ({error}); remove the line.") from error
+        if line["axis"] == axis:
+            values = {name: float(value) for name, value in line.items() if name not in ("axis", "time", axis)}
+            steps.setdefault(line[axis], {}).update(values)
+    return dict(sorted(steps.items()))
+
+
+class WandbTracker:
+    """Logs to Weights & Biases with every metric bound to its step axis.
+
+    `mode` is "online", "offline", "disabled", or "auto": as the environment or W&B's settings say (WANDB_MODE), and where they
+    ask for nothing, online with an API key and offline without one, which is said in one line. The files of the run lie in
+    `<dir>/wandb`. With `id`, a run that was stopped goes on under the same id: online at once, offline as a second folder
+    that `wandb sync` joins to the first.
+
+    Only `config` is sent: neither the command line nor git's remote, since both may hold secrets. Raises `ValueError` for an
+    unknown mode and `wandb.errors.UsageError` for "online" without a key.
+    """
+
+    def __init__(
+        self, *, project: str, name: str, group: str, dir: Path, config: Mapping[str, Any], mode: str = "auto", id: str | None = None
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
+        self._run: wandb.Run | None = None
+        self._bound: set[str] = set()
+        if mode == "disabled":
+            return
+        dir.mkdir(parents=True, exist_ok=True)  # W&B would fall back to /tmp
+        wanted = _session_mode() if mode == "auto" else mode
+        lacks_key = mode == "auto" and wanted == "online" and not _has_api_key()
+        self._run = _start_run(
+            "offline" if lacks_key else wanted,
+            project=project,
+            name=name,
+            group=group,
+            dir=dir,
+            config=plain(config),
+            id=id,
+            resume="allow" if id else None,
+        )
+        for axis in AXES:
+            self._run.define_metric(axis)
+        if lacks_key:
+            runs = dir / "wandb" / "offline-run-*"
+            print(f"W&B: no API key found, so {name} is logged offline; upload it with: wandb sync {runs}", file=sys.stderr, flush=True)
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        """Sends one row. A metric is bound to the axis on which it is first seen, by its full name: globs would overlap."""
+        if self._run is None:
+            return
+        for name in metrics.keys() - self._bound:
+            self._run.define_metric(name, step_metric=axis)
+            self._bound.add(name)
+        self._run.log({axis: step, **{name: float(value) for name, value in metrics.items()}})
+
+    def close(self) -> None:
+        """Finishes the run, so that the next one in this process is a run of its own."""
+        if self._run is not None:
+            self._run.finish()
+
+
+class Trackers:
+    """Passes everything on to each of several trackers."""
+
+    def __init__(self, trackers: "Sequence[Tracker]") -> None:
+        self._trackers = tuple(trackers)
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(metrics, axis=axis, step=step)
+
+    def close(self) -> None:
+        """Closes every tracker, the last one first, also where one of them raises."""
+        with ExitStack() as stack:
+            for tracker in self._trackers:
+                stack.callback(tracker.close)
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def _session_mode() -> str:
+    """The mode that W&B's environment and settings files ask for, "online" where they are silent."""
+    import wandb
+
+    # The whole session is made silent, since W&B would otherwise print what it finds about API keys.
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+
+
+def _has_api_key() -> bool:
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
+
+
+def _start_run(mode: str, **arguments: Any) -> "wandb.Run":
+    import wandb
+
+    settings = wandb.Settings(
+        mode=cast(Any, mode),
+        silent=True,
+        console="off",  # standard output stays the terminal's
+        x_disable_meta=True,  # the command line may hold secrets
+        disable_git=True,  # so may the address of the remote
+        disable_code=True,
+        x_save_requirements=False,  # 65 ms of the 75 ms that a start takes; versions are in the record of the run
+        x_transaction_log_flush_interval=1.0,  # seconds; at the default of 15 a killed run loses that much
+    )
+    # "create_new", because the default would return a run that someone else in this process left open.
+    return wandb.init(reinit="create_new", settings=settings, **arguments)

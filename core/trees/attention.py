@@ -1,0 +1,181 @@
+"""Attention over a prompt tree, as an attention function of transformers.
+
+`encode` runs a model's layers over a `core.trees.layout.Stream`. On CPUs every block of the stream is one call of scaled
+dot-product attention over its context and itself: a dense mask over the whole stream would make the kernel do the masked
+work too. On CUDA devices the rule of visibility is a FlexAttention block mask.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from core.trees.layout import Stream, grow
+
+NAME = "prompt_tree"
+_PLAIN_LAYERS = {"full_attention", "attention"}
+_FLEX_BLOCK = 128
+
+
+def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
+    """Last hidden states (N, H) of the stream's tokens, with gradients where they are enabled.
+
+    `model` must be in `tree_attention`. Raises `ValueError` for a layer whose attention is not plainly causal.
+    """
+    stream = stream.to(model.device)
+    return model.base_model(
+        input_ids=stream.ids_N[None], position_ids=stream.positions_N[None], use_cache=False, prompt_tree=_Plan(stream)
+    ).last_hidden_state[0]
+
+
+@contextmanager
+def tree_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model attends over prompt trees; afterwards as before."""
+    before = model.config._attn_implementation or "eager"
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+class _Plan:
+    """What every layer needs of a stream, made once for all of them."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.longest_row = int(stream.positions_N.max()) + 1
+        self._masks: dict[tuple[torch.dtype, int], list[Tensor | None]] = {}
+        self._flex: BlockMask | None = None
+
+    def masks(self, dtype: torch.dtype, num_groups: int) -> list[Tensor | None]:
+        """The blocks' masks as summands, (G * Q, K): for the G query heads of one key head, laid one behind another."""
+        key = (dtype, num_groups)
+        if key not in self._masks:
+            self._masks[key] = [None if b.mask_QK is None else _summand(b.mask_QK, dtype).repeat(num_groups, 1) for b in self.stream.blocks]
+        return self._masks[key]
+
+    def flex(self) -> BlockMask:
+        if self._flex is None:
+            until_N, length = self.stream.until_N, len(self.stream.until_N)
+
+            def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return (key <= query) & (query < until_N[key])
+
+            self._flex = create_block_mask(visible, None, None, length, length, device=str(until_N.device), BLOCK_SIZE=_FLEX_BLOCK)
+        return self._flex
+
+
+def _summand(mask_QK: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask_QK.shape, dtype=dtype, device=mask_QK.device).masked_fill_(~mask_QK, float("-inf"))
+
+
+def _attend(
+    module: nn.Module,
+    query_1HND: Tensor,
+    key_1JND: Tensor,
+    value_1JND: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    prompt_tree: _Plan,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the plan's stream, H query heads on J key heads, in the form that transformers calls; gives (1, N, H, D)."""
+    changed = [name for name in ("s_aux", "softcap") if options.get(name) is not None]
+    if sliding_window is not None and sliding_window < prompt_tree.longest_row:
+        changed.append("sliding_window")
+    if changed or dropout:
+        raise ValueError(f"attention over prompt trees is plain and causal; this layer has {', '.join(changed) or 'dropout'}.")
+    # Under autocast, rotary embeddings leave queries and keys in fp32 and values in bf16.
+    query_1HND, key_1JND = query_1HND.to(value_1JND.dtype), key_1JND.to(value_1JND.dtype)
+    if query_1HND.is_cuda:
+        shares_keys = query_1HND.shape[1] != key_1JND.shape[1]
+        mask = prompt_tree.flex()
+        out_1HND = _compiled_flex()(query_1HND, key_1JND, value_1JND, block_mask=mask, scale=scaling, enable_gqa=shares_keys)
+    else:
+        out_1HND = _by_blocks(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)
+    return out_1HND.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _attend)
+
+
+def _by_blocks(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _Plan, scaling: float | None) -> Tensor:
+    """One call per block. `split` and `cat` instead of slices: the gradient of a slice fills a tensor as long as the stream."""
+    stream = plan.stream
+    num_groups = query_1HND.shape[1] // key_1JND.shape[1]
+    queries = query_1HND.split([block.end - block.start for block in stream.blocks], dim=2)
+    keys, values = key_1JND.split(stream.lengths, dim=2), value_1JND.split(stream.lengths, dim=2)
+    parts: list[Tensor] = []
+    for block, mask_SK, query_1HQD in zip(stream.blocks, plan.masks(query_1HND.dtype, num_groups), queries, strict=True):
+        seen = (*block.context, *block.segments)
+        key_1JKD, value_1JKD = _joined(keys, seen), _joined(values, seen)
+        if mask_SK is None:
+            parts.append(
+                scaled_dot_product_attention(query_1HQD, key_1JKD, value_1JKD, is_causal=True, scale=scaling, enable_gqa=num_groups > 1)
+            )
+        else:
+            # The query heads of a key head stand one behind another, which spares copies of the keys and is faster.
+            folded_1JSD = query_1HQD.reshape(1, key_1JND.shape[1], -1, query_1HQD.shape[-1])
+            out_1JSD = scaled_dot_product_attention(folded_1JSD, key_1JKD, value_1JKD, attn_mask=mask_SK, scale=scaling)
+            parts.append(out_1JSD.reshape(*query_1HQD.shape[:-1], value_1JKD.shape[-1]))
+    return torch.cat(parts, dim=2)
+
+
+def _joined(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """The chosen parts along the stream; a single one is not copied."""
+    return torch.cat([parts[s] for s in chosen], dim=2) if len(chosen) > 1 else parts[chosen[0]]
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def why_not(model: PreTrainedModel, max_length: int) -> str:
+    """Why the model cannot run on prompt trees, in words for a user; empty if it can.
+
+    Known obstacles are read from its configuration, and then two short rows are compared with and without a tree: an
+    architecture that looks plain and is not must not give other scores.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    kinds = set(config.to_dict().get("layer_types") or ["full_attention"])
+    window = config.to_dict().get("sliding_window")
+    if not model._supports_attention_backend:
+        return f"{name} does not take attention functions"
+    if kinds - _PLAIN_LAYERS:
+        return f"{name} has layers of {', '.join(sorted(kinds - _PLAIN_LAYERS))}"
+    if window is not None and config.to_dict().get("use_sliding_window", True) and window < max_length:
+        return f"{name} attends to the last {window} tokens only"
+    try:
+        error = _largest_error(model)
+    except (ValueError, TypeError) as problem:
+        return f"{name} refuses prompt trees ({problem})"
+    return "" if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
+
+
+@torch.no_grad()
+def _largest_error(model: PreTrainedModel) -> float:
+    """Largest difference of the last hidden states of two rows with a common beginning, relative to the largest of them."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(min(model.config.get_text_config().vocab_size, 1000), (40,), generator=draw).tolist()
+    rows = [ids[:32], ids[:24] + ids[32:]]
+    stream = grow([rows])
+    # Weights in fp32 tell more than the products in bf16 that a trainer's hooks run under.
+    with torch.autocast(model.device.type, enabled=False):
+        with tree_attention(model):
+            ours_RH = encode(model, stream)[stream.last_places()]
+        plain_RH = torch.stack(
+            [model.base_model(input_ids=torch.tensor([row], device=model.device), use_cache=False).last_hidden_state[0, -1] for row in rows]
+        )
+    return float((ours_RH - plain_RH).abs().max() / plain_RH.abs().max())

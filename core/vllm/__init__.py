@@ -1,0 +1,1 @@
+"""A vLLM server: requests, and how it gets new weights."""

@@ -1,0 +1,208 @@
+"""The weights of a policy in training, on their way into a vLLM server.
+
+Two ways that vLLM documents, both behind its development routes (VLLM_SERVER_DEV_MODE=1): it reads a folder again
+(https://docs.vllm.ai/en/latest/training/layerwise/), or its workers join an NCCL group in which the trainer broadcasts
+(https://docs.vllm.ai/en/latest/training/weight_transfer/nccl/). vLLM itself is never imported. Tried against a stand-in
+with the routes of the server only, not against vLLM on hardware.
+"""
+
+import base64
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.vllm.server import Server
+
+Weights = Iterable[tuple[str, Tensor]]
+
+CHUNK_BYTES = 1 << 30
+"""Weights on their way at a time."""
+DEV_MODE = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment."
+NCCL_MODE = 'start vLLM 0.30 or later with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\'.'
+
+
+class WeightTransfer(Protocol):
+    """Brings weights into a server that has been paused."""
+
+    def send(self, server: Server, weights: Weights) -> None:
+        """Returns once the server holds all of them."""
+        ...
+
+
+class FolderTransfer:
+    """Writes the weights as safetensors into `folder`, which the server sees under the same path, and has them loaded again."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.folder, self.dtype = folder, dtype
+
+    def send(self, server: Server, weights: Weights) -> None:
+        """Takes the place of what was sent before; the server reads the folder only when it is told to, so never half of it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob("*.safetensors"):
+            old.unlink()
+        for number, chunk in enumerate(chunks(weights, self.dtype)):
+            tensors = {name: tensor.to("cpu").contiguous() for name, tensor in chunk}
+            save_file(_apart(tensors), self.folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
+        call = {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}}
+        server.post("/collective_rpc", call, retry=False, remedy=DEV_MODE)
+
+
+class Group(Protocol):
+    """A group of processes, of which this one is rank 0 and the server's workers are the others."""
+
+    unique_id: bytes
+    """What the others need to join."""
+
+    def join(self) -> None:
+        """Waits until the others are there, and sums one float over all, which vLLM's workers do first of all."""
+        ...
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Gives the others what `tensor` holds; returns once it is on its way in order."""
+        ...
+
+    def wait(self) -> None:
+        """Returns once everything has arrived."""
+        ...
+
+
+class BroadcastTransfer:
+    """Broadcasts the weights to the workers of the server, straight from GPU to GPU, chunk by chunk.
+
+    The group is opened at the first `send`, by `open_group(number of processes)`.
+    """
+
+    def __init__(self, open_group: "Callable[[int], Group]", dtype: torch.dtype) -> None:
+        self.open_group, self.dtype = open_group, dtype
+        self._group: Group | None = None
+
+    def send(self, server: Server, weights: Weights) -> None:
+        """One update of the server, of as many chunks as it takes."""
+        if self._group is None:
+            self._group = self._opened(server)
+        server.post("/start_weight_update", retry=False, remedy=NCCL_MODE)
+        for chunk in chunks(weights, self.dtype):
+            self._send_chunk(server, self._group, chunk)
+        server.post("/finish_weight_update", retry=False, remedy=NCCL_MODE)
+
+    def _opened(self, server: Server) -> Group:
+        size = 1 + _world_size(server)
+        group = self.open_group(size)
+        told = {"rank_offset": 1, "world_size": size, "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(), "packed": False}
+        _at_once(group.join, lambda: server.post("/init_weight_transfer_engine", {"init_info": told}, retry=False, remedy=NCCL_MODE))
+        return group
+
+    def _send_chunk(self, server: Server, group: Group, chunk: list[tuple[str, Tensor]]) -> None:
+        told = {
+            "names": [name for name, _ in chunk],
+            "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
+            "shapes": [list(tensor.shape) for _, tensor in chunk],
+        }
+
+        def broadcast() -> None:
+            for _, tensor in chunk:
+                group.broadcast(tensor)
+            group.wait()
+
+        _at_once(broadcast, lambda: server.post("/update_weights", {"update_info": told}, retry=False, remedy=NCCL_MODE))
+
+
+class NCCLGroup:
+    """A `Group` over NCCL on the GPU `device`, beside any other process group of this process.
+
+    The id under which the workers join is that of a ProcessGroupNCCL over a store that nobody else knows: torch leaves it
+    there, under "0", before it waits for the others (as in vLLM's example rlhf_http_nccl_no_vllm.py).
+    """
+
+    @staticmethod
+    def require(device: torch.device) -> None:
+        """Raises `ValueError` where there can be no such group."""
+        if device.type != "cuda" or not dist.is_nccl_available():
+            raise ValueError("rollout.sync=nccl needs the policy on a CUDA device; use rollout.sync=folder.")
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.require(device)
+        self.device = device
+        typeless: Any = dist  # its stubs know neither class whole
+        self._store = typeless.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._group = typeless.ProcessGroupNCCL(self._store, 0, size)
+        self._warm_up = threading.Thread(target=self._sum_one, daemon=True)
+        self._warm_up.start()
+        self.unique_id = self._store.get("0")
+
+    def _sum_one(self) -> None:
+        with torch.cuda.device(self.device):
+            self._group.allreduce([torch.zeros(1, device=self.device)]).wait()
+
+    def join(self) -> None:
+        """Waits for the workers."""
+        self._warm_up.join()
+        self.wait()
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Puts `tensor` behind the others on the stream."""
+        self._group.broadcast([tensor.to(self.device).contiguous()]).wait()
+
+    def wait(self) -> None:
+        """Waits for the device."""
+        torch.cuda.synchronize(self.device)
+
+
+def chunks(weights: Weights, dtype: torch.dtype) -> Iterator[list[tuple[str, Tensor]]]:
+    """The weights in their order, floating-point ones as `dtype`, in lists of at most `CHUNK_BYTES` or of one tensor."""
+    chunk: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, weight in weights:
+        tensor = weight.detach()
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if chunk and size + tensor.nbytes > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((name, tensor))
+        size += tensor.nbytes
+    if chunk:
+        yield chunk
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those in one memory (tied embeddings) copied: safetensors refuses them."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
+
+
+def _world_size(server: Server) -> int:
+    found = server.get("/get_world_size", remedy=NCCL_MODE)
+    size = found.get("world_size") if isinstance(found, dict) else None
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{server.base_url}/get_world_size answered {found!r:.200}; is it a vLLM server? If so, {NCCL_MODE}")
+    return size
+
+
+def _at_once(work: Callable[[], None], request: Callable[[], Any]) -> None:
+    """Both at the same time, for each waits for the other; raises what the request raised, without waiting for `work`."""
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except (RuntimeError, ValueError) as error:  # of torch and NCCL; raised below, in the thread that asked
+            failed.append(error)
+
+    # A daemon: where the request fails nobody joins the collective, and the thread would keep the process from ending.
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    request()
+    thread.join()
+    if failed:
+        raise failed[0]

@@ -1,0 +1,146 @@
+"""A study's runs on disk, gathered into the one record that its report is drawn from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bon.pools import Pools, bounds
+from core.hooks.hook import eval_file, read_evaluation
+from core.runs.checkpoints import complete_steps
+from core.runs.record import read_record
+from evalhooks.analysis import correlation, upper_half
+from evalhooks.rewardbench.v2 import DOMAINS
+
+OVERALL = "rewardbench2/overall"
+
+
+def summarize(
+    *, study: str, wall_s: float, records: Sequence[Mapping[str, Any]], pools: Pools, policy_lineage: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    """The summary of a study's finished `records` (with their folder as `dir`): every figure comes from a run's files.
+
+    Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint.
+    """
+    n = min(len(row.completions) for rows in pools.values() for row in rows)
+    models = [reward_model_entry(record, n) for record in records if record["job"] == "rm"]
+    models.sort(key=lambda model: (-(model["rewardbench2"]["overall"] or 0.0), model["dir"]))
+    policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
+    limits = bounds(pools, n)
+    return {
+        "study": study,
+        "wall_s": round(wall_s, 1),
+        "policy": {"lineage": policy_lineage, "start": limits["random"], **limits},
+        "reward_models": models,
+        "correlation": correlations(models),
+        "ppo": policies,
+        "notes": list(notes),
+    }
+
+
+def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints."""
+    identity, final = record["identity"], record["final"]
+    folder = Path(record["dir"])
+    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)}
+    missing = [key for key in DOMAINS if scores[key] is None]
+    entry = {
+        "id": record["id"],
+        "name": short_name(folder),
+        "dir": str(folder),
+        "base": record["lineage"]["base"],
+        "data": record["lineage"]["data"],
+        "lr": identity["optim"]["lr"],
+        "epochs": identity["epochs"],
+        "seed": identity["seed"],
+        "flip": identity["data"]["flip"],
+        "control": identity["data"]["flip"] > 0,
+        "rewardbench2": scores,
+        "bon_n": n,
+        "bon": _bon(final, n),
+        "checkpoints": [{"step": step, **read_evaluation(folder, step)} for step in _evaluated(folder, complete_steps(folder))],
+    }
+    if missing:
+        entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
+    ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
+    return entry | ({"rewardbench1": ones} if ones else {})
+
+
+def short_name(folder: Path) -> str:
+    """The name of a run without its job and hash, which its folder and id tell."""
+    return folder.name.partition("-")[2].rpartition("-")[0]
+
+
+def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One PPO run: the downstream average before, at its best and at its last checkpoint, and the course in between."""
+    folder, lineage = Path(record["dir"]), record["lineage"]
+    course = {step: read_evaluation(folder, step) for step in _evaluated(folder, [0, *complete_steps(folder)])}
+    averages = {step: metrics["downstream/average"] for step, metrics in course.items() if "downstream/average" in metrics}
+    best = max(averages, key=lambda step: averages[step]) if averages else None
+    return {
+        "id": record["id"],
+        "name": short_name(folder),
+        "dir": str(folder),
+        "rm": lineage["reward_run"],
+        "rm_base": lineage["reward_base"],
+        "policy_base": lineage["base"],
+        "status": record["status"],
+        "stopped_because": record.get("stopped_because", ""),
+        "same_lineage": lineage.get("same_lineage", ""),
+        "warnings": lineage.get("warnings", []),
+        "start_average": averages.get(0),
+        "best_average": None if best is None else averages[best],
+        "best_step": best,
+        "last_average": averages[max(averages)] if averages else None,
+        "checkpoints": [
+            {"step": step, "downstream_average": averages.get(step), "kl": metrics["kl"], "rm_score": metrics["rm_score"]}
+            | {key: value for key, value in metrics.items() if key.startswith(("downstream/", "on_policy/"))}
+            for step, metrics in course.items()
+        ],
+    }
+
+
+def _bon(metrics: Mapping[str, float], n: int) -> dict[str, float]:
+    """Best-of-n accuracies by task, and `average`."""
+    suffix = f"@{n}"
+    return {k.removeprefix("bon/").removesuffix(suffix): v for k, v in metrics.items() if k.startswith("bon/") and k.endswith(suffix)}
+
+
+def _evaluated(folder: Path, steps: Sequence[int]) -> list[int]:
+    return [step for step in steps if eval_file(folder, step).exists()]
+
+
+def correlations(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Pearson and Spearman of each domain and overall with the best-of-N average; of overall also over parts of the models."""
+    found: dict[str, Any] = {}
+    for key in ("overall", *DOMAINS):
+        pairs = _pairs(models, key)
+        found[f"rewardbench2/{key}~bon/average"] = _plain(pairs)
+    pairs = _pairs(models, "overall")
+    name = f"{OVERALL}~bon/average"
+    if len(pairs) > 1:
+        found[f"{name} (upper half)"] = _plain(list(zip(*upper_half(*zip(*pairs, strict=True)), strict=True)))
+    found[f"{name} (without controls)"] = _plain(_pairs([model for model in models if not model["control"]], "overall"))
+    return found
+
+
+def _pairs(models: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    points = [(model["rewardbench2"][key], model["bon"].get("average")) for model in models]
+    return [(x, y) for x, y in points if x is not None and y is not None]
+
+
+def _plain(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    result = correlation([x for x, _ in pairs], [y for _, y in pairs])
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(result).items()}
+
+
+def finished_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a study's finished runs, each with its folder as `dir`, by name."""
+    records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("*/record.json"))]
+    return [record for record in records if record["status"] == "finished"]
+
+
+def read_summary(report: Path) -> dict[str, Any]:
+    """The summary that a report was drawn from."""
+    return json.loads((report / "summary.json").read_text(encoding="utf-8"))

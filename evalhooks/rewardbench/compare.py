@@ -1,0 +1,314 @@
+"""Two models on the same benchmark rows: do their scores differ by more than the choice of prompts explains?
+
+Everything is paired: only rows that both models scored count, and a resample draws a row (of Ties: a pair of prompts)
+with the results of both. That is far sharper than comparing two standard errors, since a hard row is hard for both. The
+estimates are those of `evalhooks.analysis.paired_bootstrap`, here also for scores that are sums over several strata. What
+they cannot show is the noise of training: two seeds of one recipe differ too.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.records import ScoredRow
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench.v2 import DOMAINS, TIES
+
+MORE_THAN_NOISE, WITHIN_NOISE = "more than noise", "within noise"
+
+PRIOR_SETS = "Prior Sets"
+"""Name of the line of RewardBench 1's prior sets."""
+
+_ROUNDING = 1e-12
+"""Sums of thirds and quarters miss 0 by less than this; a score is of the order of 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One score of both models over `num_rows` shared rows, on the scale 0..1.
+
+    `difference` is a - b; `ci95` is its 95% paired bootstrap interval and `p_value` two-sided for no difference, both None
+    where there are not two rows (of Ties: pairs) to draw. `verdict` is "more than noise" only where the interval excludes
+    0. Of the rows, a earned more than b on `num_won` and less on `num_lost`.
+    """
+
+    name: str
+    num_rows: int
+    score_a: float
+    score_b: float
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float | None
+    verdict: str
+    num_won: int
+    num_lost: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flip:
+    """A row on which the models' credits differ; the credit of a Ties prompt is 1 where it is accurate, else 0.
+
+    >>> Flip(subset="Math", id="7", credit_a=1.0, credit_b=0.0).credit_a
+    1.0
+    """
+
+    subset: str
+    id: str
+    credit_a: float
+    credit_b: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Model a against model b: a line per domain, and overall where every domain is there (else `reason` says what is not).
+
+    `refusals` say why Ties has no line. `flips` begin with the largest difference of credits. Rows that only one of the
+    models has are counted in `num_only_a` and `num_only_b` and enter nothing.
+
+    >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(3)]
+    >>> compare(rows, rows).lines[0].verdict
+    'within noise'
+    """
+
+    lines: tuple[Line, ...]
+    overall: Line | None
+    reason: str
+    refusals: tuple[str, ...]
+    flips: tuple[Flip, ...]
+    num_shared: int
+    num_only_a: int
+    num_only_b: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pair:
+    """The two models' scores of one row."""
+
+    a: ScoredRow
+    b: ScoredRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Joined:
+    """The shared rows by official subset name, in the order of a's, and how many rows are not shared."""
+
+    by_subset: Mapping[str, Sequence[_Pair]]
+    num_only_a: int
+    num_only_b: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A score as a sum over units: what each adds to the score of a and to that of b, by stratum, the main stratum first."""
+
+    name: str
+    flips: Sequence[Flip]
+    num_rows: int
+    strata_a: Sequence[NDArray[np.float64]]
+    strata_b: Sequence[NDArray[np.float64]]
+
+
+def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: int = 10_000, seed: int = 0) -> Comparison:
+    """RewardBench 2: model a against model b, row by row of equal subset and id.
+
+    Lines come in the order of the domains, then any other subset; overall is the mean of the six domains and resamples
+    them jointly, each at its own size. Raises `ValueError` where nothing is shared, where a model has a row twice, where
+    the two rows of one id differ in their completions, and for `num_resamples` below 1.
+    """
+    joined = _join(a, b, rewardbench2.canonical)
+    refusals = _ties_refusals(joined.by_subset.get(TIES, ()))
+    found = {subset: pairs for subset, pairs in joined.by_subset.items() if subset != TIES or not refusals}
+    names = [*(name for name in DOMAINS.values() if name in found), *(name for name in found if name not in DOMAINS.values())]
+    credit = rewardbench2.row_credit
+    parts = [_ties_part(found[name]) if name == TIES else _mean_part(name, {name: 1.0}, found, credit, credit) for name in names]
+    missing = [name for name in DOMAINS.values() if name not in found]
+    return _comparison(
+        joined,
+        parts,
+        dict.fromkeys(DOMAINS.values(), 1.0),
+        reason=f"Overall is the mean of all six domains, but {', '.join(missing)} cannot be compared." if missing else "",
+        refusals=refusals,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def compare1(
+    a: Sequence[ScoredRow],
+    b: Sequence[ScoredRow],
+    *,
+    generative_a: bool = False,
+    generative_b: bool = False,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """RewardBench 1: model a against model b, pair by pair; a line per section, for the prior sets, and for any other subset.
+
+    A section is weighted over its shared subsets as in `rewardbench1.section_score`, and each subset is resampled at its
+    own size. `generative_*` as in `rewardbench1.pair_credit`. Raises as `compare`.
+    """
+    joined = _join(a, b, rewardbench1.canonical)
+    groups: dict[str, Mapping[str, float]] = {**rewardbench1.COUNTS, PRIOR_SETS: dict.fromkeys(rewardbench1.PRIOR_SETS, 1.0)}
+    known = {subset for group in groups.values() for subset in group}
+    groups |= {subset: {subset: 1.0} for subset in joined.by_subset if subset not in known}
+
+    def credit_a(row: ScoredRow) -> float:
+        return rewardbench1.pair_credit(row, generative=generative_a)
+
+    def credit_b(row: ScoredRow) -> float:
+        return rewardbench1.pair_credit(row, generative=generative_b)
+
+    parts = [
+        _mean_part(name, group, joined.by_subset, credit_a, credit_b)
+        for name, group in groups.items()
+        if any(subset in joined.by_subset for subset in group)
+    ]
+    names = [part.name for part in parts]
+    missing = [section for section in rewardbench1.COUNTS if section not in names]
+    weights = dict.fromkeys(rewardbench1.COUNTS, rewardbench1.SECTION_WEIGHT)
+    return _comparison(
+        joined,
+        parts,
+        {**weights, PRIOR_SETS: rewardbench1.PRIOR_WEIGHT} if PRIOR_SETS in names else weights,
+        reason=f"Overall needs all four sections, but {', '.join(missing)} cannot be compared." if missing else "",
+        refusals=(),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _join(a: Sequence[ScoredRow], b: Sequence[ScoredRow], canonical: Callable[[str], str]) -> _Joined:
+    keyed_a, keyed_b = _keyed("A", a, canonical), _keyed("B", b, canonical)
+    by_subset: dict[str, list[_Pair]] = {}
+    for (subset, id_), row in keyed_a.items():
+        other = keyed_b.get((subset, id_))
+        if other is None:
+            continue
+        if (row.num_correct, len(row.scores)) != (other.num_correct, len(other.scores)):
+            raise ValueError(
+                f"Row {id_!r} of {subset} has {len(row.scores)} scores in A, {row.num_correct} of them correct, and {len(other.scores)} "
+                f"in B, {other.num_correct} correct, so it is not the same row; score both models on one file."
+            )
+        by_subset.setdefault(subset, []).append(_Pair(a=row, b=other))
+    num_shared = sum(len(pairs) for pairs in by_subset.values())
+    if not num_shared:
+        raise ValueError(f"A ({len(a)} rows) and B ({len(b)} rows) share no row of equal subset and id; score both on one benchmark.")
+    return _Joined(by_subset=by_subset, num_only_a=len(a) - num_shared, num_only_b=len(b) - num_shared)
+
+
+def _keyed(name: str, rows: Sequence[ScoredRow], canonical: Callable[[str], str]) -> dict[tuple[str, str], ScoredRow]:
+    keys = [(canonical(row.subset), row.id) for row in rows]
+    for (subset, id_), uses in Counter(keys).items():
+        if uses > 1:
+            raise ValueError(f"{name} has row {id_!r} of {subset} {uses} times, so it cannot be paired; give every row an id of its own.")
+    return dict(zip(keys, rows, strict=True))
+
+
+def _ties_refusals(pairs: Sequence[_Pair]) -> tuple[str, ...]:
+    sides = {"A": [pair.a for pair in pairs], "B": [pair.b for pair in pairs]} if pairs else {}
+    return tuple(f"{name}: {problem}" for name, rows in sides.items() for problem in rewardbench2.ties_problems(rows))
+
+
+def _mean_part(
+    name: str,
+    weights: Mapping[str, float],
+    by_subset: Mapping[str, Sequence[_Pair]],
+    credit_a: Callable[[ScoredRow], float],
+    credit_b: Callable[[ScoredRow], float],
+) -> _Part:
+    """The mean of the subsets' mean credits, weighted over those of `weights` that are there."""
+    found = {subset: by_subset[subset] for subset in weights if subset in by_subset}
+    total = sum(weights[subset] for subset in found)
+    credits = {subset: np.array([[credit_a(pair.a), credit_b(pair.b)] for pair in pairs]) for subset, pairs in found.items()}
+    # The largest subset is the main stratum: one of two rows must not decide whether there is an interval.
+    strata = sorted(((weights[subset] / total) * values / len(values) for subset, values in credits.items()), key=len, reverse=True)
+    flips = [flip for subset, pairs in found.items() for flip in _flips(subset, pairs, credits[subset])]
+    num_rows = sum(len(pairs) for pairs in found.values())
+    return _Part(name=name, flips=flips, num_rows=num_rows, strata_a=[s[:, 0] for s in strata], strata_b=[s[:, 1] for s in strata])
+
+
+def _ties_part(pairs: Sequence[_Pair]) -> _Part:
+    accurate = np.array([[rewardbench2.is_accurate(pair.a), rewardbench2.is_accurate(pair.b)] for pair in pairs], dtype=np.float64)
+    return _Part(
+        name=TIES,
+        flips=_flips(TIES, pairs, accurate),
+        num_rows=len(pairs),
+        strata_a=rewardbench2.ties_contributions([pair.a for pair in pairs]),
+        strata_b=rewardbench2.ties_contributions([pair.b for pair in pairs]),
+    )
+
+
+def _flips(subset: str, pairs: Sequence[_Pair], credits_N2: NDArray[np.float64]) -> list[Flip]:
+    rows = zip(pairs, credits_N2.tolist(), strict=True)
+    return [Flip(subset=subset, id=pair.a.id, credit_a=a, credit_b=b) for pair, (a, b) in rows if a != b]
+
+
+def _comparison(
+    joined: _Joined,
+    parts: Sequence[_Part],
+    weights: Mapping[str, float],
+    *,
+    reason: str,
+    refusals: Sequence[str],
+    num_resamples: int,
+    seed: int,
+) -> Comparison:
+    """The lines of `parts`, and of their mean by `weights` unless there is a `reason` against it."""
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1, 10000 is usual.")
+    rng = np.random.default_rng(seed)
+    # One stream for all parts: two of equal size must not be resampled alike.
+    draws = [_draws(part, num_resamples, rng) for part in parts]
+    lines = tuple(_line(part.name, [part], [1.0], [draw]) for part, draw in zip(parts, draws, strict=True))
+    chosen = [(part, weights[part.name], draw) for part, draw in zip(parts, draws, strict=True) if part.name in weights]
+    flips = sorted((flip for part in parts for flip in part.flips), key=lambda flip: -abs(flip.credit_a - flip.credit_b))
+    return Comparison(
+        lines=lines,
+        overall=None if reason else _line("Overall", *zip(*chosen, strict=True)),
+        reason=reason,
+        refusals=tuple(refusals),
+        flips=tuple(flips),
+        num_shared=sum(len(pairs) for pairs in joined.by_subset.values()),
+        num_only_a=joined.num_only_a,
+        num_only_b=joined.num_only_b,
+    )
+
+
+def _draws(part: _Part, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    """Resampled differences a - b of the score; None where the main stratum is a single unit."""
+    differences = [a - b for a, b in zip(part.strata_a, part.strata_b, strict=True)]
+    return rewardbench2.resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else None
+
+
+def _line(name: str, parts: Sequence[_Part], weights: Sequence[float], draws: Sequence[NDArray[np.float64] | None]) -> Line:
+    """The line of the weighted mean of `parts`."""
+    share = np.array(weights) / sum(weights)
+    score_a = float(sum(w * sum(map(np.sum, part.strata_a)) for w, part in zip(share, parts, strict=True)))
+    score_b = float(sum(w * sum(map(np.sum, part.strata_b)) for w, part in zip(share, parts, strict=True)))
+    known = [draw for draw in draws if draw is not None]
+    ci95, p_value = _estimate(share @ np.array(known)) if len(known) == len(parts) else (None, None)
+    flips = [flip for part in parts for flip in part.flips]
+    excludes_zero = ci95 is not None and (ci95[0] > _ROUNDING or ci95[1] < -_ROUNDING)
+    return Line(
+        name=name,
+        num_rows=sum(part.num_rows for part in parts),
+        score_a=score_a,
+        score_b=score_b,
+        difference=score_a - score_b,
+        ci95=ci95,
+        p_value=p_value,
+        verdict=MORE_THAN_NOISE if excludes_zero else WITHIN_NOISE,
+        num_won=sum(flip.credit_a > flip.credit_b for flip in flips),
+        num_lost=sum(flip.credit_a < flip.credit_b for flip in flips),
+    )
+
+
+def _estimate(draws_R: NDArray[np.float64]) -> tuple[tuple[float, float], float]:
+    """95% percentile interval and two-sided p-value of resampled differences, as `paired_bootstrap` defines them."""
+    low, high = np.percentile(draws_R, [2.5, 97.5])
+    smaller_tail = min(int(np.sum(draws_R <= _ROUNDING)), int(np.sum(draws_R >= -_ROUNDING)))
+    return (float(low), float(high)), min(1.0, 2 * (smaller_tail + 1) / (len(draws_R) + 1))

@@ -1,0 +1,258 @@
+"""A benchmark in RewardBench's schemas: read, checked, and scored with any Scorer."""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.data.hub import require_hub
+from core.data.rows import parquet_rows, read_rows
+from core.records import BenchmarkRow, Measured, MeasuringScorer, ScoredRow, Scorer, user
+
+HUB2 = "allenai/reward-bench-2"
+HUB1 = "allenai/reward-bench"
+"""The official benchmarks on the hub; their splits are `test` and `filtered`."""
+
+SPLIT2, SPLIT1 = "test", "filtered"
+
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+_FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+_TABLE = pa.schema(
+    {
+        "id": pa.string(),
+        "subset": pa.string(),
+        "num_correct": pa.int64(),
+        "scores": pa.list_(pa.float64()),
+        "credit": pa.float64(),
+        "num_tokens": pa.list_(pa.int64()),
+        "truncated": pa.list_(pa.bool_()),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredBenchmark:
+    """A scored benchmark: its rows, and for each row what was read for its completions (None: the scorer does not say).
+
+    >>> ScoredBenchmark(rows=(ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5)),), measured=(None,)).num_truncated
+    0
+    """
+
+    rows: tuple[ScoredRow, ...]
+    measured: tuple[tuple[Measured, ...] | None, ...]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many texts (prompt and completion) were cut to the scorer's limit; a cut takes the end of the answer."""
+        return sum(measured.truncated for row in self.measured if row is not None for measured in row)
+
+
+def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
+    """Rows in RewardBench 2's schema, a share `limit` (above 0, at most 1) of each domain.
+
+    `path` is a JSONL or parquet file, a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as
+    `org/name` or `org/name@revision`. Of several splits `test` is read. Ties are sampled by pairs. Raises `ValueError` that
+    names the row and the field at fault; counts that a row states of its own must agree with its lists.
+    """
+    return sample_rows([_row2(row, f"{path}, row {number}") for number, row in _read(path, split=SPLIT2)], limit, seed)
+
+
+def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
+    """Pairs in RewardBench 1's schema (`prompt`, `chosen`, `rejected`, `subset`), a share `limit` of each subset.
+
+    As `load_rewardbench2`; of several splits `filtered` is read. A pair without an id is called by its number.
+    """
+    return sample_rows([_row1(row, number, f"{path}, row {number}") for number, row in _read(path, split=SPLIT1)], limit, seed)
+
+
+def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[BenchmarkRow]:
+    """At least one row (for Ties: pair) of each subset and about `limit` of them, in the order of the file.
+
+    Raises `ValueError` for a `limit` that is not above 0 and at most 1.
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"The share of the benchmark to be read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
+    if limit == 1:
+        return list(rows)
+    groups: dict[str, dict[str | int, None]] = defaultdict(dict)
+    for place, row in enumerate(rows):
+        groups[row.subset.casefold()][_unit(place, row)] = None
+    kept: set[tuple[str, str | int]] = set()
+    for subset, units in groups.items():
+        num_kept = max(1, round(limit * len(units)))
+        kept |= {(subset, unit) for unit in random.Random(f"{seed} {subset}").sample(list(units), num_kept)}
+    return [row for place, row in enumerate(rows) if (row.subset.casefold(), _unit(place, row)) in kept]
+
+
+def _unit(place: int, row: BenchmarkRow) -> str | int:
+    """What is drawn as one: a row, by its place, and in Ties a pair of prompts, whose ids share what follows the colon."""
+    return row.id.rpartition(":")[2] if _is_ties(row) else place
+
+
+def _is_ties(row: BenchmarkRow) -> bool:
+    return row.subset.casefold() == "ties"
+
+
+def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Scorer | None = None) -> ScoredBenchmark:
+    """The rows, in their order, with the scores of their completions.
+
+    Rows of Ties go to `ties_scorer` where there is one: a judge that compares the answers elsewhere must rate them there.
+    """
+    if ties_scorer is None:
+        return _score(rows, scorer)
+    parts = {False: _score([row for row in rows if not _is_ties(row)], scorer)}
+    parts[True] = _score([row for row in rows if _is_ties(row)], ties_scorer)
+    scored = {ties: zip(part.rows, part.measured, strict=True) for ties, part in parts.items()}
+    in_order = [next(scored[_is_ties(row)]) for row in rows]
+    return ScoredBenchmark(rows=tuple(row for row, _ in in_order), measured=tuple(measured for _, measured in in_order))
+
+
+def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
+    if not rows:  # a judge may be asked for Ties alone, or for all but Ties
+        return ScoredBenchmark(rows=(), measured=())
+    prompts, completions = [user(row.prompt) for row in rows], [row.completions for row in rows]
+    measured: list[tuple[Measured, ...] | None]
+    if isinstance(scorer, MeasuringScorer):
+        measurements = [tuple(values) for values in scorer.measure(prompts, completions)]
+        scores = [tuple(value.reward for value in values) for values in measurements]
+        measured = [*measurements]
+    else:
+        scores = [tuple(values) for values in scorer.score(prompts, completions)]
+        measured = [None] * len(rows)
+    assert [len(row.completions) for row in rows] == [len(values) for values in scores], "a Scorer gives one score per completion"
+    scored = [
+        ScoredRow(id=row.id, subset=row.subset, num_correct=row.num_correct, scores=values)
+        for row, values in zip(rows, scores, strict=True)
+    ]
+    return ScoredBenchmark(rows=tuple(scored), measured=tuple(measured))
+
+
+def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | None]) -> None:
+    """Per-row results as parquet: id, subset, num_correct, scores, credit, and num_tokens and truncated by completion.
+
+    `credits` are the `row_results` of the benchmark's formulas: RewardBench 1 and 2 differ in what a tie earns.
+    """
+    table = [
+        {
+            "id": row.id,
+            "subset": row.subset,
+            "num_correct": row.num_correct,
+            "scores": row.scores,
+            "credit": credit,
+            "num_tokens": None if measured is None else [value.num_tokens for value in measured],
+            "truncated": None if measured is None else [value.truncated for value in measured],
+        }
+        for row, measured, credit in zip(scored.rows, scored.measured, credits, strict=True)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist(table, schema=_TABLE), temporary)
+    temporary.rename(path)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a parquet file is one that `write_rows` wrote."""
+    try:
+        return pq.read_schema(path).names == _TABLE.names
+    except pa.ArrowInvalid:
+        return False
+
+
+def _read(path: str, *, split: str) -> Iterable[tuple[int, Any]]:
+    """The rows of a benchmark, numbered from 1; raises `ValueError` where there are none."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        rows = list(read_rows(place))
+    elif place.is_dir():
+        rows = _folder_rows(place, split)
+    elif (match := _HUB_NAME.fullmatch(path)) and not path.endswith(_FILE_SUFFIXES):
+        rows = _hub_rows(match[1], match[2], split)
+    else:
+        raise ValueError(
+            f"the benchmark {path} does not exist; give a JSONL or parquet file, a folder of parquet files, a saved dataset, or {HUB2}."
+        )
+    if not rows:
+        raise ValueError(f"the benchmark {path} holds no rows.")
+    return rows
+
+
+def _folder_rows(folder: Path, split: str) -> list[tuple[int, Any]]:
+    """The rows of a folder that `datasets` saved, or of its parquet files by name; those of the split where they bear its name."""
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _saved_rows(folder, split)
+    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    if not files:
+        raise ValueError(f"the benchmark {folder} is a folder without parquet files and without a saved dataset; name a file in it.")
+    of_split = [file for file in files if re.fullmatch(rf"{split}(-.*)?", file.stem)]
+    numbers = count(1)
+    return [(next(numbers), row) for file in of_split or files for _, row in parquet_rows(file)]
+
+
+def _saved_rows(folder: Path, split: str) -> list[tuple[int, Any]]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        dataset = load_from_disk(folder)
+    except (OSError, ValueError, KeyError) as error:  # a file of it is missing, torn, or not what it should be
+        raise ValueError(f"the benchmark {folder} is a saved dataset that cannot be read ({error}); save it again.") from error
+    if isinstance(dataset, DatasetDict):
+        names = [str(name) for name in dataset]
+        if split not in names and len(names) != 1:
+            raise ValueError(f"the benchmark {folder} has the splits {', '.join(names)} and no {split!r}; save the one you mean alone.")
+        dataset = dataset[split if split in names else names[0]]
+    return list(enumerate(dataset, 1))
+
+
+def _hub_rows(name: str, revision: str | None, split: str) -> list[tuple[int, Any]]:
+    require_hub(f"the benchmark {name}")
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return list(enumerate(load_dataset(name, split=split, revision=revision), 1))
+    except (DatasetsError, ValueError) as error:
+        asked = f"split {split!r} at revision {revision}" if revision else f"split {split!r}"
+        raise ValueError(f"the benchmark {name} cannot be read from the hub, {asked} ({error}); check the name and these.") from error
+
+
+def _row2(row: Any, where: str) -> BenchmarkRow:
+    _require(row, {"id": (str, int), "prompt": str, "chosen": list, "rejected": list, "subset": str}, where)
+    chosen, rejected = row["chosen"], row["rejected"]
+    if not chosen or not all(isinstance(text, str) for text in (*chosen, *rejected)):
+        raise ValueError(f"{where}: chosen and rejected must be lists of text, chosen not empty.")
+    counts = {"num_correct": len(chosen), "num_incorrect": len(rejected), "total_completions": len(chosen) + len(rejected)}
+    for key, found in counts.items():
+        if row.get(key, found) not in (None, found):
+            raise ValueError(
+                f"{where}: {key!r} is {row[key]!r}, but there are {len(chosen)} chosen and {len(rejected)} rejected completions; "
+                "mend the lists, or leave the count out."
+            )
+    return BenchmarkRow(
+        id=str(row["id"]), prompt=row["prompt"], completions=(*chosen, *rejected), num_correct=len(chosen), subset=row["subset"]
+    )
+
+
+def _row1(row: Any, number: int, where: str) -> BenchmarkRow:
+    _require(row, {"prompt": str, "chosen": str, "rejected": str, "subset": str}, where)
+    name = number if row.get("id") is None else row["id"]
+    return BenchmarkRow(
+        id=str(name), prompt=row["prompt"], completions=(row["chosen"], row["rejected"]), num_correct=1, subset=row["subset"]
+    )
+
+
+def _require(row: Any, fields: Mapping[str, Any], where: str) -> None:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is no JSON object.")
+    if row.get("subset") == "":
+        raise ValueError(f"{where}: 'subset' is empty; name the domain of the row.")
+    for key, kind in fields.items():
+        if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
+            raise ValueError(f"{where}: {key!r} is missing or of the wrong type ({type(row.get(key)).__name__}).")

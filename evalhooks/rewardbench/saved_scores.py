@@ -1,0 +1,179 @@
+"""Scores that were written to files, by this tool or another, and the results that follow from them: no model is needed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from core.data.rows import read_rows
+from core.records import ScoredRow
+from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v2 as rewardbench2
+
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def read_scores2(path: str | Path) -> list[ScoredRow]:
+    """Rows `{"id", "subset", "num_correct", "scores"}` of a JSONL or parquet file, the scores of the correct completions first.
+
+    A score is a number, one of the strings "NaN", "Infinity" and "-Infinity", or null, which means NaN. `total_completions`
+    may be stated and must then agree. What `evalhooks.rewardbench.rows.write_rows` wrote is such a file, for RewardBench 1 too.
+    Raises `ValueError` that names the file, the row and the field at fault.
+    """
+    return [_row2(row, f"{path}, row {number}") for number, row in _rows(Path(path))]
+
+
+def read_scores1(path: str | Path) -> list[ScoredRow]:
+    """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, both a score as in `read_scores2`.
+
+    A pair without an `id` is called by its row number. Raises as `read_scores2`.
+    """
+    rows = []
+    for number, row in _rows(Path(path)):
+        where = f"{path}, row {number}"
+        _require_object(row, where)
+        name = number if row.get("id") is None else _id(row, where)
+        for key in ("chosen", "rejected"):
+            if key not in row:
+                raise ValueError(f"{where}: {key!r} is missing; give the score of the {key} completion.")
+        scores = (_score(row["chosen"], f"{where}: 'chosen'"), _score(row["rejected"], f"{where}: 'rejected'"))
+        rows.append(ScoredRow(id=str(name), subset=_subset(row, where), num_correct=1, scores=scores))
+    return rows
+
+
+def read_credits(path: str | Path) -> list[float | None]:
+    """The credits of the rows that `rows.write_rows` wrote to a parquet file; None where it states none, as for Ties."""
+    table = pq.read_table(_file(Path(path)))
+    return table.column("credit").to_pylist() if "credit" in table.column_names else [None] * len(table)
+
+
+def read_prior_sets(path: str | Path) -> dict[str, float]:
+    """Accuracies (0..1) of RewardBench 1's prior sets from a JSON object by name, any of them.
+
+    Raises `ValueError` that names the file and the entry at fault.
+    """
+    file = _file(Path(path))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f'{path} is no JSON ({error}); write an object such as {{"shp": 0.61}}.') from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{path} holds no JSON object; write one such as {{"shp": 0.61}}.')
+    for name, accuracy in found.items():
+        if name not in rewardbench1.PRIOR_SETS:
+            raise ValueError(f"{path}: the prior set {name!r} is unknown; the names are {', '.join(rewardbench1.PRIOR_SETS)}.")
+        if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+            raise ValueError(f"{path}: {name} is {accuracy!r}; give a share from 0 to 1 (points divided by 100).")
+    return {name: float(accuracy) for name, accuracy in found.items()}
+
+
+def result2(rows: Sequence[ScoredRow]) -> dict[str, Any]:
+    """RewardBench 2's result of `rows`, fit for JSON; see `rewardbench2.BenchmarkScores` and `rewardbench2.standard_errors`.
+
+    `row_results` are the credits in the order of the rows, None for Ties, whose parts stand in `ties`.
+    """
+    found = rewardbench2.scores(rows)
+    return {
+        "per_subset": dict(found.per_subset),
+        "overall": found.overall,
+        "reason": found.reason,
+        "refusals": list(found.refusals),
+        "ties": None if found.ties is None else asdict(found.ties),
+        "standard_errors": dict(rewardbench2.standard_errors(rows)),
+        "row_results": list(found.row_results),
+    }
+
+
+def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> dict[str, Any]:
+    """RewardBench 1's result of `rows`, fit for JSON; see `rewardbench1.scores`, which also says what is raised.
+
+    `sections` holds all four, None where every subset is missing; `prior_sets` is their mean, or None.
+    """
+    found = rewardbench1.scores(rows, prior_sets=prior_sets, generative=generative)
+    return {
+        "per_subset": dict(found.per_subset),
+        "sections": dict(found.per_section),
+        "prior_sets": found.prior_sets,
+        "overall": found.overall,
+        "reason": found.reason,
+        "missing_subsets": list(found.missing_subsets),
+        "row_results": list(found.row_results),
+    }
+
+
+def _file(path: Path) -> Path:
+    file = path.expanduser()
+    if not file.is_file():
+        raise ValueError(f"{path} is no file; check its name.")
+    return file
+
+
+def _rows(path: Path) -> list[tuple[int, Any]]:
+    rows = list(read_rows(_file(path)))
+    if not rows:
+        raise ValueError(f"{path} holds no rows; give one scored row a line.")
+    return rows
+
+
+def _row2(row: Any, where: str) -> ScoredRow:
+    _require_object(row, where)
+    scores = row.get("scores")
+    if not isinstance(scores, list) or not scores:
+        raise ValueError(f"{where}: 'scores' is missing or no list with one score per completion, but {_shown(scores)}.")
+    values = tuple(_score(value, f"{where}: score {index}") for index, value in enumerate(scores))
+    num_correct, total = _count(row.get("num_correct"), f"{where}: 'num_correct'"), row.get("total_completions")
+    if num_correct > len(values):
+        raise ValueError(f"{where}: 'num_correct' is {num_correct}, but there are only {len(values)} scores; mend one of them.")
+    if total is not None and _count(total, f"{where}: 'total_completions'") != len(values):
+        raise ValueError(f"{where}: 'total_completions' is {total}, but there are {len(values)} scores; score every completion once.")
+    return ScoredRow(id=_id(row, where), subset=_subset(row, where), num_correct=num_correct, scores=values)
+
+
+def _score(value: Any, where: str) -> float:
+    """A number, what JavaScript calls one, or None, which means NaN."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str) and value in _NOT_FINITE:
+        return _NOT_FINITE[value]
+    if isinstance(value, list):
+        raise ValueError(f"{where} is the list {_shown(value)}; a reward model has one output, so give one number per completion.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f'{where} is {_shown(value)}; give a number, or "NaN", "Infinity" or "-Infinity".')
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{where} is a whole number beyond the range of a float; write it as Infinity, or score the row again.") from error
+
+
+def _count(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{where} is missing or no count from 0 up, but {_shown(value)}.")
+    return value
+
+
+def _id(row: Mapping[str, Any], where: str) -> str:
+    name = row.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise ValueError(f"{where}: 'id' is missing or neither text nor a whole number, but {_shown(name)}.")
+    return str(name)
+
+
+def _subset(row: Mapping[str, Any], where: str) -> str:
+    name = row.get("subset")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: 'subset' is missing or no text, but {_shown(name)}; name the domain of the row.")
+    return name
+
+
+def _require_object(row: Any, where: str) -> None:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is no JSON object.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,69 @@
+"""Downstream tasks: prompts, and functions that judge an answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.data.chat import parse_dialogue
+from core.data.rows import read_rows
+from core.functions import load_function
+from core.records import Completion, Generator, Prompt, Sampling
+from evalhooks.config import TaskConfig
+
+Verifier = Callable[[str, Mapping[str, Any]], float]
+"""From an answer and the row's reference to its correctness, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A downstream task."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    verifier: Verifier
+
+
+def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
+    """The tasks by name; raises `ValueError` that names the file and row, or the verifier, that is wrong."""
+    return {
+        name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
+    }
+
+
+def load_verifier(name: str) -> Verifier:
+    """The function behind `module:function`, the current folder's modules included; raises `ValueError` where there is none."""
+    return load_function(name, "the verifier")
+
+
+def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
+    file = Path(config.path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"tasks.{name}.path={config.path} does not exist; give a JSONL file.")
+    prompts: list[Prompt] = []
+    for number, row in islice(read_rows(file), config.limit):
+        where = f"{file}, row {number}"
+        if not isinstance(row, dict) or config.prompt_key not in row:
+            raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
+        reference = row["reference"] if isinstance(row.get("reference"), dict) else row
+        dialogue = parse_dialogue(row[config.prompt_key], where)
+        prompts.append(Prompt(id=str(row.get("id", number)), dialogue=dialogue, task=name, reference=reference))
+    if not prompts:
+        raise ValueError(f"tasks.{name}.path={config.path} holds no prompts.")
+    return tuple(prompts)
+
+
+def answer(task: Task, generator: Generator, sampling: Sampling) -> tuple[list[list[Completion]], list[list[float]]]:
+    """Completions per prompt and their correctness."""
+    completions = generator.generate([prompt.dialogue for prompt in task.prompts], sampling)
+    correct = [
+        [task.verifier(completion.text, prompt.reference) for completion in answers]
+        for prompt, answers in zip(task.prompts, completions, strict=True)
+    ]
+    return completions, correct
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean of at least one value."""
+    return sum(values) / len(values)

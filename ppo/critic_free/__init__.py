@@ -1,0 +1,1 @@
+"""RLOO and GRPO: policies trained without a critic."""

@@ -1,0 +1,108 @@
+"""TRL's trainer for RLOO and GRPO, over our policy, our prompts and our reward."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
+
+from core.config import Dtype
+from core.data.chat import encode_prompts
+from core.models.adapters import require_no_adapter
+from core.models.load import load_policy
+from core.models.locate import locate
+from core.records import Dialogue
+from ppo.config import PPOConfig
+from ppo.critic_free.arguments import peft_arguments, trl_arguments
+from ppo.session import batch_of
+
+
+def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy in fp32, where small steps are not lost, and its tokenizer. Raises `ValueError` for a new adapter on an adapter."""
+    require_no_adapter(config.model, config.lora)
+    return load_policy(replace(config.model, dtype=Dtype.fp32))
+
+
+def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> list[Dialogue]:
+    """The prompts of at most `max_prompt_length` tokens.
+
+    Raises `ValueError` where there is none, and where TRL would not give the policy the tokens that all else here does.
+    """
+    ids = encode_prompts(tokenizer, prompts)
+    fitting = [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) <= config.max_prompt_length]
+    if not fitting:
+        raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
+    rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
+    if rendered["input_ids"] != ids[0]:
+        raise ValueError(
+            f"{config.model.path}: its chat template leaves BOS to the tokenizer, and TRL adds none; put {{{{ bos_token }}}} at the "
+            "beginning of tokenizer.chat_template, or use algo=ppo."
+        )
+    return fitting
+
+
+def open_trainer(
+    config: PPOConfig,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Dialogue],
+    *,
+    reward: Callable[..., list[float]],
+    scratch: Path,
+) -> RLOOTrainer | GRPOTrainer:
+    """TRL's trainer of `config.algo`, over the prompts of the whole run in their order; it trains `policy` in place."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier job of this process may have used another precision
+    asked = [prompt for step in range(1, config.num_batches + 1) for prompt in group_prompts(prompts, step, config)]
+    args = trl_arguments(config, scratch, on_cpu=not torch.cuda.is_available())
+    parts: dict[str, Any] = {
+        "model": policy,
+        "reward_funcs": reward,
+        "train_dataset": Dataset.from_list([{"prompt": _messages(prompt)} for prompt in asked]),
+        "processing_class": tokenizer,
+        "peft_config": peft_arguments(config.lora),
+    }
+    with old_names():
+        trainer = RLOOTrainer(args=args, **parts) if isinstance(args, RLOOConfig) else GRPOTrainer(args=args, **parts)
+    if config.lora.rank:
+        source = locate(config.model)
+        adapter: Any = trainer.model.peft_config["default"]  # type: ignore[union-attr,index]
+        adapter.base_model_name_or_path = str(Path(source.path).resolve()) if Path(source.path).is_dir() else source.path
+        adapter.revision = source.revision
+    else:
+        _align(trainer.ref_model, policy)
+    return trainer
+
+
+def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
+    """The prompts of rollout batch `step`, one per group: PPO's order (`ppo.session.batch_of`)."""
+    num = config.batch_size // config.group_size
+    return batch_of(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
+
+
+@contextmanager
+def old_names() -> Iterator[None]:
+    """Within it nothing is said of the attribute that TRL and peft ask transformers for under its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def _align(reference: Any, policy: PreTrainedModel) -> None:
+    """TRL reads the reference anew from its folder; here the policy may have been merged, or have taken a pad token."""
+    rows = len(policy.get_input_embeddings().get_parameter("weight"))
+    if len(reference.get_input_embeddings().get_parameter("weight")) != rows:
+        reference.resize_token_embeddings(rows, mean_resizing=False)
+    reference.load_state_dict(policy.state_dict())
+
+
+def _messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in dialogue]

@@ -1,0 +1,73 @@
+"""Processes of a group end with their own code, with their output written, and without the interpreter's end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import atexit, sys
+import torch.distributed as dist
+from core.process.exit import leaving_at_once
+
+class Late:
+    def __del__(self): print("the interpreter was taken down")
+
+late = Late()
+atexit.register(print, "exit functions ran")
+with leaving_at_once():
+    {group}
+    print("worked")
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(75)", 75, ""),
+        ("sys.exit('no such file')", 1, "no such file"),
+        ("raise ValueError('lr is 0')", 1, "ValueError: lr is 0"),
+    ],
+)
+def test_a_process_leaves_with_the_code_it_would_have_had(end: str, code: int, said: str) -> None:
+    group = "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)"
+    ended = subprocess.run([sys.executable, "-c", SCRIPT.format(group=group, end=end)], capture_output=True, text=True)
+    assert ended.returncode == code
+    assert ended.stdout.splitlines() == ["worked", "exit functions ran"]
+    assert said in ended.stderr
+
+
+def test_a_process_that_is_alone_goes_on() -> None:
+    script = SCRIPT.format(group="pass", end="pass") + "print('went on')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["worked", "went on", "exit functions ran", "the interpreter was taken down"]
+
+
+GROUP = """
+import os, torch, torch.distributed as dist
+from core.process.exit import leaving_at_once
+with leaving_at_once():
+    dist.init_process_group("gloo")
+    held = dist.distributed_c10d._get_default_group()
+    dist.all_reduce(torch.ones(4))
+    for thread in os.listdir("/proc/self/task"):  # the group's threads come late, as on a busy machine
+        if "gloo" in open(f"/proc/self/task/{thread}/comm").read():
+            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+    for _ in range(30):
+        dist.all_reduce(torch.ones(8), async_op=True).wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processes_whose_group_has_slow_threads_end_well(tmp_path: Path) -> None:
+    script = tmp_path / "group.py"
+    script.write_text(GROUP)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2000:]

@@ -1,0 +1,239 @@
+"""A run is found again by what determines its result, and only one process works on it at a time."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.disk import write_json
+from core.runs.identity import clean_name, fingerprint, identity_hash
+from core.runs.record import Run, RunBusyError, RunState, fail_run, finish_run, open_run, read_record
+
+HOLDS_THE_RUN = """
+import sys
+from pathlib import Path
+from core.runs.record import open_run
+open_run(runs_dir=Path(sys.argv[1]), study="demo", job="rm", name="tulu", identity={"lr": 3e-6, "seed": 7}, config_yaml="held: true")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def open_tulu(
+    runs_dir: Path, *, name: str = "tulu", lr: float = 3e-6, resume: bool = True, extra: Mapping[str, Any] | None = None
+) -> tuple[Run, RunState]:
+    identity = {"lr": lr, "seed": 7}
+    return open_run(
+        runs_dir=runs_dir, study="demo", job="rm", name=name, identity=identity, config_yaml="lr: ${lr}\n", resume=resume, extra=extra
+    )
+
+
+def test_a_new_run_gets_a_folder_named_by_job_name_and_hash_with_config_and_record(tmp_path: Path) -> None:
+    run, state = open_tulu(tmp_path, name="Tulu Mix", extra={"lineage": {"base": "llama"}})
+    assert state is RunState.new
+    assert run.dir == tmp_path / "demo" / f"rm-tulu-mix-{run.id}"
+    assert (run.dir / "config.yaml").read_text() == "lr: ${lr}\n"
+    record = read_record(run.dir)
+    assert record["status"] == "running"
+    assert record["identity"] == {"lr": 3e-6, "seed": 7}
+    assert record["seed"] == 7
+    assert record["lineage"] == {"base": "llama"}
+    assert set(record["versions"]) == {"python", "torch", "transformers", "trl", "rewardloop"}
+    fail_run(run, "end of test")
+
+
+def test_the_record_names_the_revision_of_the_code(tmp_path: Path) -> None:
+    run, _ = open_tulu(tmp_path)
+    git = read_record(run.dir)["git"]
+    assert git is None or re.fullmatch("[0-9a-f]{40}", git["revision"])
+    fail_run(run, "end of test")
+
+
+def test_a_finished_run_is_returned_untouched(tmp_path: Path) -> None:
+    run, _ = open_tulu(tmp_path)
+    finish_run(run, final={"rewardbench2/overall": float("nan")})
+    before = (run.dir / "record.json").read_bytes()
+    again, state = open_tulu(tmp_path, resume=False)
+    assert (again, state) == (run, RunState.finished)
+    assert (run.dir / "record.json").read_bytes() == before
+    record = read_record(run.dir)
+    assert record["status"] == "finished"
+    assert record["final"] == {"rewardbench2/overall": "NaN"}
+    assert record["finished"] >= record["started"]
+    assert 0 <= record["wall_s"] < 60
+
+
+def test_a_failed_run_is_resumed_in_place_and_its_time_adds_up(tmp_path: Path) -> None:
+    run, _ = open_tulu(tmp_path)
+    started = read_record(run.dir)["started"]
+    fail_run(run, "out of memory")
+    assert read_record(run.dir)["error"] == "out of memory"
+    # As if the first session had taken 100 seconds.
+    write_json(run.dir / "record.json", {**read_record(run.dir), "wall_s": 100.0})
+    again, state = open_tulu(tmp_path)
+    assert (again, state) == (run, RunState.torn)
+    record = read_record(run.dir)
+    assert record["status"] == "running"
+    assert "error" not in record
+    assert record["started"] == started
+    finish_run(again)
+    assert 100 <= read_record(run.dir)["wall_s"] < 160
+
+
+def test_without_resume_a_torn_run_is_moved_aside_and_never_deleted(tmp_path: Path) -> None:
+    folders: set[Path] = set()
+    for _ in range(3):
+        run, state = open_tulu(tmp_path, resume=False)
+        assert state is RunState.new
+        (run.dir / "checkpoints").mkdir()  # fails where the folder is not a fresh one
+        fail_run(run, "torn")
+        folders.add(run.dir)
+    (folder,) = folders
+    kept = sorted(folder.parent.iterdir())
+    assert [path.name for path in kept] == [folder.name, f"{folder.name}.old-1", f"{folder.name}.old-2"]
+    assert all((path / "checkpoints").is_dir() for path in kept)
+
+
+def test_a_run_that_another_process_works_on_is_refused_until_that_process_is_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_THE_RUN, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(RunBusyError, match=rf"rm-tulu-\w{{8}} is being worked on by pid {holder.pid} "):
+            open_tulu(tmp_path)
+        with pytest.raises(RunBusyError):
+            open_tulu(tmp_path, resume=False)
+        holder.send_signal(signal.SIGKILL)
+    run, state = open_tulu(tmp_path)
+    assert state is RunState.torn
+    finish_run(run)
+
+
+def test_a_run_just_moved_aside_still_keeps_a_second_opening_out(tmp_path: Path) -> None:
+    run, _ = open_tulu(tmp_path)
+    fail_run(run, "torn")
+    run, _ = open_tulu(tmp_path, resume=False)
+    with pytest.raises(RunBusyError):
+        open_tulu(tmp_path)
+    finish_run(run)
+
+
+def test_other_settings_are_another_run(tmp_path: Path) -> None:
+    one, _ = open_tulu(tmp_path, lr=3e-6)
+    two, state = open_tulu(tmp_path, lr=1e-6)
+    assert state is RunState.new
+    assert one.dir != two.dir
+    fail_run(one, "end of test")
+    fail_run(two, "end of test")
+
+
+@pytest.mark.parametrize("field", ["status", "id", "wall_s"])
+def test_extras_and_results_cannot_hide_a_field_of_the_record(tmp_path: Path, field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        open_tulu(tmp_path, extra={field: 1})
+    run, _ = open_tulu(tmp_path)
+    with pytest.raises(ValueError, match=field):
+        finish_run(run, **{field: 1})
+    fail_run(run, "end of test")
+
+
+def test_the_hash_is_that_of_canonical_json() -> None:
+    class Mix(StrEnum):
+        tulu = "tulu"
+
+    @dataclass
+    class Data:
+        mix: Mix
+        path: Path
+
+    # sha256 of {"data":{"mix":"tulu","path":"a/b"},"lr":3e-06} by `printf ... | sha256sum`
+    expected = "c0c7a1b0"
+    assert identity_hash({"lr": 3e-6, "data": Data(mix=Mix.tulu, path=Path("a/b"))}) == expected
+    assert identity_hash({"data": {"path": "a/b", "mix": "tulu"}, "lr": 0.000003}) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"), [("Tulu + Skywork", "tulu-skywork"), ("a/../b", "a-..-b"), ("lr=1e-6,ep=2", "lr-1e-6-ep-2"), ("-x-", "x")]
+)
+def test_names_become_safe_file_names(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned
+
+
+@pytest.mark.parametrize("name", ["", "..", " / ", "---"])
+def test_a_name_without_letters_or_digits_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="holds no letter or digit"):
+        clean_name(name)
+
+
+def model_folder(path: Path, weights: bytes = b"w") -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "tokenizer.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+def test_a_model_is_the_same_wherever_it_lies_and_whatever_its_trainer_left_beside_it(tmp_path: Path) -> None:
+    one = model_folder(tmp_path / "one")
+    two = model_folder(tmp_path / "deep" / "two")
+    (two / "optimizer.pt").write_bytes(b"moments")
+    (two / "training_args.bin").write_bytes(b"arguments")
+    (two / "trainer_state.json").write_text("{}")
+    (two / "COMPLETE").touch()
+    assert fingerprint(one) == fingerprint(str(two))
+
+
+@pytest.mark.parametrize("changed", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_with_another_config_tokenizer_or_weights_is_another_input(tmp_path: Path, changed: str) -> None:
+    one, two = model_folder(tmp_path / "one"), model_folder(tmp_path / "two")
+    (two / changed).write_text("[]")
+    assert fingerprint(one) != fingerprint(two)
+
+
+@pytest.mark.parametrize("offset", [0, 36 * 2**20, 72 * 2**20 - 1])
+def test_large_weights_differ_where_their_start_middle_or_end_does(tmp_path: Path, offset: int) -> None:
+    one, two = model_folder(tmp_path / "one"), model_folder(tmp_path / "two")
+    for folder in (one, two):
+        with (folder / "model.safetensors").open("wb") as file:
+            file.truncate(72 * 2**20)  # sparse, so it costs no disk
+    assert fingerprint(one) == fingerprint(two)
+    with (two / "model.safetensors").open("rb+") as file:
+        file.seek(offset)
+        file.write(b"x")
+    assert fingerprint(one) != fingerprint(two)
+
+
+def test_a_data_folder_counts_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "pairs.jsonl").write_text("1\n")
+    before = fingerprint(tmp_path / "data")
+    assert before == fingerprint(shutil.copytree(tmp_path / "data", tmp_path / "copy"))
+    (tmp_path / "data" / "train" / "pairs.jsonl").write_text("2\n")
+    assert fingerprint(tmp_path / "data") != before
+
+
+def test_a_file_is_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert fingerprint(tmp_path / "a.jsonl") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_hub_id_stays_as_it_is_and_a_missing_path_is_an_error(tmp_path: Path) -> None:
+    assert fingerprint("allenai/reward-bench-2@main") == "allenai/reward-bench-2@main"
+    assert fingerprint("pip:smollm2-135m") == "pip:smollm2-135m"
+    for missing in (tmp_path / "missing", "./missing", "runs/demo/missing"):
+        with pytest.raises(FileNotFoundError, match="missing"):
+            fingerprint(missing)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no file"):
+        fingerprint(tmp_path / "empty")

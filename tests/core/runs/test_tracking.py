@@ -1,0 +1,252 @@
+"""Metrics reach files and W&B on their own step axis, and survive a kill, a resume and a late result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.runs.tracking import JsonlTracker, Trackers, WandbTracker, read_metrics
+
+DOMAINS = ("factuality", "precise_if", "math", "safety", "focus", "ties")
+AXIS = "checkpoint/step"
+
+
+def wandb_records(path: Path) -> list[dict[str, Any]]:
+    """The records of an offline run, one JSON object a line, as W&B's own reader prints them."""
+    wandb = Path(sys.executable).parent / "wandb"
+    inspected = subprocess.run([wandb, "leet", "inspect", "--json", path], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in inspected.stdout.splitlines()]
+
+
+def offline_runs(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "wandb").glob("offline-run-*"))
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The logged rows, without the columns that W&B adds."""
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{name: value for name, value in item.items() if not name.startswith("_")} for item in items]
+
+
+def step_metrics(records: list[dict[str, Any]]) -> dict[str, str | None]:
+    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+    return {metric["name"]: metric.get("step_metric") for metric in metrics}
+
+
+def offline_tracker(run_dir: Path, *, name: str = "rm", id: str | None = None, config: Mapping[str, Any] | None = None) -> WandbTracker:
+    return WandbTracker(project="demo", name=name, group="study", dir=run_dir, config=config or {}, mode="offline", id=id)
+
+
+def run_python(code: str, *arguments: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a fresh process whose environment and home know nothing of W&B but what is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    home = {"HOME": str(arguments[0]), "NETRC": str(arguments[0] / "netrc"), "WANDB_CONFIG_DIR": str(arguments[0] / "config")}
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=kept | home | environment, capture_output=True, text=True, check=False)
+
+
+def test_a_line_holds_its_axis_step_time_and_metrics(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path / "run" / "metrics.jsonl")
+    tracker.log({"rewardbench2/math": 0.5, "ppo/kl": float("nan"), "top": float("-inf")}, axis=AXIS, step=12)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line.pop("time") > 1.7e9
+    assert line == {"axis": AXIS, AXIS: 12, "rewardbench2/math": 0.5, "ppo/kl": "NaN", "top": "-Infinity"}
+
+
+def test_metrics_are_read_back_by_step_and_a_repeated_step_overrides_key_by_key(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    tracker.log({"bon/sums@16": 0.3}, axis=AXIS, step=20)
+    tracker.log({"rewardbench2/math": 0.1, "rewardbench2/ties": 0.2}, axis=AXIS, step=10)
+    tracker.log({"train/loss": 0.7}, axis="train/step", step=10)
+    tracker.log({"rewardbench2/math": float("inf")}, axis=AXIS, step=10)
+    metrics = read_metrics(tmp_path / "metrics.jsonl", axis=AXIS)
+    assert metrics == {10: {"rewardbench2/math": float("inf"), "rewardbench2/ties": 0.2}, 20: {"bon/sums@16": 0.3}}
+    assert list(metrics) == [10, 20]
+    assert read_metrics(tmp_path / "metrics.jsonl", axis="train/step") == {10: {"train/loss": 0.7}}
+
+
+def test_a_torn_last_line_is_left_out_by_a_reader_and_cut_off_by_the_next_tracker(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    JsonlTracker(path).log({"a": 1.0}, axis=AXIS, step=1)
+    with path.open("a") as file:
+        file.write('{"axis": "checkpoint/step", "checkpoint/step": 2, "a": 2')
+    assert read_metrics(path, axis=AXIS) == {1: {"a": 1.0}}
+    JsonlTracker(path).log({"a": 3.0}, axis=AXIS, step=3)
+    assert read_metrics(path, axis=AXIS) == {1: {"a": 1.0}, 3: {"a": 3.0}}
+    assert [json.loads(line)["a"] for line in path.read_text().splitlines()] == [1.0, 3.0]
+
+
+def test_a_spoilt_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("spoilt\n")
+    JsonlTracker(path).log({"a": 1.0}, axis=AXIS, step=1)
+    with pytest.raises(ValueError, match=r"metrics.jsonl:1 is not JSON"):
+        read_metrics(path, axis=AXIS)
+
+
+def test_a_run_without_metrics_reads_as_empty(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl", axis=AXIS) == {}
+    JsonlTracker(tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "metrics.jsonl", axis=AXIS) == {}
+
+
+def test_a_metric_may_not_take_the_name_of_a_column_and_a_closed_tracker_takes_none(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="named time"):
+        tracker.log({"time": 1.0}, axis=AXIS, step=1)
+    tracker.close()
+    with pytest.raises(ValueError, match="closed"):
+        tracker.log({"a": 1.0}, axis=AXIS, step=1)
+
+
+def test_the_six_domains_are_bound_to_the_checkpoint_axis_in_wandb(tmp_path: Path) -> None:
+    tracker = offline_tracker(tmp_path, config={"lr": 3e-6, "out": Path("runs") / "a"})
+    tracker.log({"train/loss": 0.7}, axis="train/step", step=40)
+    tracker.log({f"rewardbench2/{domain}": 0.5 for domain in DOMAINS}, axis=AXIS, step=30)
+    # A result that comes late: W&B would drop a row whose native step is smaller than the last one.
+    tracker.log({"downstream/average": 0.25, "ppo/kl": float("nan")}, axis=AXIS, step=10)
+    tracker.close()
+    (run,) = offline_runs(tmp_path)
+    records = wandb_records(run)
+    bound = step_metrics(records)
+    assert {name: bound[name] for name in bound if name.startswith("rewardbench2/")} == {f"rewardbench2/{d}": AXIS for d in DOMAINS}
+    assert bound["train/loss"] == "train/step"
+    assert bound["downstream/average"] == AXIS
+    assert bound[AXIS] is None
+    assert history(records) == [
+        {"train/step": 40, "train/loss": 0.7},
+        {AXIS: 30, **{f"rewardbench2/{domain}": 0.5 for domain in DOMAINS}},
+        {AXIS: 10, "downstream/average": 0.25, "ppo/kl": "NaN"},
+    ]
+    (settings,) = [record["run"] for record in records if record["type"] == "run"]
+    assert settings["display_name"] == "rm"
+    assert settings["run_group"] == "study"
+    config = {name: value for name, value in settings["config"]["update"].items() if name != "_wandb"}
+    assert config == {"lr": 3e-6, "out": "runs/a"}
+
+
+def test_two_runs_in_one_process_are_two_runs_even_where_the_first_is_still_open(tmp_path: Path) -> None:
+    first = offline_tracker(tmp_path / "first", name="first", id="aaaa1111")
+    second = offline_tracker(tmp_path / "second", name="second", id="bbbb2222")
+    for tracker, value in ((first, 1.0), (second, 2.0)):
+        tracker.log({"a": value}, axis=AXIS, step=1)
+        tracker.close()
+    assert history(wandb_records(offline_runs(tmp_path / "first")[0])) == [{AXIS: 1, "a": 1.0}]
+    assert history(wandb_records(offline_runs(tmp_path / "second")[0])) == [{AXIS: 1, "a": 2.0}]
+
+
+def test_a_resumed_offline_run_is_a_second_segment_under_the_same_id_that_asks_to_be_joined(tmp_path: Path) -> None:
+    for step in (1, 2):
+        tracker = offline_tracker(tmp_path, id="cccc3333")
+        tracker.log({"a": float(step)}, axis=AXIS, step=step)
+        tracker.close()
+    segments = [wandb_records(run) for run in offline_runs(tmp_path)]
+    runs = [record["run"] for records in segments for record in records if record["type"] == "run"]
+    assert [(run["run_id"], run["resume"]) for run in runs] == [("cccc3333", True), ("cccc3333", True)]
+    assert [history(records) for records in segments] == [[{AXIS: 1, "a": 1.0}], [{AXIS: 2, "a": 2.0}]]
+
+
+IS_KILLED_ONCE_THE_ROW_IS_ON_DISK = """
+import os, signal, sys, time
+from pathlib import Path
+from core.runs.tracking import WandbTracker
+tracker = WandbTracker(project="p", name="n", group="g", dir=Path(sys.argv[1]), config={}, mode="offline")
+tracker.log({"a": 0.123456789}, axis="checkpoint/step", step=1)
+(log,) = Path(sys.argv[1]).glob("wandb/offline-run-*/*.wandb")
+deadline = time.monotonic() + 10
+while b"0.123456789" not in log.read_bytes() and time.monotonic() < deadline:
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_offline_run_keeps_its_rows(tmp_path: Path) -> None:
+    # W&B's own interval between flushes is 15 s, so that it would lose the row: the wait ends after 10 s.
+    assert run_python(IS_KILLED_ONCE_THE_ROW_IS_ON_DISK, tmp_path).returncode == -signal.SIGKILL
+    assert history(wandb_records(offline_runs(tmp_path)[0])) == [{AXIS: 1, "a": 0.123456789}]
+
+
+LOGS_ONE_ROW = """
+import sys
+from pathlib import Path
+from core.runs.tracking import WandbTracker
+assert "wandb" not in sys.modules
+tracker = WandbTracker(project="p", name="rm-a", group="g", dir=Path(sys.argv[1]), config={}, mode="auto")
+tracker.log({"a": 1.0}, axis="checkpoint/step", step=1)
+tracker.close()
+"""
+
+
+def test_without_a_key_auto_goes_offline_and_says_so_in_one_line(tmp_path: Path) -> None:
+    ended = run_python(LOGS_ONE_ROW, tmp_path)
+    where = tmp_path / "wandb" / "offline-run-*"
+    assert ended.stderr == f"W&B: no API key found, so rm-a is logged offline; upload it with: wandb sync {where}\n"
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert len(offline_runs(tmp_path)) == 1
+
+
+def test_auto_follows_the_mode_of_the_environment_without_a_word_and_keeps_secrets_out_of_the_files(tmp_path: Path) -> None:
+    ended = run_python(LOGS_ONE_ROW, tmp_path, Path("token=hunter2"), WANDB_MODE="offline", HF_TOKEN="hunter2")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    (run,) = offline_runs(tmp_path)
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert f"run-{run.name.rpartition('-')[2]}.wandb" in [file.name for file in files]
+    assert [file.name for file in files if b"hunter2" in file.read_bytes()] == []
+
+
+FINDS_A_KEY = "from core.runs import tracking; print(tracking._session_mode(), tracking._has_api_key())"
+
+
+def test_a_key_is_found_in_the_environment_and_in_netrc(tmp_path: Path) -> None:
+    key = "a" * 40
+    assert run_python(FINDS_A_KEY, tmp_path, WANDB_API_KEY=key).stdout == "online True\n"
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai\nlogin user\npassword {key}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    ended = run_python(FINDS_A_KEY, tmp_path)
+    assert (ended.stdout, ended.stderr) == ("online True\n", "")
+
+
+def test_a_disabled_tracker_writes_nothing(tmp_path: Path) -> None:
+    tracker = WandbTracker(project="p", name="n", group="g", dir=tmp_path / "run", config={}, mode="disabled")
+    tracker.log({"a": 1.0}, axis=AXIS, step=1)
+    tracker.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'of-line'; it is one of auto, online, offline, disabled"):
+        WandbTracker(project="p", name="n", group="g", dir=tmp_path, config={}, mode="of-line")
+
+
+class ListTracker:
+    """Keeps what it is given; `close` fails on demand."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.logged: list[tuple[dict[str, float], str, int]] = []
+        self.closed = False
+        self.fails = fails
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        self.logged.append((dict(metrics), axis, step))
+
+    def close(self) -> None:
+        self.closed = True
+        if self.fails:
+            raise OSError("disk full")
+
+
+def test_several_trackers_get_the_same_and_all_are_closed_even_if_one_fails() -> None:
+    one, two, three = ListTracker(), ListTracker(fails=True), ListTracker()
+    trackers = Trackers([one, two, three])
+    trackers.log({"a": 1.0}, axis=AXIS, step=3)
+    assert one.logged == two.logged == three.logged == [({"a": 1.0}, AXIS, 3)]
+    with pytest.raises(OSError, match="disk full"):
+        trackers.close()
+    assert one.closed
+    assert three.closed

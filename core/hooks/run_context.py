@@ -1,0 +1,49 @@
+"""What every training run is given besides its configuration: a folder, the processes, the hooks, and where to report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.hooks.hook import Hook
+from core.process.world import World, join_world
+from core.progress import NoProgress, Progress
+from core.records import RunEnded, Tracker
+from core.runs.tracking import Trackers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunContext:
+    """A run's folder, processes and hooks, and whom it reports to.
+
+    Every process builds one from the same arguments. Only the main process reports: on the others `tracker`, `progress` and
+    `say` are replaced by ones that do nothing. The hooks are the same everywhere, and the main process alone calls them.
+
+    >>> RunContext(dir=Path("runs/demo/rm-a")).hooks
+    ()
+    """
+
+    dir: Path
+    world: World = field(default_factory=join_world)
+    hooks: Sequence[Hook] = ()
+    tracker: Tracker = field(default_factory=lambda: Trackers([]))
+    progress: Progress = field(default_factory=NoProgress)
+    say: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        if not self.world.is_main:
+            for name, silent in (("tracker", Trackers([])), ("progress", NoProgress()), ("say", _say_nothing)):
+                object.__setattr__(self, name, silent)
+
+    def log_training(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs `metrics` as `train/NAME` at `step` of the axis `train/step`."""
+        self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, axis="train/step", step=step)
+
+    def end(self, step: int) -> None:
+        """Tells the hooks that the run ended after `step`."""
+        if self.world.is_main:
+            for hook in self.hooks:
+                hook.on_end(RunEnded(run_dir=self.dir, step=step))
+
+
+def _say_nothing(line: str) -> None:
+    pass

@@ -9,6 +9,7 @@ from typing import Any
 from bon.estimators import best_of_n, oracle_of_n
 from core.data.chat import parse_dialogue
 from core.disk import atomic_folder, is_complete, plain, write_json
+from core.functions import Verifier
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 
 MANIFEST = "pool.json"
@@ -31,7 +32,7 @@ Pools = Mapping[str, Sequence[PoolRow]]
 def make_pools(
     folder: Path,
     prompts: Mapping[str, Sequence[Prompt]],
-    verifiers: Mapping[str, Callable[[str, Mapping[str, Any]], float]],
+    verifiers: Mapping[str, Verifier],
     generator: Generator,
     sampling: Sampling,
     advance: Callable[[int], None],

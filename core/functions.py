@@ -3,8 +3,16 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+Verifier = Callable[[str, Mapping[str, Any]], float]
+"""Judges a completion by the reference of its prompt: correctness from 0 to 1 in a task, any finite number as a reward."""
+
+
+def load_verifier(name: str) -> Verifier:
+    """The verifier behind `module:function`; raises as `load_function`."""
+    return load_function(name, "the verifier")
 
 
 def load_function(name: str, what: str) -> Callable[..., Any]:

@@ -135,8 +135,12 @@ class ScoredRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """A completion's reward, and what was read for it: tokens of prompt and completion, after a cut to the limit if `truncated`."""
+class CompletionScore:
+    """A completion's reward and the number of tokens (prompt and completion) it was computed from, after truncation if `truncated`.
+
+    >>> CompletionScore(reward=0.5, num_tokens=12, truncated=False).reward
+    0.5
+    """
 
     reward: float
     num_tokens: int
@@ -177,11 +181,11 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class MeasuringScorer(Scorer, Protocol):
-    """A Scorer that reads tokens and can say how many."""
+class DetailedScorer(Scorer, Protocol):
+    """A Scorer that also reports how many tokens each score was computed from."""
 
-    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
-        """As `score`, with what was read for each reward."""
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+        """As `score`, with the number of tokens behind each score."""
         ...
 
 

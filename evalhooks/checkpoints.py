@@ -97,7 +97,7 @@ class HeldOutHook(Hook):
         scorer = RewardModelScorer(
             event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=lambda _: None
         )
-        rows = scorer.measure([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
+        rows = scorer.score_detailed([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
         for pair, (chosen, rejected) in zip(self.pairs, rows, strict=True):
             if not chosen.truncated and not rejected.truncated:

@@ -39,7 +39,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
     result = {"reward": job.from_scores, **_evaluated(job, rows, prior_sets, generative=generative)}
     if out is not None:
-        _write(out, out.with_suffix(".parquet"), result, ScoredBenchmark(rows=tuple(rows), measured=(None,) * len(rows)))
+        _write(out, out.with_suffix(".parquet"), result, ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows)))
     return result
 
 
@@ -109,7 +109,7 @@ def _score(job: BenchJob, sources: Sources, rows: Sequence[BenchmarkRow], progre
         return scored, {"judge": {key: getattr(judge, key) for key in counts}}
     limits = Limits(batch_tokens=job.batch_tokens, max_length=job.max_length)
     scored = score_rows(rows, build(job.reward, sources, limits, progress=progress))
-    return scored, {"num_truncated": None if None in scored.measured else scored.num_truncated, "max_length": job.max_length}
+    return scored, {"num_truncated": None if None in scored.details else scored.num_truncated, "max_length": job.max_length}
 
 
 def _unscored_ties(rows: Sequence[BenchmarkRow]) -> list[ScoredRow]:

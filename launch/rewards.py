@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import ModelConfig, Quantize
-from core.functions import load_function
+from core.functions import load_function, load_verifier
 from core.models.adapters import content_of
 from core.models.locate import resolve
 from core.progress import NoProgress, Progress
@@ -186,7 +186,7 @@ def term_sources(job: PPOJob, prompts: Sequence[Prompt]) -> dict[str, Sources]:
 
 def _verifier(reward: RewardConfig, prompts: Sequence[Prompt]) -> VerifierScorer:
     references = {prompt.dialogue: prompt.reference for prompt in prompts}
-    return VerifierScorer(load_function(reward.verifier, "the verifier"), references, name=reward.verifier)
+    return VerifierScorer(load_verifier(reward.verifier), references, name=reward.verifier)
 
 
 def terms_identity(job: PPOJob, sources: Mapping[str, Sources]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from core.data.chat import encode_answered
-from core.records import Dialogue, Measured
+from core.records import CompletionScore, Dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,10 +28,10 @@ class TokenRows:
         """The numbers of each prompt's rows, of the prompts that have any."""
         return [range(start, end) for start, end in pairwise(self.bounds) if end > start]
 
-    def measured(self, rewards: Sequence[float]) -> list[list[Measured]]:
+    def completion_scores(self, rewards: Sequence[float]) -> list[list[CompletionScore]]:
         """The rewards of the rows, by prompt, with what was read for them."""
         found = [
-            Measured(reward=reward, num_tokens=len(row), truncated=cut)
+            CompletionScore(reward=reward, num_tokens=len(row), truncated=cut)
             for reward, row, cut in zip(rewards, self.rows, self.truncated, strict=True)
         ]
         return [found[start:end] for start, end in pairwise(self.bounds)]

@@ -10,7 +10,7 @@ from core.data.chat import encode_prompts, pad_id, preamble
 from core.data.padding import pad_right, token_budget_batches
 from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
-from core.records import Dialogue, Measured
+from core.records import CompletionScore, Dialogue
 from core.trees.attention import encode, tree_attention, why_not
 from core.trees.layout import Row, batches, grow, num_shared
 
@@ -52,11 +52,11 @@ class ImplicitRewardScorer:
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
-        return [[measured.reward for measured in row] for row in self.measure(prompts, completions)]
+        return [[scored.reward for scored in row] for row in self.score_detailed(prompts, completions)]
 
     @torch.no_grad()
-    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
-        """As `score`, with the number of tokens that each reward was read from."""
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+        """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         asked = [ids for ids, answers in zip(encode_prompts(self.tokenizer, prompts), completions, strict=True) for _ in answers]
         starts = [num_shared(ids, row) for ids, row in zip(asked, texts.rows, strict=True)]
@@ -69,7 +69,7 @@ class ImplicitRewardScorer:
                 self.progress.advance(len(batch))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
-        return texts.measured((self.beta * (sums[0] - sums[1])).tolist())
+        return texts.completion_scores((self.beta * (sums[0] - sums[1])).tolist())
 
     def _batches(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of some rows and the log-probabilities of their completions; together all rows."""

@@ -11,7 +11,7 @@ from core.data.padding import token_budget_batches
 from core.data.token_rows import TokenRows, token_rows
 from core.models.head import padded_rewards, tree_rewards, why_not_rewards
 from core.progress import NoProgress, Progress
-from core.records import Dialogue, Measured
+from core.records import CompletionScore, Dialogue
 from core.trees.attention import tree_attention
 from core.trees.layout import batches
 
@@ -47,11 +47,11 @@ class RewardModelScorer:
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
-        return [[measured.reward for measured in row] for row in self.measure(prompts, completions)]
+        return [[scored.reward for scored in row] for row in self.score_detailed(prompts, completions)]
 
     @torch.no_grad()
-    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
-        """As `score`, with the number of tokens that each reward was read from."""
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+        """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = [0.0] * len(texts.rows)
         self.progress.start("scoring", len(rewards))
@@ -61,7 +61,7 @@ class RewardModelScorer:
             self.progress.advance(len(numbers))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
-        return texts.measured(rewards)
+        return texts.completion_scores(rewards)
 
     def _batches(self, texts: TokenRows) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of some rows and their rewards; together all rows."""

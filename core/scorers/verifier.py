@@ -1,14 +1,12 @@
 """A program that checks answers against references, as a Scorer."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from core.functions import Verifier
 from core.records import Dialogue
-
-Verifier = Callable[[str, Mapping[str, Any]], float]
-"""From a completion and the reference of its prompt to a score; a downstream task takes functions of the same kind."""
 
 
 class VerifierScorer:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from core.data.token_rows import token_rows
-from core.records import Dialogue, Measured
+from core.records import CompletionScore, Dialogue
 from core.vllm.server import Server, is_address
 
 if TYPE_CHECKING:
@@ -62,15 +62,15 @@ class VLLMScorer:
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
-        return [[found.reward for found in row] for row in self.measure(prompts, completions)]
+        return [[found.reward for found in row] for row in self.score_detailed(prompts, completions)]
 
-    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
         """As `score`, with the tokens that were sent for each reward."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = self._rewards(texts.rows)
         self._suspect_sigmoid(rewards)
         self.num_truncated += sum(texts.truncated)
-        return texts.measured(rewards)
+        return texts.completion_scores(rewards)
 
     def _rewards(self, rows: Sequence[list[int]]) -> list[float]:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from core.data.hub import require_hub
 from core.data.rows import parquet_rows, read_rows
-from core.records import BenchmarkRow, Measured, MeasuringScorer, ScoredRow, Scorer, user
+from core.records import BenchmarkRow, CompletionScore, DetailedScorer, ScoredRow, Scorer, user
 
 HUB2 = "allenai/reward-bench-2"
 HUB1 = "allenai/reward-bench"
@@ -42,17 +42,17 @@ _TABLE = pa.schema(
 class ScoredBenchmark:
     """A scored benchmark: its rows, and for each row what was read for its completions (None: the scorer does not say).
 
-    >>> ScoredBenchmark(rows=(ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5)),), measured=(None,)).num_truncated
+    >>> ScoredBenchmark(rows=(ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5)),), details=(None,)).num_truncated
     0
     """
 
     rows: tuple[ScoredRow, ...]
-    measured: tuple[tuple[Measured, ...] | None, ...]
+    details: tuple[tuple[CompletionScore, ...] | None, ...]
 
     @property
     def num_truncated(self) -> int:
         """How many texts (prompt and completion) were cut to the scorer's limit; a cut takes the end of the answer."""
-        return sum(measured.truncated for row in self.measured if row is not None for measured in row)
+        return sum(measured.truncated for row in self.details if row is not None for measured in row)
 
 
 def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
@@ -110,18 +110,18 @@ def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Sco
         return _score(rows, scorer)
     parts = {False: _score([row for row in rows if not _is_ties(row)], scorer)}
     parts[True] = _score([row for row in rows if _is_ties(row)], ties_scorer)
-    scored = {ties: zip(part.rows, part.measured, strict=True) for ties, part in parts.items()}
+    scored = {ties: zip(part.rows, part.details, strict=True) for ties, part in parts.items()}
     in_order = [next(scored[_is_ties(row)]) for row in rows]
-    return ScoredBenchmark(rows=tuple(row for row, _ in in_order), measured=tuple(measured for _, measured in in_order))
+    return ScoredBenchmark(rows=tuple(row for row, _ in in_order), details=tuple(measured for _, measured in in_order))
 
 
 def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
     if not rows:  # a judge may be asked for Ties alone, or for all but Ties
-        return ScoredBenchmark(rows=(), measured=())
+        return ScoredBenchmark(rows=(), details=())
     prompts, completions = [user(row.prompt) for row in rows], [row.completions for row in rows]
-    measured: list[tuple[Measured, ...] | None]
-    if isinstance(scorer, MeasuringScorer):
-        measurements = [tuple(values) for values in scorer.measure(prompts, completions)]
+    measured: list[tuple[CompletionScore, ...] | None]
+    if isinstance(scorer, DetailedScorer):
+        measurements = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
         scores = [tuple(value.reward for value in values) for values in measurements]
         measured = [*measurements]
     else:
@@ -132,7 +132,7 @@ def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
         ScoredRow(id=row.id, subset=row.subset, num_correct=row.num_correct, scores=values)
         for row, values in zip(rows, scores, strict=True)
     ]
-    return ScoredBenchmark(rows=tuple(scored), measured=tuple(measured))
+    return ScoredBenchmark(rows=tuple(scored), details=tuple(measured))
 
 
 def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | None]) -> None:
@@ -150,7 +150,7 @@ def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | No
             "num_tokens": None if measured is None else [value.num_tokens for value in measured],
             "truncated": None if measured is None else [value.truncated for value in measured],
         }
-        for row, measured, credit in zip(scored.rows, scored.measured, credits, strict=True)
+        for row, measured, credit in zip(scored.rows, scored.details, credits, strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

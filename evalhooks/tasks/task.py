@@ -1,19 +1,15 @@
 """Downstream tasks: prompts, and functions that judge an answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from core.data.chat import parse_dialogue
 from core.data.rows import read_rows
-from core.functions import load_function
+from core.functions import Verifier, load_verifier
 from core.records import Completion, Generator, Prompt, Sampling
 from evalhooks.config import TaskConfig
-
-Verifier = Callable[[str, Mapping[str, Any]], float]
-"""From an answer and the row's reference to its correctness, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +26,6 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     return {
         name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
     }
-
-
-def load_verifier(name: str) -> Verifier:
-    """The function behind `module:function`, the current folder's modules included; raises `ValueError` where there is none."""
-    return load_function(name, "the verifier")
 
 
 def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:

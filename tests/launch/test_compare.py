@@ -32,7 +32,7 @@ def all_domains(wins: int) -> list[ScoredRow]:
 
 
 def table(path: Path, rows: Sequence[ScoredRow], credits: Sequence[float | None] | None = None) -> str:
-    scored = ScoredBenchmark(rows=tuple(rows), measured=(None,) * len(rows))
+    scored = ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows))
     write_rows(path, scored, rewardbench2.scores(rows).row_results if credits is None else credits)
     return str(path)
 

@@ -242,7 +242,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text_in_its_own_tokens(
     scorer = build_terms(job, term_sources(job, PROMPTS), PROMPTS).terms[0].scorer
     assert isinstance(scorer, RewardModelScorer)
     # <s> [user] Name a fruit. [assistant] plum </s>
-    assert scorer.measure([FRUIT.dialogue], [["plum"]])[0][0].num_tokens == 8
+    assert scorer.score_detailed([FRUIT.dialogue], [["plum"]])[0][0].num_tokens == 8
 
 
 def test_a_critic_starts_from_the_first_reward_model_of_the_policys_tokens_that_is_no_penalty(

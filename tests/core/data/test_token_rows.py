@@ -1,7 +1,7 @@
 """Token rows of prompts with their completions: order, cuts, and rewards back where they belong."""
 
 from core.data.token_rows import token_rows
-from core.records import Measured, user
+from core.records import CompletionScore, user
 from tests.fakes import word_tokenizer
 
 PROMPTS = [user("name a fruit"), user("name"), user("a fruit")]
@@ -18,8 +18,8 @@ def test_rows_stand_prompt_by_prompt_and_are_cut_at_their_end() -> None:
 
 def test_rewards_go_back_to_their_prompts_with_what_was_read() -> None:
     texts = token_rows(word_tokenizer(), PROMPTS, COMPLETIONS, 8)
-    assert texts.measured([0.5, -1.0, 2.0]) == [
-        [Measured(reward=0.5, num_tokens=8, truncated=False), Measured(reward=-1.0, num_tokens=8, truncated=True)],
+    assert texts.completion_scores([0.5, -1.0, 2.0]) == [
+        [CompletionScore(reward=0.5, num_tokens=8, truncated=False), CompletionScore(reward=-1.0, num_tokens=8, truncated=True)],
         [],
-        [Measured(reward=2.0, num_tokens=7, truncated=False)],
+        [CompletionScore(reward=2.0, num_tokens=7, truncated=False)],
     ]

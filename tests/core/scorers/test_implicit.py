@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.records import Dialogue, MeasuringScorer, Message, user
+from core.records import DetailedScorer, Dialogue, Message, user
 from core.scorers import implicit
 from core.scorers.implicit import ImplicitRewardScorer, why_not_logprobs
 from tests.fakes import tiny_llama, word_tokenizer
@@ -83,7 +83,7 @@ def test_by_hand_on_single_words(why_padded: str) -> None:
     policy, reference = (LlamaForCausalLM(tiny_llama(words)).eval() for _ in range(2))
     scorer = ImplicitRewardScorer(policy, reference, words, words, beta=0.5)
     scorer.why_padded = why_padded
-    ((plum, nothing),) = scorer.measure([user("name a fruit")], [["a plum", ""]])
+    ((plum, nothing),) = scorer.score_detailed([user("name a fruit")], [["a plum", ""]])
     # <s> [user] name a fruit [assistant] is the prompt; a plum </s>, or </s> alone, is what is scored.
     prompt = [0, 4, 6, 7, 8, 5]
     for item, answer in ((plum, [7, 9, 1]), (nothing, [1])):
@@ -103,7 +103,7 @@ def test_a_row_cut_within_its_completion_counts_what_is_left_and_one_cut_within_
     policy, reference = (LlamaForCausalLM(tiny_llama(words)).eval() for _ in range(2))
     scorer = ImplicitRewardScorer(policy, reference, words, words, beta=1.0, max_length=max_length)
     scorer.why_padded = why_padded
-    ((cut,), (short,)) = scorer.measure([user("name a fruit"), user("a")], [["a plum"], [""]])
+    ((cut,), (short,)) = scorer.score_detailed([user("name a fruit"), user("a")], [["a plum"], [""]])
     row = [0, 4, 6, 7, 8, 5, 7, 9, 1][:max_length]
     expected = log_probability(policy, row, 6) - log_probability(reference, row, 6)
     assert cut.reward == pytest.approx(expected, **TOLERANCE)
@@ -145,7 +145,7 @@ def test_a_reward_does_not_depend_on_what_is_scored_beside_it(
         assert scorer.score([prompt], [answers[::-1]])[0][::-1] == pytest.approx(rewards, **TOLERANCE)
     assert scorer.score(PROMPTS, [[], COMPLETIONS[1], []]) == [[], pytest.approx(together[1], **TOLERANCE), []]
     assert scorer.score([], []) == []
-    assert isinstance(scorer, MeasuringScorer)
+    assert isinstance(scorer, DetailedScorer)
 
 
 def test_logits_are_made_a_part_at_a_time(

@@ -18,7 +18,7 @@ from transformers import (
 
 from core.data.chat import pad_id, preamble
 from core.models.head import padded_rewards, tree_rewards, why_not_rewards
-from core.records import Dialogue, Measured, MeasuringScorer, Message, user
+from core.records import CompletionScore, DetailedScorer, Dialogue, Message, user
 from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
 from tests.fakes import tiny_llama, word_tokenizer
@@ -148,15 +148,15 @@ def test_what_was_read_is_counted_and_marked_where_it_was_cut(why_padded: str, m
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(tiny_llama(words, num_labels=1)).eval()
     scorer = RewardModelScorer(model, words, max_length=max_length)
-    assert isinstance(scorer, MeasuringScorer)
+    assert isinstance(scorer, DetailedScorer)
     scorer.why_padded = why_padded
-    (first, second), none, (third,) = scorer.measure([user("name a fruit"), user("a"), user("a")], [["a plum", "plum"], [], [""]])
+    (first, second), none, (third,) = scorer.score_detailed([user("name a fruit"), user("a"), user("a")], [["a plum", "plum"], [], [""]])
     # <s> [user] name a fruit [assistant] a plum </s>; the same without the second "a"; <s> [user] a [assistant] </s>
     rows = [[0, 4, 6, 7, 8, 5, 7, 9, 1], [0, 4, 6, 7, 8, 5, 9, 1], [0, 4, 7, 5, 1]]
     with torch.no_grad():
         naive = [model(torch.tensor([row[:max_length]])).logits.item() for row in rows]
     for item, row, reward in zip((first, second, third), rows, naive, strict=True):
-        expected = Measured(reward=item.reward, num_tokens=min(len(row), max_length), truncated=len(row) > max_length)
+        expected = CompletionScore(reward=item.reward, num_tokens=min(len(row), max_length), truncated=len(row) > max_length)
         assert item == expected
         assert item.reward == pytest.approx(reward, **TOLERANCE)
     assert none == []

@@ -12,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from core.data.chat import encode_answered
-from core.records import Dialogue, MeasuringScorer, Message, user
+from core.records import DetailedScorer, Dialogue, Message, user
 from core.scorers.vllm import VLLMScorer
 from tests.fakes import word_tokenizer
 
@@ -140,11 +140,11 @@ def test_rows_above_max_length_are_cut_at_the_end_and_counted(server: Server) ->
     remote = scorer(server, max_length=limit)
     assert flat(remote.score(PROMPTS, COMPLETIONS)) == pytest.approx([reward(row[:limit]) for row in rows()])
     assert remote.num_truncated == 3
-    measured = [found for answers in remote.measure(PROMPTS, COMPLETIONS) for found in answers]
+    measured = [found for answers in remote.score_detailed(PROMPTS, COMPLETIONS) for found in answers]
     assert [found.num_tokens for found in measured] == [min(len(row), limit) for row in rows()]
     assert [found.truncated for found in measured] == [len(row) > limit for row in rows()]
     assert remote.num_truncated == 6  # over the scorer's life
-    assert isinstance(remote, MeasuringScorer)
+    assert isinstance(remote, DetailedScorer)
 
 
 def test_a_prompt_without_completions_keeps_its_place_and_nothing_is_no_request(server: Server) -> None:

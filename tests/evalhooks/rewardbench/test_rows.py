@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
 
-from core.records import BenchmarkRow, Dialogue, Measured, ScoredRow, user
+from core.records import BenchmarkRow, CompletionScore, Dialogue, ScoredRow, user
 from evalhooks.rewardbench.rows import (
     HUB1,
     HUB2,
@@ -233,9 +233,9 @@ def test_the_limit_holds_for_files_too(tmp_path: Path) -> None:
 class CountingScorer(LengthScorer):
     """A LengthScorer that reads one token per character of the completion, at most three."""
 
-    def measure(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[Measured]]:
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
         scores = self.score(prompts, completions)
-        return [[Measured(reward=-x, num_tokens=min(int(x), 3), truncated=x > 3) for x in row] for row in scores]
+        return [[CompletionScore(reward=-x, num_tokens=min(int(x), 3), truncated=x > 3) for x in row] for row in scores]
 
 
 def rows_to_score(tmp_path: Path) -> list[BenchmarkRow]:
@@ -252,7 +252,7 @@ def test_rows_are_scored_completion_by_completion_and_written_with_their_credit(
             ScoredRow(id="tied:0", subset="Ties", num_correct=2, scores=(3.0, 4.0, 3.0)),
             ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 1.0, 2.0, 1.0)),
         ),
-        measured=(None, None, None),
+        details=(None, None, None),
     )
     assert scored.num_truncated == 0
     assert scorer.calls == [([user("2 + 2?"), user("A fruit?"), user("2 + 2?")], [row.completions for row in rows_to_score(tmp_path)])]
@@ -295,7 +295,7 @@ def test_ties_go_to_a_scorer_of_their_own_and_every_row_stays_in_its_place(tmp_p
     assert [prompts for prompts, _ in rater.calls] == [[user("A fruit?")]]
     assert [row.scores for row in scored.rows] == [(1.0, 1.0, 2.0, 1.0), (-3.0, -4.0, -3.0), (2.0, 1.0, 2.0, 1.0)]
     assert [row.id for row in scored.rows] == [row.id for row in rows]
-    assert [measured is None for measured in scored.measured] == [True, False, True]
+    assert [measured is None for measured in scored.details] == [True, False, True]
 
 
 def test_a_scorer_without_rows_of_its_own_is_not_asked(tmp_path: Path) -> None:

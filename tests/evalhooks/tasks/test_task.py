@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from core.functions import load_verifier
 from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
 from evalhooks.config import TaskConfig
-from evalhooks.tasks.task import Task, answer, load_tasks, load_verifier, mean
+from evalhooks.tasks.task import Task, answer, load_tasks, mean
 from evalhooks.tasks.verifiers import gsm8k
 
 GSM8K = "evalhooks.tasks.verifiers:gsm8k"

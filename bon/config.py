@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from core.config import require_positive
+from core.config import Hashed, require_positive
 
 
 @dataclass(kw_only=True)
 class PoolConfig:
     """How a pool of completions is drawn from a policy."""
 
-    n: int = 16
-    temperature: float = 1.0
-    max_new_tokens: int = 256
-    seed: int = 0
-    limit: int | None = None
+    n: Hashed[int] = 16
+    temperature: Hashed[float] = 1.0
+    max_new_tokens: Hashed[int] = 256
+    seed: Hashed[int] = 0
+    limit: Hashed[int | None] = None
     """The first prompts of every task only."""
 
     def __post_init__(self) -> None:

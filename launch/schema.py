@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bon.config import PoolConfig
-from core.config import Dtype, ModelConfig, Quantize, require_fraction, require_positive
+from core.config import ContentHashed, Dtype, Hashed, ModelConfig, Quantize, Unhashed, require_fraction, require_positive
 from core.scorers.ensemble import Combine
 from evalhooks.config import HooksConfig, TaskConfig
 from evalhooks.judges.config import JudgeConfig, Mode
@@ -45,12 +45,12 @@ class TrackerConfig:
 class RunSettings:
     """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
 
-    name: str = ""
-    study: str = "default"
-    runs_dir: str = "runs"
-    resume: str = "auto"
+    name: Unhashed[str] = ""
+    study: Unhashed[str] = "default"
+    runs_dir: Unhashed[str] = "runs"
+    resume: Unhashed[str] = "auto"
     """auto (or true): continue a torn run from its last complete checkpoint; never (or false): move it aside and start anew."""
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
 
     @property
     def resumes(self) -> bool:
@@ -65,13 +65,13 @@ class RunSettings:
 class Launch(RunSettings):
     """What every trainer has besides: what is measured at its checkpoints."""
 
-    world: str = "runs/demo/world-0"
+    world: Unhashed[str] = "runs/demo/world-0"
     """Folder of the microworld that the default data, models and tasks lie in."""
-    hooks: HooksConfig = field(default_factory=HooksConfig)
-    tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    lr: float | None = None
+    hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
+    tasks: Hashed[dict[str, TaskConfig]] = field(default_factory=dict)
+    lr: Unhashed[float | None] = None
     """Short for optim.lr."""
-    dry_run: bool = False
+    dry_run: Unhashed[bool] = False
     """List the job, or every job of a sweep, with its settings, and run none."""
 
 
@@ -91,36 +91,36 @@ class RewardKind(StrEnum):
 class RewardConfig:
     """A reward: a reward model by default; `kind` says what else."""
 
-    kind: RewardKind = RewardKind.model
-    path: str = ""
+    kind: Hashed[RewardKind] = RewardKind.model
+    path: ContentHashed[str] = ""
     """Reward model by folder, hub id (org/name or org/name@revision), adapter, run folder or run id; for dpo the policy, for
     vllm the model whose tokenizer and template the server's model has."""
-    revision: str | None = None
-    dtype: Dtype = Dtype.fp32
-    quantize: Quantize = Quantize.none
-    reference: str = ""
+    revision: ContentHashed[str | None] = None
+    dtype: Hashed[Dtype] = Dtype.fp32
+    quantize: Hashed[Quantize] = Quantize.none
+    reference: ContentHashed[str] = ""
     """dpo: the model that the policy was trained from."""
-    beta: float = 0.1
+    beta: Hashed[float] = 0.1
     """dpo: the temperature of its training, which scales the rewards."""
-    members: list[str] = field(default_factory=list)
+    members: ContentHashed[list[str]] = field(default_factory=list)
     """ensemble: reward models, each as in `path`."""
-    combine: Combine = Combine.mean
-    weight: float = 1.0
+    combine: Hashed[Combine] = Combine.mean
+    weight: Hashed[float] = 1.0
     """ensemble: of the members' variance, under combine=uncertainty."""
-    scales: list[list[float]] = field(default_factory=list)
+    scales: Hashed[list[list[float]]] = field(default_factory=list)
     """ensemble: mean and standard deviation of every member's scores, for members of different scale."""
-    function: str = ""
+    function: Hashed[str] = ""
     """function: `module:function` of (prompts, completions), see core.scorers.function."""
-    verifier: str = ""
+    verifier: Hashed[str] = ""
     """verifier: `module:function` of (completion, reference), as a task has it; the references stand in the rows of the prompts."""
-    url: str = ""
+    url: Unhashed[str] = ""
     """vllm: address of the server."""
-    served: str = ""
+    served: Hashed[str] = ""
     """vllm: name under which it serves the model; empty: `path`."""
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    coefficient: float = 1.0
+    judge: Hashed[JudgeConfig] = field(default_factory=JudgeConfig)
+    coefficient: Hashed[float] = 1.0
     """ppo: of this reward in the sum of all; below 0 it is a penalty."""
-    standardize: bool = False
+    standardize: Hashed[bool] = False
     """ppo: less the mean and divided by the standard deviation of the untrained policy's answers, before the coefficient."""
 
     def require_complete(self, key: str = "reward") -> None:
@@ -168,8 +168,8 @@ class RMJob(Launch, RewardModelConfig):
 class PPOJob(Launch, PPOConfig):
     """`rewardloop ppo`."""
 
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    rewards: dict[str, Any] = field(default_factory=dict)
+    reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
+    rewards: Hashed[dict[str, Any]] = field(default_factory=dict)
     """Further rewards by names of the user's, each a RewardConfig; with them, `reward` may stay empty. See `terms`."""
 
     def __post_init__(self) -> None:
@@ -235,13 +235,13 @@ def _require_lone_judge(judge: JudgeConfig, key: str) -> None:
 class BoNJob(Launch):
     """`rewardloop bon`: pools of completions, made once, and what each reward picks from them."""
 
-    model: ModelConfig
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    pools: str = ""
+    model: Hashed[ModelConfig]
+    pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)
+    pools: Unhashed[str] = ""
     """Folder of the pools; made there if absent. Empty: beside the run."""
-    rewards: list[str] = field(default_factory=list)
+    rewards: Hashed[list[str]] = field(default_factory=list)
     """Reward models by folder, run folder or run id."""
-    best_of: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    best_of: Hashed[list[int]] = field(default_factory=lambda: [1, 2, 4, 8, 16])
 
 
 class Benchmark(StrEnum):
@@ -255,24 +255,24 @@ class Benchmark(StrEnum):
 class BenchJob(RunSettings):
     """`rewardloop bench`: RewardBench 2 or 1 of one reward, or of scores that are there already."""
 
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    benchmark: Benchmark = Benchmark.rewardbench2
-    rows: str = ""
+    reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
+    benchmark: Hashed[Benchmark] = Benchmark.rewardbench2
+    rows: ContentHashed[str] = ""
     """File, folder of parquet files, saved dataset or hub id; empty: the official data on the hub."""
-    limit: float = 1.0
+    limit: Hashed[float] = 1.0
     """Share of every domain's rows, stratified and seeded."""
-    seed: int = 0
-    batch_tokens: int = 16384
+    seed: Hashed[int] = 0
+    batch_tokens: Unhashed[int] = 16384
     """Tokens per forward pass."""
-    max_length: int = 2048
+    max_length: Hashed[int] = 2048
     """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
-    from_scores: str = ""
+    from_scores: ContentHashed[str] = ""
     """JSONL of scores to evaluate instead of a model."""
-    generative: bool = False
+    generative: Hashed[bool] = False
     """rewardbench1 from_scores: the scores are a judge's, so a draw earns half. Rows that a run of a judge wrote say so themselves."""
-    prior_sets: str = ""
+    prior_sets: ContentHashed[str] = ""
     """rewardbench1: JSON with accuracies on the prior sets, as {"shp": 0.61}."""
-    out: str = ""
+    out: Unhashed[str] = ""
     """JSON file for the result; its rows go beside it as parquet."""
 
     def __post_init__(self) -> None:
@@ -333,29 +333,29 @@ class PPOPlan:
 class StudyJob:
     """`rewardloop study`: a sweep of reward models, best-of-N, PPO runs, and the report that puts them side by side."""
 
-    study: str = "study"
-    runs_dir: str = "runs"
-    seed: int = 0
-    parallel: int = 0
+    study: Unhashed[str] = "study"
+    runs_dir: Unhashed[str] = "runs"
+    seed: Unhashed[int] = 0
+    parallel: Unhashed[int] = 0
     """Jobs at a time; 0: one per GPU, or per CPU core where there is none."""
-    embedded: bool = False
+    embedded: Unhashed[bool] = False
     """Make a microworld and its policies first, from `world` and `policy`."""
-    world: WorldConfig = field(default_factory=WorldConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    preferences: str = ""
-    benchmark: str = ""
-    prompts: str = ""
+    world: Unhashed[WorldConfig] = field(default_factory=WorldConfig)
+    policy: Unhashed[PolicyConfig] = field(default_factory=PolicyConfig)
+    preferences: Unhashed[str] = ""
+    benchmark: Unhashed[str] = ""
+    prompts: Unhashed[str] = ""
     """Inputs of an experiment on real data, by path."""
-    needs: list[str] = field(default_factory=list)
+    needs: Unhashed[list[str]] = field(default_factory=list)
     """Which of these three an experiment cannot do without."""
-    common: list[str] = field(default_factory=list)
+    common: Unhashed[list[str]] = field(default_factory=list)
     """Overrides of every job."""
-    pools: list[str] = field(default_factory=list)
+    pools: Unhashed[list[str]] = field(default_factory=list)
     """Overrides of the best-of-N job that makes the pools."""
-    reward_models: list[str] = field(default_factory=list)
+    reward_models: Unhashed[list[str]] = field(default_factory=list)
     """Each a line of overrides of `rewardloop rm`; commas sweep."""
-    ppo: dict[str, PPOPlan] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    ppo: Unhashed[dict[str, PPOPlan]] = field(default_factory=dict)
+    notes: Unhashed[list[str]] = field(default_factory=list)
     """Sentences that the report prints under its result."""
 
     def __post_init__(self) -> None:
@@ -371,8 +371,8 @@ class StudyJob:
 class ReportJob:
     """`rewardloop report`: the report of a study's finished runs, drawn anew."""
 
-    study: str = "demo"
-    runs_dir: str = "runs"
+    study: Unhashed[str] = "demo"
+    runs_dir: Unhashed[str] = "runs"
 
 
 SCHEMAS: dict[str, type] = {"rm": RMJob, "ppo": PPOJob, "bon": BoNJob, "bench": BenchJob, "study": StudyJob, "report": ReportJob}

@@ -4,15 +4,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from core.config import (
+    ContentHashed,
     Dtype,
     EngineConfig,
     EngineKind,
+    Hashed,
     LoraConfig,
     ModelConfig,
     OptimConfig,
     Quantize,
     RolloutConfig,
     RolloutKind,
+    Unhashed,
     require_fraction,
     require_positive,
     require_trainable,
@@ -23,17 +26,17 @@ from core.config import (
 class KLConfig:
     """Penalty for leaving the reference policy."""
 
-    beta: float = 0.05
+    beta: Hashed[float] = 0.05
     """Coefficient of the penalty; where `target` is set, the one that the run begins with."""
-    place: str = "reward"
+    place: Hashed[str] = "reward"
     """`reward`: part of every token's reward, and so of advantages and values. `loss`: a term of the loss, differentiated."""
-    estimator: str = "k1"
+    estimator: Hashed[str] = "k1"
     """k1, k2 or k3 of Schulman's note "Approximating KL divergence"; in the loss k2 or k3 (see ppo.kl.kl_loss)."""
-    target: float | None = None
+    target: Hashed[float | None] = None
     """KL in nats per completion that the coefficient is adapted to (Ziegler et al. 2019, section 2.2); empty: it stays `beta`."""
-    horizon: int = 10_000
+    horizon: Hashed[int] = 10_000
     """Episodes over which the adaptation works; lower is faster."""
-    stop: float | None = None
+    stop: Hashed[float | None] = None
     """The run ends with an error where the mean KL of a batch, in nats per completion, is above this; empty: never."""
 
     def __post_init__(self) -> None:
@@ -55,9 +58,9 @@ class KLConfig:
 class MissingEOSConfig:
     """What becomes of the score of a completion that was cut at the token limit, in units of the shaped score."""
 
-    how: str = "keep"
+    how: Hashed[str] = "keep"
     """`keep` the score, `replace` it by `value` (as open-instruct does), or `subtract` `value` from it (as TRL did)."""
-    value: float | None = None
+    value: Hashed[float | None] = None
 
     def __post_init__(self) -> None:
         key = "shaping.missing_eos"
@@ -74,9 +77,9 @@ class MissingEOSConfig:
 class OverlongConfig:
     """Soft penalty for completions that come near the token limit (DAPO, Yu et al. 2025, eq. 13)."""
 
-    buffer: int = 0
+    buffer: Hashed[int] = 0
     """The penalty grows linearly over this many tokens before max_new_tokens; 0: none."""
-    penalty: float = 1.0
+    penalty: Hashed[float] = 1.0
     """Its size at max_new_tokens, in units of the shaped score."""
 
     def __post_init__(self) -> None:
@@ -89,16 +92,16 @@ class OverlongConfig:
 class ShapingConfig:
     """From raw to shaped scores, in the order of the keys (see ppo.shaping.shaped_scores)."""
 
-    center: str = "reference"
+    center: Hashed[str] = "reference"
     """The mean taken off: of the `reference`'s answers before training, `running` (all episodes so far), or `none`."""
-    scale: str = "reference"
+    scale: Hashed[str] = "reference"
     """The standard deviation divided by: of the `reference`'s answers, `running`, or `fixed`, which is `std`."""
-    std: float | None = None
+    std: Hashed[float | None] = None
     """For scale=fixed; 1 leaves scores as they are."""
-    clip: float | None = 5.0
+    clip: Hashed[float | None] = 5.0
     """Scores are clipped to +- this; empty: not."""
-    missing_eos: MissingEOSConfig = field(default_factory=MissingEOSConfig)
-    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    missing_eos: Hashed[MissingEOSConfig] = field(default_factory=MissingEOSConfig)
+    overlong: Hashed[OverlongConfig] = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
         _require_choice("shaping.center", self.center, ("reference", "running", "none"))
@@ -124,60 +127,60 @@ class Algo(StrEnum):
 class PPOConfig:
     """Proximal policy optimisation of one policy against one reward (Schulman et al. 2017)."""
 
-    model: ModelConfig
-    algo: Algo = Algo.ppo
-    group_size: int = 8
+    model: Hashed[ModelConfig]
+    algo: Hashed[Algo] = Algo.ppo
+    group_size: Hashed[int] = 8
     """rloo, grpo: completions per prompt, which are each other's baseline."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    prompts: list[str] = field(default_factory=list)
+    lora: Hashed[LoraConfig] = field(default_factory=LoraConfig)
+    engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
+    rollout: Hashed[RolloutConfig] = field(default_factory=RolloutConfig)
+    prompts: ContentHashed[list[str]] = field(default_factory=list)
     """JSONL files with a `prompt` field; preference files are welcome."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-7))
-    critic_lr: float | None = None
+    optim: Hashed[OptimConfig] = field(default_factory=lambda: OptimConfig(lr=3e-7))
+    critic_lr: Hashed[float | None] = None
     """Learning rate of the critic; empty: that of the policy."""
-    kl: KLConfig = field(default_factory=KLConfig)
-    num_batches: int = 100
+    kl: Hashed[KLConfig] = field(default_factory=KLConfig)
+    num_batches: Hashed[int] = 100
     """Rollout batches, each followed by `epochs` passes of updates."""
-    batch_size: int = 128
+    batch_size: Hashed[int] = 128
     """Episodes per rollout batch."""
-    minibatch_size: int = 64
+    minibatch_size: Hashed[int] = 64
     """Episodes per optimiser step."""
-    micro_batch_size: int = 64
+    micro_batch_size: Hashed[int] = 64
     """Episodes per forward and backward pass."""
-    epochs: int = 2
-    max_new_tokens: int = 256
-    max_prompt_length: int = 1024
+    epochs: Hashed[int] = 2
+    max_new_tokens: Hashed[int] = 256
+    max_prompt_length: Hashed[int] = 1024
     """Tokens; prompts above it are dropped and counted."""
-    temperature: float = 1.0
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    dual_clip: float | None = None
+    temperature: Hashed[float] = 1.0
+    gamma: Hashed[float] = 1.0
+    lam: Hashed[float] = 0.95
+    clip: Hashed[float] = 0.2
+    dual_clip: Hashed[float | None] = None
     """Bound on the loss of bad actions, as a multiple of the advantage (usual: 3); empty: none."""
-    value_clip: float = 0.2
-    value_coef: float = 0.1
-    value_warmup: int = 0
+    value_clip: Hashed[float] = 0.2
+    value_coef: Hashed[float] = 0.1
+    value_warmup: Hashed[int] = 0
     """First batches in which the critic alone is trained; the schedule of the learning rates counts them."""
-    entropy_coef: float = 0.0
+    entropy_coef: Hashed[float] = 0.0
     """Weight of the entropy, a bonus in the loss."""
-    importance_cap: float | None = None
+    importance_cap: Hashed[float | None] = None
     """Upper bound of the weights that correct for an engine whose log-probabilities are not the trainer's (usual: 2); empty: no
     weights. Needs a generator that gives the log-probabilities it drew with."""
-    whiten_advantages: bool = True
-    shaping: ShapingConfig = field(default_factory=ShapingConfig)
-    critic: str = "reward"
+    whiten_advantages: Hashed[bool] = True
+    shaping: Hashed[ShapingConfig] = field(default_factory=ShapingConfig)
+    critic: Hashed[str] = "reward"
     """What the critic's body starts from: `reward` (the RM, where architectures agree) or `policy`."""
-    best_metric: str = "downstream/average"
-    stop_after_falls: int | None = None
+    best_metric: Hashed[str] = "downstream/average"
+    stop_after_falls: Hashed[int | None] = None
     """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose over them
     (over-optimisation, Gao et al. 2023); empty: never."""
-    num_checkpoints: int = 4
-    save_minutes: float = 15.0
+    num_checkpoints: Hashed[int] = 4
+    save_minutes: Unhashed[float] = 15.0
     """Time after which training is saved between checkpoints, so that a killed run loses no more than that and a batch."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Hashed[bool] = False
     """Compute activations again in the backward pass instead of keeping them."""
-    seed: int = 0
+    seed: Hashed[int] = 0
 
     def __post_init__(self) -> None:
         keys = "num_batches batch_size minibatch_size micro_batch_size group_size epochs max_new_tokens max_prompt_length temperature"

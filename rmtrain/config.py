@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from core.config import (
+    ContentHashed,
     Dtype,
     EngineConfig,
     EngineKind,
+    Hashed,
     LoraConfig,
     ModelConfig,
     OptimConfig,
     Quantize,
+    Unhashed,
     require_fraction,
     require_positive,
     require_trainable,
@@ -41,10 +44,10 @@ class SourceConfig:
     `org/name@revision`).
     """
 
-    path: str = ""
-    split: str = "train"
+    path: ContentHashed[str] = ""
+    split: Hashed[str] = "train"
     """Split of a hub dataset or of a folder that holds several; a file has none."""
-    weight: float = 1.0
+    weight: Hashed[float] = 1.0
     """How often the mix holds each pair: 1 once, 0.5 a seeded half of them, 2 all of them twice."""
 
     def __post_init__(self) -> None:
@@ -61,20 +64,20 @@ class PreferenceDataConfig:
     `sources` form a mix by their weights; `paths` is short for sources of weight 1, named after the files.
     """
 
-    name: str = "custom"
-    paths: list[str] = field(default_factory=list)
-    sources: dict[str, SourceConfig] = field(default_factory=dict)
-    skip_broken: bool = False
+    name: Hashed[str] = "custom"
+    paths: ContentHashed[list[str]] = field(default_factory=list)
+    sources: Hashed[dict[str, SourceConfig]] = field(default_factory=dict)
+    skip_broken: Hashed[bool] = False
     """Leave broken rows out, and count them, instead of refusing the data."""
-    deduplicate: bool = True
+    deduplicate: Hashed[bool] = True
     """Keep one of the pairs that are equal in prompt, chosen and rejected."""
-    decontaminate: Decontaminate = Decontaminate.report
+    decontaminate: Hashed[Decontaminate] = Decontaminate.report
     """Against the prompts of the benchmarks that the hooks score."""
-    subsample: float = 1.0
+    subsample: Hashed[float] = 1.0
     """Share of the pairs that is kept, seeded."""
-    held_out: float = 0.0
+    held_out: Hashed[float] = 0.0
     """Share of the pairs kept out of training to measure accuracy on; no prompt is on both sides."""
-    flip: float = 0.0
+    flip: Hashed[float] = 0.0
     """Share of the pairs whose label is flipped, seeded; 1.0 inverts all of them."""
 
     def __post_init__(self) -> None:
@@ -90,36 +93,36 @@ class PreferenceDataConfig:
 class RewardModelConfig:
     """Bradley-Terry training of one reward model."""
 
-    model: ModelConfig
-    data: PreferenceDataConfig
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    epochs: int = 1
-    batch_size: int = 128
+    model: Hashed[ModelConfig]
+    data: Hashed[PreferenceDataConfig]
+    optim: Hashed[OptimConfig] = field(default_factory=OptimConfig)
+    lora: Hashed[LoraConfig] = field(default_factory=LoraConfig)
+    engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
+    epochs: Hashed[int] = 1
+    batch_size: Hashed[int] = 128
     """Pairs per optimiser step, over all processes and forward passes."""
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: Hashed[int] = 8192
     """Tokens per forward pass of one process; a larger pair goes alone. It bounds memory and changes no result."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Hashed[int | None] = None
     """Pairs per forward pass at most; empty: as many as the tokens allow."""
-    max_length: int = 2048
+    max_length: Hashed[int] = 2048
     """Tokens of prompt and completion."""
-    overlong: Overlong = Overlong.drop
-    label_smoothing: float = 0.0
-    center: float = 0.0
+    overlong: Hashed[Overlong] = Overlong.drop
+    label_smoothing: Hashed[float] = 0.0
+    center: Hashed[float] = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
-    gradient_checkpointing: bool = False
-    num_checkpoints: int = 3
+    gradient_checkpointing: Hashed[bool] = False
+    num_checkpoints: Hashed[int] = 3
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
-    checkpoint_every: float = 0.0
+    checkpoint_every: Hashed[float] = 0.0
     """Instead of `num_checkpoints`: a checkpoint every so many steps, or below 1, every such share of an epoch; and at the end."""
-    save_minutes: float = 15.0
+    save_minutes: Unhashed[float] = 15.0
     """Time after which training is saved between checkpoints, so that a killed run loses no more than that."""
-    best_metric: str = ""
+    best_metric: Hashed[str] = ""
     """The checkpoint highest in it becomes `best`; empty: the first there is of rewardbench2/overall, held_out/accuracy."""
-    log_every: int = 10
+    log_every: Hashed[int] = 10
     """Steps whose means make one row of the training log."""
-    seed: int = 0
+    seed: Hashed[int] = 0
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "save_minutes", "log_every"):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from core.config import Dtype, ModelConfig, require_positive
+from core.config import ContentHashed, Dtype, Hashed, ModelConfig, Unhashed, require_positive
 from core.models.locate import resolve
 from core.progress import Progress
 from evalhooks.judges import prompts
@@ -30,29 +30,29 @@ class Mode(StrEnum):
 class JudgeConfig:
     """A language model as a judge: behind an OpenAI-compatible endpoint (`model`) or in this process (`path`)."""
 
-    mode: Mode = Mode.ratings
-    parser: Parser = Parser.strict
+    mode: Hashed[Mode] = Mode.ratings
+    parser: Hashed[Parser] = Parser.strict
     """How verdicts are read; `official` is for numbers that compare with published ones."""
-    model: str = ""
+    model: Hashed[str] = ""
     """Name of the model at the endpoint."""
-    base_url: str = ""
+    base_url: Unhashed[str] = ""
     """Where the endpoint is, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's own."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Unhashed[str] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
-    path: str = ""
+    path: ContentHashed[str] = ""
     """Local folder of a causal language model instead of an endpoint."""
-    dtype: Dtype = Dtype.fp32
+    dtype: Hashed[Dtype] = Dtype.fp32
     """Number format of the local model."""
-    max_tokens: int = 2048
+    max_tokens: Hashed[int] = 2048
     """Limit of an answer of the judge."""
-    temperature: float = 0.0
-    timeout_s: float = 60.0
-    retries: int = 4
-    parallel: int = 16
+    temperature: Hashed[float] = 0.0
+    timeout_s: Unhashed[float] = 60.0
+    retries: Unhashed[int] = 4
+    parallel: Unhashed[int] = 16
     """Requests under way at once."""
-    cache: str = "~/.cache/rewardloop/judges.sqlite"
+    cache: Unhashed[str] = "~/.cache/rewardloop/judges.sqlite"
     """File of the answers that are known; several runs may share it."""
-    seed: int = 0
+    seed: Hashed[int] = 0
     """Of the order in which ranked answers are shown, and of sampling at the endpoint where the temperature is above 0."""
 
     def __post_init__(self) -> None:

@@ -16,7 +16,6 @@ from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer
 from ppo.guards import require_finite_scores
-from ppo.kl import kl_estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,29 +164,3 @@ def _measure(
     whole = [part for share in world.gathered(lambda: parts) for part in share]
     logprobs_BT, values_BT, reference_BT = (torch.cat(rows) for rows in zip(*whole, strict=True))
     return logprobs_BT, values_BT, reference_BT
-
-
-def rollout_metrics(episodes: Episodes) -> dict[str, float]:
-    """KL to the reference in nats per completion, the raw score, length, EOS rate, and seconds spent.
-
-    Where the reward has several terms: `reward/<name>`, the mean raw score of each. Where the engine that drew told its
-    log-probabilities: `importance_gap`, the mean absolute difference to the trainer's.
-    """
-    mask_BT = episodes.mask_BT
-    k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k1") * mask_BT).sum(-1)
-    k3_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k3") * mask_BT).sum(-1)
-    metrics = {
-        "kl": k1_B.mean().item(),
-        "kl_k3": k3_B.mean().item(),
-        "rm_score": episodes.scores_B.mean().item(),
-        "rm_score_std": episodes.scores_B.std(correction=0).item(),
-        "length": episodes.lengths_B.float().mean().item(),
-        "eos_rate": episodes.finished_B.float().mean().item(),
-        **({f"reward/{name}": scores_B.mean().item() for name, scores_B in episodes.terms.items()} if len(episodes.terms) > 1 else {}),
-        **{f"seconds/{part}": seconds for part, seconds in episodes.seconds.items()},
-    }
-    if episodes.engine_logprobs_BT is not None:
-        inside_BT = mask_BT.bool()
-        gap_N = episodes.logprobs_BT[inside_BT] - episodes.engine_logprobs_BT[inside_BT]
-        metrics["importance_gap"] = gap_N.abs().mean().item()
-    return metrics

@@ -31,10 +31,11 @@ from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
 from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
+from ppo.metrics import Metric, rollout_metrics
 from ppo.model import ActorCritic, actor_critic
-from ppo.rollout import Episodes, rollout, rollout_metrics
+from ppo.rollout import Episodes, rollout
 from ppo.shaping import ScoreStatistics, value_scale
-from ppo.state import Progressed, metric_of, read_progress, write_progress
+from ppo.state import Progressed, read_progress, write_progress
 from ppo.update import num_updates, update, updates_per_batch
 
 
@@ -92,14 +93,14 @@ class Session:
     def update(self, state: Progressed, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
         """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
         with self._guarded(state.step):
-            require_kl_below(state.metrics["kl"], self.config.kl)
+            require_kl_below(state.metrics[Metric.KL], self.config.kl)
             # Layers recompute their activations in training mode alone; there is no dropout in it (PPOConfig refuses an adapter's).
             self.engine.module.train(self.config.gradient_checkpointing)
             with self.plain.attention():
                 measured = update(self.engine, self.world, self.config, episodes, advantages, step=state.step, kl_coef=state.kl_coef)
         rate = schedule(self.config.optim, state.step * updates_per_batch(self.config) + 1, num_updates(self.config))
         optim = self.config.optim
-        return {**measured, "lr": optim.lr * rate, "critic_lr": (self.config.critic_lr or optim.lr) * rate}
+        return {**measured, Metric.LR: optim.lr * rate, Metric.CRITIC_LR: (self.config.critic_lr or optim.lr) * rate}
 
     def begin(self, planned: Sequence[int], say: Callable[[str], None]) -> Progressed:
         """The state of the newest complete checkpoint, its hooks made up for if they had not run; else step 0, measured."""
@@ -181,7 +182,7 @@ class Session:
 
     def _consider(self, state: Progressed, metrics: dict[str, float]) -> None:
         require_measured(self.config.best_metric, metrics, self.hooks)
-        if state.consider(state.step, metric_of(metrics, self.config.best_metric)) and state.step and self.world.is_main:
+        if state.consider(state.step, metrics.get(self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
         state.stopped_because = self.world.shared(
             lambda: why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)

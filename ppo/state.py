@@ -1,7 +1,6 @@
 """What a policy run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.engines.resume)."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -52,8 +51,3 @@ def read_progress(folder: Path) -> Progressed:
     moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
     scale, shift = state["value_scale"]
     return Progressed(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
-
-
-def metric_of(metrics: Mapping[str, float], key: str) -> float | None:
-    """The metric that the best checkpoint is chosen by, if the hooks measured it."""
-    return float(metrics[key]) if key in metrics else None

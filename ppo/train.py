@@ -13,10 +13,11 @@ from core.process.signals import Preempted, Preemption
 from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import Dialogue, RunEnded, Scorer, Tracker
-from ppo.advantages import Advantages, gae, token_rewards, whiten
+from ppo.advantages import gae, token_rewards, whiten
 from ppo.config import PPOConfig
 from ppo.kl import kl_estimate, next_coefficient
-from ppo.rollout import Episodes, rollout_metrics
+from ppo.metrics import Metric, batch_metrics, rollout_metrics, training_row
+from ppo.rollout import Episodes
 from ppo.session import Session, open_session
 from ppo.shaping import ScoreStatistics, shaped_scores
 from ppo.state import Progressed
@@ -104,16 +105,16 @@ def _loop(session: Session, state: Progressed, planned: Sequence[int], preemptio
         scores_B = shaped(episodes, state.statistics, config)
         rewards_BT = rewards(episodes, scores_B, state.kl_coef, config)
         advantages = gae(rewards_BT, episodes.values_BT, episodes.mask_BT, gamma=config.gamma, lam=config.lam)
-        measured = {**state.metrics, **batch_metrics(episodes, scores_B, advantages), "kl_coef": state.kl_coef}
+        measured = {**state.metrics, **batch_metrics(episodes, scores_B, advantages), Metric.KL_COEF: state.kl_coef}
         if config.whiten_advantages:
             advantages = replace(advantages, advantages_BT=whiten(advantages.advantages_BT, episodes.mask_BT))
         started = time.perf_counter()
         measured |= session.update(state, episodes, advantages)
         measured["seconds/update"] = time.perf_counter() - started
         if state.step > config.value_warmup:
-            state.kl_coef = next_coefficient(state.kl_coef, state.metrics["kl"], config.kl, num_episodes=config.batch_size)
+            state.kl_coef = next_coefficient(state.kl_coef, state.metrics[Metric.KL], config.kl, num_episodes=config.batch_size)
         if world.is_main:
-            session.tracker.log({f"train/{key}": value for key, value in measured.items()}, axis="train/step", step=state.step)
+            session.tracker.log(training_row(measured), axis="train/step", step=state.step)
         progress.advance()
         stop, overdue = world.summed([preemption.asked, time.monotonic() - saved_at > 60 * config.save_minutes])
         if state.step in planned or stop or overdue:
@@ -147,27 +148,6 @@ def rewards(episodes: Episodes, scores_B: torch.Tensor, kl_coef: float, config: 
     """Rewards per token of shape (B, T): the KL penalty, unless it is in the loss, and the shaped score at the end."""
     kl_BT = kl_estimate(episodes.logprobs_BT, episodes.reference_BT, config.kl.estimator)
     return token_rewards(scores_B, kl_BT, episodes.mask_BT, beta=kl_coef if config.kl.place == "reward" else 0.0)
-
-
-def batch_metrics(episodes: Episodes, scores_B: torch.Tensor, advantages: Advantages) -> dict[str, float]:
-    """The shaped scores, the advantages before whitening, the returns, and how much of them the critic explains."""
-    inside_BT = episodes.mask_BT.bool()
-    advantages_N, returns_N = advantages.advantages_BT[inside_BT], advantages.returns_BT[inside_BT]
-    return {
-        "score": scores_B.mean().item(),
-        "score_std": scores_B.std(correction=0).item(),
-        "advantage": advantages_N.mean().item(),
-        "advantage_std": advantages_N.std(correction=0).item(),
-        "return": returns_N.mean().item(),
-        "explained_variance": explained_variance(episodes, advantages.returns_BT),
-    }
-
-
-def explained_variance(episodes: Episodes, returns_BT: torch.Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns) over all tokens: 1 for a perfect critic, 0 for a constant one."""
-    mask_BT = episodes.mask_BT.bool()
-    returns_N, values_N = returns_BT[mask_BT], episodes.values_BT[mask_BT]
-    return (1 - (returns_N - values_N).var() / returns_N.var().clamp(min=1e-12)).item()
 
 
 def _silent(line: str) -> None:

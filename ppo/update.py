@@ -1,7 +1,7 @@
 """The update: minibatch epochs over one batch of episodes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ppo.config import PPOConfig
 from ppo.guards import require_finite_step
 from ppo.kl import kl_loss
 from ppo.loss import importance_weights, ppo_loss, value_loss
+from ppo.metrics import NUM_SUMS, TokenSums, update_metrics
 from ppo.rollout import Episodes
 
 
@@ -32,22 +33,12 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What is logged of a micro batch: sums over its tokens, and `ratio_error`, its largest |ratio - 1|."""
+class TotalLoss:
+    """The loss of a micro batch summed over its tokens, the sums that are logged, and its largest |ratio - 1|."""
 
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    kl: Tensor
-    clipped: Tensor
-    dual_clipped: Tensor
-    value_clipped: Tensor
-    weight: Tensor
-    approx_kl: Tensor
-    ratio_error: Tensor
-
-
-SUMS = tuple(field.name for field in fields(Measured) if field.name != "ratio_error")
+    loss: Tensor
+    sums: TokenSums
+    max_ratio_error: Tensor
 
 
 def update(
@@ -62,7 +53,7 @@ def update(
     which must be rounding. Raises `DivergenceError` at a step whose loss or gradient is not finite.
     """
     train_policy = step > config.value_warmup
-    sums_K = torch.zeros(len(SUMS), dtype=torch.float64, device=world.device)  # on the device: no transfer per micro batch
+    sums_K = torch.zeros(NUM_SUMS, dtype=torch.float64, device=world.device)  # on the device: no transfer per micro batch
     num_tokens, norms, first_ratio_error = 0.0, list[float](), 0.0
     for rows in minibatches(len(episodes.scores_B), config, seed=config.seed * 100_003 + step):
         tokens = episodes.mask_BT[rows].sum().item()
@@ -70,28 +61,22 @@ def update(
         micro_batches = rows[world.rank :: world.size].split(config.micro_batch_size)
         for number, micro in enumerate(micro_batches, 1):
             with engine.autocast():
-                loss, measured = _micro_loss(engine.module, config, episodes, advantages, micro, kl_coef, train_policy, world.device)
-            engine.backward(loss / tokens, last=number == len(micro_batches))
-            minibatch_loss += loss.detach() / tokens
-            sums_K += torch.stack([getattr(measured, name).detach().double() for name in SUMS])
+                total = _micro_loss(engine.module, config, episodes, advantages, micro, kl_coef, train_policy, world.device)
+            engine.backward(total.loss / tokens, last=number == len(micro_batches))
+            minibatch_loss += total.loss.detach() / tokens
+            sums_K += total.sums.stacked()
             if not norms:
-                first_ratio_error = max(first_ratio_error, measured.ratio_error.item())
+                first_ratio_error = max(first_ratio_error, total.max_ratio_error.item())
         done = (step - 1) * updates_per_batch(config) + len(norms) + 1
         norms.append(engine.step(schedule(config.optim, done, num_updates(config)), still=() if train_policy else ("actor",)))
         require_finite_step(world.summed([minibatch_loss.item()])[0], norms[-1])
         num_tokens += tokens
-    means = {name: total / num_tokens for name, total in zip(SUMS, world.summed(sums_K.tolist()), strict=True)}
-    return {
-        **{f"loss/{name}": means[name] for name in ("policy", "value", "kl")},
-        "entropy": means["entropy"],
-        "clip_fraction": means["clipped"],
-        "dual_clip_fraction": means["dual_clipped"],
-        "value_clip_fraction": means["value_clipped"],
-        "importance_weight": means["weight"],
-        "approx_kl": means["approx_kl"],
-        "grad_norm": sum(norms) / len(norms),
-        "first_ratio_error": max(world.gathered(lambda: first_ratio_error)),
-    }
+    return update_metrics(
+        TokenSums.unstacked(torch.tensor(world.summed(sums_K.tolist()), dtype=torch.float64)),
+        num_tokens,
+        grad_norms=norms,
+        first_ratio_error=max(world.gathered(lambda: first_ratio_error)),
+    )
 
 
 def updates_per_batch(config: PPOConfig) -> int:
@@ -113,8 +98,8 @@ def minibatches(num_episodes: int, config: PPOConfig, *, seed: int) -> Iterator[
 
 def total_loss(
     logprobs_BT: Tensor, entropy_BT: Tensor, values_BT: Tensor, batch: MicroBatch, config: PPOConfig, *, kl_coef: float, train_policy: bool
-) -> tuple[Tensor, Measured]:
-    """The loss summed over the tokens of a micro batch, and what is logged of it.
+) -> TotalLoss:
+    """The loss summed over the tokens of a micro batch, with the sums that are logged.
 
     policy loss + kl_coef * KL (where kl.place=loss) - entropy_coef * entropy + value_coef * value loss; the first three at
     weight zero unless `train_policy`.
@@ -141,19 +126,19 @@ def total_loss(
     loss = config.value_coef * value.loss + float(train_policy) * (policy.loss + kl_coef * kl - config.entropy_coef * entropy)
     with torch.no_grad():
         log_ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - batch.old_logprobs_BT, 0.0)
-        measured = Measured(
-            policy=policy.loss,
-            value=value.loss,
+        sums = TokenSums(
+            policy_loss=policy.loss,
+            value_loss=value.loss,
             entropy=entropy,
-            kl=kl,
-            clipped=policy.num_clipped,
-            dual_clipped=policy.num_dual_clipped,
-            value_clipped=value.num_clipped,
-            weight=mask_BT.sum() if weights_BT is None else (weights_BT * mask_BT).sum(),
+            kl_loss=kl,
+            num_clipped=policy.num_clipped,
+            num_dual_clipped=policy.num_dual_clipped,
+            num_values_clipped=value.num_clipped,
+            importance_weight=mask_BT.sum() if weights_BT is None else (weights_BT * mask_BT).sum(),
             approx_kl=(torch.expm1(log_ratio_BT) - log_ratio_BT).sum(),
-            ratio_error=log_ratio_BT.expm1().abs().max(),
         )
-    return loss, measured
+        max_ratio_error = log_ratio_BT.expm1().abs().max()
+    return TotalLoss(loss=loss, sums=sums, max_ratio_error=max_ratio_error)
 
 
 def _micro_loss(
@@ -165,7 +150,7 @@ def _micro_loss(
     kl_coef: float,
     train_policy: bool,
     device: torch.device,
-) -> tuple[Tensor, Measured]:
+) -> TotalLoss:
     def part(tensor: Tensor) -> Tensor:
         return tensor[rows].to(device)
 

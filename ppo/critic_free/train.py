@@ -44,9 +44,10 @@ from ppo.config import PPOConfig
 from ppo.critic_free.arguments import ignored_line, require_supported, updates
 from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
+from ppo.metrics import Metric, completion_metrics, shaped_metrics, training_row
 from ppo.rollout import combined
 from ppo.shaping import Moments, ScoreStatistics, shaped_scores
-from ppo.state import Progressed, metric_of, read_progress, write_progress
+from ppo.state import Progressed, read_progress, write_progress
 from ppo.train import Outcome
 
 TRAINER = "trainer"
@@ -54,7 +55,12 @@ SCRATCH = "trl"
 """Where in a run TRL writes a checkpoint before it gets its place; nothing is left there."""
 OWN = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 """What of a checkpoint of transformers only resuming needs."""
-NAMES = {"entropy": "entropy", "clip_ratio/region_mean": "clip_fraction", "grad_norm": "grad_norm", "learning_rate": "lr"}
+NAMES = {
+    "entropy": Metric.ENTROPY,
+    "clip_ratio/region_mean": Metric.CLIP_FRACTION,
+    "grad_norm": Metric.GRAD_NORM,
+    "learning_rate": Metric.LR,
+}
 """Our names of what TRL logs."""
 LATEST = ("learning_rate", "num_tokens")
 """Of which the last value of a batch is logged; of all else the mean."""
@@ -159,8 +165,8 @@ class _Run(TrainerCallback):
             config=self.config.shaping,
             statistics=self.state.statistics,
         )
-        self.state.metrics = rollout_metrics(scores_B, finished_B, lengths_B)
-        self.shaped = {"score": shaped_B.mean().item(), "score_std": shaped_B.std(correction=0).item()}
+        self.state.metrics = completion_metrics(scores_B, finished_B, lengths_B)
+        self.shaped = shaped_metrics(shaped_B)
         return shaped_B.tolist()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -189,12 +195,12 @@ class _Run(TrainerCallback):
         self.logs.append(kwargs["logs"])
         if len(self.logs) == 1:
             # In the first update the policy is still the one that drew. TRL's is a mean over tokens, ours is per completion.
-            self.state.metrics["kl"] = float(kwargs["logs"].get("kl", math.nan)) * self.state.metrics["length"]
+            self.state.metrics[Metric.KL] = float(kwargs["logs"].get("kl", math.nan)) * self.state.metrics[Metric.LENGTH]
             with self._guarded((state.global_step - 1) // self.updates + 1):
-                require_kl_below(self.state.metrics["kl"], self.config.kl)
+                require_kl_below(self.state.metrics[Metric.KL], self.config.kl)
         if len(self.logs) == self.updates:
-            measured = {**self.state.metrics, **self.shaped, "kl_coef": self.config.kl.beta, **renamed(self.logs)}
-            self.tracker.log({f"train/{name}": value for name, value in measured.items()}, axis="train/step", step=self.state.step)
+            measured = {**self.state.metrics, **self.shaped, Metric.KL_COEF: self.config.kl.beta, **renamed(self.logs)}
+            self.tracker.log(training_row(measured), axis="train/step", step=self.state.step)
             self.logs = []
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -219,7 +225,7 @@ class _Run(TrainerCallback):
     def consider(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the checkpoint as the best if it is, and decides whether it was the last."""
         require_measured(self.config.best_metric, metrics, self.hooks)
-        if self.state.consider(step, metric_of(metrics, self.config.best_metric)) and step:
+        if self.state.consider(step, metrics.get(self.config.best_metric)) and step:
             point_best(self.run_dir, step)
         self.state.stopped_because = why_stop(self.run_dir, step, self.config.best_metric, self.config.stop_after_falls)
 
@@ -254,16 +260,6 @@ class _Interruptible(Hook):
 
     def on_end(self, event: RunEnded) -> None:
         self.hook.on_end(event)
-
-
-def rollout_metrics(scores_B: Tensor, finished_B: Tensor, lengths_B: Tensor) -> dict[str, float]:
-    """Of a rollout batch, under PPO's names: the raw score, the share that ended, tokens per completion with EOS."""
-    return {
-        "rm_score": scores_B.mean().item(),
-        "rm_score_std": scores_B.std(correction=0).item(),
-        "length": lengths_B.float().mean().item(),
-        "eos_rate": finished_B.float().mean().item(),
-    }
 
 
 def renamed(logs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -360,7 +356,7 @@ def _untrained(run: _Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenize
     scores_B = _scores(run.scorer, asked, [[completion.text for completion in group] for group in groups])
     drawn = [completion for group in groups for completion in group]
     lengths_B = torch.tensor([len(completion.token_ids) for completion in drawn])
-    metrics = {"kl": 0.0, **rollout_metrics(scores_B, torch.tensor([completion.finished for completion in drawn]), lengths_B)}
+    metrics = {Metric.KL: 0.0, **completion_metrics(scores_B, torch.tensor([completion.finished for completion in drawn]), lengths_B)}
     statistics = ScoreStatistics.of_reference(scores_B)
     return Progressed(step=0, statistics=statistics, kl_coef=config.kl.beta, metrics=metrics, moments=run.scorer.moments)
 

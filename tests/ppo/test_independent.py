@@ -116,28 +116,29 @@ def plain_advantages(episodes: list[Episode], scores: list[float], kl_coef: floa
 
 def plain_loss(episodes: list[Episode], kl_coef: float, config: PPOConfig) -> dict[str, float]:
     """The loss and its parts as sums over tokens, case by case instead of by maxima."""
-    sums = dict.fromkeys(("policy", "value", "kl", "entropy", "clipped", "dual_clipped", "value_clipped", "weight"), 0.0)
+    names = "policy_loss value_loss kl_loss entropy num_clipped num_dual_clipped num_values_clipped importance_weight"
+    sums = dict.fromkeys(names.split(), 0.0)
     for token in (token for episode in episodes for token in episode.tokens):
         ratio, advantage = math.exp(token.logprob) / math.exp(token.old), token.advantage
         used = ratio
         if advantage > 0 and ratio > 1 + config.clip:
-            used, sums["clipped"] = 1 + config.clip, sums["clipped"] + 1
+            used, sums["num_clipped"] = 1 + config.clip, sums["num_clipped"] + 1
         if advantage < 0 and ratio < 1 - config.clip:
-            used, sums["clipped"] = 1 - config.clip, sums["clipped"] + 1
+            used, sums["num_clipped"] = 1 - config.clip, sums["num_clipped"] + 1
         if config.dual_clip and advantage < 0 and ratio > config.dual_clip:
-            used, sums["dual_clipped"] = config.dual_clip, sums["dual_clipped"] + 1
+            used, sums["num_dual_clipped"] = config.dual_clip, sums["num_dual_clipped"] + 1
         weight = min(math.exp(token.old) / math.exp(token.engine), config.importance_cap) if config.importance_cap else 1.0
-        sums["weight"] += weight
-        sums["policy"] -= weight * used * advantage
+        sums["importance_weight"] += weight
+        sums["policy_loss"] -= weight * used * advantage
         near = max(token.old_value - config.value_clip, min(token.old_value + config.value_clip, token.value))
         errors = [(token.value - token.goal) ** 2, (near - token.goal) ** 2]
-        sums["value"] += max(errors) / 2
-        sums["value_clipped"] += errors[1] > errors[0]
+        sums["value_loss"] += max(errors) / 2
+        sums["num_values_clipped"] += errors[1] > errors[0]
         sums["entropy"] += token.entropy
         if config.kl.place == "loss":
-            sums["kl"] += plain_kl(token.logprob, token.reference, config.kl.estimator)
-    actor = sums["policy"] + kl_coef * sums["kl"] - config.entropy_coef * sums["entropy"]
-    return {**sums, "loss": actor + config.value_coef * sums["value"]}
+            sums["kl_loss"] += plain_kl(token.logprob, token.reference, config.kl.estimator)
+    actor = sums["policy_loss"] + kl_coef * sums["kl_loss"] - config.entropy_coef * sums["entropy"]
+    return {**sums, "loss": actor + config.value_coef * sums["value_loss"]}
 
 
 def grid(episodes: list[Episode], name: str) -> Tensor:
@@ -223,16 +224,16 @@ def test_scores_rewards_advantages_returns_and_losses_equal_those_of_plain_pytho
         returns_BT=advantages.returns_BT,
     )
     outputs = grid(listed, "logprob"), grid(listed, "entropy"), grid(listed, "value")
-    loss, measured = total_loss(*outputs, batch, config, kl_coef=kl_coef, train_policy=True)
+    total = total_loss(*outputs, batch, config, kl_coef=kl_coef, train_policy=True)
     expected = plain_loss(listed, kl_coef, config)
-    assert loss.item() == pytest.approx(expected.pop("loss"), abs=1e-6)
-    assert {name: getattr(measured, name).item() for name in expected} == pytest.approx(expected, abs=1e-6)
-    critic_loss, _ = total_loss(*outputs, batch, config, kl_coef=kl_coef, train_policy=False)
-    assert critic_loss.item() == pytest.approx(config.value_coef * expected["value"], abs=1e-6)
+    assert total.loss.item() == pytest.approx(expected.pop("loss"), abs=1e-6)
+    assert {name: getattr(total.sums, name).item() for name in expected} == pytest.approx(expected, abs=1e-6)
+    critic_alone = total_loss(*outputs, batch, config, kl_coef=kl_coef, train_policy=False)
+    assert critic_alone.loss.item() == pytest.approx(config.value_coef * expected["value_loss"], abs=1e-6)
 
 
 def test_the_random_inputs_reach_every_case() -> None:
-    reached = dict.fromkeys(("clipped", "dual_clipped", "value_clipped"), 0.0)
+    reached = dict.fromkeys(("num_clipped", "num_dual_clipped", "num_values_clipped"), 0.0)
     for seed in range(40):
         draw = random.Random(seed)
         config, listed = random_config(draw), drawn(draw)

@@ -18,15 +18,14 @@ from core.models.load import load_policy
 from core.progress import NoProgress
 from core.records import AXIS, CheckpointSaved, Dialogue, Scorer, Tracker, user
 from core.runs.checkpoints import complete_steps, step_folder
-from ppo.advantages import Advantages
 from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
 from ppo.guards import DivergenceError
-from ppo.rollout import Episodes
 from ppo.session import batch_of
 from ppo.shaping import Moments, ScoreStatistics
 from ppo.state import PROGRESS
-from ppo.train import Outcome, batch_metrics, explained_variance, rewards, shaped, train
+from ppo.train import Outcome, rewards, shaped, train
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
+from tests.ppo.episodes import episodes_with
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
 
@@ -134,22 +133,6 @@ def test_step_0_measures_the_untrained_policy_on_the_first_batch() -> None:
     assert batch_of(PROMPTS, 0, config) == batch_of(PROMPTS, 1, config)
 
 
-def episodes_with(scores: list[float], finished: list[bool], *, logprob: float = 0.0, reference: float = 0.0) -> Episodes:
-    """Episodes of two tokens, of which the second row has only the first."""
-    mask_BT = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]])[: len(scores)]
-    return Episodes(
-        ids_BL=torch.zeros_like(mask_BT),
-        mask_BL=mask_BT,
-        mask_BT=mask_BT,
-        logprobs_BT=torch.full(mask_BT.shape, logprob),
-        reference_BT=torch.full(mask_BT.shape, reference),
-        values_BT=torch.zeros(mask_BT.shape),
-        scores_B=torch.tensor(scores),
-        finished_B=torch.tensor(finished),
-        seconds={},
-    )
-
-
 def test_rewards_are_the_shaped_scores_at_the_end_and_the_kl_on_the_way() -> None:
     # Centred on 1 and scaled by 2: (7 - 1) / 2 = 3, (-9 - 1) / 2 = -5 clipped to -4, (3 - 1) / 2 = 1 replaced by -1.5.
     # k1 of a token is 0.3 - 0.1 = 0.2, and the coefficient 0.5 makes it -0.1 a token.
@@ -162,26 +145,6 @@ def test_rewards_are_the_shaped_scores_at_the_end_and_the_kl_on_the_way() -> Non
     assert rewards_BT.flatten().tolist() == pytest.approx([-0.1, 2.9, -4.1, 0.0, -0.1, -1.6], abs=1e-6)
     in_loss = replace(config, kl=KLConfig(place="loss", estimator="k2"))
     assert rewards(episodes, scores_B, 0.5, in_loss).flatten().tolist() == [0.0, 3.0, -4.0, 0.0, 0.0, -1.5]
-
-
-def test_the_logged_advantages_and_returns_are_those_inside_the_mask() -> None:
-    # Advantages 1, 2 and 6: mean 3, variance (4 + 1 + 9) / 3; returns 3, 6, 0: mean 3; scores 2, 4: mean 3, deviation 1.
-    episodes = episodes_with([0.0, 0.0], [True, True])
-    advantages = Advantages(advantages_BT=torch.tensor([[1.0, 2.0], [6.0, 9.0]]), returns_BT=torch.tensor([[3.0, 6.0], [0.0, 9.0]]))
-    logged = batch_metrics(episodes, torch.tensor([2.0, 4.0]), advantages)
-    assert logged.pop("explained_variance") == pytest.approx(0.0, abs=1e-6)
-    spread = (14 / 3) ** 0.5
-    assert logged == pytest.approx({"score": 3.0, "score_std": 1.0, "advantage": 3.0, "advantage_std": spread, "return": 3.0}, abs=1e-6)
-
-
-def test_the_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
-    episodes = episodes_with([0.0, 0.0], [True, True])
-    returns_BT = torch.tensor([[1.0, 3.0], [8.0, 99.0]])
-    assert explained_variance(replace(episodes, values_BT=returns_BT), returns_BT) == 1.0
-    assert explained_variance(replace(episodes, values_BT=torch.full((2, 2), 4.0)), returns_BT) == pytest.approx(0.0, abs=1e-6)
-    # Values 0, 2, 4 leave 1, 1, 4 of the returns 1, 3, 8: 1 - 3 / 13 (sample variances).
-    values_BT = torch.tensor([[0.0, 2.0], [4.0, -50.0]])
-    assert explained_variance(replace(episodes, values_BT=values_BT), returns_BT) == pytest.approx(10 / 13, abs=1e-6)
 
 
 def test_training_for_length_makes_the_answers_longer(policy_folder: Path, tmp_path: Path) -> None:

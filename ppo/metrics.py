@@ -1,0 +1,183 @@
+"""What policy training logs: the name, unit and source of every metric, and how each is computed.
+
+Shapes: B episodes, T tokens of a completion, N tokens inside the mask, K sums of an update.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from ppo.advantages import Advantages
+from ppo.kl import kl_estimate
+from ppo.rollout import Episodes
+
+
+class Metric(StrEnum):
+    """The names, as logged under `train/`; those of the last rollout are logged with the checkpoint too, without a prefix.
+
+    Beside these: `reward/<term>`, the mean raw score of each term of a reward that has several, and `seconds/<part>`, the
+    wall-clock time of each part of a batch on the slowest process.
+    """
+
+    KL = "kl"
+    """KL(policy || reference) in nats per completion: k1 summed over tokens, mean over episodes (Schulman 2020)."""
+    KL_K3 = "kl_k3"
+    """The same by k3, which is never negative."""
+    KL_COEF = "kl_coef"
+    """Coefficient of the KL penalty in this batch (Ziegler et al. 2019, section 2.2, where it adapts)."""
+    RM_SCORE = "rm_score"
+    """Mean reward as scored, before shaping, in the scorer's units."""
+    RM_SCORE_STD = "rm_score_std"
+    """Its standard deviation over the episodes (population)."""
+    SCORE = "score"
+    """Mean reward after shaping (`ppo.shaping`), which is what the policy is trained on."""
+    SCORE_STD = "score_std"
+    """Its standard deviation over the episodes (population)."""
+    LENGTH = "length"
+    """Mean tokens per completion, EOS included."""
+    EOS_RATE = "eos_rate"
+    """Share of the completions that ended by themselves, before the token limit."""
+    IMPORTANCE_GAP = "importance_gap"
+    """Mean over tokens of |logprob in the trainer - logprob in the engine that drew|, in nats, where the engine reports it."""
+    ADVANTAGE = "advantage"
+    """Mean over tokens of the advantages before whitening, in units of the shaped score (Schulman et al. 2016, eq. 16)."""
+    ADVANTAGE_STD = "advantage_std"
+    """Their standard deviation over tokens (population)."""
+    RETURN = "return"
+    """Mean over tokens of the critic's targets, in units of the shaped score."""
+    EXPLAINED_VARIANCE = "explained_variance"
+    """1 - Var(returns - values) / Var(returns) over tokens: 1 for a perfect critic, 0 for a constant one."""
+    POLICY_LOSS = "loss/policy"
+    """Clipped surrogate, mean over the tokens of the update (Schulman et al. 2017, eq. 7)."""
+    VALUE_LOSS = "loss/value"
+    """Half the squared error of the critic, mean over the tokens of the update."""
+    KL_LOSS = "loss/kl"
+    """The KL term before its coefficient, mean over tokens; 0 where the KL is part of the reward."""
+    ENTROPY = "entropy"
+    """Entropy of the policy's next-token distribution in nats, mean over the tokens of the update."""
+    CLIP_FRACTION = "clip_fraction"
+    """Share of the update's tokens at which the clip of the ratio was active."""
+    DUAL_CLIP_FRACTION = "dual_clip_fraction"
+    """Share of the update's tokens at which the dual clip was active (Ye et al. 2020, eq. 5)."""
+    VALUE_CLIP_FRACTION = "value_clip_fraction"
+    """Share of the update's tokens at which the clip of the values was active."""
+    IMPORTANCE_WEIGHT = "importance_weight"
+    """Mean over tokens of the capped ratio of the trainer's to the drawing engine's probability; 1 without a correction."""
+    APPROX_KL = "approx_kl"
+    """KL between the policy that drew and the one in training, by k3, in nats per token, mean over the update."""
+    GRAD_NORM = "grad_norm"
+    """L2 norm of the gradient before clipping, mean over the optimiser steps of the batch."""
+    FIRST_RATIO_ERROR = "first_ratio_error"
+    """Largest |ratio - 1| in the first minibatch, where it must be rounding error."""
+    LR = "lr"
+    """Learning rate of the policy at the end of the batch."""
+    CRITIC_LR = "critic_lr"
+    """Learning rate of the critic at the end of the batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenSums:
+    """What one update adds up over its tokens: the sums of one micro batch, or of all of them; each a tensor without dimensions."""
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor
+    kl_loss: Tensor
+    num_clipped: Tensor
+    num_dual_clipped: Tensor
+    num_values_clipped: Tensor
+    importance_weight: Tensor
+    approx_kl: Tensor
+
+    def stacked(self) -> Tensor:
+        """The sums in one tensor of shape (K,), in fp64 and without a gradient."""
+        return torch.stack([getattr(self, field.name).detach().double() for field in fields(self)])
+
+    @classmethod
+    def unstacked(cls, sums_K: Tensor) -> "TokenSums":
+        """The inverse of `stacked`."""
+        return cls(**{field.name: value for field, value in zip(fields(cls), sums_K, strict=True)})
+
+
+NUM_SUMS = len(fields(TokenSums))
+
+
+def completion_metrics(scores_B: Tensor, finished_B: Tensor, lengths_B: Tensor) -> dict[str, float]:
+    """Raw score, length and EOS rate of a rollout, whichever trainer drew it."""
+    return {
+        Metric.RM_SCORE: scores_B.mean().item(),
+        Metric.RM_SCORE_STD: scores_B.std(correction=0).item(),
+        Metric.LENGTH: lengths_B.float().mean().item(),
+        Metric.EOS_RATE: finished_B.float().mean().item(),
+    }
+
+
+def rollout_metrics(episodes: Episodes) -> dict[str, float]:
+    """Everything measured of a rollout before rewards are shaped: KL, scores, lengths, seconds and, if known, `importance_gap`."""
+    mask_BT = episodes.mask_BT
+    k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k1") * mask_BT).sum(-1)
+    k3_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k3") * mask_BT).sum(-1)
+    metrics: dict[str, float] = {
+        Metric.KL: k1_B.mean().item(),
+        Metric.KL_K3: k3_B.mean().item(),
+        **completion_metrics(episodes.scores_B, episodes.finished_B, episodes.lengths_B),
+        **({f"reward/{name}": scores_B.mean().item() for name, scores_B in episodes.terms.items()} if len(episodes.terms) > 1 else {}),
+        **{f"seconds/{part}": seconds for part, seconds in episodes.seconds.items()},
+    }
+    if episodes.engine_logprobs_BT is not None:
+        inside_BT = mask_BT.bool()
+        gap_N = episodes.logprobs_BT[inside_BT] - episodes.engine_logprobs_BT[inside_BT]
+        metrics[Metric.IMPORTANCE_GAP] = gap_N.abs().mean().item()
+    return metrics
+
+
+def shaped_metrics(scores_B: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of the shaped scores."""
+    return {Metric.SCORE: scores_B.mean().item(), Metric.SCORE_STD: scores_B.std(correction=0).item()}
+
+
+def batch_metrics(episodes: Episodes, scores_B: Tensor, advantages: Advantages) -> dict[str, float]:
+    """The shaped scores, the advantages before whitening, the returns, and how much of their variance the critic explains."""
+    inside_BT = episodes.mask_BT.bool()
+    advantages_N, returns_N = advantages.advantages_BT[inside_BT], advantages.returns_BT[inside_BT]
+    return {
+        **shaped_metrics(scores_B),
+        Metric.ADVANTAGE: advantages_N.mean().item(),
+        Metric.ADVANTAGE_STD: advantages_N.std(correction=0).item(),
+        Metric.RETURN: returns_N.mean().item(),
+        Metric.EXPLAINED_VARIANCE: explained_variance(returns_N, episodes.values_BT[inside_BT]),
+    }
+
+
+def explained_variance(returns_N: Tensor, values_N: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns)."""
+    return (1 - (returns_N - values_N).var() / returns_N.var().clamp(min=1e-12)).item()
+
+
+def update_metrics(sums: TokenSums, num_tokens: float, *, grad_norms: Sequence[float], first_ratio_error: float) -> dict[str, float]:
+    """Means over the `num_tokens` tokens of an update, given their sums over all its steps and processes."""
+
+    def mean(total: Tensor) -> float:
+        return total.item() / num_tokens
+
+    return {
+        Metric.POLICY_LOSS: mean(sums.policy_loss),
+        Metric.VALUE_LOSS: mean(sums.value_loss),
+        Metric.KL_LOSS: mean(sums.kl_loss),
+        Metric.ENTROPY: mean(sums.entropy),
+        Metric.CLIP_FRACTION: mean(sums.num_clipped),
+        Metric.DUAL_CLIP_FRACTION: mean(sums.num_dual_clipped),
+        Metric.VALUE_CLIP_FRACTION: mean(sums.num_values_clipped),
+        Metric.IMPORTANCE_WEIGHT: mean(sums.importance_weight),
+        Metric.APPROX_KL: mean(sums.approx_kl),
+        Metric.GRAD_NORM: sum(grad_norms) / len(grad_norms),
+        Metric.FIRST_RATIO_ERROR: first_ratio_error,
+    }
+
+
+def training_row(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a batch under the names they have on the axis `train/step`."""
+    return {f"train/{name}": value for name, value in metrics.items()}

@@ -25,7 +25,7 @@ from machine import forward_flops, synchronize
 from rm_plans import BATCH, Batches, Plan, work
 from rmtrain.batches import Order
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.session import Session
+from rmtrain.session import RMSession
 from rmtrain.tokens import TokenPair
 
 OURS, DEFAULT, GROUPED = "ours", "TRL default", "TRL grouped"
@@ -111,7 +111,7 @@ def _ours(plan: Plan) -> Finding:
         micro_batch_tokens=plan.micro_batch_tokens,
         seed=SEED,
     )
-    session = Session(config, [Preference(prompt=user("a"), chosen="b", rejected="c")], world=join_world())
+    session = RMSession(config, [Preference(prompt=user("a"), chosen="b", rejected="c")], world=join_world())
     session.pairs = token_pairs(plan)
     steps = plan.steps(plan.shuffled)
     session.order, session.num_steps = Planned(steps), len(steps)

@@ -23,7 +23,7 @@ row's log-probabilities would depend on what else is in its pass."""
 MAX_LENGTH = 4096
 
 
-class Passed(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What a pass through all networks gives for the last T tokens, each of shape (B, T).
 
     A named tuple, which the engines look into. `reference_BT` are the reference's log-probabilities, where asked for.
@@ -107,7 +107,7 @@ class ActorCritic(nn.Module):
 
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False, with_reference: bool = False
-    ) -> Passed:
+    ) -> ForwardOutput:
         """Log-probabilities, entropies and values of the last `num_tokens` tokens, zeros for padding.
 
         The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
@@ -122,7 +122,7 @@ class ActorCritic(nn.Module):
             scale, shift = self.value_scale
             values_N = scale * self.critic_head(batch.hidden(self.critic_body).float()).squeeze(-1) + shift
         inside_BT = batch.inside_BT
-        return Passed(
+        return ForwardOutput(
             placed(logprobs_N, inside_BT),
             placed(entropy_N, inside_BT),
             placed(values_N, inside_BT),

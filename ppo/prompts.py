@@ -1,7 +1,8 @@
-"""Prompts for PPO, out of whatever data has one in each row."""
+"""Prompts for PPO: read from whatever data has one in each row, and dealt out to rollout batches."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from core.data.chat import parse_dialogue
 from core.data.preferences import SIDES, parse_preference
 from core.data.rows import dataset_name, dataset_rows, read_rows
 from core.records import Dialogue, Prompt
+from ppo.config import PPOConfig
 
 KEYS = ("prompt", "question", "messages")
 MAX_REPORTED = 5
@@ -29,6 +31,22 @@ def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]
     if not prompts:
         raise ValueError(f"prompts={list(paths)} hold no prompts; give files with a prompt in each row.")
     return prompts
+
+
+def batch_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
+    """The prompts of batch `step`, a function of the seed and the step: successive passes over all prompts, each shuffled anew.
+
+    Step 0, which measures the untrained policy, gets those of step 1.
+    """
+    start = max(0, step - 1) * config.batch_size
+
+    def stream() -> Iterator[Dialogue]:
+        for epoch in count(start // len(prompts)):
+            order = random.Random(f"{config.seed} {epoch}").sample(range(len(prompts)), len(prompts))
+            yield from (prompts[i] for i in order)
+
+    skip = start % len(prompts)
+    return list(islice(stream(), skip, skip + config.batch_size))
 
 
 def parse_prompt(row: Any) -> Dialogue:

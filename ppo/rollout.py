@@ -52,7 +52,7 @@ class Episodes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class ScoredCompletions:
     """Completions of some prompts, one each, with the raw scores of every term of the reward."""
 
     completions: Sequence[Completion]
@@ -60,7 +60,7 @@ class Drawn:
     seconds: Mapping[str, float]
 
 
-def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScorer, sampling: Sampling) -> Drawn:
+def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScorer, sampling: Sampling) -> ScoredCompletions:
     """One completion per prompt, scored."""
     started = time.perf_counter()
     completions = [answers[0] for answers in generator.generate(prompts, sampling)]
@@ -68,7 +68,9 @@ def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScor
     with own_formats():
         terms = scorer.parts(prompts, [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
-    return Drawn(completions=completions, terms={name: [row[0] for row in rows] for name, rows in terms.items()}, seconds=seconds)
+    return ScoredCompletions(
+        completions=completions, terms={name: [row[0] for row in rows] for name, rows in terms.items()}, seconds=seconds
+    )
 
 
 def rollout(
@@ -93,14 +95,14 @@ def rollout(
     alone = world.size > 1 and any(world.gathered(lambda: generator is None))
     own = slice(0, len(prompts)) if alone else world.share(len(prompts))
 
-    def drawn() -> Drawn:
+    def drawn() -> ScoredCompletions:
         assert generator is not None
         return draw(prompts[own], generator, scorer, replace(sampling, first=sampling.first + own.start))
 
     parts = [world.shared(drawn)] if alone else world.gathered(drawn)
     completions = [completion for part in parts for completion in part.completions]
     terms = {name: torch.tensor([score for part in parts for score in part.terms[name]]) for name in parts[0].terms}
-    scores_B = combined(scorer, terms)
+    scores_B = combined_scores(scorer, terms)
     started = time.perf_counter()
     ids_BL, mask_BL, mask_BT = _tensors(prompts, completions, tokenizer)
     logprobs_BT, values_BT, reference_BT = _measure(module, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size, world)
@@ -120,7 +122,7 @@ def rollout(
     )
 
 
-def combined(scorer: WeightedScorer, terms: Mapping[str, Tensor]) -> Tensor:
+def combined_scores(scorer: WeightedScorer, terms: Mapping[str, Tensor]) -> Tensor:
     """The rewards that the terms' raw scores come to, of shape (B,). Raises `DivergenceError` where one is not finite."""
     for name, scores_B in terms.items():
         require_finite_scores(scores_B, name)

@@ -1,7 +1,6 @@
 """What a PPO run holds while it trains: networks under their engine, prompts, and where its metrics go."""
 
 import copy
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -33,14 +32,15 @@ from ppo.config import PPOConfig
 from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
 from ppo.metrics import Metric, rollout_metrics
 from ppo.model import ActorCritic, actor_critic
+from ppo.prompts import batch_prompts
 from ppo.rollout import Episodes, rollout
 from ppo.shaping import ScoreStatistics, value_scale
-from ppo.state import Progressed, read_progress, write_progress
+from ppo.state import PPOState, read_state, write_state
 from ppo.update import num_updates, update, updates_per_batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
+class PPOSession:
     """The parts of one run.
 
     `plain` are the networks inside the engine, `sampled` is the policy that rollouts and hooks read: the actor itself, or a whole
@@ -74,7 +74,7 @@ class Session:
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003 + step)
         with self._guarded(step), self.autocast():
             episodes = rollout(
-                batch_of(self.prompts, step, config),
+                batch_prompts(self.prompts, step, config),
                 world=self.world,
                 generator=self.generator,
                 scorer=self.scorer,
@@ -90,7 +90,7 @@ class Session:
             )
         return episodes
 
-    def update(self, state: Progressed, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
+    def update(self, state: PPOState, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
         """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
         with self._guarded(state.step):
             require_kl_below(state.metrics[Metric.KL], self.config.kl)
@@ -102,13 +102,13 @@ class Session:
         optim = self.config.optim
         return {**measured, Metric.LR: optim.lr * rate, Metric.CRITIC_LR: (self.config.critic_lr or optim.lr) * rate}
 
-    def begin(self, planned: Sequence[int], say: Callable[[str], None]) -> Progressed:
+    def begin(self, planned: Sequence[int], say: Callable[[str], None]) -> PPOState:
         """The state of the newest complete checkpoint, its hooks made up for if they had not run; else step 0, measured."""
         step = newest_step(self.world, self.run_dir, say)
         if not step:
             before = self.episodes(0)
             statistics = ScoreStatistics.of_reference(before.scores_B)
-            state = Progressed(
+            state = PPOState(
                 step=0,
                 statistics=statistics,
                 kl_coef=self.config.kl.beta,
@@ -121,7 +121,7 @@ class Session:
             return state
         folder = step_folder(self.run_dir, step)
         self.engine.load(folder / STATE)
-        state = read_progress(folder)
+        state = read_state(folder)
         self.scorer.moments, self.plain.value_scale = state.moments, state.value_scale
         if step not in planned:
             return state
@@ -131,17 +131,17 @@ class Session:
             self._consider(state, self.world.shared(lambda: read_evaluation(self.run_dir, step)))
         return state
 
-    def save(self, state: Progressed, planned: Sequence[int]) -> None:
+    def save(self, state: PPOState, planned: Sequence[int]) -> None:
         """Writes a checkpoint. The best step so far is saved with the state, so that a resumed run knows it."""
         weights = self.engine.weights("actor.") if self.engine.sharded else None
 
         def write(folder: Path) -> None:
             export_model(self.plain.actor, self.tokenizer, folder, weights=weights)
-            write_progress(folder, state)
+            write_state(folder, state)
 
         save_step(self.world, self.engine, self.run_dir, state.step, planned=planned, write=write)
 
-    def evaluate(self, state: Progressed) -> None:
+    def evaluate(self, state: PPOState) -> None:
         """Calls the hooks on the policy in memory, and remembers whether it is the best."""
         self.engine.module.eval()
         if self.engine.sharded:
@@ -180,7 +180,7 @@ class Session:
                 return value_scale(statistics, self.config.shaping, mean=mean, weight=weight)
         return self.plain.value_scale
 
-    def _consider(self, state: Progressed, metrics: dict[str, float]) -> None:
+    def _consider(self, state: PPOState, metrics: dict[str, float]) -> None:
         require_measured(self.config.best_metric, metrics, self.hooks)
         if state.consider(state.step, metrics.get(self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
@@ -207,7 +207,7 @@ def open_session(
     hooks: Sequence[Hook],
     tracker: Tracker,
     world: World,
-) -> Session:
+) -> PPOSession:
     """Loads the policy and puts everything in its place; nothing is trained or drawn yet."""
     _require_shares(config, world)
     require_no_adapter(config.model, config.lora)
@@ -235,7 +235,7 @@ def open_session(
     engine = open_engine(config.engine, networks, _groups(networks, config), optim=config.optim, dtype=config.model.dtype, world=world)
     engine.module.eval()
     draws = config.rollout.kind != RolloutKind.vllm or world.is_main
-    return Session(
+    return PPOSession(
         config=config,
         run_dir=run_dir,
         prompts=fitting,
@@ -251,23 +251,6 @@ def open_session(
         hooks=hooks,
         tracker=tracker,
     )
-
-
-def batch_of(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
-    """The prompts of batch `step`, a function of seed and step: shuffled passes over all prompts, one after another."""
-    start = max(0, step - 1) * config.batch_size
-
-    def stream() -> Iterator[Dialogue]:
-        passed = start // len(prompts)
-        while True:
-            order = random.Random(f"{config.seed} {passed}").sample(range(len(prompts)), len(prompts))
-            yield from (prompts[i] for i in order)
-            passed += 1
-
-    drawn, skip = stream(), start % len(prompts)
-    for _ in range(skip):
-        next(drawn)
-    return [next(drawn) for _ in range(config.batch_size)]
 
 
 def _require_shares(config: PPOConfig, world: World) -> None:

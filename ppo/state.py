@@ -11,7 +11,7 @@ PROGRESS = "progress.json"
 
 
 @dataclass(kw_only=True, slots=True)
-class Progressed:
+class PPOState:
     """Where a run stands, and all that the next batch depends on besides weights, optimiser and seed.
 
     All random draws are functions of the seed and the step, so the step alone stands for the generators' state. `statistics`
@@ -38,16 +38,16 @@ class Progressed:
         return True
 
 
-def write_progress(folder: Path, state: Progressed) -> None:
+def write_state(folder: Path, state: PPOState) -> None:
     """Writes the state beside the model of a checkpoint."""
     write_json(folder / PROGRESS, asdict(state))
 
 
-def read_progress(folder: Path) -> Progressed:
-    """What `write_progress` wrote."""
+def read_state(folder: Path) -> PPOState:
+    """What `write_state` wrote."""
     state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     statistics = ScoreStatistics(**{name: Moments(**moments) for name, moments in state["statistics"].items()})
     metrics = {name: float(value) for name, value in state["metrics"].items()}
     moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
     scale, shift = state["value_scale"]
-    return Progressed(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
+    return PPOState(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})

@@ -18,13 +18,13 @@ from ppo.config import PPOConfig
 from ppo.kl import kl_estimate, next_coefficient
 from ppo.metrics import Metric, batch_metrics, rollout_metrics, training_row
 from ppo.rollout import Episodes
-from ppo.session import Session, open_session
+from ppo.session import PPOSession, open_session
 from ppo.shaping import ScoreStatistics, shaped_scores
-from ppo.state import Progressed
+from ppo.state import PPOState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class PPOResult:
     """The last and the best checkpoint's steps (0 is the policy as it was before training), and the best value.
 
     `stopped_because` is empty for a run that did all its batches.
@@ -49,7 +49,7 @@ def train(
     progress: Progress,
     say: Callable[[str], None] = print,
     world: World | None = None,
-) -> Outcome:
+) -> PPOResult:
     """Trains a policy against `scorer`; continues from the newest complete checkpoint in `run_dir`, if there is one.
 
     `reward_model`, where given, is what the critic starts from (config.critic says whether it should). The hooks run on
@@ -79,7 +79,7 @@ def train(
     if world.is_main:
         for hook in hooks:
             hook.on_end(RunEnded(run_dir=run_dir, step=state.step))
-    return Outcome(
+    return PPOResult(
         last_step=state.step,
         best_step=state.best_step,
         best_value=state.best_value,
@@ -88,7 +88,7 @@ def train(
     )
 
 
-def _loop(session: Session, state: Progressed, planned: Sequence[int], preemption: Preemption, progress: Progress) -> None:
+def _loop(session: PPOSession, state: PPOState, planned: Sequence[int], preemption: Preemption, progress: Progress) -> None:
     config, world = session.config, session.world
     progress.start("PPO", config.num_batches)
     progress.advance(state.step)

@@ -68,7 +68,7 @@ def update(
             if not norms:
                 first_ratio_error = max(first_ratio_error, total.max_ratio_error.item())
         done = (step - 1) * updates_per_batch(config) + len(norms) + 1
-        norms.append(engine.step(schedule(config.optim, done, num_updates(config)), still=() if train_policy else ("actor",)))
+        norms.append(engine.step(schedule(config.optim, done, num_updates(config)), frozen_groups=() if train_policy else ("actor",)))
         require_finite_step(world.summed([minibatch_loss.item()])[0], norms[-1])
         num_tokens += tokens
     return update_metrics(

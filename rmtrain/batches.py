@@ -36,19 +36,19 @@ class Order:
         return self._shuffled[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-def deal(sizes: Sequence[int], *, budget: int, most: int | None = None, processes: int = 1) -> list[list[list[int]]]:
+def micro_batches(sizes: Sequence[int], *, budget: int, max_pairs: int | None = None, processes: int = 1) -> list[list[list[int]]]:
     """Micro batches of a step: for every process as many as for the others, each a list of places in `sizes`.
 
     `sizes` are tokens. The sizes of a micro batch add up to at most `budget`, where no single one is above it, and there are
-    at most `most` of them; all are filled evenly, and those that run at the same time are of about one size. With fewer
+    at most `max_pairs` of them; all are filled evenly, and those that run at the same time are of about one size. With fewer
     pairs than processes some micro batches are empty.
     """
     largest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     # Pairs above the budget go alone: never more micro batches than pairs.
-    num_bins = min(len(sizes), max(1, math.ceil(sum(sizes) / budget), math.ceil(len(sizes) / (most or len(sizes)))))
+    num_bins = min(len(sizes), max(1, math.ceil(sum(sizes) / budget), math.ceil(len(sizes) / (max_pairs or len(sizes)))))
     num_bins = math.ceil(num_bins / processes) * processes
     while True:
-        bins, filled = _fill(largest_first, sizes, num_bins, most or len(sizes))
+        bins, filled = _fill(largest_first, sizes, num_bins, max_pairs or len(sizes))
         if all(total <= budget or len(members) <= 1 for members, total in zip(bins, filled, strict=True)):
             break
         num_bins += processes
@@ -56,15 +56,15 @@ def deal(sizes: Sequence[int], *, budget: int, most: int | None = None, processe
     return [[bins[b] for b in ordered[process::processes]] for process in range(processes)]
 
 
-def deal_padded(lengths: Sequence[int], *, budget: int, most: int | None = None, processes: int = 1) -> list[list[list[int]]]:
-    """As `deal`, for rows that are padded to the longest of their micro batch: neighbours in length go together.
+def padded_micro_batches(lengths: Sequence[int], *, budget: int, max_pairs: int | None = None, processes: int = 1) -> list[list[list[int]]]:
+    """As `micro_batches`, for rows that are padded to the longest of their micro batch: neighbours in length go together.
 
     `lengths` are those of each pair's longer side; a micro batch of k pairs takes 2 k times the longest.
     """
     largest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     runs: list[list[int]] = []
     for i in largest_first:
-        if not runs or 2 * lengths[runs[-1][0]] * (len(runs[-1]) + 1) > budget or len(runs[-1]) == (most or len(lengths)):
+        if not runs or 2 * lengths[runs[-1][0]] * (len(runs[-1]) + 1) > budget or len(runs[-1]) == (max_pairs or len(lengths)):
             runs.append([])
         runs[-1].append(i)
     while len(runs) % processes:
@@ -75,12 +75,12 @@ def deal_padded(lengths: Sequence[int], *, budget: int, most: int | None = None,
     return [runs[process::processes] for process in range(processes)]
 
 
-def _fill(largest_first: Sequence[int], sizes: Sequence[int], num_bins: int, most: int) -> tuple[list[list[int]], list[int]]:
+def _fill(largest_first: Sequence[int], sizes: Sequence[int], num_bins: int, max_pairs: int) -> tuple[list[list[int]], list[int]]:
     """Each pair, the largest first, into the emptiest of the bins that take another."""
     bins: list[list[int]] = [[] for _ in range(num_bins)]
     filled = [0] * num_bins
     for i in largest_first:
-        emptiest = min((b for b in range(num_bins) if len(bins[b]) < most), key=lambda b: filled[b])
+        emptiest = min((b for b in range(num_bins) if len(bins[b]) < max_pairs), key=lambda b: filled[b])
         bins[emptiest].append(i)
         filled[emptiest] += sizes[i]
     return bins, filled

@@ -20,7 +20,7 @@ from core.progress import Progress
 from core.records import Preference
 from core.trees.attention import tree_attention
 from core.trees.layout import Row
-from rmtrain.batches import Order, deal, deal_padded, num_steps
+from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
 from rmtrain.metrics import Tally, pair_sums
@@ -28,7 +28,7 @@ from rmtrain.tokens import TokenPair, tokenize
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class PairBatch:
     """The token rows of some pairs, (chosen, rejected) each. A record of its own, which engines pass on without looking inside."""
 
     rows: Sequence[Sequence[Row]]
@@ -50,13 +50,13 @@ class PairRewards(nn.Module):
         """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
         return nullcontext() if self.why_padded else tree_attention(self.model)
 
-    def forward(self, groups: Groups) -> Tensor:
+    def forward(self, groups: PairBatch) -> Tensor:
         if self.why_padded:
             return padded_rewards(self.model, [row for rows in groups.rows for row in rows], self.pad_id)
         return tree_rewards(self.model, groups.rows, self.preamble)
 
 
-class Session:
+class RMSession:
     """The model under its engine, the pairs as tokens, and the plan of all steps."""
 
     def __init__(
@@ -108,17 +108,17 @@ class Session:
 
     def accumulate(self, batch: Sequence[TokenPair]) -> Tally:
         """Adds the gradient of the batch's mean loss, this process's part of it, and returns the sums over that part."""
-        micro_batches = self._dealt(batch)
+        own_micro_batches = self._micro_batches(batch)
         tally, sums = Tally(), list[Tensor]()
         # One context for all passes: autocast then casts the weights once a step.
         with self.rewards.attention(), self.engine.autocast():
-            for number, places in enumerate(micro_batches, 1):
+            for number, indices in enumerate(own_micro_batches, 1):
                 # With fewer pairs than processes one of them stands in, at weight zero: all must make the same passes.
-                pairs = [batch[i] for i in places] or [batch[0]]
-                loss, measured = self._loss(pairs, share=len(places) / len(batch))
+                pairs = [batch[i] for i in indices] or [batch[0]]
+                loss, measured = self._loss(pairs, share=len(indices) / len(batch))
                 with torch.autocast(self.world.device.type, enabled=False):  # a backward pass has the formats of its forward pass
-                    self.engine.backward(loss, last=number == len(micro_batches))
-                if places:
+                    self.engine.backward(loss, last=number == len(own_micro_batches))
+                if indices:
                     sums.append(measured)
                     tally.sums["tokens"] += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
                     tally.sums["unique"] += sum(num_unique(pair) for pair in pairs)
@@ -134,19 +134,19 @@ class Session:
         """Passes over the data that step `step` completes."""
         return self.config.epochs * step / self.num_steps
 
-    def _dealt(self, batch: Sequence[TokenPair]) -> list[list[int]]:
+    def _micro_batches(self, batch: Sequence[TokenPair]) -> list[list[int]]:
         config, processes = self.config, self.world.size
         if self.why_padded:
             lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in batch]
-            dealt = deal_padded(lengths, budget=config.micro_batch_tokens, most=config.micro_batch_size, processes=processes)
+            plan = padded_micro_batches(lengths, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
         else:
             sizes = [num_unique(pair) for pair in batch]
-            dealt = deal(sizes, budget=config.micro_batch_tokens, most=config.micro_batch_size, processes=processes)
-        return dealt[self.world.rank]
+            plan = micro_batches(sizes, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
+        return plan[self.world.rank]
 
     def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, Tensor]:
         """The pairs' part of the global batch's mean loss, and what is logged of them."""
-        groups = Groups([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
+        groups = PairBatch([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
         with self.engine.autocast():
             rewards_R = self.engine.module(groups)
         chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)

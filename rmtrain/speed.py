@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from core.process.hardware import peak_flops
-from rmtrain.session import Session
+from rmtrain.session import RMSession
 
 
 class Meter:
     """Measures between rows of the training log; time that training stands still, for hooks and saving, is left out by `pause`."""
 
-    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, session: RMSession, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         # Forward 2, backward 2 for the inputs' gradients and 2 for those of the weights that are trained.
         frozen = session.config.lora.rank > 0

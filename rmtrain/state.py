@@ -6,10 +6,10 @@ from pathlib import Path
 from core.engines.resume import STATE, newest_step, save_step
 from core.models.export import export_model
 from core.runs.checkpoints import step_folder
-from rmtrain.session import Session
+from rmtrain.session import RMSession
 
 
-def save(session: Session, run_dir: Path, step: int, *, planned: Iterable[int]) -> None:
+def save(session: RMSession, run_dir: Path, step: int, *, planned: Iterable[int]) -> None:
     """Writes the checkpoint of a step: the model, and weights and optimiser as training has them.
 
     The order of the pairs and all draws are functions of seed and step, so the step alone stands for them.
@@ -22,7 +22,7 @@ def save(session: Session, run_dir: Path, step: int, *, planned: Iterable[int]) 
     save_step(session.world, session.engine, run_dir, step, planned=planned, write=write)
 
 
-def restore(session: Session, run_dir: Path, say: Callable[[str], None]) -> int:
+def restore(session: RMSession, run_dir: Path, say: Callable[[str], None]) -> int:
     """Loads the newest checkpoint that can be resumed from and returns its step, 0 where there is none; `say` hears of torn ones."""
     step = newest_step(session.world, run_dir, say)
     if step:

@@ -16,7 +16,7 @@ from core.records import AXIS, Preference, RunEnded, Tracker
 from core.runs.checkpoints import point_best, step_folder
 from rmtrain.config import RewardModelConfig
 from rmtrain.metrics import Tally
-from rmtrain.session import Session
+from rmtrain.session import RMSession
 from rmtrain.speed import Meter
 from rmtrain.state import restore, save
 
@@ -25,7 +25,7 @@ BEST = ("rewardbench2/overall", "held_out/accuracy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class RMResult:
     """Where the last checkpoint lies, its step and metrics, those of the best one, and what became of the data.
 
     `best_metric` is the name of what the best was chosen by, empty where nothing was measured. `train_s` are seconds of
@@ -56,7 +56,7 @@ def train(
     separate: str | None = None,
     say: Callable[[str], None] = print,
     world: World | None = None,
-) -> Outcome:
+) -> RMResult:
     """Fits a Bradley-Terry reward model and has the hooks run at every checkpoint.
 
     Continues from the newest complete checkpoint in `run_dir`, if there is one, to the same weights, bit for bit. With
@@ -69,7 +69,7 @@ def train(
         progress, say = NoProgress(), _silent
     with Preemption().heard() as preemption:
         with preemption.interruptible():
-            session = Session(config, preferences, world=world, progress=progress, say=say)
+            session = RMSession(config, preferences, world=world, progress=progress, say=say)
             first = restore(session, run_dir, say)
         running: Evaluations = InlineEvaluations(hooks, tracker, session.engine.autocast)
         if separate is not None:
@@ -93,7 +93,7 @@ def train(
 class _Run:
     """What the loop works with. `planned` are the steps of the checkpoints whose hooks run."""
 
-    session: Session
+    session: RMSession
     dir: Path
     planned: Sequence[int]
     running: Evaluations
@@ -120,7 +120,7 @@ class _Run:
         for hook in hooks:
             hook.on_end(RunEnded(run_dir=self.dir, step=self.session.num_steps))
 
-    def outcome(self, seconds: float, say: Callable[[str], None]) -> Outcome:
+    def outcome(self, seconds: float, say: Callable[[str], None]) -> RMResult:
         """What the run has come to; points `best` at the best checkpoint."""
         session, last = self.session, self.planned[-1]
         evaluations = {step: read_evaluation(self.dir, step) for step in self.planned if eval_file(self.dir, step).exists()}
@@ -132,7 +132,7 @@ class _Run:
         waited = self.running.waited
         if waited and session.world.is_main:
             say(f"hooks took {waited:.1f} s of {seconds:.1f} s ({waited / seconds:.0%}) from training")
-        return Outcome(
+        return RMResult(
             checkpoint=step_folder(self.dir, last),
             step=last,
             metrics=evaluations.get(last, {}),

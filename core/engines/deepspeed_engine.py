@@ -50,13 +50,13 @@ class DeepSpeedZero:
         self.module.set_gradient_accumulation_boundary(is_boundary=last)
         self.module.backward(loss * self.world.size)  # it divides by the number of processes
 
-    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+    def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
         for group, full in zip(self.module.optimizer.param_groups, self.rates, strict=True):
             # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
-            group["lr"] = 0.0 if group.get("name") in still else full * rate
+            group["lr"] = 0.0 if group.get("name") in frozen_groups else full * rate
         self.module.step()
-        if still:
-            self._forget_steps(still)
+        if frozen_groups:
+            self._forget_steps(frozen_groups)
         norm = self.module.get_global_grad_norm()
         assert norm is not None
         return float(norm)
@@ -80,7 +80,7 @@ class DeepSpeedZero:
         require_same_engine(folder, self.kind, self.world, any_size=False)
         self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
 
-    def _forget_steps(self, still: Collection[str]) -> None:
+    def _forget_steps(self, frozen_groups: Collection[str]) -> None:
         """Takes back the steps that AdamW has counted for groups that stood still: they would spoil its bias correction later."""
         outer = self.module.optimizer
         if self.sharded:
@@ -89,7 +89,7 @@ class DeepSpeedZero:
             flat = list(enumerate(outer.single_partition_of_fp32_groups))
         for number, parameter in flat:
             state = outer.optimizer.state[parameter]
-            if outer.optimizer.param_groups[number].get("name") in still and state:
+            if outer.optimizer.param_groups[number].get("name") in frozen_groups and state:
                 state["step"].zero_()
 
     def _require_sharded(self) -> None:

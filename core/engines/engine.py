@@ -33,10 +33,10 @@ class Engine(Protocol):
         """Adds the gradients of a micro batch; `last` says that `step` comes next."""
         ...
 
-    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+    def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
         """Clips, updates by AdamW with the learning rates times `rate`, and clears; returns the gradient's norm before clipping.
 
-        Groups whose name is in `still` do not move, nor do they count in the norm. Where the norm is not finite, nothing moves
+        Groups whose name is in `frozen_groups` do not move, nor do they count in the norm. Where the norm is not finite, nothing moves
         (under ZeRO the update is done all the same).
         """
         ...

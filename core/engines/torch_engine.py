@@ -55,10 +55,10 @@ class TorchEngine:
         with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             (loss * self.world.size).backward()
 
-    def step(self, rate: float, *, still: Collection[str] = ()) -> float:
+    def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
         for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = full * rate
-            if group.get("name") in still:
+            if group.get("name") in frozen_groups:
                 for parameter in group["params"]:
                     parameter.grad = None  # not zero, which would still count as a step of AdamW
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

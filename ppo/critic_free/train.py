@@ -45,10 +45,10 @@ from ppo.critic_free.arguments import ignored_line, require_supported, updates
 from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
 from ppo.metrics import Metric, completion_metrics, shaped_metrics, training_row
-from ppo.rollout import combined
+from ppo.rollout import combined_scores
 from ppo.shaping import Moments, ScoreStatistics, shaped_scores
-from ppo.state import Progressed, read_progress, write_progress
-from ppo.train import Outcome
+from ppo.state import PPOState, read_state, write_state
+from ppo.train import PPOResult
 
 TRAINER = "trainer"
 SCRATCH = "trl"
@@ -87,7 +87,7 @@ def train_grouped(
     tracker: Tracker,
     progress: Progress,
     say: Callable[[str], None] = print,
-) -> Outcome:
+) -> PPOResult:
     """Trains a policy against `scorer` by `config.algo`, rloo or grpo; continues from the last complete checkpoint in `run_dir`.
 
     The hooks run on the untrained policy as step 0 and at every checkpoint. Raises `ValueError` before any work where TRL
@@ -118,7 +118,7 @@ def train_grouped(
     state = run.state
     if state.stopped_because:
         say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
-    return Outcome(
+    return PPOResult(
         last_step=state.step,
         best_step=state.best_step,
         best_value=state.best_value,
@@ -138,7 +138,7 @@ class _Run(TrainerCallback):
         self.updates, self.saved_at = updates(config), time.monotonic()
         self.save_at = {round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)}
         nothing = ScoreStatistics(reference=Moments(), running=Moments())
-        self.state = Progressed(step=0, statistics=nothing, kl_coef=config.kl.beta, metrics={})
+        self.state = PPOState(step=0, statistics=nothing, kl_coef=config.kl.beta, metrics={})
         self.ends: frozenset[int] = frozenset()
         """Ids that end a completion."""
         self.hooks: Sequence[Hook] = ()
@@ -274,7 +274,7 @@ def renamed(logs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return measured
 
 
-def keep(saved: Path, run_dir: Path, state: Progressed, *, planned: Container[int]) -> None:
+def keep(saved: Path, run_dir: Path, state: PPOState, *, planned: Container[int]) -> None:
     """Moves what transformers saved to `checkpoints/step-NNNNNN/`: a plain model, and under `trainer/` what resuming needs.
 
     Of earlier checkpoints, those at `planned` steps lose their optimiser, and others, saved between them, go.
@@ -285,7 +285,7 @@ def keep(saved: Path, run_dir: Path, state: Progressed, *, planned: Container[in
         for file in saved.iterdir():
             if file.name != "training_args.bin":  # a pickle that nobody reads
                 shutil.move(file, folder / TRAINER / file.name if file.name in OWN else folder / file.name)
-        write_progress(folder, state)
+        write_state(folder, state)
     shutil.rmtree(saved)
     for earlier in complete_steps(run_dir):
         if earlier < state.step:  # only the newest is ever resumed from
@@ -323,7 +323,7 @@ def _begin(
             run.state = _untrained(run, policy, tokenizer, prompts)
     else:
         say(f"resuming {run_dir.name} from {resumed.name}")
-        run.state, path = read_progress(resumed), resumed
+        run.state, path = read_state(resumed), resumed
         run.scorer.moments = run.state.moments
         if run.state.step not in run.save_at:  # saved for a signal alone, so no hook is owed
             return
@@ -345,7 +345,7 @@ def _begin(
     run.consider(run.state.step, metrics)
 
 
-def _untrained(run: _Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue]) -> Progressed:
+def _untrained(run: _Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue]) -> PPOState:
     """Step 0: the policy before training on a batch of its own, whose scores are the statistics of the reference."""
     config = run.config
     asked = group_prompts(prompts, 0, config)
@@ -358,7 +358,7 @@ def _untrained(run: _Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenize
     lengths_B = torch.tensor([len(completion.token_ids) for completion in drawn])
     metrics = {Metric.KL: 0.0, **completion_metrics(scores_B, torch.tensor([completion.finished for completion in drawn]), lengths_B)}
     statistics = ScoreStatistics.of_reference(scores_B)
-    return Progressed(step=0, statistics=statistics, kl_coef=config.kl.beta, metrics=metrics, moments=run.scorer.moments)
+    return PPOState(step=0, statistics=statistics, kl_coef=config.kl.beta, metrics=metrics, moments=run.scorer.moments)
 
 
 def _train(
@@ -393,7 +393,7 @@ def _scores(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequenc
     with own_formats():
         parts = scorer.parts(prompts, groups)
     terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
-    return combined(scorer, terms)
+    return combined_scores(scorer, terms)
 
 
 def _autocast(config: PPOConfig) -> AbstractContextManager[Any]:

@@ -23,7 +23,7 @@ from core.models.locate import locate
 from core.records import Dialogue
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import peft_arguments, trl_arguments
-from ppo.session import batch_of
+from ppo.prompts import batch_prompts
 
 
 def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -83,9 +83,9 @@ def open_trainer(
 
 
 def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
-    """The prompts of rollout batch `step`, one per group: PPO's order (`ppo.session.batch_of`)."""
+    """The prompts of rollout batch `step`, one per group: PPO's order (`ppo.prompts.batch_prompts`)."""
     num = config.batch_size // config.group_size
-    return batch_of(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
+    return batch_prompts(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
-from rmtrain.session import Session, num_unique
+from rmtrain.session import RMSession, num_unique
 from rmtrain.tokens import TokenPair
 from rmtrain.train import train
 from tests.fakes import ListTracker, only_id
@@ -225,7 +225,7 @@ def pairs_of(tokenizer: PreTrainedTokenizerFast) -> list[TokenPair]:
     return [TokenPair(chosen=np.array(chosen), rejected=np.array(rejected), margin=draw.random()) for chosen, rejected in rows]
 
 
-def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "llama", **options: Any) -> Session:
+def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "llama", **options: Any) -> RMSession:
     """A session on a tiny model of that kind, with the pairs of `pairs_of` as its data."""
     shape = {"head_dim": 8} if kind.startswith("gemma") else {"num_key_value_heads": 2}
     policy = tiny(kind, tokenizer, AutoModelForCausalLM, **shape)
@@ -239,12 +239,12 @@ def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "ll
         **options,
     )
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    session = Session(config, [Preference(prompt=user("A fruit?"), chosen="A plum.", rejected="No.")], world=world, say=lambda _: None)
+    session = RMSession(config, [Preference(prompt=user("A fruit?"), chosen="A plum.", rejected="No.")], world=world, say=lambda _: None)
     session.pairs, session.has_margin = pairs_of(tokenizer), True
     return session
 
 
-def after_a_batch(session: Session) -> tuple[float, dict[str, Tensor]]:
+def after_a_batch(session: RMSession) -> tuple[float, dict[str, Tensor]]:
     """The mean loss of the session's pairs as one batch, and its gradients."""
     tally = session.accumulate(session.pairs)
     return tally.metrics()["loss"], gradients(session.model)

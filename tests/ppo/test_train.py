@@ -20,10 +20,10 @@ from core.records import AXIS, CheckpointSaved, Dialogue, Scorer, Tracker, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
 from ppo.guards import DivergenceError
-from ppo.session import batch_of
+from ppo.prompts import batch_prompts
 from ppo.shaping import Moments, ScoreStatistics
 from ppo.state import PROGRESS
-from ppo.train import Outcome, rewards, shaped, train
+from ppo.train import PPOResult, rewards, shaped, train
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
 from tests.ppo.episodes import episodes_with
 
@@ -56,7 +56,7 @@ def run(
     prompts: list[Dialogue] | None = None,
     said: list[str] | None = None,
     scorer: Scorer | None = None,
-) -> Outcome:
+) -> PPOResult:
     run_dir.mkdir(exist_ok=True)
     return train(
         config,
@@ -112,16 +112,16 @@ def without_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def test_a_batch_of_prompts_is_a_function_of_seed_and_step() -> None:
     config = config_of(Path("."), batch_size=8)
-    assert batch_of(PROMPTS, 7, config) == batch_of(PROMPTS, 7, config)
-    assert batch_of(PROMPTS, 7, config) != batch_of(PROMPTS, 8, config)
-    assert batch_of(PROMPTS, 7, config) != batch_of(PROMPTS, 7, replace(config, seed=1))
+    assert batch_prompts(PROMPTS, 7, config) == batch_prompts(PROMPTS, 7, config)
+    assert batch_prompts(PROMPTS, 7, config) != batch_prompts(PROMPTS, 8, config)
+    assert batch_prompts(PROMPTS, 7, config) != batch_prompts(PROMPTS, 7, replace(config, seed=1))
 
 
 @pytest.mark.parametrize("num_prompts", [3, 8, 10])
 def test_every_pass_over_the_prompts_visits_each_of_them_once_and_in_an_order_of_its_own(num_prompts: int) -> None:
     config, prompts = config_of(Path("."), batch_size=8), PROMPTS[:num_prompts]
     # num_prompts batches of 8 hold 8 passes; batches straddle the passes, or hold several of them.
-    stream = [prompt for step in range(1, num_prompts + 1) for prompt in batch_of(prompts, step, config)]
+    stream = [prompt for step in range(1, num_prompts + 1) for prompt in batch_prompts(prompts, step, config)]
     passes = [stream[start : start + num_prompts] for start in range(0, len(stream), num_prompts)]
     assert len(passes) == 8
     assert all(set(visited) == set(prompts) for visited in passes)
@@ -130,7 +130,7 @@ def test_every_pass_over_the_prompts_visits_each_of_them_once_and_in_an_order_of
 
 def test_step_0_measures_the_untrained_policy_on_the_first_batch() -> None:
     config = config_of(Path("."))
-    assert batch_of(PROMPTS, 0, config) == batch_of(PROMPTS, 1, config)
+    assert batch_prompts(PROMPTS, 0, config) == batch_prompts(PROMPTS, 1, config)
 
 
 def test_rewards_are_the_shaped_scores_at_the_end_and_the_kl_on_the_way() -> None:
@@ -171,7 +171,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     hooks: list[Hook] = [recording, ValuesByStep(at_0=0.1, at_1=0.3, at_2=0.5, at_3=0.5, at_4=0.2)]
     outcome = run(config_of(policy_folder), tmp_path, hooks=hooks, tracker=tracker)
 
-    assert outcome == Outcome(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)  # at a draw the earlier stays
+    assert outcome == PPOResult(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)  # at a draw the earlier stays
     assert (tmp_path / "best").resolve() == step_folder(tmp_path, 2).resolve()
     assert complete_steps(tmp_path) == [1, 2, 3, 4]
     assert [event.step for event in recording.events] == [0, 1, 2, 3, 4]
@@ -360,7 +360,7 @@ def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and
     hooks: list[Hook] = [ValuesByStep(at_0=0.3, at_1=0.5, at_2=0.4, at_3=0.2), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
-    assert outcome == Outcome(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
+    assert outcome == PPOResult(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
     assert said == [f"stopped after batch 3 of 4: {reason}"]
     assert complete_steps(tmp_path) == [1, 2, 3]
     assert [ended.step for ended in recording.ended] == [3]

@@ -24,7 +24,7 @@ from core.scorers.weighted import Term, WeightedScorer
 from ppo.config import PPOConfig
 from ppo.model import actor_critic, frozen_copy
 from ppo.rollout import rollout
-from ppo.state import read_progress
+from ppo.state import read_state
 from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer, ListTracker
 from tests.ppo.engines import ALONE
@@ -65,7 +65,7 @@ def test_several_rewards_are_logged_one_by_one_and_resume_with_the_scales_they_b
     second = two_rewards(reward_model, tokenizer)
     run(config, tmp_path / "torn", tracker=after, scorer=second, **again)
     assert logged(dying) | logged(after) == logged(whole)
-    assert second.moments == first.moments == read_progress(step_folder(tmp_path / "whole", 4)).moments
+    assert second.moments == first.moments == read_state(step_folder(tmp_path / "whole", 4)).moments
     mean, std = first.moments["rm"]
     for row in whole.on("train/step").values():
         total = 0.5 * (row["train/reward/rm"] - mean) / std + row["train/reward/short"]
@@ -77,7 +77,7 @@ def test_a_critic_from_the_reward_model_begins_at_the_shaped_score_of_what_it_re
 ) -> None:
     scorer = WeightedScorer([Term(name="rm", scorer=RewardModelScorer(reward_model, tokenizer, say=lambda _: None), coefficient=-3.0)])
     run(config_of(policy_folder), tmp_path, scorer=scorer, reward_model=reward_model)
-    progress = read_progress(step_folder(tmp_path, 4))
+    progress = read_state(step_folder(tmp_path, 4))
     reference = progress.statistics.reference
     # The raw score is -3 times the reward: shaped it is (-3 r - mean) / std.
     assert progress.value_scale == pytest.approx((-3.0 / reference.std, -reference.mean / reference.std + 0.0), abs=1e-5)

@@ -23,7 +23,7 @@ from core.progress import NoProgress
 from core.records import Preference, user
 from core.runs.checkpoints import step_folder
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.session import Session
+from rmtrain.session import RMSession
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 
@@ -80,7 +80,7 @@ def losses_of(config: RewardModelConfig, run_dir: Path, world: World, progress: 
 
 def layout_of(config: RewardModelConfig, world: World) -> dict[str, Any]:
     """The kind of the engine's module, and the share of the weights, gradients' sums aside, that this process holds."""
-    session = Session(config, PAIRS, world=world, say=_quiet)
+    session = RMSession(config, PAIRS, world=world, say=_quiet)
     parameters = list(session.engine.module.parameters())
     held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
     return {

@@ -16,7 +16,7 @@ from core.records import CheckpointSaved, Preference, user
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.train import Outcome, best_step, checkpoint_steps, train
+from rmtrain.train import RMResult, best_step, checkpoint_steps, train
 from tests.fakes import ListTracker, RecordingHook
 
 FRUITS = ("plum", "pear", "fig", "apple", "melon", "grape", "lemon", "cherry")
@@ -45,7 +45,7 @@ def fit(
     *,
     separate: str | None = None,
     said: list[str] | None = None,
-) -> tuple[Outcome, ListTracker]:
+) -> tuple[RMResult, ListTracker]:
     run_dir.mkdir(exist_ok=True)
     tracker = ListTracker()
     say = (said if said is not None else []).append

@@ -25,9 +25,9 @@ from ppo.critic_free.arguments import NO_CRITIC, ignored_line, require_supported
 from ppo.critic_free.train import train_grouped
 from ppo.critic_free.trainer import group_prompts, open_trainer
 from ppo.guards import DivergenceError
-from ppo.session import batch_of
+from ppo.prompts import batch_prompts
 from ppo.state import PROGRESS
-from ppo.train import Outcome
+from ppo.train import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
@@ -62,7 +62,7 @@ def run(
     scorer: Scorer | None = None,
     prompts: Sequence[Dialogue] = PROMPTS,
     said: list[str] | None = None,
-) -> Outcome:
+) -> PPOResult:
     run_dir.mkdir(exist_ok=True)
     return train_grouped(
         config,
@@ -164,7 +164,7 @@ def test_the_scorer_sees_groups_of_completions_and_its_scores_reach_the_trainer_
 def test_the_prompts_of_a_batch_are_ppos_for_as_many_episodes_as_there_are_groups() -> None:
     config = config_of(Path("."), Algo.grpo)
     as_ppo = replace(config, batch_size=2, minibatch_size=2, micro_batch_size=1)
-    assert [group_prompts(PROMPTS, step, config) for step in range(7)] == [batch_of(PROMPTS, step, as_ppo) for step in range(7)]
+    assert [group_prompts(PROMPTS, step, config) for step in range(7)] == [batch_prompts(PROMPTS, step, as_ppo) for step in range(7)]
 
 
 def test_scores_are_shaped_before_they_reach_the_trainer(policy_folder: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
 ) -> None:
     recording, tracker = RecordingHook(**{"downstream/average": 1.0}), ListTracker()
     outcome = run(config_of(policy_folder, algo), tmp_path, hooks=[recording, ValuesByStep(0.1, 0.3, 0.5, 0.5, 0.2)], tracker=tracker)
-    assert outcome == Outcome(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)
+    assert outcome == PPOResult(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)
     assert (tmp_path / "best").resolve() == step_folder(tmp_path, 2).resolve()
     assert complete_steps(tmp_path) == [1, 2, 3, 4]
     assert [(event.step, event.num_steps, event.run_dir) for event in recording.events] == [(step, 4, tmp_path) for step in range(5)]
@@ -412,7 +412,7 @@ def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and
     hooks: list[Hook] = [ValuesByStep(0.3, 0.5, 0.4, 0.2), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
-    assert outcome == Outcome(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
+    assert outcome == PPOResult(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
     assert said == [f"stopped after batch 3 of 4: {reason}"]
     assert [ended.step for ended in recording.ended] == [3]
     assert run(config, tmp_path, hooks=hooks, scorer=RisingScorer()) == outcome  # started again, it is still over

@@ -3,12 +3,11 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 from core.data.chat import parse_dialogue
 from core.data.preferences import SIDES, parse_preference
-from core.data.rows import dataset_name, dataset_rows, read_rows
+from core.data.rows import dataset_name, dataset_rows
 from core.records import Dialogue, Prompt
 from ppo.config import PPOConfig
 
@@ -78,7 +77,8 @@ def _different(paths: Sequence[str]) -> Iterator[Prompt]:
     seen: set[Dialogue] = set()
     for path in paths:
         broken: list[str] = []
-        for number, row in _rows(path):
+        remedy = "prompts are read from the split train, so name a file of another one"
+        for number, row in dataset_rows(path, split="train", what=f"prompts names {path}, which", remedy=remedy):
             try:
                 dialogue = parse_prompt(row)
             except ValueError as error:
@@ -92,14 +92,6 @@ def _different(paths: Sequence[str]) -> Iterator[Prompt]:
             raise ValueError(
                 f"prompts names {path}, which has {len(broken)} row(s) without a prompt:\n  {listed}{more}\nMend or remove them."
             )
-
-
-def _rows(path: str) -> Iterator[tuple[int, Any]]:
-    file = Path(path).expanduser()
-    if file.is_file():
-        return read_rows(file)
-    remedy = "prompts are read from the split train, so name a file of another one"
-    return dataset_rows(path, split="train", what=f"prompts names {path}", remedy=remedy)
 
 
 def _reference(row: Mapping[str, Any]) -> Mapping[str, Any]:

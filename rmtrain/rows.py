@@ -81,7 +81,7 @@ def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, Any]]:
         split_key = (
             f"set {key}.split to one of them" if key != "data.paths" else "make it a source of data.sources with one of them as split"
         )
-        yield from dataset_rows(source.path, split=source.split, what=f"{key} names {source.path}", remedy=split_key)
+        yield from dataset_rows(source.path, split=source.split, what=f"{key} names {source.path}, which", remedy=split_key)
         return
     if source.split != "train":
         raise ValueError(f"{key} names {source.path}, a file, which has no split {source.split!r}; leave the split out.")

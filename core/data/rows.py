@@ -1,29 +1,31 @@
-"""Rows of files, folders and hub datasets, numbered from 1 for the messages that name them."""
+"""Records of files, folders and hub datasets as they were written, each with its row number from 1 for error messages."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.data.hub import require_hub
+from core.data.hub import HubId, require_hub
 
-_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _USUAL_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
-"""What a parquet file is called where it holds a split; part-0 or pairs is no split."""
+"""Names of parquet files that stand for a split; `part-0` or `pairs` does not."""
+
+_T = TypeVar("_T")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank.
 
-    Only line feeds part lines: `str.splitlines` would also cut at U+2028, which JSON may hold. Raises `ValueError` that
-    names the file where it is not UTF-8.
+    Only line feeds end a line: `str.splitlines` would also split at U+2028, which JSON strings may contain. Raises a
+    `ValueError` that names the file if it is not UTF-8.
     """
     try:
         with file.open(encoding="utf-8-sig") as lines:
@@ -33,16 +35,16 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """The rows of a parquet file; raises `ValueError` that names the file where it cannot be read."""
+    """The rows of a parquet file; raises a `ValueError` that names the file if it cannot be read."""
     try:
-        with pq.ParquetFile(file) as table:  # by batches: a dataset of long texts is several times as large in Python
+        with pq.ParquetFile(file) as table:  # in batches: as Python objects, long texts take several times the memory
             yield from enumerate((row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist()), 1)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file} is no parquet file ({error}).") from error
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """The rows of a parquet or JSONL file; raises `ValueError` that names the row which is no JSON."""
+    """The rows of a parquet or JSONL file; raises a `ValueError` that names the first row that is not JSON."""
     if file.suffix == ".parquet":
         yield from parquet_rows(file)
         return
@@ -53,29 +55,55 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"{file}, row {number} is no JSON ({error}); mend or remove the row.") from error
 
 
-def dataset_rows(path: str, *, split: str, what: str, remedy: str) -> Iterator[tuple[int, Any]]:
-    """The rows of one split of a folder of parquet files, of a folder of `datasets.save_to_disk`, or of a hub dataset.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """The split to read of a dataset, and the words of error messages: see `dataset_rows`."""
 
-    A hub dataset is `org/name` or `org/name@revision`. Parquet files bear the names of their splits, as on the hub
-    (`train_prefs-00000-of-00001.parquet`); where none does, all of them are `train`. Raises `ValueError` that begins with
-    `what` (for instance "data.paths names pairs") where nothing is there or cannot be read, and one that lists the splits
-    and ends with `remedy` where the split is not among them.
+    split: str
+    what: str
+    remedy: str
+    lone_split: bool
+
+    def choose(self, splits: Mapping[str, _T]) -> _T:
+        if self.split in splits:
+            return splits[self.split]
+        if self.lone_split and len(splits) == 1:
+            return next(iter(splits.values()))
+        raise self.no_split(splits)
+
+    def no_split(self, splits: Iterable[str]) -> ValueError:
+        return ValueError(f"{self.what} has no split {self.split!r} but {', '.join(sorted(splits))}; {self.remedy}.")
+
+
+def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: bool = False) -> Iterator[tuple[int, Any]]:
+    """The rows of a JSONL or parquet file, or of one split of a dataset.
+
+    A dataset is a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as `org/name` or
+    `org/name@revision`. Parquet files are named after their splits, as on the hub (`train_prefs-00000-of-00001.parquet`);
+    if none is, together they are the split `train`. With `lone_split`, the only split of a local dataset is read whatever
+    its name.
+
+    Raises a `ValueError` that begins with `what`, the subject of the sentence (for instance "data.paths names pairs,
+    which"), if nothing is there or it cannot be read; one that lists the splits and ends with `remedy` if the split is
+    missing.
     """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-        yield from (_saved_rows if saved else _parquet_folder_rows)(folder, split, what, remedy)
-    elif (match := _HUB_NAME.fullmatch(path)) and not path.endswith(_FILE_SUFFIXES):
-        yield from _hub_rows(match[1], match[2], split, what, remedy)
+    place, wanted = Path(path).expanduser(), _Wanted(split=split, what=what, remedy=remedy, lone_split=lone_split)
+    if place.is_file():
+        yield from read_rows(place)
+    elif place.is_dir():
+        saved = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
+        yield from (_saved_rows if saved else _parquet_folder_rows)(place, wanted)
+    elif (hub := HubId.parse(path)) and not path.endswith(_FILE_SUFFIXES):
+        yield from _hub_rows(hub, wanted)
     else:
         raise ValueError(
-            f"{what}, which does not exist; give a JSONL or parquet file, a folder of parquet files, a saved dataset, or a hub "
-            "dataset such as org/name."
+            f"{what} does not exist; give a JSONL or parquet file, a folder of parquet files, a saved dataset, or a hub dataset such as "
+            "org/name."
         )
 
 
 def dataset_name(path: str) -> str:
-    """What a file, folder or hub dataset is called: without its folder or owner, revision and file suffix.
+    """The name of a file, folder or hub dataset: without its folder or owner, revision and file suffix.
 
     >>> dataset_name("org/pairs-v0.2@main"), dataset_name("data/pairs.jsonl")
     ('pairs-v0.2', 'pairs')
@@ -83,51 +111,46 @@ def dataset_name(path: str) -> str:
     file = Path(path)
     if file.suffix in _FILE_SUFFIXES:
         return file.stem
-    match = None if file.expanduser().exists() else _HUB_NAME.fullmatch(path)
-    return Path(match[1] if match else path).name
+    hub = None if file.expanduser().exists() else HubId.parse(path)
+    return Path(hub.name if hub else path).name
 
 
-def _parquet_folder_rows(folder: Path, split: str, what: str, remedy: str) -> Iterator[tuple[int, Any]]:
+def _parquet_folder_rows(folder: Path, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
     files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
     if not files:
-        raise ValueError(f"{what}, a folder without parquet files and without a saved dataset; name a file in it.")
-    splits = {_SHARD.sub("", file.stem): file for file in files}
-    of_split = [file for file in files if _SHARD.sub("", file.stem) == split]
-    parted = any(_SHARD.search(file.stem) or file.stem in _USUAL_SPLITS for file in files)
-    if not of_split and (parted or split != "train"):
-        raise _no_split(what, split, splits if parted else ["train"], remedy)
-    yield from enumerate(chain.from_iterable((row for _, row in parquet_rows(file)) for file in of_split or files), 1)
+        raise ValueError(f"{wanted.what} is a folder without parquet files and without a saved dataset; name a file in it.")
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_SHARD.sub("", file.stem), []).append(file)
+    named_after_splits = any(_SHARD.search(file.stem) or file.stem in _USUAL_SPLITS for file in files)
+    if wanted.split not in splits and not named_after_splits:
+        splits = {"train": files}
+    yield from enumerate(chain.from_iterable((row for _, row in parquet_rows(file)) for file in wanted.choose(splits)), 1)
 
 
-def _saved_rows(folder: Path, split: str, what: str, remedy: str) -> Iterator[tuple[int, Any]]:
+def _saved_rows(folder: Path, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
     from datasets import DatasetDict, load_from_disk
 
     try:
         dataset = load_from_disk(folder)
-    except (OSError, ValueError, KeyError) as error:  # a file of it is missing, torn, or not what it should be
-        raise ValueError(f"{what}, a saved dataset that cannot be read ({error}); save it again.") from error
-    # A dataset that was saved without its splits is taken for `train`, whatever it was cut from.
-    splits = {str(name): rows for name, rows in dataset.items()} if isinstance(dataset, DatasetDict) else {"train": dataset}
-    if not isinstance(dataset, DatasetDict) and dataset.split is not None:
-        splits[str(dataset.split)] = dataset
-    if split not in splits:
-        raise _no_split(what, split, splits, remedy)
-    yield from enumerate(splits[split], 1)
+    except (OSError, ValueError, KeyError) as error:  # a file of it is missing, truncated or of another kind
+        raise ValueError(f"{wanted.what} is a saved dataset that cannot be read ({error}); save it again.") from error
+    if isinstance(dataset, DatasetDict):
+        chosen = wanted.choose({str(name): rows for name, rows in dataset.items()})
+    else:  # saved without its splits: it counts as `train`, and as the split it was cut from
+        chosen = dataset if wanted.split == str(dataset.split) else wanted.choose({"train": dataset})
+    yield from enumerate(chosen, 1)
 
 
-def _hub_rows(name: str, revision: str | None, split: str, what: str, remedy: str) -> Iterator[tuple[int, Any]]:
-    require_hub(what)
+def _hub_rows(hub: HubId, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
+    require_hub(wanted.what)
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        dataset = load_dataset(name, split=split, revision=revision)
+        dataset = load_dataset(hub.name, split=wanted.split, revision=hub.revision)
     except (DatasetsError, ValueError, OSError) as error:
         if found := re.match(r"Unknown split .*? Should be one of \[(.*)\]", str(error)):
-            raise _no_split(what, split, re.findall(r"[^', ]+", found[1]), remedy) from error
-        raise ValueError(f"{what}, which could not be loaded from the hub ({error}); check the name or give a file.") from error
+            raise wanted.no_split(re.findall(r"[^', ]+", found[1])) from error
+        raise ValueError(f"{wanted.what} could not be loaded from the hub ({error}); check the name or give a file.") from error
     yield from enumerate(dataset, 1)
-
-
-def _no_split(what: str, split: str, splits: Iterable[str], remedy: str) -> ValueError:
-    return ValueError(f"{what}, which has no split {split!r} but {', '.join(sorted(splits))}; {remedy}.")

@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from core.config import ModelConfig
-from core.data.hub import require_hub
+from core.data.hub import HubId, require_hub
 from core.disk import atomic_folder, is_complete
 
 CACHE = Path.home() / ".cache" / "rewardloop"
@@ -61,17 +61,17 @@ def find_file(source: Source, name: str) -> Path | None:
 
 
 def _on_hub(config: ModelConfig, key: str) -> Source:
-    name, at, revision = config.path.partition("@")  # a hub id holds no @, a revision such as refs/pr/1 may hold a slash
-    if Path(config.path).is_absolute() or config.path.startswith((".", "~")) or name.count("/") != 1:
+    hub = HubId.parse(config.path.removesuffix("@"))
+    if hub is None:
         raise ValueError(f"{key}={config.path} does not exist; give the folder of a saved model, or a hub id such as org/name.")
-    if at and not revision:
+    if config.path.endswith("@"):
         raise ValueError(f"{key}={config.path} names no revision after the @; give one, as in org/name@main, or leave the @ out.")
-    if revision and config.revision not in (None, revision):
+    if hub.revision and config.revision not in (None, hub.revision):
         raise ValueError(
             f"{key}={config.path} asks for another revision than the one set beside it, {config.revision}; give one of the two."
         )
-    source = Source(path=name, revision=revision or config.revision)
-    cached = (try_to_load_from_cache(name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
+    source = Source(path=hub.name, revision=hub.revision or config.revision)
+    cached = (try_to_load_from_cache(hub.name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
     if not any(isinstance(found, str) for found in cached):
         require_hub(f"{key}={config.path}")
     return source

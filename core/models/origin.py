@@ -14,7 +14,7 @@ from huggingface_hub import metadata_load, try_to_load_from_cache
 from yaml import YAMLError
 
 from core.config import ModelConfig
-from core.data.hub import require_hub
+from core.data.hub import HubId, require_hub
 from core.data.rows import dataset_name
 from core.models.locate import ADAPTER_CONFIG, CONFIG, Source, find_file
 from core.runs.identity import fingerprint
@@ -46,7 +46,6 @@ _PRETRAINED = {
 """What these families grew from. To share no more than this does not help: Tulu and Llama Instruct do (table 8)."""
 _STAGE = re.compile(r"[-_](sft|dpo|kto|ppo|grpo|rlvr|rlhf|rl|rm|rm-rb2)$")
 """A stage of training at the end of a name: all stages are one family."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SPLITS = {"train", "training", "test", "validation", "data", "prompts", "preferences", "pairs"}
 """Names of files that say nothing of what is in them."""
 _HASH = "sha256:"
@@ -175,7 +174,7 @@ def _parents(place: str, revision: str | None) -> tuple[list[str], str]:
     if (file := _file(place, revision, CONFIG)) is not None:
         base = _written(file).get("_name_or_path") or ""
         # Most often it is a place on the machine of whoever saved the model, and says nothing here.
-        if base != place and (_HUB_ID.fullmatch(base) or Path(base).is_dir()) and base:
+        if base != place and (HubId.parse(base) or Path(base).is_dir()) and base:
             return [base], CONFIG
     return [], ""
 
@@ -210,7 +209,7 @@ def _card(place: str, revision: str | None) -> dict[str, Any]:
 
 def _fetch_card(place: str, revision: str | None) -> None:
     """Brings the card of a model on the hub into the cache: loading weights does not."""
-    if not _HUB_ID.fullmatch(place) or _file(place, revision, CARD) is not None:
+    if HubId.parse(place) is None or _file(place, revision, CARD) is not None:
         return
     try:
         require_hub(place)
@@ -222,17 +221,17 @@ def _fetch_card(place: str, revision: str | None) -> None:
 def _place(path: str, revision: str | None) -> tuple[str, str | None]:
     """The absolute path of a folder, or a hub id with its revision; a path that leads nowhere here stays a path."""
     folder = Path(path).expanduser()
-    if folder.is_dir() or folder.is_absolute() or path.startswith(".") or path.count("/") > 1 + path.partition("@")[2].count("/"):
-        return folder.absolute().as_posix(), None
-    name, _, at = path.partition("@")
-    return name, at or revision
+    hub = None if folder.is_dir() else HubId.parse(path)
+    if hub is not None:
+        return hub.name, hub.revision or revision
+    return (folder.absolute().as_posix(), None) if folder.is_dir() or "/" in path or path.startswith(".") else (path, revision)
 
 
 def _file(place: str, revision: str | None, name: str) -> Path | None:
     """A file of a model in its folder or in the hub's cache on this machine."""
     if place.startswith("/"):
         return Path(place, name) if Path(place, name).is_file() else None
-    if not _HUB_ID.fullmatch(place):
+    if HubId.parse(place) is None:
         return None
     cached = try_to_load_from_cache(place, name, revision=revision)
     return Path(cached) if isinstance(cached, str) else None

@@ -1,19 +1,16 @@
 """A benchmark in RewardBench's schemas: read, checked, and scored with any Scorer."""
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.data.hub import require_hub
-from core.data.rows import parquet_rows, read_rows
+from core.data.rows import dataset_rows
 from core.records import BenchmarkRow, CompletionScore, DetailedScorer, ScoredRow, Scorer, user
 
 HUB2 = "allenai/reward-bench-2"
@@ -21,9 +18,6 @@ HUB1 = "allenai/reward-bench"
 """The official benchmarks on the hub; their splits are `test` and `filtered`."""
 
 SPLIT2, SPLIT1 = "test", "filtered"
-
-_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
-_FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 _TABLE = pa.schema(
     {
@@ -62,7 +56,7 @@ def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[B
     `org/name` or `org/name@revision`. Of several splits `test` is read. Ties are sampled by pairs. Raises `ValueError` that
     names the row and the field at fault; counts that a row states of its own must agree with its lists.
     """
-    return sample_rows([_row2(row, f"{path}, row {number}") for number, row in _read(path, split=SPLIT2)], limit, seed)
+    return sample_rows([_row2(row, f"{path}, row {number}") for number, row in _read(path, SPLIT2)], limit, seed)
 
 
 def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
@@ -70,7 +64,7 @@ def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[B
 
     As `load_rewardbench2`; of several splits `filtered` is read. A pair without an id is called by its number.
     """
-    return sample_rows([_row1(row, number, f"{path}, row {number}") for number, row in _read(path, split=SPLIT1)], limit, seed)
+    return sample_rows([_row1(row, number, f"{path}, row {number}") for number, row in _read(path, SPLIT1)], limit, seed)
 
 
 def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[BenchmarkRow]:
@@ -166,61 +160,13 @@ def is_result(path: Path) -> bool:
         return False
 
 
-def _read(path: str, *, split: str) -> Iterable[tuple[int, Any]]:
-    """The rows of a benchmark, numbered from 1; raises `ValueError` where there are none."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        rows = list(read_rows(place))
-    elif place.is_dir():
-        rows = _folder_rows(place, split)
-    elif (match := _HUB_NAME.fullmatch(path)) and not path.endswith(_FILE_SUFFIXES):
-        rows = _hub_rows(match[1], match[2], split)
-    else:
-        raise ValueError(
-            f"the benchmark {path} does not exist; give a JSONL or parquet file, a folder of parquet files, a saved dataset, or {HUB2}."
-        )
+def _read(path: str, split: str) -> list[tuple[int, Any]]:
+    """The rows of a benchmark, numbered from 1; raises a `ValueError` if there are none."""
+    what = f"the benchmark {path}"
+    rows = list(dataset_rows(path, split=split, what=what, remedy="save the one you mean alone", lone_split=True))
     if not rows:
-        raise ValueError(f"the benchmark {path} holds no rows.")
+        raise ValueError(f"{what} holds no rows.")
     return rows
-
-
-def _folder_rows(folder: Path, split: str) -> list[tuple[int, Any]]:
-    """The rows of a folder that `datasets` saved, or of its parquet files by name; those of the split where they bear its name."""
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _saved_rows(folder, split)
-    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
-    if not files:
-        raise ValueError(f"the benchmark {folder} is a folder without parquet files and without a saved dataset; name a file in it.")
-    of_split = [file for file in files if re.fullmatch(rf"{split}(-.*)?", file.stem)]
-    numbers = count(1)
-    return [(next(numbers), row) for file in of_split or files for _, row in parquet_rows(file)]
-
-
-def _saved_rows(folder: Path, split: str) -> list[tuple[int, Any]]:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        dataset = load_from_disk(folder)
-    except (OSError, ValueError, KeyError) as error:  # a file of it is missing, torn, or not what it should be
-        raise ValueError(f"the benchmark {folder} is a saved dataset that cannot be read ({error}); save it again.") from error
-    if isinstance(dataset, DatasetDict):
-        names = [str(name) for name in dataset]
-        if split not in names and len(names) != 1:
-            raise ValueError(f"the benchmark {folder} has the splits {', '.join(names)} and no {split!r}; save the one you mean alone.")
-        dataset = dataset[split if split in names else names[0]]
-    return list(enumerate(dataset, 1))
-
-
-def _hub_rows(name: str, revision: str | None, split: str) -> list[tuple[int, Any]]:
-    require_hub(f"the benchmark {name}")
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        return list(enumerate(load_dataset(name, split=split, revision=revision), 1))
-    except (DatasetsError, ValueError) as error:
-        asked = f"split {split!r} at revision {revision}" if revision else f"split {split!r}"
-        raise ValueError(f"the benchmark {name} cannot be read from the hub, {asked} ({error}); check the name and these.") from error
 
 
 def _row2(row: Any, where: str) -> BenchmarkRow:

@@ -356,7 +356,7 @@ def test_a_dataset_saved_without_its_splits_is_read_whole(tmp_path: Path) -> Non
 def test_a_torn_saved_dataset_is_named(tmp_path: Path) -> None:
     Dataset.from_list([PLUM]).save_to_disk(tmp_path / "saved")
     next((tmp_path / "saved").glob("*.arrow")).unlink()
-    with pytest.raises(ValueError, match=r"saved, a saved dataset that cannot be read \(.*\); save it again"):
+    with pytest.raises(ValueError, match=r"saved, which is a saved dataset that cannot be read \(.*\); save it again"):
         read(tmp_path / "saved")
 
 

@@ -113,7 +113,7 @@ def test_broken_json_a_row_that_is_no_object_and_a_missing_file_are_refused(tmp_
     with pytest.raises(ValueError, match=r"rows.jsonl, row 1 is no JSON object"):
         load_rewardbench2(jsonl(tmp_path / "rows.jsonl", [["id"]]))
     with pytest.raises(
-        ValueError, match=r"missing.jsonl does not exist; give a JSONL or parquet file, a folder .* or allenai/reward-bench-2"
+        ValueError, match=r"missing.jsonl does not exist; give a JSONL or parquet file, a folder .* or a hub dataset such as org/name"
     ):
         load_rewardbench2(str(tmp_path / "missing.jsonl"))
 
@@ -151,7 +151,7 @@ def test_saved_datasets_are_read_and_of_several_splits_the_benchmarks_or_the_onl
     assert [row.id for row in load_rewardbench2(saved("two", train=[ROW2], test=[TIED]))] == ["tied:0"]
     assert [row.id for row in load_rewardbench2(saved("one", train=[ROW2]))] == ["7"]
     assert [row.id for row in load_rewardbench1(saved("pairs", raw=[ROW1], filtered=[ROW1 | {"id": 32}]))] == ["32"]
-    with pytest.raises(ValueError, match=r"neither has the splits raw, train and no 'test'; save the one you mean alone"):
+    with pytest.raises(ValueError, match=r"neither has no split 'test' but raw, train; save the one you mean alone"):
         load_rewardbench2(saved("neither", raw=[ROW2], train=[ROW2]))
 
 
@@ -177,11 +177,11 @@ def test_a_hub_dataset_is_asked_for_by_name_split_and_revision(monkeypatch: pyte
         return [ROW1 if split == "filtered" else ROW2]
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    monkeypatch.setattr("evalhooks.rewardbench.rows.require_hub", lambda what: None)
+    monkeypatch.setattr("core.data.rows.require_hub", lambda what: None)
     assert [row.id for row in load_rewardbench2(HUB2)] == ["7"]
     assert [row.id for row in load_rewardbench1(f"{HUB1}@v1.0")] == ["31"]
     assert asked == [("allenai/reward-bench-2", "test", None), ("allenai/reward-bench", "filtered", "v1.0")]
-    with pytest.raises(ValueError, match=r"org/none cannot be read from the hub, split 'test' at revision abc .there is no org/none."):
+    with pytest.raises(ValueError, match=r"the benchmark org/none@abc could not be loaded from the hub .there is no org/none."):
         load_rewardbench2("org/none@abc")
     with pytest.raises(ValueError, match=r"data/rb2.jsonl does not exist"):
         load_rewardbench2("data/rb2.jsonl")

@@ -53,7 +53,7 @@ class Arm:
 _HELD = (f"kl.target={KL_TARGET}", "kl.horizon=1000", "num_batches=40", "num_checkpoints=4")
 # Gain and loss take a dozen batches each, so the stop needs a checkpoint every other one. Without value_warmup the first batches cost
 # points while the score rises, and the stop takes them for over-optimisation.
-_FREE = ("lr=3e-4", "optim.schedule=constant", "kl.beta=0.001", "value_warmup=2", "num_batches=40", "num_checkpoints=20")
+_FREE = ("optim.lr=3e-4", "optim.schedule=constant", "kl.beta=0.001", "value_warmup=2", "num_batches=40", "num_checkpoints=20")
 _FEW = ("data.subsample=0.1", "epochs=4")
 
 ARMS: Mapping[str, Arm] = {
@@ -82,7 +82,7 @@ def run_arm(arm: Arm, name: str, seed: int, world: Path, runs_dir: Path) -> Path
     base = []
     if arm.other_base:
         other = last_line([sys.executable, str(BENCHMARKS / "ppo_other_base.py"), str(world), str(runs_dir / STUDY / "other-base")])
-        base = ["model=custom", f"model.path={other}"]
+        base = [f"model.path={other}"]
     # The pools are for best-of-N, which is not asked here.
     rm = rewardloop("rm", [*common, *base, f"name={arm.rm}-{seed}", "num_checkpoints=1", "hooks.pools=", *arm.rm_overrides])
     return rewardloop("ppo", [*common, f"name={name.replace(' ', '-')}-{seed}", f"reward.path={rm}", *arm.ppo_overrides])

@@ -224,14 +224,14 @@ def pairs(rows: Sequence[Row]) -> Iterator[Row]:
 
 def common(out: Path) -> list[str]:
     """What both commands have in common."""
-    model = ["model=custom", "model.dtype=bf16", "model.lineage=smollm2", "hooks=none"]
+    model = ["model=custom", "model.dtype=bf16", "model.lineage=smollm2"]
     return [*model, f"runs_dir={out / 'runs'}", "study=gsm8k", "tracker=files", f"seed={SEED}"]
 
 
 def rm_overrides(out: Path) -> list[str]:
     """The reward model: the policy's own body on the pairs, some of them held out."""
     data = ["data=custom", f"data.paths=[{out / 'pairs.jsonl'}]", "data.name=gsm8k-wrong", "data.held_out=0.15"]
-    sizes = ["lr=2e-5", "batch_size=16", "micro_batch_tokens=2048", "max_length=256", "num_checkpoints=1", "log_every=4"]
+    sizes = ["optim.lr=2e-5", "batch_size=16", "micro_batch_tokens=2048", "max_length=256", "num_checkpoints=1", "log_every=4"]
     return ["name=rm", f"model.path={out / 'sft'}", *common(out), *data, *sizes]
 
 
@@ -248,7 +248,7 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
     measured = ["tasks=gsm8k", f"tasks.gsm8k.path={out / 'held-out.jsonl'}", f"tasks.gsm8k.limit={CHECKED}", "num_checkpoints=3"]
     sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
     lengths = [f"max_new_tokens={PPO_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
-    rates = ["lr=4e-5", "epochs=1", "kl.beta=0.02", "shaping.missing_eos.value=-1.0"]
+    rates = ["optim.lr=4e-5", "epochs=1", "kl.beta=0.02", "shaping.missing_eos.how=replace", "shaping.missing_eos.value=-1.0"]
     # The reward model knows whole answers alone: as a critic it was worse than a constant, and PPO of 20 batches has no time to mend it.
     critic = ["critic=policy", "critic_lr=5e-5", "value_warmup=1", "lam=1.0"]
     of_run = ["name=ppo", f"model.path={out / 'policy'}", *common(out), f"prompts=[{out / 'prompts.jsonl'}]"]

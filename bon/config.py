@@ -11,7 +11,7 @@ class PoolConfig:
 
     n: Hashed[int] = 16
     temperature: Hashed[float] = 1.0
-    max_new_tokens: Hashed[int] = 256
+    max_new_tokens: Hashed[int] = 1024
     seed: Hashed[int] = 0
     limit: Hashed[int | None] = None
     """The first prompts of every task only."""

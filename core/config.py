@@ -201,6 +201,7 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     lr: Hashed[float] = 3e-6
+    """Peak learning rate; the default is one of the three of the RewardBench 2 paper's reward models (Malik et al. 2025, appendix B)."""
     schedule: Hashed[Schedule] = Schedule.linear
     warmup_ratio: Hashed[float] = 0.0
     weight_decay: Hashed[float] = 0.0

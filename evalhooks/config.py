@@ -32,7 +32,7 @@ class SamplingConfig:
     """How downstream answers are drawn."""
 
     temperature: Hashed[float] = 1.0
-    max_new_tokens: Hashed[int] = 256
+    max_new_tokens: Hashed[int] = 1024
     n: Hashed[int] = 1
     seed: Hashed[int] = 0
 

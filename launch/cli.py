@@ -21,8 +21,8 @@ jobs:
 
 examples:
   rewardloop study experiment=demo                    the whole loop on two CPU cores, in minutes
-  rewardloop rm data=union lr=1e-3 epochs=2           one reward model
-  rewardloop rm -m data=atlas,harbor lr=1e-3,1e-4     a sweep of four
+  rewardloop rm data=union optim.lr=1e-3 epochs=2           one reward model
+  rewardloop rm -m data=atlas,harbor optim.lr=1e-3,1e-4     a sweep of four
   rewardloop ppo reward.path=runs/demo/rm-...         a policy against one of them
   rewardloop bench reward.path=FOLDER rows=FILE       RewardBench 2 of one; `bench compare A B` of two
   rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]' hooks=none

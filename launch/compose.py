@@ -21,9 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.schema import SCHEMAS, RunSettings, register
 
-SPELLINGS = {"lr": "optim.lr", "optim.lr": "lr"}
-"""Keys that set the same thing."""
-
 GROUPS = files("conf")
 """The folder whose folders are the groups of files to choose from."""
 
@@ -69,7 +66,6 @@ def command(name: str, overrides: Sequence[str], *, multirun: bool) -> Command:
         params = [f"{key}={value}" for key, value in _params(hydra).items()]
     if not sweeping:
         return Command(jobs=(composed(name, overrides).job,), sweeping=False)
-    _require_one_spelling(params, overrides)
     lists = combinations([*params, *overrides])
     _require_one_sweep(name, overrides, lists)
     return Command(jobs=tuple(_jobs(name, lists)), sweeping=True)
@@ -176,16 +172,6 @@ def _params(hydra: DictConfig) -> Mapping[str, Any]:
     return OmegaConf.select(hydra, "sweeper.params") or {}
 
 
-def _require_one_spelling(params: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuses a key of the command line that a sweep of the files, under another spelling, would silently win over."""
-    swept = {param.partition("=")[0] for param in params}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        other = SPELLINGS.get(key)
-        if other in swept and key not in swept:
-            raise ConfigError(f"the experiment sweeps {other}, so {override} would not count; give {other}={value} instead.")
-
-
 def _require_one_sweep(name: str, overrides: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
     """Refuses a sweep over files that sweep themselves, of which Hydra would run one job each."""
     chosen = dict.fromkeys(text for texts in lists for text in texts if re.match(r"\+?experiment=", text))
@@ -208,8 +194,9 @@ def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
     known = _keys(SCHEMAS[name])
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
-        if key and key in said and key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        if key and key in said and key not in known and not (GROUPS / key).is_dir():
+            longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
+            near = longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {name} --help` for the keys there are."
             return f"the override {override!r} does not fit: {said.splitlines()[0]} {hint}"
     return said

@@ -103,7 +103,7 @@ def sampling_of(config: SamplingConfig) -> Sampling:
 def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mapping[str, str]) -> dict[str, Any]:
     """What determines a result: the settings, with every input by its content instead of its place."""
     settings = asdict(config)
-    for key in (*NO_MATTER, "name", "lr", "dry_run"):  # the last three are a label, a second name of optim.lr, and a question
+    for key in (*NO_MATTER, "name", "dry_run"):  # the last two are a label and a question
         *above, own = key.split(".")
         place = settings
         for part in above:

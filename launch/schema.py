@@ -69,8 +69,6 @@ class Launch(RunSettings):
     """Folder of the microworld that the default data, models and tasks lie in."""
     hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
     tasks: Hashed[dict[str, TaskConfig]] = field(default_factory=dict)
-    lr: Unhashed[float | None] = None
-    """Short for optim.lr."""
     dry_run: Unhashed[bool] = False
     """List the job, or every job of a sweep, with its settings, and run none."""
 

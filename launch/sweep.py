@@ -35,7 +35,7 @@ RUN_KINDS = ("rm", "ppo")
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is faster, and not everywhere
 
-_OWN = {"lr", "dry_run"}  # a second name of optim.lr, and the question itself
+_OWN = {"dry_run"}  # the question itself
 
 # Settings that go with another one, and are left out where that one alone tells the jobs apart.
 _GO_WITH = {"model.lineage": "model.path", "data.paths": "data.name", "data.sources": "data.name"}

@@ -137,6 +137,7 @@ class PPOConfig:
     prompts: ContentHashed[list[str]] = field(default_factory=list)
     """JSONL files with a `prompt` field; preference files are welcome."""
     optim: Hashed[OptimConfig] = field(default_factory=lambda: OptimConfig(lr=3e-7))
+    """The default rate is that of the RewardBench 2 paper (Malik et al. 2025, section 5.2)."""
     critic_lr: Hashed[float | None] = None
     """Learning rate of the critic; empty: that of the policy."""
     kl: Hashed[KLConfig] = field(default_factory=KLConfig)
@@ -146,10 +147,10 @@ class PPOConfig:
     """Episodes per rollout batch."""
     minibatch_size: Hashed[int] = 64
     """Episodes per optimiser step."""
-    micro_batch_size: Hashed[int] = 64
+    micro_batch_size: Hashed[int] = 4
     """Episodes per forward and backward pass."""
     epochs: Hashed[int] = 2
-    max_new_tokens: Hashed[int] = 256
+    max_new_tokens: Hashed[int] = 1024
     max_prompt_length: Hashed[int] = 1024
     """Tokens; prompts above it are dropped and counted."""
     temperature: Hashed[float] = 1.0

@@ -100,7 +100,7 @@ class RewardModelConfig:
     engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
     epochs: Hashed[int] = 1
     batch_size: Hashed[int] = 128
-    """Pairs per optimiser step, over all processes and forward passes."""
+    """Pairs per optimiser step, over all processes and forward passes; the default and that of `max_length` are the Tulu 3 recipe's."""
     micro_batch_tokens: Hashed[int] = 8192
     """Tokens per forward pass of one process; a larger pair goes alone. It bounds memory and changes no result."""
     micro_batch_size: Hashed[int | None] = None

@@ -11,11 +11,14 @@ from launch.entry import composed
 
 CONF = Path(next(iter(conf.__path__)))
 JOBS = {"rm": [], "ppo": ["reward.path=x"], "bon": [], "bench": ["reward.path=x"], "study": ["experiment=demo"], "report": []}
-USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": "rm", "tasks": "ppo", "reward": "ppo"}
+USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": "rm", "tasks": "ppo", "reward": "ppo", "preset": "rm"}
 EXPERIMENTS = {"demo": "study", "smollm2": "study", "rb2_rm_grid": "rm", "rb2_rm_flipped": "rm", "rb2_ppo": "ppo"}
+DATA = ["data.paths=[x.jsonl]"]
 NEEDED = {
-    "data/custom": ["data.paths=[x.jsonl]"],
-    "model/custom": ["model.path=x"],
+    **{f"model/{file.stem}": DATA for file in (CONF / "model").glob("*.yaml")},
+    "model/custom": ["model.path=x", *DATA],
+    "preset/none": DATA,
+    "data/custom": DATA,
     "reward/custom": ["reward.path=x"],
     "reward/dpo": ["reward.reference=y"],
     "reward/ensemble": ["reward.members=[x,y]"],

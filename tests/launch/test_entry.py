@@ -25,11 +25,6 @@ def refused(*arguments: str, cwd: Path) -> str:
     return ended.stderr
 
 
-def test_both_spellings_of_the_learning_rate_reach_the_optimiser() -> None:
-    assert composed("rm", ["lr=2e-5"]).job.optim.lr == 2e-5
-    assert composed("rm", ["optim.lr=3e-6"]).job.optim.lr == 3e-6
-
-
 def test_a_configuration_becomes_the_dataclasses_of_the_trainers() -> None:
     job = composed("rm", ["data=union", "world=somewhere"]).job
     assert isinstance(job, RMJob)
@@ -45,11 +40,11 @@ def test_the_kept_yaml_is_unresolved_so_that_no_secret_lands_on_disk(monkeypatch
 
 
 def test_a_sweep_is_the_product_of_its_values() -> None:
-    assert combinations(["data=atlas,harbor", "lr=1e-3", "epochs=1,2"]) == [
-        ["data=atlas", "lr=1e-3", "epochs=1"],
-        ["data=atlas", "lr=1e-3", "epochs=2"],
-        ["data=harbor", "lr=1e-3", "epochs=1"],
-        ["data=harbor", "lr=1e-3", "epochs=2"],
+    assert combinations(["data=atlas,harbor", "optim.lr=1e-3", "epochs=1,2"]) == [
+        ["data=atlas", "optim.lr=1e-3", "epochs=1"],
+        ["data=atlas", "optim.lr=1e-3", "epochs=2"],
+        ["data=harbor", "optim.lr=1e-3", "epochs=1"],
+        ["data=harbor", "optim.lr=1e-3", "epochs=2"],
     ]
     assert combinations(["data.paths=[a.jsonl,b.jsonl]"]) == [["data.paths=[a.jsonl,b.jsonl]"]]
 
@@ -58,6 +53,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
     ("override", "words"),
     [
         ("optm.lr=1e-3", ["optm.lr", "optim.lr"]),
+        ("lr=1e-3", ["lr=1e-3", "did you mean optim.lr?"]),
         ("epochz=2", ["epochz", "epochs"]),
         ("optim.lr=abc", ["optim.lr", "abc"]),
         ("data=atlass", ["data/atlass", "harbor"]),
@@ -84,13 +80,13 @@ def test_a_mistyped_sweep_is_refused_before_its_first_job(tmp_path: Path) -> Non
 
 def test_an_unknown_model_path_is_refused_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(PAIR)
-    message = refused("model=custom", "model.path=no/such/model", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none", cwd=tmp_path)
+    message = refused("model=custom", "model.path=no/such/model", "data=custom", "data.paths=[pairs.jsonl]", cwd=tmp_path)
     assert "model.path=no/such/model does not exist" in message
 
 
 def test_a_preference_file_with_broken_rows_is_refused_by_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(PAIR + '{"prompt": "Name a tree.", "chosen": "An elm."}\n' + "{broken\n")
-    message = refused("model=custom", "model.path=gone/away", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none", cwd=tmp_path)
+    message = refused("model=custom", "model.path=gone/away", "data=custom", "data.paths=[pairs.jsonl]", cwd=tmp_path)
     assert "pairs.jsonl" in message
     assert "row 2" in message
     assert "row 3" in message
@@ -99,7 +95,7 @@ def test_a_preference_file_with_broken_rows_is_refused_by_their_numbers(tmp_path
 
 def test_an_unknown_hub_model_is_refused_by_its_key_without_waiting_for_the_hub(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(PAIR)
-    chosen = ["model=custom", "model.path=nobody-has/this-model", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none"]
+    chosen = ["model=custom", "model.path=nobody-has/this-model", "data=custom", "data.paths=[pairs.jsonl]"]
     process = subprocess.run(
         [sys.executable, "-m", "launch.rm", *chosen],
         cwd=tmp_path,

@@ -22,7 +22,7 @@ world: {corpus_size: 160, pairs: 64, benchmark_rows: 3, task_rows: 2, vocab_size
 common: ["tracker=files"]
 pools: ["pool.n=4", "pool.max_new_tokens=4"]
 reward_models:
-  - model=coast data=union,atlas lr=1e-3 num_checkpoints=1 hooks.best_of=[4]
+  - model=coast data=union,atlas optim.lr=1e-3 num_checkpoints=1 hooks.best_of=[4]
   - model=coast data=union data.flip=1.0 num_checkpoints=1 hooks.best_of=[4]
 ppo:
   same-lineage:

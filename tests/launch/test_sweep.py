@@ -19,7 +19,7 @@ from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed, start
 from launch.sweep import JobStatus, common, differences, outcome_of, print_plan, states_of, text_of
 
-OWN = ["model=custom", "model.path=org/base", "data=custom", "data.paths=[pairs.jsonl]", "hooks=none"]
+OWN = ["model=custom", "model.path=org/base", "data=custom", "data.paths=[pairs.jsonl]"]
 """A job that reads nothing of a microworld, so that none needs to be there."""
 
 Job = Callable[[Composed], Mapping[str, Any] | None]
@@ -83,12 +83,12 @@ def test_choices_ranges_and_globs_sweep_as_in_hydra() -> None:
 
 
 def test_the_last_of_two_values_for_a_key_counts() -> None:
-    assert combinations(["lr=1e-3,1e-4", "epochs=2", "lr=1e-5"]) == [["lr=1e-5", "epochs=2"]]
+    assert combinations(["optim.lr=1e-3,1e-4", "epochs=2", "optim.lr=1e-5"]) == [["optim.lr=1e-5", "epochs=2"]]
 
 
 def test_an_interval_is_refused_since_it_has_no_end() -> None:
     with pytest.raises(ConfigError, match="interval"):
-        combinations(["lr=interval(0,1)"])
+        combinations(["optim.lr=interval(0,1)"])
 
 
 def test_the_command_line_counts_more_than_the_sweep_of_the_file() -> None:
@@ -113,7 +113,7 @@ def test_commas_without_multirun_are_refused_unless_the_mode_is_set() -> None:
     "overrides",
     [
         ["experiment=rb2_rm_grid", "model=qwen_7b_instruct", "data=both,tulu", "epochs=1"],
-        ["data=atlas,harbor", "lr=1e-3,1e-4", "data.flip=0,1", "tasks=gsm8k", "tasks.gsm8k.path=x.jsonl"],
+        ["data=atlas,harbor", "optim.lr=1e-3,1e-4", "data.flip=0,1", "tasks=gsm8k", "tasks.gsm8k.path=x.jsonl"],
         [*OWN, "data.paths=[a.jsonl],[b.jsonl,c.jsonl]", "optim={lr:1e-3,schedule:cosine},{lr:1e-4}", "name='a, b',c"],
         ["world=a,b", "hooks.rewardbench2='${world}/rows.jsonl',other.jsonl", "micro_batch_size=null,8"],
     ],
@@ -141,11 +141,6 @@ def test_a_wrong_value_in_the_sweep_of_a_file_is_refused_before_the_first_job(ca
     assert "epochs is 0" in capsys.readouterr().err
 
 
-def test_the_other_spelling_of_a_swept_key_is_refused_since_it_would_not_count() -> None:
-    with pytest.raises(ConfigError, match=r"give optim\.lr=1e-5 instead"):
-        command("rm", ["experiment=rb2_rm_grid", "lr=1e-5"], multirun=True)
-
-
 def test_a_sweep_over_experiments_that_sweep_is_refused() -> None:
     with pytest.raises(ConfigError, match="one at a time"):
         command("rm", ["experiment=rb2_rm_grid,rb2_rm_flipped"], multirun=True)
@@ -155,7 +150,7 @@ def test_a_sweep_over_experiments_that_sweep_is_refused() -> None:
 
 
 def test_jobs_differ_in_resolved_values_and_a_name_tells_what_goes_with_it() -> None:
-    found = differences(command("rm", ["data=skywork,both", "lr=1e-4,2.5e-3"], multirun=True).jobs)
+    found = differences(command("rm", ["data=skywork,both", "optim.lr=1e-4,2.5e-3"], multirun=True).jobs)
     assert found.keys == ("data.name", "optim.lr")
     assert [tuple(row.values()) for row in found.rows] == [
         ("skywork", "1e-4"), ("skywork", "0.0025"), ("both", "1e-4"), ("both", "0.0025"),
@@ -176,7 +171,7 @@ def test_files_under_one_name_are_told_themselves() -> None:
 def test_common_settings_are_those_that_all_jobs_share_against_the_defaults() -> None:
     jobs = command("rm", [*OWN, "epochs=2,3", "max_length=2048", "batch_size=64", "data.flip=0.5", "micro_batch_size=null"], multirun=True)
     assert common(jobs.jobs) == {  # max_length is the dataclass's own, epochs differ
-        "model.path": "org/base", "data.paths": "[pairs.jsonl]", "data.flip": "0.5", "optim.lr": "1e-3", "batch_size": "64",
+        "model.path": "org/base", "data.paths": "[pairs.jsonl]", "data.flip": "0.5", "batch_size": "64",
     }  # fmt: skip
 
 
@@ -189,7 +184,7 @@ def test_values_read_as_on_the_command_line() -> None:
 
 
 def test_a_dry_run_lists_every_job_and_runs_and_writes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of(never, ["-m", *OWN, "lr=1e-4,1e-5", "seed=range(0,2)", "dry_run=true"]) == 0
+    assert code_of(never, ["-m", *OWN, "optim.lr=1e-4,1e-5", "seed=range(0,2)", "dry_run=true"]) == 0
     said = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
     assert rows[:4] == [["1", "1e-4", "0", "new"], ["2", "1e-4", "1", "new"], ["3", "1e-5", "0", "new"], ["4", "1e-5", "1", "new"]]

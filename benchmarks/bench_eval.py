@@ -35,7 +35,7 @@ from core.process.memory import keep_freed_memory
 from core.records import BenchmarkRow, user
 from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
-from core.trees.layout import Stream, batches, grow
+from core.trees.layout import Stream, pack_trees, tree_batches
 from evalhooks.rewardbench.rows import load_rewardbench2
 from machine import device, forward_flops, matmul_peak, seconds, shares
 
@@ -120,7 +120,7 @@ def describe(subject: Subject) -> None:
     scorer = RewardModelScorer(subject.model, subject.tokenizer)
     groups = groups_of(subject)
     lengths = [len(row) for group in groups for row in group]
-    unique = sum(len(grow([groups[i] for i in batch], scorer.preamble).ids_N) for batch in batches(groups, scorer.batch_tokens))
+    unique = sum(len(pack_trees([groups[i] for i in batch], scorer.preamble).ids_N) for batch in tree_batches(groups, scorer.batch_tokens))
     print(f"{len(subject.rows)} rows, {len(lengths)} completions, {sum(lengths)} tokens, {unique} of them computed by us")
     print(f"counted on tokens: official loop {padded(lengths, OFFICIAL_BATCH) / unique:.2f}, ", end="")
     print(f"sorted by length {padded(sorted(lengths), 8) / unique:.2f}, without padding {sum(lengths) / unique:.2f}")
@@ -246,9 +246,9 @@ def explain(subject: Subject) -> None:
     """How near to the machine's limit we are, and what takes the time."""
     scorer = RewardModelScorer(subject.model, subject.tokenizer)
     groups = groups_of(subject)
-    batch = batches(groups, 4096)[0]
+    batch = tree_batches(groups, 4096)[0]
     chosen = [groups[i] for i in batch]
-    stream = grow(chosen, scorer.preamble)
+    stream = pack_trees(chosen, scorer.preamble)
 
     def work() -> None:
         with tree_attention(subject.model):
@@ -266,7 +266,7 @@ def explain(subject: Subject) -> None:
 
 def num_seen(stream: Stream) -> int:
     """Pairs of a query and a key that it sees: every key is seen from its own place to the end of its subtree."""
-    return int((stream.until_N - torch.arange(len(stream.until_N))).sum())
+    return int((stream.subtree_end_N - torch.arange(len(stream.subtree_end_N))).sum())
 
 
 if __name__ == "__main__":

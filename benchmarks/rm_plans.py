@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rmtrain.batches import Order
-from rmtrain.session import num_unique
+from rmtrain.session import num_unique_tokens
 from rmtrain.tokens import TokenPair
 
 BATCH = 8
@@ -66,7 +66,7 @@ def work(pairs: Sequence[TokenPair], batches: Batches) -> Work:
     shapes = [(2 * len(batch), max(longest(pairs[i]) for i in batch)) for batch in batches]
     return Work(
         tokens=sum(len(pair.chosen) + len(pair.rejected) for pair in chosen),
-        unique=sum(num_unique(pair) for pair in chosen),
+        unique=sum(num_unique_tokens(pair) for pair in chosen),
         padded=sum(rows * length for rows, length in shapes),
         seen=sum(_seen(pair) for pair in chosen),
         padded_seen=sum(rows * _causal(length) for rows, length in shapes),
@@ -119,7 +119,7 @@ def sample(pairs: Sequence[TokenPair], num_batches: int, seed: int) -> Sample:
 
 
 def _seen(pair: TokenPair) -> int:
-    prompt = len(pair.chosen) + len(pair.rejected) - num_unique(pair)
+    prompt = len(pair.chosen) + len(pair.rejected) - num_unique_tokens(pair)
     return _causal(len(pair.chosen)) + _causal(len(pair.rejected)) - _causal(prompt)
 
 

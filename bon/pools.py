@@ -8,7 +8,7 @@ from typing import Any
 
 from bon.estimators import best_of_n, oracle_of_n
 from core.data.chat import parse_dialogue
-from core.disk import atomic_folder, is_complete, plain, write_json
+from core.disk import atomic_folder, is_complete, jsonable, write_json
 from core.functions import Verifier
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 
@@ -45,7 +45,7 @@ def make_pools(
     tasks). A pool is complete or absent: a torn one is made anew. Raises `ValueError` where `folder` holds pools of
     another origin or sampling.
     """
-    manifest = plain({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
+    manifest = jsonable({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
     if is_complete(folder):
         if json.loads((folder / MANIFEST).read_text()) != manifest:
             raise ValueError(f"{folder} holds pools of another policy, other tasks or other sampling; name another folder with pools=...")

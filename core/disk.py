@@ -65,9 +65,9 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path` in one step: a reader sees the old file or the new one, never half of one.
 
     Non-finite floats become the strings "NaN", "Infinity" and "-Infinity", since JSON has no numbers for them; `float`
-    reads them back. Raises `TypeError` for a value that `plain` does not know, and then leaves the old file alone.
+    reads them back. Raises `TypeError` for a value that `jsonable` does not know, and then leaves the old file alone.
     """
-    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -81,33 +81,33 @@ def write_json(path: Path, value: Any) -> None:
     _fsync(path.parent)
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """`value` in the types that JSON knows: dataclasses and mappings as dicts, enums as their values, paths as text.
 
-    >>> plain({"lr": 3e-6, "out": Path("runs/rm"), "kl": float("inf")})
+    >>> jsonable({"lr": 3e-6, "out": Path("runs/rm"), "kl": float("inf")})
     {'lr': 3e-06, 'out': 'runs/rm', 'kl': 'Infinity'}
 
     Raises `TypeError` for any other type, a tensor for instance: convert it first, with `.item()` or `.tolist()`.
     """
     # Enums come first, because the members of a StrEnum or an IntEnum are also text or numbers.
     if isinstance(value, Enum):
-        return plain(value.value)
+        return jsonable(value.value)
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return plain_float(value)
+        return json_float(value)
     if isinstance(value, PurePath):
         return value.as_posix()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(plain(key)): plain(item) for key, item in value.items()}
+        return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     raise TypeError(f"Cannot write a {type(value).__name__} as JSON: {value!r}. Turn it into numbers, text, lists or mappings first.")
 
 
-def plain_float(value: float) -> float | str:
+def json_float(value: float) -> float | str:
     """`value`, or the text that JavaScript has for it where it is not finite."""
     if math.isnan(value):
         return "NaN"

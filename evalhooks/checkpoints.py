@@ -9,7 +9,7 @@ from types import MappingProxyType
 from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation
-from core.models.load import own_formats
+from core.models.load import without_autocast
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
 from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer
@@ -145,7 +145,7 @@ class PolicyHook(Hook):
             answers += completions
             if self.scorer is not None:
                 texts = [[completion.text for completion in row] for row in completions]
-                with own_formats():
+                with without_autocast():
                     scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
         if self.tasks:

@@ -58,12 +58,14 @@ def same_lineage(policy: Origin, reward: Origin) -> Answer:
 
     A common ancestor alone is not enough: it may be no more than the pretrained model that both grew from.
     """
-    if policy.base in reward.line or reward.base in policy.line:
+    if policy.base in reward.families or reward.base in policy.families:
         return Answer.yes
-    if not policy.told_by or not reward.told_by:
+    if not policy.evidence or not reward.evidence:
         return Answer.unknown
     # A folder without a name may hold a copy of any model that grew from its parent.
-    if (policy.is_unnamed and {*policy.ancestors[:1]} & {*reward.line}) or (reward.is_unnamed and {*reward.ancestors[:1]} & {*policy.line}):
+    if (policy.is_unnamed and {*policy.ancestors[:1]} & {*reward.families}) or (
+        reward.is_unnamed and {*reward.ancestors[:1]} & {*policy.families}
+    ):
         return Answer.unknown
     return Answer.no
 
@@ -125,7 +127,7 @@ def lineage_summary(policy: Origin, rewards: Mapping[str, Origin], prompts: froz
 
 
 def _entry(origin: Origin) -> dict[str, Any]:
-    return {"base": origin.name, "told_by": origin.told_by or "nothing"}
+    return {"base": origin.name, "told_by": origin.evidence or "nothing"}
 
 
 def _all(answers: list[str]) -> str:

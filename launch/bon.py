@@ -12,7 +12,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     from bon.pools import bounds, make_pools, rerank
     from core.config import ModelConfig
     from core.generators.local import TransformersGenerator
-    from core.models.adapters import content_of
+    from core.models.adapters import model_fingerprint
     from core.models.load import load_policy, load_reward_model
     from core.records import Sampling
     from core.runs.identity import fingerprint
@@ -33,7 +33,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     prompts = {name: task.prompts[: job.pool.limit] for name, task in tasks.items()}
     verifiers = {name: task.verifier for name, task in tasks.items()}
     sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
-    origin = {"policy": content_of(job.model), "tasks": {name: fingerprint(task.path) for name, task in job.tasks.items()}}
+    origin = {"policy": model_fingerprint(job.model), "tasks": {name: fingerprint(task.path) for name, task in job.tasks.items()}}
     progress.start("sampling pools", sum(map(len, prompts.values())))
     generator = TransformersGenerator(*load_policy(job.model))
     pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=origin | {"limit": job.pool.limit})

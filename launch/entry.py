@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from core.process.exit import leaving_at_once
+from core.process.exit import exit_without_teardown
 from core.process.memory import keep_freed_memory
-from core.process.signals import Preempted, stopping_at_once
+from core.process.signals import Preempted, raise_on_signal
 from core.runs.record import RunBusyError
 from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
 from launch.schema import BenchJob, Launch
@@ -74,8 +74,8 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *arguments]
-    with leaving_at_once():
-        with stopping_at_once():
+    with exit_without_teardown():
+        with raise_on_signal():
             main()
         # A launcher that hands the jobs to other processes leaves nothing here.
         if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs):

@@ -9,7 +9,7 @@ from typing import Any
 
 from bon.pools import load_pools
 from core.config import ModelConfig
-from core.models.adapters import content_of
+from core.models.adapters import model_fingerprint
 from core.process.signals import Preempted
 from core.records import Sampling, Scorer, Tracker
 from core.runs.identity import fingerprint
@@ -110,7 +110,7 @@ def identity_of(config: Any, *, models: Mapping[str, ModelConfig], files: Mappin
             place = place.get(part, {})
         place.pop(own, None)
     settings.pop("tracker", None)
-    inputs = {key: content_of(model, KEYS[key]) for key, model in models.items()}
+    inputs = {key: model_fingerprint(model, KEYS[key]) for key, model in models.items()}
     inputs |= {key: fingerprint(path) for key, path in files.items() if path}
     return {**_without_paths(settings), "inputs": inputs}
 

@@ -50,7 +50,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
     identity["rewards"] = terms_identity(job, sources)
     lineage = _lineage(job, sources)
     world = join_world()
-    run, has_work = world.shared(lambda: opened(composed, "ppo", _name(job, lineage), identity, lineage=lineage))
+    run, has_work = world.from_main(lambda: opened(composed, "ppo", _name(job, lineage), identity, lineage=lineage))
     if not has_work:
         if world.is_main:
             _tidy(run.dir)  # which a process killed at the very end left undone
@@ -70,7 +70,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
                 stopped_because=outcome.stopped_because,
             )
             _tidy(run.dir)
-    world.wait()
+    world.barrier()
     return record_of(run)
 
 
@@ -93,7 +93,7 @@ def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tra
 
     scorer = build_terms(job, sources, prompts, say=print if world.is_main else _silent)
     elsewhere = anywhere(scorer)  # a verifier knows the training prompts alone
-    static = world.shared(lambda: _static_scores(elsewhere, rows, run_dir)) if elsewhere else {}
+    static = world.from_main(lambda: _static_scores(elsewhere, rows, run_dir)) if elsewhere else {}
     hook = policy_hook(job.hooks, job.tasks, elsewhere, static)
     common: dict[str, Any] = {
         "prompts": [prompt.dialogue for prompt in prompts],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import ModelConfig, Quantize
 from core.functions import load_function, load_verifier
-from core.models.adapters import content_of
+from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.progress import NoProgress, Progress
 from core.records import Prompt, Scorer
@@ -46,7 +46,7 @@ class Sources:
 
     def content(self, reward: RewardConfig) -> dict[str, Any]:
         """What determines the scores as far as it is known here: the contents of models and of a program's file, and the settings."""
-        found: dict[str, Any] = {key: content_of(model, key) for key, model in self.models.items()}
+        found: dict[str, Any] = {key: model_fingerprint(model, key) for key, model in self.models.items()}
         found["settings"] = {key: value for key, value in asdict(reward).items() if key not in _PLACES | _TERMS}
         found["settings"]["judge"].pop("base_url")
         if program := reward.function or reward.verifier:

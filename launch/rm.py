@@ -46,7 +46,9 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
         hooks.append(HeldOutHook(data.held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
     identity, lineage = _identity(job)
     world = join_world()
-    run, has_work = world.shared(lambda: opened(composed, "rm", _name(job, lineage["base"]), identity, lineage=lineage, data=data.counts))
+    run, has_work = world.from_main(
+        lambda: opened(composed, "rm", _name(job, lineage["base"]), identity, lineage=lineage, data=data.counts)
+    )
     if not has_work:
         return record_of(run)
     with tracked(job, run, {**identity, "lineage": lineage}) if world.is_main else nullcontext(Trackers([])) as tracker:
@@ -63,7 +65,7 @@ def run(composed: Composed, progress: Progress) -> dict[str, Any]:
         if world.is_main:
             finish_run(run, **_results(outcome))
             forget_states(run.dir)
-    world.wait()
+    world.barrier()
     return record_of(run)
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.disk import plain
+from core.disk import jsonable
 from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, read_record
 from core.runs.tracking import read_metrics
@@ -282,7 +282,7 @@ def _is_same(settings: Mapping[str, Setting], config: Mapping[str, Any]) -> bool
     if any(key not in settings and key not in NO_MATTER and key not in _OWN for key in config):
         return False
     return all(
-        config[key] == plain(setting.value) if key in config else setting.value == setting.default for key, setting in settings.items()
+        config[key] == jsonable(setting.value) if key in config else setting.value == setting.default for key, setting in settings.items()
     )
 
 

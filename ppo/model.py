@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.config import LoraConfig
-from core.models.adapters import inject
-from core.models.locate import Source
-from core.models.logprobs import has_plain_head, placed, position_ids, token_logprobs
-from core.trees.attention import encode, tree_attention, why_not
-from core.trees.layout import Stream, grow
+from core.models.adapters import inject_adapter
+from core.models.locate import ModelLocation
+from core.models.logprobs import has_plain_head, position_ids, to_padded, token_logprobs
+from core.trees.attention import encode, obstacle, tree_attention
+from core.trees.layout import Stream, pack_trees
 
 UNIT = 64
 """Packed rows are filled up to a multiple of this many tokens: matrix products of other heights round by their height, and then a
@@ -123,10 +123,10 @@ class ActorCritic(nn.Module):
             values_N = scale * self.critic_head(batch.hidden(self.critic_body).float()).squeeze(-1) + shift
         inside_BT = batch.inside_BT
         return ForwardOutput(
-            placed(logprobs_N, inside_BT),
-            placed(entropy_N, inside_BT),
-            placed(values_N, inside_BT),
-            None if reference_N is None else placed(reference_N, inside_BT),
+            to_padded(logprobs_N, inside_BT),
+            to_padded(entropy_N, inside_BT),
+            to_padded(values_N, inside_BT),
+            None if reference_N is None else to_padded(reference_N, inside_BT),
         )
 
     @contextmanager
@@ -157,7 +157,7 @@ def actor_critic(
     temperature: float,
     max_length: int = MAX_LENGTH,
     lora: LoraConfig | None = None,
-    base: Source | None = None,
+    base: ModelLocation | None = None,
     seed: int = 0,
 ) -> ActorCritic:
     """The critic starts as a copy of the reward model where one is given, else as the policy's body with a head of zeros.
@@ -178,7 +178,7 @@ def actor_critic(
     draw = torch.Generator().manual_seed(seed)
     for model in (actor, body):
         assert isinstance(model, PreTrainedModel)
-        inject(model, lora, base=base or Source(path=str(actor.name_or_path)), draw=draw)
+        inject_adapter(model, lora, base=base or ModelLocation(path=str(actor.name_or_path)), draw=draw)
     return ActorCritic(actor, body, head.float(), reference=None, temperature=temperature, max_length=max_length)
 
 
@@ -199,7 +199,7 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
     ids_N = ids_BL[mask_BL.bool()]
     rows = [[row] for row in (part.tolist() for part in ids_N.split(lengths_B.tolist()))]
     filling = -len(ids_N) % UNIT
-    stream = grow([*rows, *([[[0] * filling]] if filling else [])])
+    stream = pack_trees([*rows, *([[[0] * filling]] if filling else [])])
     # Each row is a tree of its own, and they lie in their order.
     assert stream.lengths[: len(rows)] == tuple(lengths_B.tolist())
     ends_B, counts_B = lengths_B.cumsum(0), inside_BT.sum(-1)
@@ -210,12 +210,12 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
     )
 
 
-def _why_padded(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str:
-    """Why rows cannot be packed; empty if they can."""
+def _why_padded(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str | None:
+    """Why rows cannot be packed; None if they can."""
     if not has_plain_head(actor):
         return f"{type(actor).__name__} does more to its logits than a product"
     assert isinstance(critic_body, PreTrainedModel)
-    return why_not(actor, max_length) or why_not(critic_body, max_length)
+    return obstacle(actor, max_length) or obstacle(critic_body, max_length)
 
 
 @contextmanager

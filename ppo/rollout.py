@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left, pad_right
-from core.models.load import own_formats
+from core.models.load import without_autocast
 from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer
@@ -65,7 +65,7 @@ def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScor
     started = time.perf_counter()
     completions = [answers[0] for answers in generator.generate(prompts, sampling)]
     generated = time.perf_counter()
-    with own_formats():
+    with without_autocast():
         terms = scorer.parts(prompts, [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
     return ScoredCompletions(
@@ -92,14 +92,14 @@ def rollout(
 
     Raises `DivergenceError` where a score is not finite.
     """
-    alone = world.size > 1 and any(world.gathered(lambda: generator is None))
-    own = slice(0, len(prompts)) if alone else world.share(len(prompts))
+    alone = world.size > 1 and any(world.all_gather(lambda: generator is None))
+    own = slice(0, len(prompts)) if alone else world.shard(len(prompts))
 
     def drawn() -> ScoredCompletions:
         assert generator is not None
         return draw(prompts[own], generator, scorer, replace(sampling, first=sampling.first + own.start))
 
-    parts = [world.shared(drawn)] if alone else world.gathered(drawn)
+    parts = [world.from_main(drawn)] if alone else world.all_gather(drawn)
     completions = [completion for part in parts for completion in part.completions]
     terms = {name: torch.tensor([score for part in parts for score in part.terms[name]]) for name in parts[0].terms}
     scores_B = combined_scores(scorer, terms)
@@ -157,12 +157,12 @@ def _measure(
     module: Any, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and the reference's log-probabilities of all rows, each of shape (B, T), on the CPU."""
-    own = world.share(len(ids_BL))
+    own = world.shard(len(ids_BL))
     parts: list[tuple[Tensor, ...]] = []
     # Where rows are padded, then to the width of the whole batch, as in the update: in another width attention rounds otherwise.
     for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
         passed = module(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
         parts.append(tuple(tensor.float().cpu() for tensor in (passed.logprobs_BT, passed.values_BT, passed.reference_BT)))
-    whole = [part for share in world.gathered(lambda: parts) for part in share]
+    whole = [part for share in world.all_gather(lambda: parts) for part in share]
     logprobs_BT, values_BT, reference_BT = (torch.cat(rows) for rows in zip(*whole, strict=True))
     return logprobs_BT, values_BT, reference_BT

@@ -125,10 +125,10 @@ class PPOSession:
         self.scorer.moments, self.plain.value_scale = state.moments, state.value_scale
         if step not in planned:
             return state
-        if not self.world.shared(eval_file(self.run_dir, step).exists):
+        if not self.world.from_main(eval_file(self.run_dir, step).exists):
             self.evaluate(state)
         else:
-            self._consider(state, self.world.shared(lambda: read_evaluation(self.run_dir, step)))
+            self._consider(state, self.world.from_main(lambda: read_evaluation(self.run_dir, step)))
         return state
 
     def save(self, state: PPOState, planned: Sequence[int]) -> None:
@@ -156,7 +156,7 @@ class PPOSession:
             metrics=state.metrics,
         )
         with self.autocast():
-            self._consider(state, self.world.shared(lambda: run_hooks(self.hooks, event, self.tracker)))
+            self._consider(state, self.world.from_main(lambda: run_hooks(self.hooks, event, self.tracker)))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in bf16 where the model's dtype asks for it, inside the engine and beside it."""
@@ -165,7 +165,7 @@ class PPOSession:
     def _bring_weights(self) -> None:
         """Gives the weights in training to what draws by a copy of them."""
         if self.engine.sharded:
-            _load(self.sampled, self.engine.each_weight("actor."))
+            _load(self.sampled, self.engine.iter_weights("actor."))
         if self.config.rollout.kind == RolloutKind.vllm:
             weights = self.sampled.state_dict().items()
             if isinstance(self.generator, RolloutEngine):
@@ -184,7 +184,7 @@ class PPOSession:
         require_measured(self.config.best_metric, metrics, self.hooks)
         if state.consider(state.step, metrics.get(self.config.best_metric)) and state.step and self.world.is_main:
             point_best(self.run_dir, state.step)
-        state.stopped_because = self.world.shared(
+        state.stopped_because = self.world.from_main(
             lambda: why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)
         )
 

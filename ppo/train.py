@@ -63,7 +63,7 @@ def train(
     if not world.is_main:
         progress, say = NoProgress(), _silent
     planned = [round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
-    with Preemption().heard() as preemption:
+    with Preemption().listening() as preemption:
         with preemption.interruptible():
             session = open_session(
                 config, run_dir, prompts=prompts, scorer=scorer, reward_model=reward_model, hooks=hooks, tracker=tracker, world=world
@@ -95,7 +95,7 @@ def _loop(session: PPOSession, state: PPOState, planned: Sequence[int], preempti
     saved, saved_at = state.step, time.monotonic()
     while state.step < config.num_batches and not state.stopped_because:
         episodes = session.episodes(state.step + 1)
-        if any(world.summed([preemption.asked])):  # the update is still to come, so the weights are those of the batch before
+        if any(world.all_sum([preemption.requested])):  # the update is still to come, so the weights are those of the batch before
             if saved < state.step:
                 session.save(state, planned)
             raise _preempted(state.step, config)
@@ -116,7 +116,7 @@ def _loop(session: PPOSession, state: PPOState, planned: Sequence[int], preempti
         if world.is_main:
             session.tracker.log(training_row(measured), axis="train/step", step=state.step)
         progress.advance()
-        stop, overdue = world.summed([preemption.asked, time.monotonic() - saved_at > 60 * config.save_minutes])
+        stop, overdue = world.all_sum([preemption.requested, time.monotonic() - saved_at > 60 * config.save_minutes])
         if state.step in planned or stop or overdue:
             session.save(state, planned)
             saved, saved_at = state.step, time.monotonic()

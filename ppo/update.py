@@ -69,13 +69,13 @@ def update(
                 first_ratio_error = max(first_ratio_error, total.max_ratio_error.item())
         done = (step - 1) * updates_per_batch(config) + len(norms) + 1
         norms.append(engine.step(schedule(config.optim, done, num_updates(config)), frozen_groups=() if train_policy else ("actor",)))
-        require_finite_step(world.summed([minibatch_loss.item()])[0], norms[-1])
+        require_finite_step(world.all_sum([minibatch_loss.item()])[0], norms[-1])
         num_tokens += tokens
     return update_metrics(
-        TokenSums.unstacked(torch.tensor(world.summed(sums_K.tolist()), dtype=torch.float64)),
+        TokenSums.unstacked(torch.tensor(world.all_sum(sums_K.tolist()), dtype=torch.float64)),
         num_tokens,
         grad_norms=norms,
-        first_ratio_error=max(world.gathered(lambda: first_ratio_error)),
+        first_ratio_error=max(world.all_gather(lambda: first_ratio_error)),
     )
 
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.data.chat import pad_id, preamble
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
-from core.models.head import padded_rewards, tree_rewards, why_not_rewards
+from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import new_reward_model
 from core.process.world import World
 from core.progress import Progress
 from core.records import Preference
 from core.trees.attention import tree_attention
-from core.trees.layout import Row
+from core.trees.layout import TokenIds
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
@@ -31,7 +31,7 @@ from rmtrain.tokens import TokenPair, tokenize
 class PairBatch:
     """The token rows of some pairs, (chosen, rejected) each. A record of its own, which engines pass on without looking inside."""
 
-    rows: Sequence[Sequence[Row]]
+    rows: Sequence[Sequence[TokenIds]]
 
 
 class PairRewards(nn.Module):
@@ -44,7 +44,7 @@ class PairRewards(nn.Module):
         super().__init__()
         self.model = model
         self.preamble, self.pad_id = preamble(tokenizer), pad_id(tokenizer)
-        self.why_padded = why_not_rewards(model, max_length)
+        self.why_padded = reward_obstacle(model, max_length)
 
     def attention(self) -> AbstractContextManager[None]:
         """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
@@ -102,7 +102,7 @@ class RMSession:
         norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
         tally.sums |= {"stop": float(stop), "overdue": float(overdue)}
         whole = Tally()
-        whole.add(self.world.summed(tally.flat()))
+        whole.add(self.world.all_sum(tally.flat()))
         self._require_finite(step, whole.sums["loss"] / whole.sums["pairs"], norm)
         return whole, norm
 
@@ -121,7 +121,7 @@ class RMSession:
                 if indices:
                     sums.append(measured)
                     tally.sums["tokens"] += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
-                    tally.sums["unique"] += sum(num_unique(pair) for pair in pairs)
+                    tally.sums["unique"] += sum(num_unique_tokens(pair) for pair in pairs)
         if sums:  # one transfer from the device for all of them
             tally.add(torch.stack(sums).sum(0).tolist())
         return tally
@@ -140,7 +140,7 @@ class RMSession:
             lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in batch]
             plan = padded_micro_batches(lengths, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
         else:
-            sizes = [num_unique(pair) for pair in batch]
+            sizes = [num_unique_tokens(pair) for pair in batch]
             plan = micro_batches(sizes, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
         return plan[self.world.rank]
 
@@ -164,7 +164,7 @@ class RMSession:
             )
 
 
-def num_unique(pair: TokenPair) -> int:
+def num_unique_tokens(pair: TokenPair) -> int:
     """Tokens of a pair whose common beginning counts once."""
     shorter = min(len(pair.chosen), len(pair.rejected))
     parted = np.flatnonzero(pair.chosen[:shorter] != pair.rejected[:shorter])

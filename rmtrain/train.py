@@ -67,7 +67,7 @@ def train(
     world = world or join_world()
     if not world.is_main:
         progress, say = NoProgress(), _silent
-    with Preemption().heard() as preemption:
+    with Preemption().listening() as preemption:
         with preemption.interruptible():
             session = RMSession(config, preferences, world=world, progress=progress, say=say)
             first = restore(session, run_dir, say)
@@ -79,11 +79,11 @@ def train(
         started = time.monotonic()
         try:
             # One process looks, for all: they must not see different states of the disk.
-            for step in world.shared(lambda: missing_evaluations(run_dir, [step for step in planned if step <= first])):
+            for step in world.from_main(lambda: missing_evaluations(run_dir, [step for step in planned if step <= first])):
                 run.evaluate(step, in_memory=step == first)
             _loop(run, first, tracker, progress, say)
             with preemption.interruptible():
-                world.shared(lambda: run.finish(hooks))
+                world.from_main(lambda: run.finish(hooks))
         finally:
             running.close()
     return run.outcome(time.monotonic() - started, say)
@@ -105,14 +105,14 @@ class _Run:
     def evaluate(self, step: int, *, in_memory: bool) -> None:
         """Has the hooks run on a saved checkpoint, while the other processes wait; all is saved, so a signal ends it at once."""
         session = self.session
-        if session.world.summed([self.preemption.asked])[0]:  # one alone must not leave the others waiting
+        if session.world.all_sum([self.preemption.requested])[0]:  # one alone must not leave the others waiting
             raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
         config = session.config
         saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.dir, base=config.model, lora=config.lora)
         held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)
         with self.preemption.interruptible():
             # One process does it, and what it raises is raised in all.
-            session.world.shared(lambda: self.running.submit(saved, *held))
+            session.world.from_main(lambda: self.running.submit(saved, *held))
 
     def finish(self, hooks: Sequence[Hook]) -> None:
         """Waits for hooks that still run, and tells them that the run has ended."""
@@ -155,7 +155,7 @@ def _loop(run: _Run, step: int, tracker: Tracker, progress: Progress, say: Calla
     while step < session.num_steps:
         step += 1
         overdue = time.monotonic() - saved_at > 60 * config.save_minutes
-        tally, norm = session.step(step, stop=run.preemption.asked, overdue=overdue)
+        tally, norm = session.step(step, stop=run.preemption.requested, overdue=overdue)
         window.add(tally.flat())
         progress.advance()
         if step % config.log_every == 0 or step == session.num_steps:

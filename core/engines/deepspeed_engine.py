@@ -35,7 +35,7 @@ class DeepSpeedZero:
         self._deepspeed = deepspeed
         engine, *_ = deepspeed.initialize(model=module, optimizer=adamw(groups, optim), config=_settings(kind, optim, dtype))
         self.module = cast("Any", engine)
-        self.rates = [group["lr"] for group in self.module.optimizer.param_groups]
+        self.base_lrs = [group["lr"] for group in self.module.optimizer.param_groups]
         self._require_sharded()
         if self.sharded:
             # Read outside their own module's forward pass, where ZeRO-3 would not have gathered them.
@@ -51,7 +51,7 @@ class DeepSpeedZero:
         self.module.backward(loss * self.world.size)  # it divides by the number of processes
 
     def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
-        for group, full in zip(self.module.optimizer.param_groups, self.rates, strict=True):
+        for group, full in zip(self.module.optimizer.param_groups, self.base_lrs, strict=True):
             # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
             group["lr"] = 0.0 if group.get("name") in frozen_groups else full * rate
         self.module.step()
@@ -61,7 +61,7 @@ class DeepSpeedZero:
         assert norm is not None
         return float(norm)
 
-    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.plain.named_parameters():
             if name.startswith(prefix):
                 with self._deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
@@ -69,7 +69,7 @@ class DeepSpeedZero:
 
     def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
         # Cloned: a weight is whole only until the next one is asked for.
-        full = {name: weight.cpu().clone() for name, weight in self.each_weight(prefix) if self.world.is_main}
+        full = {name: weight.cpu().clone() for name, weight in self.iter_weights(prefix) if self.world.is_main}
         return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """
         ...
 
-    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """The weights whose names begin with `prefix`, by the rest of their names: one after another, each in full.
 
         On all processes, which must go through all of them together. Buffers are not among them.

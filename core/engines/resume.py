@@ -26,14 +26,14 @@ def save_step(world: World, engine: Engine, run_dir: Path, step: int, *, planned
         older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
         _forget(run_dir, older, set(planned))
     with atomic_folder(target) if world.is_main else nullcontext(Path()) as own:
-        folder = Path(world.shared(lambda: str(own)))
+        folder = Path(world.from_main(lambda: str(own)))
         if world.is_main:
             write(folder)
             (folder / STATE).mkdir()
-        world.wait()
+        world.barrier()
         engine.save(folder / STATE)
-        world.wait()
-    world.wait()
+        world.barrier()
+    world.barrier()
     return target
 
 
@@ -52,7 +52,7 @@ def newest_step(world: World, run_dir: Path, say: Callable[[str], None]) -> int:
             say(f"resuming {run_dir.name} from {step_folder(run_dir, steps[-1]).name}")
         return steps[-1] if steps else 0
 
-    return world.shared(newest)
+    return world.from_main(newest)
 
 
 def forget_states(run_dir: Path, *, keep: Iterable[int] = (), planned: Iterable[int] | None = None) -> None:

@@ -42,7 +42,7 @@ class TorchEngine:
         # Sharding puts new parameters in the places of the old.
         named = dict(module.named_parameters())
         self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in places], optim)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.max_grad_norm = optim.max_grad_norm
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -56,7 +56,7 @@ class TorchEngine:
             (loss * self.world.size).backward()
 
     def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
-        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, full in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = full * rate
             if group.get("name") in frozen_groups:
                 for parameter in group["params"]:
@@ -69,14 +69,14 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def each_weight(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.plain.state_dict().items():
             if name.startswith(prefix):
                 yield name.removeprefix(prefix), tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
     def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
         # Gathered by all processes together, to be kept by one.
-        full = {name: weight.cpu() for name, weight in self.each_weight(prefix) if self.world.is_main}
+        full = {name: weight.cpu() for name, weight in self.iter_weights(prefix) if self.world.is_main}
         return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:

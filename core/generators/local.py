@@ -77,7 +77,7 @@ def sample(
     alive = torch.arange(num_rows, device=model.device)  # rows of the batch that are still being written
     active = torch.ones(num_rows, dtype=torch.bool, device=model.device)
     for step in range(sampling.max_new_tokens):
-        next_R, logprobs_R = draw(logits_RV, sampling.temperature, uniforms_RT[alive, step])
+        next_R, logprobs_R = sample_tokens(logits_RV, sampling.temperature, uniforms_RT[alive, step])
         tokens_RT[alive, step], logprobs_RT[alive, step] = next_R, logprobs_R
         lengths_R[alive] += active
         active = active & (next_R != tokenizer.eos_token_id)
@@ -93,7 +93,7 @@ def sample(
     return _rows(tokens_RT, lengths_R), _rows(logprobs_RT, lengths_R)
 
 
-def draw(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row by inverting the cumulative distribution at `uniforms_R`, and its log-probability in nats.
 
     At temperature 0 it is the most likely token, which is certain: its log-probability is 0.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import LoraConfig, ModelConfig, Quantize
-from core.models.locate import ADAPTER_CONFIG, Source, find_file, locate, resolve
+from core.models.locate import ADAPTER_CONFIG, ModelLocation, find_file, locate, resolve
 from core.runs.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -37,17 +37,17 @@ class Adapter:
 
     `quantize` says how the weights of the base were packed in training.
 
-    >>> Adapter(source=Source(path="org/lora"), base=Source(path="org/name", revision="v1.0"), task="SEQ_CLS").base.path
+    >>> Adapter(source=ModelLocation(path="org/lora"), base=ModelLocation(path="org/name", revision="v1.0"), task="SEQ_CLS").base.path
     'org/name'
     """
 
-    source: Source
-    base: Source
+    source: ModelLocation
+    base: ModelLocation
     task: str
     quantize: Quantize = Quantize.none
 
 
-def find_adapter(source: Source) -> Adapter | None:
+def find_adapter(source: ModelLocation) -> Adapter | None:
     """The adapter at `source` with its base, None where `source` holds a whole model.
 
     Raises `ValueError` for a method other than LoRA, for a configuration that names no base, and for a base that does not
@@ -70,7 +70,7 @@ def find_adapter(source: Source) -> Adapter | None:
     return Adapter(source=source, base=base, task=found.get("task_type") or "", quantize=quantize)
 
 
-def content_of(config: ModelConfig, key: str = "model.path") -> Any:
+def model_fingerprint(config: ModelConfig, key: str = "model.path") -> Any:
     """What a model is, for the identity of a run: its `fingerprint`, and with an adapter in a folder that of its base too."""
     own, source = fingerprint(resolve(config, key)), locate(config, key)
     adapter = find_adapter(source) if Path(source.path).is_dir() else None
@@ -98,7 +98,7 @@ def require_no_adapter(config: ModelConfig, lora: LoraConfig) -> None:
         raise ValueError(f"lora.rank={lora.rank} on {config.path}, an adapter itself; save the merged model and name its folder.")
 
 
-def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "Generator") -> None:
+def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLocation, draw: "Generator") -> None:
     """Puts an adapter into `model`, in place: the linear layers of its body become peft's, a classifier's head stays the layer it is.
 
     Afterwards A, B and that head require gradients, and nothing else. A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
@@ -137,7 +137,7 @@ def inject(model: "PreTrainedModel", lora: LoraConfig, *, base: Source, draw: "G
             weight.requires_grad_(name.startswith(f"{HEAD}."))
 
 
-def injected(model: "PreTrainedModel") -> "peft.LoraConfig | None":
+def injected_adapter(model: "PreTrainedModel") -> "peft.LoraConfig | None":
     """peft's configuration of the adapter in a model, None where it has none."""
     return vars(model).get("peft_config", {}).get(_NAME)
 
@@ -176,7 +176,7 @@ def _require_targets(targets: list[str], linear: set[str], model: str) -> None:
             raise ValueError(f"lora.targets names {target!r}, but the linear layers of a {model} are {known}; choose among them.")
 
 
-def merged(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
+def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
     """`model`, changed in place: the adapter's updates added to its weights, and the weights saved whole in place of its own.
 
     The embeddings take the number of tokens that the adapter's have. Raises `ValueError` where the adapter does not fit.

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Quantize
 from core.disk import write_json
-from core.models.adapters import PACKED_BASE, adapter_state, adapter_tensors, injected
+from core.models.adapters import PACKED_BASE, adapter_state, adapter_tensors, injected_adapter
 from core.models.locate import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export_model(
     """Writes a trained model and its tokenizer into `folder`, so that other tools load them with the same rewards.
 
     A whole model becomes a folder for `AutoModelForSequenceClassification.from_pretrained`; one with an adapter in it
-    (`core.models.adapters.inject`) becomes an adapter folder of peft, with the head, which needs its base to be where it was.
+    (`core.models.adapters.inject_adapter`) becomes an adapter folder of peft, with the head, which needs its base to be where it was.
     To load that by peft's own classes, say what the base does not know, as peft asks everyone: `num_labels=1`, and set
     `model.config.pad_token_id` to the tokenizer's before padding; `core.models.load.load_reward_model` does both. And where the
     base was packed in training (`model.quantize`), peft must load it packed alike for the same rewards, with transformers'
@@ -49,7 +49,7 @@ def export_model(
     if not torch.cuda.is_available():
         # `save_pretrained` imports deepspeed where it is installed, which without this looks for a device, and says so.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    adapter = injected(model)
+    adapter = injected_adapter(model)
     if adapter is None:
         _write_model(model, folder, weights)
     else:
@@ -77,19 +77,19 @@ def _write_model(model: PreTrainedModel, folder: Path, weights: Mapping[str, Ten
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     held = next((str(w.dtype).removeprefix("torch.") for w in (weights or {}).values() if w.is_floating_point()), config.get("dtype"))
-    write_json(folder / "config.json", with_old_names(config | {"dtype": held}))
+    write_json(folder / "config.json", with_transformers4_names(config | {"dtype": held}))
 
 
-def with_old_names(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_transformers4_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A model's `config.json`, with the names that transformers 4 reads beside those of transformers 5.
 
-    >>> old = with_old_names({"dtype": "float32", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
+    >>> old = with_transformers4_names({"dtype": "float32", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
     >>> old["torch_dtype"], old["rope_theta"], old["rope_scaling"]
     ('float32', 500000.0, None)
 
     Where layers of full attention and of a sliding window have parameters of their own, the names are Gemma 3's.
     """
-    old: dict[str, Any] = {key: with_old_names(value) if _has_rope(value) else value for key, value in config.items()}
+    old: dict[str, Any] = {key: with_transformers4_names(value) if _has_rope(value) else value for key, value in config.items()}
     if old.get("dtype") is not None:
         old["torch_dtype"] = old["dtype"]
     rope = old.get("rope_parameters")

@@ -8,34 +8,34 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from core.data.padding import pad_right
-from core.trees.attention import encode, why_not
-from core.trees.layout import Row, grow
+from core.trees.attention import encode, obstacle
+from core.trees.layout import TokenIds, pack_trees
 
 
-def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[Row]], preamble: Sequence[int] = ()) -> Tensor:
+def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Tensor:
     """Rewards in fp32 of all rows of all groups, one after another, read at their last tokens; shape (R,).
 
     `model` must be in `tree_attention`. Gradients flow where they are enabled: into a prompt from all its completions.
     """
-    stream = grow(groups, preamble)
-    hidden_RH = encode(model, stream)[stream.last_places().to(model.device)].float()
+    stream = pack_trees(groups, preamble)
+    hidden_RH = encode(model, stream)[stream.last_token_indices().to(model.device)].float()
     head = head_of(model)
     # A matrix product of a few rows rounds by their number; a product and a sum do not.
     rewards_R = (hidden_RH * head.weight.float()).sum(-1)
     return rewards_R if head.bias is None else rewards_R + head.bias.float()
 
 
-def padded_rewards(model: PreTrainedModel, rows: Sequence[Row], pad_id: int) -> Tensor:
+def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
     """Rewards in fp32 of the rows by the model's own forward pass, padded at the end under an attention mask; shape (R,)."""
     ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id))
     return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
 
 
-def why_not_rewards(model: PreTrainedModel, max_length: int) -> str:
-    """Why the classifier's rewards cannot be read from prompt trees; empty if they can."""
+def reward_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
+    """Why the classifier's rewards cannot be read from prompt trees; None if they can."""
     if _find_head(model) is None:
         return f"the head of {type(model).__name__} is not a linear layer named score"
-    return why_not(model, max_length)
+    return obstacle(model, max_length)
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.utils import logging
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
-from core.models.adapters import Adapter, adapter_weights, find_adapter, inject, merged, require_no_adapter
+from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.head import RewardHead, head_of
-from core.models.locate import Source, find_file, locate
+from core.models.locate import ModelLocation, find_file, locate
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
 PAD_TOKEN = "<|pad|>"
@@ -70,7 +70,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020), to be trained.
 
     What is trained is held in fp32, where small steps are not lost: train a model for `config.dtype` bf16 under autocast.
-    That is all of it; or with `lora.rank` the head and an adapter (Hu et al. 2021) inside the body (`core.models.adapters.inject`),
+    That is all of it; or with `lora.rank` the head and an adapter (Hu et al. 2021) inside the body (`core.models.adapters.inject_adapter`),
     whose frozen weights are held in `config.dtype`, or packed in 4 bits where `config.quantize` says so (Dettmers et al.
     2023). Norms and embeddings stay in `config.dtype` also beside packed weights; peft's `prepare_model_for_kbit_training` casts
     them to fp32, which frozen weights gain nothing from. The generators of random numbers are left as they were.
@@ -101,7 +101,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
             _apply_liger(model)
         _keep_differentiable(model)
         if lora:
-            inject(model, lora, base=source, draw=draw)
+            inject_adapter(model, lora, base=source, draw=draw)
     return model, tokenizer
 
 
@@ -138,7 +138,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def own_formats() -> AbstractContextManager[Any]:
+def without_autocast() -> AbstractContextManager[Any]:
     """The context in which a model computes in the number format of its weights, whatever autocast a trainer is in."""
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
 
@@ -160,7 +160,7 @@ def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConf
     )
 
 
-def head_names(auto: Any, source: Source, **options: Any) -> list[str]:
+def head_names(auto: Any, source: ModelLocation, **options: Any) -> list[str]:
     """The names of a model's parts beside its body: what turns hidden states into logits or rewards."""
     with torch.device("meta"):  # the names alone, no weights
         shape = auto.from_config(AutoConfig.from_pretrained(source.path, revision=source.revision, **options))
@@ -194,7 +194,7 @@ def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **
         missing -= weights.keys()
         if adapter.quantize != Quantize.none:
             model = model.dequantize()
-        model = merged(model, adapter, weights)
+        model = merge_adapter(model, adapter, weights)
     return _prepared(model, tokenizer), missing
 
 

@@ -16,10 +16,10 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ModelLocation:
     """Where a model lies: a local folder, or a hub id with a branch, tag or commit.
 
-    >>> Source(path="org/name", revision="v1.0").path
+    >>> ModelLocation(path="org/name", revision="v1.0").path
     'org/name'
     """
 
@@ -33,10 +33,10 @@ def resolve(config: ModelConfig, key: str = "model.path") -> str:
     return source.path if source.revision is None else f"{source.path}@{source.revision}"
 
 
-def locate(config: ModelConfig, key: str = "model.path") -> Source:
+def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
     """The folder of a saved model or adapter, or the hub id and revision; raises `ValueError` naming `key` where there is none."""
     if config.path == "pip:smollm2-135m":
-        return Source(path=str(_smollm2()))
+        return ModelLocation(path=str(_smollm2()))
     if config.path.startswith("pip:"):
         raise ValueError(f"{key}={config.path} is unknown; the one model from a package is pip:smollm2-135m.")
     folder = Path(config.path).expanduser()
@@ -46,10 +46,10 @@ def locate(config: ModelConfig, key: str = "model.path") -> Source:
         raise ValueError(f"{key}={config.path} is a folder without {CONFIG} or {ADAPTER_CONFIG}; name the folder of a saved model.")
     if config.revision is not None:
         raise ValueError(f"{key}={config.path} is a folder, which has no revision {config.revision!r}; leave the revision out.")
-    return Source(path=str(folder))
+    return ModelLocation(path=str(folder))
 
 
-def find_file(source: Source, name: str) -> Path | None:
+def find_file(source: ModelLocation, name: str) -> Path | None:
     """The local copy of a file of a model, fetched from the hub where need be; None where the model has no such file."""
     folder = Path(source.path)
     if folder.is_dir():
@@ -60,7 +60,7 @@ def find_file(source: Source, name: str) -> Path | None:
         return None
 
 
-def _on_hub(config: ModelConfig, key: str) -> Source:
+def _on_hub(config: ModelConfig, key: str) -> ModelLocation:
     hub = HubId.parse(config.path.removesuffix("@"))
     if hub is None:
         raise ValueError(f"{key}={config.path} does not exist; give the folder of a saved model, or a hub id such as org/name.")
@@ -70,7 +70,7 @@ def _on_hub(config: ModelConfig, key: str) -> Source:
         raise ValueError(
             f"{key}={config.path} asks for another revision than the one set beside it, {config.revision}; give one of the two."
         )
-    source = Source(path=hub.name, revision=hub.revision or config.revision)
+    source = ModelLocation(path=hub.name, revision=hub.revision or config.revision)
     cached = (try_to_load_from_cache(hub.name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
     if not any(isinstance(found, str) for found in cached):
         require_hub(f"{key}={config.path}")

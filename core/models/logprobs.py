@@ -26,7 +26,7 @@ def completion_logprobs(
     inside_BT = mask_BL[:, -num_tokens:].bool()
     tokens_N = ids_BL[:, -num_tokens:][inside_BT]
     measured = token_logprobs(logits_BTV[inside_BT], tokens_N, temperature=temperature, entropy_gradient=entropy_gradient)
-    return placed(measured[0], inside_BT), placed(measured[1], inside_BT)
+    return to_padded(measured[0], inside_BT), to_padded(measured[1], inside_BT)
 
 
 def token_logprobs(
@@ -51,6 +51,6 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return torch.equal(whole, head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
 
 
-def placed(values_N: Tensor, inside_BT: Tensor) -> Tensor:
+def to_padded(values_N: Tensor, inside_BT: Tensor) -> Tensor:
     """The values where they belong, row by row, zeros elsewhere."""
     return values_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, values_N)

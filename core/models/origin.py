@@ -16,7 +16,7 @@ from yaml import YAMLError
 from core.config import ModelConfig
 from core.data.hub import HubId, require_hub
 from core.data.rows import dataset_name
-from core.models.locate import ADAPTER_CONFIG, CONFIG, Source, find_file
+from core.models.locate import ADAPTER_CONFIG, CONFIG, ModelLocation, find_file
 from core.runs.identity import fingerprint
 from core.runs.record import RECORD, read_record
 
@@ -56,20 +56,20 @@ class Origin:
     """What a model grew from and which prompts it was trained on.
 
     `base` is a family as `family` names it, or the absolute path of a folder of which nothing is known; `ancestors` are what the
-    base itself grew from, nearest first. `told_by` names what told it, empty where nothing did and `base` is only the model's own
+    base itself grew from, nearest first. `evidence` names what told it, empty where nothing did and `base` is only the model's own
     name. `sources` are names of datasets and hashes of files (`prompt_sources`); empty: unknown.
 
-    >>> Origin(base="tulu-3-8b", told_by="model.lineage", sources=frozenset({"tulu"})).line
+    >>> Origin(base="tulu-3-8b", evidence="model.lineage", sources=frozenset({"tulu"})).line
     ('tulu-3-8b',)
     """
 
     base: str
     ancestors: tuple[str, ...] = ()
-    told_by: str = ""
+    evidence: str = ""
     sources: frozenset[str] = frozenset()
 
     @property
-    def line(self) -> tuple[str, ...]:
+    def families(self) -> tuple[str, ...]:
         """The base and its ancestors."""
         return (self.base, *self.ancestors)
 
@@ -93,10 +93,10 @@ def origin_of(config: ModelConfig) -> Origin:
     """
     place, revision = _place(config.path, config.revision)
     _fetch_card(place, revision)
-    line, told_by = _line(place, revision, ())
+    line, evidence = _line(place, revision, ())
     if config.lineage:
-        line, told_by = _known(family(config.lineage)), "model.lineage"
-    return Origin(base=line[0], ancestors=line[1:], told_by=told_by, sources=_trained_on(place, revision))
+        line, evidence = _known(family(config.lineage)), "model.lineage"
+    return Origin(base=line[0], ancestors=line[1:], evidence=evidence, sources=_trained_on(place, revision))
 
 
 def lineage_of(model: ModelConfig) -> str:
@@ -145,13 +145,13 @@ def _line(place: str, revision: str | None, below: tuple[str, ...]) -> tuple[tup
         line, _ = _line(*_place(base, None), (*below, place))
         return line, "" if line[0].startswith("/") else f"the record of {run.name}"
     own = _own_name(place)
-    parents, told_by = _parents(place, revision)
+    parents, evidence = _parents(place, revision)
     above = [name for parent in parents if parent not in below for name in _line(*_place(parent, None), (*below, place))[0]]
     if own in _PRETRAINED:
         return tuple(dict.fromkeys((own, *above, *_known(own)))), "its name"
-    if above and (_is_reward_model(place, revision) or told_by == ADAPTER_CONFIG):
-        return tuple(dict.fromkeys(above)), told_by
-    return tuple(dict.fromkeys((own, *above))), told_by if above else ""
+    if above and (_is_reward_model(place, revision) or evidence == ADAPTER_CONFIG):
+        return tuple(dict.fromkeys(above)), evidence
+    return tuple(dict.fromkeys((own, *above))), evidence if above else ""
 
 
 def _known(own: str) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ def _fetch_card(place: str, revision: str | None) -> None:
         require_hub(place)
     except ValueError:
         return  # what cannot be asked stays unknown
-    find_file(Source(path=place, revision=revision), CARD)
+    find_file(ModelLocation(path=place, revision=revision), CARD)
 
 
 def _place(path: str, revision: str | None) -> tuple[str, str | None]:

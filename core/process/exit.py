@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_without_teardown() -> Iterator[None]:
     """Ends a process that has joined a group when the block is left: with its exit code, before the interpreter is taken down.
 
     Gloo's threads live as long as anything holds the group, which the modules of FSDP2 and DeepSpeed do,

@@ -28,10 +28,10 @@ class Preempted(SystemExit):
 
 
 @contextmanager
-def stopping_at_once() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Within it SIGTERM and SIGUSR1 raise `Preempted` at once: nothing has begun that could be lost.
 
-    `Preemption.heard` takes over while there is something to save.
+    `Preemption.listening` takes over while there is something to save.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -58,16 +58,16 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 class Preemption:
     """Hears SIGTERM, and SIGUSR1, which Slurm can send ahead of it.
 
-    `asked` says that one has come: a training loop looks at it between steps, saves and raises. Where all is saved already,
+    `requested` says that one has come: a training loop looks at it between steps, saves and raises. Where all is saved already,
     in `interruptible`, the signal itself raises. A second signal always does.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._now = False
 
     @contextmanager
-    def heard(self) -> Iterator["Preemption"]:
+    def listening(self) -> Iterator["Preemption"]:
         """Within it signals are heard; afterwards as before. Only a main thread hears them; in another one nothing changes."""
         with _handled(self._hear):
             yield self
@@ -84,10 +84,10 @@ class Preemption:
 
     def check(self) -> None:
         """Raises `Preempted` if a signal has come."""
-        if self.asked:
+        if self.requested:
             raise Preempted("stopped by a signal; what is saved is kept, and the same command goes on from there")
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked, True
+        again, self.requested = self.requested, True
         if self._now or again:
             self.check()

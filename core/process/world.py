@@ -35,7 +35,7 @@ class World:
         """Whether this process is the one that writes files and speaks."""
         return self.rank == 0
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives on the main process, on all of them; if it raises there, it raises everywhere."""
         if self.size == 1:
             return make()
@@ -50,7 +50,7 @@ class World:
             raise box[1]
         return box[0]
 
-    def gathered(self, make: Callable[[], T]) -> list[T]:
+    def all_gather(self, make: Callable[[], T]) -> list[T]:
         """What `make` gives on each process, by rank, on all of them; what one of them raises, all raise."""
         if self.size == 1:
             return [make()]
@@ -66,12 +66,12 @@ class World:
                 raise error
         return [made for made, _ in found]
 
-    def share(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """This process's part of `count` things in a row, which are a multiple of the processes."""
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def summed(self, values: Sequence[float]) -> list[float]:
+    def all_sum(self, values: Sequence[float]) -> list[float]:
         """The values added up over all processes, in fp64."""
         if self.size == 1:
             return list(values)
@@ -80,7 +80,7 @@ class World:
         dist.all_reduce(total_V)
         return total_V.tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Returns once all processes are here."""
         if self.size > 1:
             dist.barrier()
@@ -90,7 +90,7 @@ def join_world() -> World:
     """Finds the processes that were started together; the first call of a process joins their group.
 
     Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them this process is alone. A process of several must
-    end in `core.process.exit.leaving_at_once`.
+    end in `core.process.exit.exit_without_teardown`.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_gpu = torch.cuda.is_available()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.disk import plain
+from core.disk import jsonable
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
 
@@ -27,7 +27,7 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     >>> identity_hash({"lr": 3e-6, "seed": 0}) == identity_hash({"seed": 0, "lr": 0.000003})
     True
     """
-    text = json.dumps(plain(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(jsonable(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from core.disk import plain, plain_float
+from core.disk import json_float, jsonable
 
 if TYPE_CHECKING:  # both take seconds to import
     import wandb
@@ -44,7 +44,7 @@ class JsonlTracker:
         head = {"axis": axis, axis: step, "time": round(time.time(), 3)}
         if clash := head.keys() & metrics.keys():
             raise ValueError(f"Metrics may not be named {', '.join(sorted(clash))}: each line of {self._path.name} has that key already.")
-        line = {**head, **{name: plain_float(float(value)) for name, value in metrics.items()}}
+        line = {**head, **{name: json_float(float(value)) for name, value in metrics.items()}}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
@@ -103,7 +103,7 @@ class WandbTracker:
             name=name,
             group=group,
             dir=dir,
-            config=plain(config),
+            config=jsonable(config),
             id=id,
             resume="allow" if id else None,
         )

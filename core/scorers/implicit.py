@@ -11,8 +11,8 @@ from core.data.padding import pad_right, token_budget_batches
 from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
 from core.records import CompletionScore, Dialogue
-from core.trees.attention import encode, tree_attention, why_not
-from core.trees.layout import Row, batches, grow, num_shared
+from core.trees.attention import encode, obstacle, tree_attention
+from core.trees.layout import TokenIds, common_prefix_length, pack_trees, tree_batches
 
 _LOGITS_AT_ONCE = 1024
 """Tokens whose logits are in memory together: at a vocabulary of 128k they take 0.5 GB in fp32."""
@@ -45,10 +45,10 @@ class ImplicitRewardScorer:
         self.batch_tokens, self.max_length = batch_tokens, max_length
         self.num_truncated = 0
         self.preamble = preamble(tokenizer)
-        self.why_padded = why_not_logprobs(policy, max_length) or why_not_logprobs(reference, max_length)
+        self.padding_reason = logprob_obstacle(policy, max_length) or logprob_obstacle(reference, max_length)
         self.progress = progress or NoProgress()
-        if self.why_padded:
-            say(f"scoring with padding: {self.why_padded}")
+        if self.padding_reason:
+            say(f"scoring with padding: {self.padding_reason}")
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
@@ -59,7 +59,7 @@ class ImplicitRewardScorer:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         asked = [ids for ids, answers in zip(encode_prompts(self.tokenizer, prompts), completions, strict=True) for _ in answers]
-        starts = [num_shared(ids, row) for ids, row in zip(asked, texts.rows, strict=True)]
+        starts = [common_prefix_length(ids, row) for ids, row in zip(asked, texts.rows, strict=True)]
 
         self.progress.start("scoring", 2 * len(starts))
         sums = [torch.zeros(len(starts), dtype=torch.float64) for _ in range(2)]
@@ -74,7 +74,7 @@ class ImplicitRewardScorer:
     def _batches(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of some rows and the log-probabilities of their completions; together all rows."""
         rows, places = texts.rows, texts.places
-        if self.why_padded:
+        if self.padding_reason:
             for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
                 ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))
                 logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
@@ -82,24 +82,26 @@ class ImplicitRewardScorer:
             return
         groups = [[rows[i] for i in group] for group in places]
         with tree_attention(model):
-            for batch in batches(groups, self.batch_tokens):
+            for batch in tree_batches(groups, self.batch_tokens):
                 numbers = [i for group in batch for i in places[group]]
                 chosen = [groups[group] for group in batch]
                 yield numbers, tree_logprobs(model, chosen, [starts[i] for i in numbers], self.preamble)
 
 
-def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], starts: Sequence[int], preamble: Sequence[int] = ()) -> Tensor:
+def tree_logprobs(
+    model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], starts: Sequence[int], preamble: Sequence[int] = ()
+) -> Tensor:
     """Log-probability in nats, fp32, of every row's tokens from its entry of `starts` on, given those before; shape (R,).
 
     `model` is a language model in `tree_attention`. Logits are made for the tokens asked for alone, a part at a time.
     """
-    stream = grow(groups, preamble).to(model.device)
+    stream = pack_trees(groups, preamble).to(model.device)
     hidden_NH = encode(model, stream)
     head = model.get_output_embeddings()
-    assert head is not None, "why_not_logprobs asks for it"
+    assert head is not None, "logprob_obstacle asks for it"
     spans: list[Tensor] = []
     for row, start in enumerate(starts):
-        spans.append(stream.places(row)[max(start, 1) - 1 :])
+        spans.append(stream.token_indices(row)[max(start, 1) - 1 :])
     before_T = torch.cat([span[:-1] for span in spans])
     target_T = stream.ids_N[torch.cat([span[1:] for span in spans])]
     logprobs = [
@@ -109,15 +111,15 @@ def tree_logprobs(model: PreTrainedModel, groups: Sequence[Sequence[Row]], start
     return torch.stack([part.sum() for part in torch.cat(logprobs).split([len(span) - 1 for span in spans])])
 
 
-def _summed(logits_LV: Tensor, row: Row, start: int) -> Tensor:
+def _summed(logits_LV: Tensor, row: TokenIds, start: int) -> Tensor:
     target_T = torch.tensor(row[max(start, 1) :], dtype=torch.long, device=logits_LV.device)
     logits_TV = logits_LV[max(start, 1) - 1 : len(row) - 1].float()
     return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None]).sum()
 
 
 @torch.no_grad()
-def why_not_logprobs(model: PreTrainedModel, max_length: int) -> str:
-    """Why the model's log-probabilities cannot be read from prompt trees; empty if they can."""
+def logprob_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
+    """Why the model's log-probabilities cannot be read from prompt trees; None if they can."""
     head = model.get_output_embeddings()
     if head is None:
         return f"{type(model).__name__} has no output embeddings"
@@ -127,4 +129,4 @@ def why_not_logprobs(model: PreTrainedModel, max_length: int) -> str:
     # Some architectures scale or cap their logits behind the head; a cap hardly changes small ones.
     if (logits_V - plain_V).abs().max() > (1e-4 if model.dtype == torch.float32 else 1e-2) * logits_V.abs().max():
         return f"{type(model).__name__} changes its logits behind the output embeddings"
-    return why_not(model, max_length)
+    return obstacle(model, max_length)

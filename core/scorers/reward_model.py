@@ -9,11 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.data.chat import pad_id, preamble
 from core.data.padding import token_budget_batches
 from core.data.token_rows import TokenRows, token_rows
-from core.models.head import padded_rewards, tree_rewards, why_not_rewards
+from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.progress import NoProgress, Progress
 from core.records import CompletionScore, Dialogue
 from core.trees.attention import tree_attention
-from core.trees.layout import batches
+from core.trees.layout import tree_batches
 
 
 class RewardModelScorer:
@@ -40,10 +40,10 @@ class RewardModelScorer:
         self.batch_tokens, self.max_length = batch_tokens, max_length
         self.num_truncated = 0
         self.preamble = preamble(tokenizer)
-        self.why_padded = why_not_rewards(model, max_length)
+        self.padding_reason = reward_obstacle(model, max_length)
         self.progress = progress or NoProgress()
-        if self.why_padded:
-            say(f"scoring with padding: {self.why_padded}")
+        if self.padding_reason:
+            say(f"scoring with padding: {self.padding_reason}")
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
@@ -66,12 +66,12 @@ class RewardModelScorer:
     def _batches(self, texts: TokenRows) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of some rows and their rewards; together all rows."""
         rows, places = texts.rows, texts.places
-        if self.why_padded:
+        if self.padding_reason:
             for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
                 yield batch, padded_rewards(self.model, [rows[i] for i in batch], pad_id(self.tokenizer))
             return
         groups = [[rows[i] for i in group] for group in places]
         with tree_attention(self.model):
-            for batch in batches(groups, self.batch_tokens):
+            for batch in tree_batches(groups, self.batch_tokens):
                 rewards_R = tree_rewards(self.model, [groups[i] for i in batch], self.preamble)
                 yield [i for group in batch for i in places[group]], rewards_R

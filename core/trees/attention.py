@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from core.trees.layout import Stream, grow
+from core.trees.layout import Stream, pack_trees
 
 NAME = "prompt_tree"
 _PLAIN_LAYERS = {"full_attention", "attention"}
@@ -63,12 +63,12 @@ class _Plan:
 
     def flex(self) -> BlockMask:
         if self._flex is None:
-            until_N, length = self.stream.until_N, len(self.stream.until_N)
+            subtree_end_N, length = self.stream.subtree_end_N, len(self.stream.subtree_end_N)
 
             def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return (key <= query) & (query < until_N[key])
+                return (key <= query) & (query < subtree_end_N[key])
 
-            self._flex = create_block_mask(visible, None, None, length, length, device=str(until_N.device), BLOCK_SIZE=_FLEX_BLOCK)
+            self._flex = create_block_mask(visible, None, None, length, length, device=str(subtree_end_N.device), BLOCK_SIZE=_FLEX_BLOCK)
         return self._flex
 
 
@@ -141,8 +141,8 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def why_not(model: PreTrainedModel, max_length: int) -> str:
-    """Why the model cannot run on prompt trees, in words for a user; empty if it can.
+def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
+    """Why the model cannot run on prompt trees, in words for a user; None if it can.
 
     Known obstacles are read from its configuration, and then two short rows are compared with and without a tree: an
     architecture that looks plain and is not must not give other scores.
@@ -161,7 +161,7 @@ def why_not(model: PreTrainedModel, max_length: int) -> str:
         error = _largest_error(model)
     except (ValueError, TypeError) as problem:
         return f"{name} refuses prompt trees ({problem})"
-    return "" if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
+    return None if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
 
 
 @torch.no_grad()
@@ -170,11 +170,11 @@ def _largest_error(model: PreTrainedModel) -> float:
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(min(model.config.get_text_config().vocab_size, 1000), (40,), generator=draw).tolist()
     rows = [ids[:32], ids[:24] + ids[32:]]
-    stream = grow([rows])
+    stream = pack_trees([rows])
     # Weights in fp32 tell more than the products in bf16 that a trainer's hooks run under.
     with torch.autocast(model.device.type, enabled=False):
         with tree_attention(model):
-            ours_RH = encode(model, stream)[stream.last_places()]
+            ours_RH = encode(model, stream)[stream.last_token_indices()]
         plain_RH = torch.stack(
             [model.base_model(input_ids=torch.tensor([row], device=model.device), use_cache=False).last_hidden_state[0, -1] for row in rows]
         )

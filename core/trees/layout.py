@@ -23,7 +23,7 @@ MAX_BLOCK = 64
 MAX_QUERIES = 128
 """Tokens of a segment with context beyond which it is parted: a masked call computes the future too, half of a long one."""
 
-Row = list[int]
+TokenIds = list[int]
 """Token ids of a prompt with its completion. Lists, not any sequences: they are compared and sorted."""
 
 
@@ -46,23 +46,23 @@ class Block:
 class Stream:
     """The trees of several groups of rows.
 
-    `ids_N` and `positions_N` are the unique tokens and their positions within their rows; `until_N` as the module says.
+    `ids_N` and `positions_N` are the unique tokens and their positions within their rows; `subtree_end_N` as the module says.
     `lengths` are those of the segments, in order. `paths` holds for every row, group by group, its segments in order.
     """
 
     ids_N: Tensor
     positions_N: Tensor
-    until_N: Tensor
+    subtree_end_N: Tensor
     lengths: tuple[int, ...]
     blocks: tuple[Block, ...]
     paths: tuple[tuple[int, ...], ...]
 
-    def last_places(self) -> Tensor:
+    def last_token_indices(self) -> Tensor:
         """Place in the stream of the last token of every row; shape (R,)."""
         bounds = _bounds(self.lengths)
         return torch.tensor([bounds[path[-1] + 1] - 1 for path in self.paths], device=self.ids_N.device)
 
-    def places(self, row: int) -> Tensor:
+    def token_indices(self, row: int) -> Tensor:
         """Places in the stream of all tokens of a row, in its order; shape (L,)."""
         bounds = _bounds(self.lengths)
         return torch.cat([torch.arange(bounds[s], bounds[s + 1], device=self.ids_N.device) for s in self.paths[row]])
@@ -70,22 +70,22 @@ class Stream:
     def to(self, device: torch.device) -> "Stream":
         """The same stream with its tensors on `device`."""
         blocks = (b if b.mask_QK is None else replace(b, mask_QK=b.mask_QK.to(device)) for b in self.blocks)
-        ids_N, positions_N, until_N = (tensor.to(device) for tensor in (self.ids_N, self.positions_N, self.until_N))
-        return replace(self, ids_N=ids_N, positions_N=positions_N, until_N=until_N, blocks=tuple(blocks))
+        ids_N, positions_N, subtree_end_N = (tensor.to(device) for tensor in (self.ids_N, self.positions_N, self.subtree_end_N))
+        return replace(self, ids_N=ids_N, positions_N=positions_N, subtree_end_N=subtree_end_N, blocks=tuple(blocks))
 
 
 @dataclass(kw_only=True, slots=True)
 class _Node:
     """A segment while its tree grows: the tokens `row[start:end]`, what continues them, and the rows that end with them."""
 
-    row: Row
+    row: TokenIds
     start: int
     end: int
     children: list["_Node"] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
 
-def grow(groups: Sequence[Sequence[Row]], preamble: Sequence[int] = ()) -> Stream:
+def pack_trees(groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Stream:
     """One stream of the groups' trees, those of which all rows go on from `preamble` below one copy of it.
 
     Raises `ValueError` for a row without tokens.
@@ -105,12 +105,12 @@ def grow(groups: Sequence[Sequence[Row]], preamble: Sequence[int] = ()) -> Strea
     return layout.stream()
 
 
-def batches(groups: Sequence[Sequence[Row]], budget: int) -> list[list[int]]:
+def tree_batches(groups: Sequence[Sequence[TokenIds]], budget: int) -> list[list[int]]:
     """Numbers of the groups in batches of about `budget` unique tokens, the largest groups first.
 
     The largest come first so that a run which cannot fit fails at once. A group above the budget is a batch of its own.
     """
-    sizes = [num_unique(rows) for rows in groups]
+    sizes = [num_unique_tokens(rows) for rows in groups]
     found: list[list[int]] = []
     room = 0
     for index in sorted(range(len(groups)), key=lambda i: -sizes[i]):
@@ -122,13 +122,13 @@ def batches(groups: Sequence[Sequence[Row]], budget: int) -> list[list[int]]:
     return found
 
 
-def num_unique(rows: Sequence[Row]) -> int:
+def num_unique_tokens(rows: Sequence[TokenIds]) -> int:
     """Tokens of a group's tree, if it shared all that it could."""
     ordered = sorted(rows)
-    return sum(map(len, ordered)) - sum(num_shared(a, b) for a, b in pairwise(ordered))
+    return sum(map(len, ordered)) - sum(common_prefix_length(a, b) for a, b in pairwise(ordered))
 
 
-def num_shared(a: Row, b: Row) -> int:
+def common_prefix_length(a: TokenIds, b: TokenIds) -> int:
     """How many tokens two rows begin with in common."""
     low, high = 0, min(len(a), len(b)) + 1  # the first `low` agree; the first `high` do not, or are more than there are
     while high - low > 1:
@@ -137,16 +137,16 @@ def num_shared(a: Row, b: Row) -> int:
     return low
 
 
-def _tree(rows: Sequence[Row], depth: int) -> list[_Node]:
+def _tree(rows: Sequence[TokenIds], depth: int) -> list[_Node]:
     """The segments behind the first `depth` tokens, which the rows have in common, as nodes."""
     roots: list[_Node] = []
     path: list[_Node] = []  # the segments of the row before
-    before: Row = []
+    before: TokenIds = []
     for index in sorted(range(len(rows)), key=lambda i: rows[i]):
         row = rows[index]
         if not row:
             raise ValueError(f"Row {index} has no tokens.")
-        shared = num_shared(before, row)
+        shared = common_prefix_length(before, row)
         while path and path[-1].start >= shared:
             path.pop()
         # Now the last segment of the path holds the last shared token, and may go on behind it.
@@ -198,7 +198,7 @@ class _Layout:
             waiting.extend((child, own) for child in reversed(node.children))
         self._join(first_segment, start)
 
-    def _append(self, row: Row, start: int, end: int, context: tuple[int, ...]) -> tuple[int, ...]:
+    def _append(self, row: TokenIds, start: int, end: int, context: tuple[int, ...]) -> tuple[int, ...]:
         """Lays the segment `row[start:end]` below `context`; returns the path down to it."""
         own = (*context, len(self.lengths))
         self.ids.extend(row[start:end])
@@ -227,24 +227,24 @@ class _Layout:
 
     def stream(self) -> Stream:
         bounds = _bounds(self.lengths)
-        until_N = torch.repeat_interleave(torch.tensor(self.ends, dtype=torch.long), torch.tensor(self.lengths, dtype=torch.long))
+        subtree_end_N = torch.repeat_interleave(torch.tensor(self.ends, dtype=torch.long), torch.tensor(self.lengths, dtype=torch.long))
         return Stream(
             ids_N=torch.tensor(self.ids),
             positions_N=torch.tensor(self.positions),
-            until_N=until_N,
+            subtree_end_N=subtree_end_N,
             lengths=tuple(self.lengths),
-            blocks=tuple(self._block(first, last, bounds, until_N) for first, last in self.runs),
+            blocks=tuple(self._block(first, last, bounds, subtree_end_N) for first, last in self.runs),
             paths=tuple(self.paths),
         )
 
-    def _block(self, first: int, last: int, bounds: Sequence[int], until_N: Tensor) -> Block:
+    def _block(self, first: int, last: int, bounds: Sequence[int], subtree_end_N: Tensor) -> Block:
         context, start, end = self.ancestors[first], bounds[first], bounds[last]
         mask_QK = None
         if context or last - first > 1:
             seen = [torch.arange(bounds[s], bounds[s + 1]) for s in context]
             keys_K = torch.cat([*seen, torch.arange(start, end)])
             queries_Q1 = torch.arange(start, end)[:, None]
-            mask_QK = (keys_K <= queries_Q1) & (queries_Q1 < until_N[keys_K])
+            mask_QK = (keys_K <= queries_Q1) & (queries_Q1 < subtree_end_N[keys_K])
         return Block(start=start, end=end, context=context, segments=tuple(range(first, last)), mask_QK=mask_QK)
 
 

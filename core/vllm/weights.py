@@ -53,7 +53,7 @@ class FolderTransfer:
         server.post("/collective_rpc", call, retry=False, remedy=DEV_MODE)
 
 
-class Group(Protocol):
+class TransferGroup(Protocol):
     """A group of processes, of which this one is rank 0 and the server's workers are the others."""
 
     unique_id: bytes
@@ -78,9 +78,9 @@ class BroadcastTransfer:
     The group is opened at the first `send`, by `open_group(number of processes)`.
     """
 
-    def __init__(self, open_group: "Callable[[int], Group]", dtype: torch.dtype) -> None:
+    def __init__(self, open_group: "Callable[[int], TransferGroup]", dtype: torch.dtype) -> None:
         self.open_group, self.dtype = open_group, dtype
-        self._group: Group | None = None
+        self._group: TransferGroup | None = None
 
     def send(self, server: Server, weights: Weights) -> None:
         """One update of the server, of as many chunks as it takes."""
@@ -91,14 +91,14 @@ class BroadcastTransfer:
             self._send_chunk(server, self._group, chunk)
         server.post("/finish_weight_update", retry=False, remedy=NCCL_MODE)
 
-    def _opened(self, server: Server) -> Group:
+    def _opened(self, server: Server) -> TransferGroup:
         size = 1 + _world_size(server)
         group = self.open_group(size)
         told = {"rank_offset": 1, "world_size": size, "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(), "packed": False}
         _at_once(group.join, lambda: server.post("/init_weight_transfer_engine", {"init_info": told}, retry=False, remedy=NCCL_MODE))
         return group
 
-    def _send_chunk(self, server: Server, group: Group, chunk: list[tuple[str, Tensor]]) -> None:
+    def _send_chunk(self, server: Server, group: TransferGroup, chunk: list[tuple[str, Tensor]]) -> None:
         told = {
             "names": [name for name, _ in chunk],
             "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
@@ -114,7 +114,7 @@ class BroadcastTransfer:
 
 
 class NCCLGroup:
-    """A `Group` over NCCL on the GPU `device`, beside any other process group of this process.
+    """A `TransferGroup` over NCCL on the GPU `device`, beside any other process group of this process.
 
     The id under which the workers join is that of a ProcessGroupNCCL over a store that nobody else knows: torch leaves it
     there, under "0", before it waits for the others (as in vLLM's example rlhf_http_nccl_no_vllm.py).

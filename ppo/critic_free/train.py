@@ -34,7 +34,7 @@ from core.disk import MARKER, atomic_folder
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.hooks.trainer_callback import HookCallback, Place
-from core.models.load import load_policy, own_formats
+from core.models.load import load_policy, without_autocast
 from core.process.signals import Preemption
 from core.progress import Progress
 from core.records import CheckpointSaved, Dialogue, RunEnded, Sampling, Scorer, Tracker
@@ -97,7 +97,7 @@ def train_grouped(
     require_supported(config)
     if line := ignored_line(config):
         say(line)
-    with Preemption().heard() as preemption:
+    with Preemption().listening() as preemption:
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
             fitting = fitting_prompts(prompts, tokenizer, config)
@@ -187,7 +187,7 @@ class _Run(TrainerCallback):
         self.state.step = state.global_step // self.updates
         self.progress.advance()
         overdue = time.monotonic() - self.saved_at > 60 * self.config.save_minutes
-        control.should_save = self.state.step in self.save_at or overdue or self.preemption.asked
+        control.should_save = self.state.step in self.save_at or overdue or self.preemption.requested
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if "loss" not in kwargs["logs"]:  # the trainer's farewell
@@ -390,7 +390,7 @@ def _text(completion: Any) -> str:
 
 
 def _scores(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]]) -> Tensor:
-    with own_formats():
+    with without_autocast():
         parts = scorer.parts(prompts, groups)
     terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
     return combined_scores(scorer, terms)

@@ -31,7 +31,7 @@ from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
-from rmtrain.session import RMSession, num_unique
+from rmtrain.session import RMSession, num_unique_tokens
 from rmtrain.tokens import TokenPair
 from rmtrain.train import train
 from tests.fakes import ListTracker, only_id
@@ -121,8 +121,8 @@ def test_rewards_on_trees_padded_and_one_at_a_time_are_equal(model: PreTrainedMo
         with tree_attention(model):
             assert tree_rewards(model, groups, beginning).tolist() == pytest.approx(naive, **TOLERANCE)
     scorer = RewardModelScorer(model, tokenizer)
-    for why_padded in ("", "the test wants it"):
-        scorer.why_padded = why_padded
+    for padding_reason in (None, "the test wants it"):
+        scorer.padding_reason = padding_reason
         assert [reward for rewards in scorer.score(PROMPTS, COMPLETIONS) for reward in rewards] == pytest.approx(naive, **TOLERANCE)
 
 
@@ -304,7 +304,7 @@ def test_a_pair_is_counted_by_its_unique_tokens() -> None:
     # 12 + 2 + 1 tokens; one side the beginning of the other: 5; two equal sides: 2.
     rows = [([*range(3, 15), 1, 2], [*range(3, 15), 2]), ([1, 2, 3, 4, 5], [1, 2, 3]), ([1, 2], [1, 2])]
     pairs = [TokenPair(chosen=np.array(chosen), rejected=np.array(rejected), margin=0.0) for chosen, rejected in rows]
-    assert [num_unique(pair) for pair in pairs] == [15, 5, 2]
+    assert [num_unique_tokens(pair) for pair in pairs] == [15, 5, 2]
 
 
 @pytest.mark.parametrize(

@@ -27,5 +27,5 @@ def engine_of(
     groups = [{"name": "actor", "params": list(model.actor.parameters()), "lr": lr}, {"name": "critic", "params": critic, "lr": lr}]
     engine = TorchEngine(EngineKind.single, model, groups, optim=optim, dtype=Dtype.fp32, world=ALONE)
     engine.optimizer = optimizer(groups, lr=lr, **options)  # pyright: ignore[reportAttributeAccessIssue]
-    engine.rates = [lr, lr]
+    engine.base_lrs = [lr, lr]
     return engine

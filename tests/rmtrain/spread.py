@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
-from core.process.exit import leaving_at_once
+from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
 from core.progress import NoProgress
@@ -118,9 +118,9 @@ def main() -> None:
             whole, torn = weights(folder / "whole", 8), weights(folder / "torn", 8)
             found["same"] = all(torch.equal(whole[name], torn[name]) for name in whole)
             (folder / "found.json").write_text(json.dumps(found))
-        world.wait()
+        world.barrier()
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_teardown():
         main()

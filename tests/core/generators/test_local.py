@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from core.data.chat import encode_prompts
 from core.data.padding import pad_left
 from core.generators import local as generate
-from core.generators.local import GROWTH, TransformersGenerator, draw, growing_cache
+from core.generators.local import GROWTH, TransformersGenerator, growing_cache, sample_tokens
 from core.records import Completion, Dialogue, Sampling, user
 from tests.fakes import only_id
 
@@ -154,7 +154,7 @@ def test_evenly_spread_uniforms_draw_every_token_in_its_exact_share() -> None:
     # Logits T log p at temperature T have the distribution p; the hundred midpoints then fall into each token 100 p times.
     shares = [0.4, 0.3, 0.2, 0.05, 0.04, 0.01]
     logits = 0.5 * torch.tensor(shares).log().repeat(100, 1)
-    tokens, logprobs = draw(logits, 0.5, (torch.arange(100) + 0.5) / 100)
+    tokens, logprobs = sample_tokens(logits, 0.5, (torch.arange(100) + 0.5) / 100)
     assert tokens.bincount(minlength=6).tolist() == [40, 30, 20, 5, 4, 1]
     torch.testing.assert_close(logprobs, torch.tensor(shares).log()[tokens])
 
@@ -162,11 +162,11 @@ def test_evenly_spread_uniforms_draw_every_token_in_its_exact_share() -> None:
 def test_a_token_without_probability_is_drawn_at_neither_end() -> None:
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]]).repeat(2, 1)
     ends = torch.tensor([0.0, 1 - 2**-24])  # the least and the greatest number that torch.rand gives
-    assert draw(logits, 1.0, ends)[0].tolist() == [1, 2]
+    assert sample_tokens(logits, 1.0, ends)[0].tolist() == [1, 2]
 
 
 def test_temperature_zero_draws_the_most_likely_token() -> None:
-    tokens, logprobs = draw(torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]]), 0.0, torch.tensor([0.99, 0.99]))
+    tokens, logprobs = sample_tokens(torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]]), 0.0, torch.tensor([0.99, 0.99]))
     assert (tokens.tolist(), logprobs.tolist()) == ([1, 0], [0.0, 0.0])  # certain
 
 

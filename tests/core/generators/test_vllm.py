@@ -51,7 +51,7 @@ def moved(policy: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 class QueueGroup:
-    """A `Group` whose wire is the stand-in's queue."""
+    """A `TransferGroup` whose wire is the stand-in's queue."""
 
     unique_id = bytes(range(128))
 

@@ -20,11 +20,11 @@ from transformers import (
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize
 from core.data.chat import pad_id
-from core.models.adapters import PACKED_BASE, content_of, inject, injected
+from core.models.adapters import PACKED_BASE, inject_adapter, injected_adapter, model_fingerprint
 from core.models.export import export_model, read_weights
-from core.models.head import head_of, padded_rewards, tree_rewards, why_not_rewards
+from core.models.head import head_of, padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import load_policy, load_reward_model, load_tokenizer, new_reward_model
-from core.models.locate import Source
+from core.models.locate import ModelLocation
 from core.trees.attention import tree_attention
 from tests.fakes import WORDS, tiny_llama, word_tokenizer
 
@@ -298,12 +298,12 @@ def test_what_an_adapter_is_changes_with_its_base(tmp_path: Path, policy: LlamaF
     trained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), TaskType.SEQ_CLS).save_pretrained(
         str(tmp_path / "lora")
     )
-    before = content_of(config(tmp_path / "lora"))
-    assert content_of(config(tmp_path / "lora")) == before
+    before = model_fingerprint(config(tmp_path / "lora"))
+    assert model_fingerprint(config(tmp_path / "lora")) == before
     weights = load_file(base / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", metadata={"format": "pt"})
-    assert content_of(config(tmp_path / "lora")) != before
-    assert content_of(config(base)) == content_of(config(base))
+    assert model_fingerprint(config(tmp_path / "lora")) != before
+    assert model_fingerprint(config(base)) == model_fingerprint(config(base))
 
 
 # New adapters, to be trained.
@@ -385,7 +385,7 @@ def test_the_update_of_an_adapter_is_alpha_over_rank_times_b_a(policy_folder: Pa
 def test_the_gradients_of_an_adapter_through_trees_equal_those_through_padded_rows(policy_folder: Path, is_checkpointed: bool) -> None:
     model, tokenizer = new_reward_model(config(policy_folder), seed=3, lora=LORA)
     stirred(model).train()
-    assert why_not_rewards(model, 100) == ""
+    assert reward_obstacle(model, 100) is None
     pair_loss(padded_rewards(model, [row for group in GROUPS for row in group], pad_id(tokenizer))).backward()
     expected = gradients(model)
     if is_checkpointed:
@@ -414,7 +414,7 @@ def test_without_an_adapter_all_weights_are_trained_and_held_in_fp32(policy_fold
     for lora in (None, LoraConfig()):
         model, _ = new_reward_model(config(policy_folder, Dtype.bf16), seed=3, lora=lora)
         assert all(weight.requires_grad and weight.dtype == torch.float32 for weight in model.parameters())
-        assert injected(model) is None
+        assert injected_adapter(model) is None
 
 
 def test_dropout_is_that_of_the_adapter_alone(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -441,7 +441,7 @@ def test_only_the_named_layers_get_an_adapter_and_an_unknown_name_is_refused(pol
 
 def test_a_base_on_the_hub_is_named_with_its_revision(policy_folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     model, _ = new_reward_model(config(policy_folder), seed=0)
-    inject(model, LORA, base=Source(path="org/base", revision="v2"), draw=torch.Generator().manual_seed(0))
+    inject_adapter(model, LORA, base=ModelLocation(path="org/base", revision="v2"), draw=torch.Generator().manual_seed(0))
     export_model(model, tokenizer, tmp_path)
     found = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (found["base_model_name_or_path"], found["revision"]) == ("org/base", "v2")
@@ -497,7 +497,7 @@ def test_an_adapter_on_packed_weights_has_the_gradients_of_those_weights_unpacke
     model, _ = new_reward_model(packed, seed=0, lora=LORA)
     assert type(model.get_submodule("model.layers.0.mlp.up_proj.base_layer")).__name__ == "Linear4bit"
     # Rewards in evaluation come first, as in a run that resumes: on some CPUs bitsandbytes then lays the weights out anew.
-    assert why_not_rewards(stirred(model), 100) == ""
+    assert reward_obstacle(stirred(model), 100) is None
     same = unpacked(model, wide_folder)
     found = []
     for each in (model, same):

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from core.config import LoraConfig, ModelConfig
-from core.models.export import export_model, read_weights, with_old_names
+from core.models.export import export_model, read_weights, with_transformers4_names
 from core.models.load import load_reward_model, new_reward_model
 from tests.fakes import tiny_llama, word_tokenizer
 
@@ -116,14 +116,14 @@ def test_the_rotary_embeddings_of_other_architectures_have_their_old_names_too(
     kind(**options).save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     before = AutoConfig.from_pretrained(tmp_path).to_dict()["rope_parameters"]
-    file.write_text(json.dumps(with_old_names(read(file))), encoding="utf-8")
+    file.write_text(json.dumps(with_transformers4_names(read(file))), encoding="utf-8")
     assert {key: read(file)[key] for key in old} == old
     assert AutoConfig.from_pretrained(tmp_path).to_dict()["rope_parameters"] == before
 
 
 def test_a_configuration_inside_another_has_the_old_names_too() -> None:
     inner = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
-    assert with_old_names({"text_config": inner, "id2label": {"0": "a"}}) == {
+    assert with_transformers4_names({"text_config": inner, "id2label": {"0": "a"}}) == {
         "text_config": {**inner, "rope_theta": 5e5, "rope_scaling": None},
         "id2label": {"0": "a"},
     }

@@ -26,7 +26,7 @@ from transformers import (
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize
 from core.data.chat import encode_prompts
 from core.models.load import PAD_TOKEN, head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
-from core.models.locate import Source
+from core.models.locate import ModelLocation
 from core.records import user
 from tests.fakes import WORDS, tiny_llama, word_tokenizer
 
@@ -225,12 +225,12 @@ def test_quantising_means_normal_float_of_four_bits_computed_in_the_dtype_with_t
 
 
 def test_the_head_is_what_a_model_has_beside_its_body(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, policy_folder: Path) -> None:
-    source = Source(path=str(policy_folder))
+    source = ModelLocation(path=str(policy_folder))
     assert head_names(AutoModelForSequenceClassification, source, num_labels=1) == ["score"]
     assert head_names(AutoModelForCausalLM, source) == ["lm_head"]
     shape = DistilBertConfig(vocab_size=len(tokenizer), dim=16, hidden_dim=16, n_layers=1, n_heads=2)
     DistilBertModel(shape).save_pretrained(tmp_path)
-    found = head_names(AutoModelForSequenceClassification, Source(path=str(tmp_path)))
+    found = head_names(AutoModelForSequenceClassification, ModelLocation(path=str(tmp_path)))
     assert set(found) >= {"pre_classifier", "classifier"}
     assert "distilbert" not in found
 

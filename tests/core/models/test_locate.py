@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from core.config import ModelConfig
-from core.models.locate import Source, find_file, locate, resolve
+from core.models.locate import ModelLocation, find_file, locate, resolve
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_folder_of_a_model_or_of_an_adapter_is_taken_although_its_name_holds_a
     folder.mkdir()
     (folder / file).write_text("{}")
     config = ModelConfig(path=str(folder))
-    assert locate(config) == Source(path=str(folder))
+    assert locate(config) == ModelLocation(path=str(folder))
     assert resolve(config) == str(folder)
 
 
@@ -49,7 +49,7 @@ def test_a_relative_folder_that_looks_like_a_hub_id_with_a_revision_is_a_folder(
     (tmp_path / "org" / "name@v2").mkdir(parents=True)
     (tmp_path / "org" / "name@v2" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert locate(ModelConfig(path="org/name@v2")) == Source(path="org/name@v2")
+    assert locate(ModelConfig(path="org/name@v2")) == ModelLocation(path="org/name@v2")
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_unknown_model_of_a_package_is_refused_with_the_known_one() -> None:
 
 def test_a_name_with_one_slash_is_a_hub_id(asked: list[str]) -> None:
     assert resolve(ModelConfig(path="allenai/olmo-2")) == "allenai/olmo-2"
-    assert locate(ModelConfig(path="allenai/olmo-2")) == Source(path="allenai/olmo-2", revision=None)
+    assert locate(ModelConfig(path="allenai/olmo-2")) == ModelLocation(path="allenai/olmo-2", revision=None)
     assert asked == ["model.path=allenai/olmo-2"] * 2
 
 
@@ -80,7 +80,7 @@ def test_a_name_with_one_slash_is_a_hub_id(asked: list[str]) -> None:
 )
 def test_a_hub_ids_revision_stands_behind_it_or_beside_it(asked: list[str], path: str, beside: str | None, revision: str) -> None:
     config = ModelConfig(path=path, revision=beside)
-    assert locate(config) == Source(path="org/name", revision=revision)
+    assert locate(config) == ModelLocation(path="org/name", revision=revision)
     assert resolve(config) == f"org/name@{revision}"
 
 
@@ -116,7 +116,7 @@ def test_a_file_is_found_in_a_folder_or_on_the_hub_at_the_revision_or_not_at_all
 
     monkeypatch.setattr("core.models.locate.hf_hub_download", download)
     (tmp_path / "config.json").write_text("{}")
-    assert find_file(Source(path=str(tmp_path)), "config.json") == tmp_path / "config.json"
-    assert find_file(Source(path=str(tmp_path)), "adapter_config.json") is None
-    assert find_file(Source(path="org/name", revision="v1"), "config.json") == Path("/cache/org/name/v1/config.json")
-    assert find_file(Source(path="org/name", revision="v1"), "adapter_config.json") is None
+    assert find_file(ModelLocation(path=str(tmp_path)), "config.json") == tmp_path / "config.json"
+    assert find_file(ModelLocation(path=str(tmp_path)), "adapter_config.json") is None
+    assert find_file(ModelLocation(path="org/name", revision="v1"), "config.json") == Path("/cache/org/name/v1/config.json")
+    assert find_file(ModelLocation(path="org/name", revision="v1"), "adapter_config.json") is None

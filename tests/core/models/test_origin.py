@@ -113,8 +113,8 @@ def test_llama_instruct_is_another_lineage_than_tulu_although_both_grew_from_one
 
 def test_what_is_configured_goes_before_what_lies_beside_the_model(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", lineage_json=json.dumps({"lineage": "Coast"}))
-    assert origin(path) == Origin(base="coast", told_by="lineage.json")
-    assert origin(path, "ridge") == Origin(base="ridge", told_by="model.lineage")
+    assert origin(path) == Origin(base="coast", evidence="lineage.json")
+    assert origin(path, "ridge") == Origin(base="ridge", evidence="model.lineage")
     assert (lineage_of(ModelConfig(path=str(path))), lineage_of(ModelConfig(path=str(path), lineage="ridge"))) == ("Coast", "ridge")
 
 
@@ -124,7 +124,7 @@ def test_a_run_s_record_tells_base_and_data(tmp_path: Path) -> None:
     inputs = {"model": "b" * 64, "data.0.atlas": fingerprint(pairs), "data.1.sky": "Skywork/Sky-Pairs", "pools": "c" * 64}
     checkpoint = run_folder(tmp_path / "rm-a", "coast", inputs=inputs, sources={"atlas": 3, "sky": 4})
     found = origin(checkpoint)
-    assert (found.base, found.told_by) == ("coast", "the record of rm-a")
+    assert (found.base, found.evidence) == ("coast", "the record of rm-a")
     assert found.sources == {"atlas", "sky", "sky-pairs", f"sha256:{fingerprint(pairs)}"}
     assert origin(tmp_path / "rm-a").base == "coast"
     assert (lineage_of(ModelConfig(path=str(checkpoint))), run_id_of(str(checkpoint))) == ("coast", "1c27a5e0")
@@ -137,15 +137,15 @@ def test_a_record_s_base_is_followed_to_what_lies_there(tmp_path: Path) -> None:
     # And a folder of which nothing is known is still the same folder.
     unknown = folder(tmp_path / "unknown")
     reward = origin(run_folder(tmp_path / "rm-b", str(unknown)))
-    assert (reward.base, reward.told_by) == (unknown.as_posix(), "")
+    assert (reward.base, reward.evidence) == (unknown.as_posix(), "")
     assert same_lineage(origin(unknown), reward) == Answer.yes
     assert same_lineage(origin(policy), reward) == Answer.unknown
 
 
 def test_a_model_card_tells_a_reward_model_s_base_and_data(tmp_path: Path) -> None:
     found = origin(folder(tmp_path / "rm", classifier=True, README_md=CARD))
-    assert found.line == ("llama-3.1-8b-instruct", "llama-3.1-8b")
-    assert found.told_by == "its model card"
+    assert found.families == ("llama-3.1-8b-instruct", "llama-3.1-8b")
+    assert found.evidence == "its model card"
     assert found.sources == {"llama-3.1-tulu-3-8b-preference-mixture", "skywork-reward-preference-80k-v0.2"}
     one = "---\nbase_model: org/Some-SFT\ndatasets: org/Fruit-Pairs\n---\n"
     single = origin(folder(tmp_path / "single", classifier=True, README_md=one))
@@ -161,16 +161,16 @@ def test_a_card_that_tells_nothing_leaves_the_model_unknown(card: str, tmp_path:
 def test_links_of_cards_are_followed_over_folders_and_end_where_they_turn(tmp_path: Path) -> None:
     first = folder(tmp_path / "first", README_md="---\nbase_model: meta-llama/Llama-3.1-8B-Instruct\n---\n")
     second = folder(tmp_path / "second", README_md=f"---\nbase_model: {first}\n---\n")
-    assert origin(second).line == (second.as_posix(), first.as_posix(), "llama-3.1-8b-instruct", "llama-3.1-8b")
+    assert origin(second).families == (second.as_posix(), first.as_posix(), "llama-3.1-8b-instruct", "llama-3.1-8b")
     (first / "README.md").write_text(f"---\nbase_model: {second}\n---\n")
-    assert origin(second).line == (second.as_posix(), first.as_posix())
+    assert origin(second).families == (second.as_posix(), first.as_posix())
 
 
 def test_an_adapter_is_of_the_lineage_of_its_base(tmp_path: Path) -> None:
     base = folder(tmp_path / "base", lineage_json=json.dumps({"lineage": "coast"}))
     config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)})
     adapter = folder(tmp_path / "lora", adapter_config_json=config, README_md=CARD)
-    assert (origin(adapter).base, origin(adapter).told_by) == ("coast", "adapter_config.json")
+    assert (origin(adapter).base, origin(adapter).evidence) == ("coast", "adapter_config.json")
 
 
 def test_a_saved_name_counts_only_where_it_can_be_a_model(tmp_path: Path) -> None:
@@ -183,14 +183,14 @@ def test_a_saved_name_counts_only_where_it_can_be_a_model(tmp_path: Path) -> Non
 
 def test_a_policy_of_ones_own_descends_from_the_reward_model_s_base(tmp_path: Path) -> None:
     policy = origin(folder(tmp_path / "sft", README_md="---\nbase_model: org/start\n---\n"))
-    assert same_lineage(policy, Origin(base="start", told_by="model.lineage")) == Answer.yes
-    assert same_lineage(policy, Origin(base="zephyr", told_by="model.lineage")) == Answer.no
+    assert same_lineage(policy, Origin(base="start", evidence="model.lineage")) == Answer.yes
+    assert same_lineage(policy, Origin(base="zephyr", evidence="model.lineage")) == Answer.no
 
 
 def test_a_folder_beside_a_common_ancestor_may_hold_anything(tmp_path: Path) -> None:
     # Perhaps a copy of Tulu, whose own card names Llama 3.1 8B.
     policy = origin(folder(tmp_path / "copy", README_md="---\nbase_model: meta-llama/Llama-3.1-8B\n---\n"))
-    assert policy.line[1:] == ("llama-3.1-8b",)
+    assert policy.families[1:] == ("llama-3.1-8b",)
     assert same_lineage(policy, origin("org/rm", "tulu-3-8b")) == Answer.unknown
     assert same_lineage(origin("org/rm", "tulu-3-8b"), policy) == Answer.unknown
 
@@ -218,8 +218,8 @@ def test_prompts_are_compared_by_content_and_by_name(tmp_path: Path) -> None:
         prompt_sources([str(tmp_path / "missing.jsonl")])
 
 
-TULU = Origin(base="tulu-3-8b", ancestors=("llama-3.1-8b",), told_by="model.lineage", sources=frozenset({"tulu"}))
-LLAMA = Origin(base="llama-3.1-8b-instruct", ancestors=("llama-3.1-8b",), told_by="its model card", sources=frozenset({"skywork"}))
+TULU = Origin(base="tulu-3-8b", ancestors=("llama-3.1-8b",), evidence="model.lineage", sources=frozenset({"tulu"}))
+LLAMA = Origin(base="llama-3.1-8b-instruct", ancestors=("llama-3.1-8b",), evidence="its model card", sources=frozenset({"skywork"}))
 PROMPTS = frozenset({"tulu", "sha256:0"})
 
 

@@ -10,14 +10,14 @@ import pytest
 SCRIPT = """
 import atexit, sys
 import torch.distributed as dist
-from core.process.exit import leaving_at_once
+from core.process.exit import exit_without_teardown
 
 class Late:
     def __del__(self): print("the interpreter was taken down")
 
 late = Late()
 atexit.register(print, "exit functions ran")
-with leaving_at_once():
+with exit_without_teardown():
     {group}
     print("worked")
     {end}
@@ -50,8 +50,8 @@ def test_a_process_that_is_alone_goes_on() -> None:
 
 GROUP = """
 import os, torch, torch.distributed as dist
-from core.process.exit import leaving_at_once
-with leaving_at_once():
+from core.process.exit import exit_without_teardown
+with exit_without_teardown():
     dist.init_process_group("gloo")
     held = dist.distributed_c10d._get_default_group()
     dist.all_reduce(torch.ones(4))

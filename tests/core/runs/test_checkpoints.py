@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.disk import atomic_folder, is_complete, mark_complete, plain, write_json
+from core.disk import atomic_folder, is_complete, jsonable, mark_complete, write_json
 from core.runs.checkpoints import complete_steps, latest_complete, step_folder
 
 WRITES_HALF_THEN_IS_KILLED = """
@@ -125,7 +125,7 @@ def test_dataclasses_enums_paths_and_tuples_become_plain_data() -> None:
         where: Path
         layers: tuple[int, ...]
 
-    data = plain({Color.red: Paint(color=Color.red, where=Path("a") / "b", layers=(1, 2))})
+    data = jsonable({Color.red: Paint(color=Color.red, where=Path("a") / "b", layers=(1, 2))})
     assert data == {"red": {"color": "red", "where": "a/b", "layers": [1, 2]}}
     assert type(data["red"]["color"]) is str
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from core.records import DetailedScorer, Dialogue, Message, user
 from core.scorers import implicit
-from core.scorers.implicit import ImplicitRewardScorer, why_not_logprobs
+from core.scorers.implicit import ImplicitRewardScorer, logprob_obstacle
 from tests.fakes import tiny_llama, word_tokenizer
 
 PROMPTS: list[Dialogue] = [
@@ -27,7 +27,7 @@ PROMPTS: list[Dialogue] = [
 ]
 COMPLETIONS = [["A plum.", "5", ""], ["The sum of 2 and 3 is 5."], ["A plum is a fruit. " * 6, "A plum is a fruit. No.", "", "No."]]
 TOLERANCE = {"abs": 1e-4, "rel": 0}  # of sums of tens of terms of the order of 5
-PATHS = pytest.mark.parametrize("why_padded", ["", "the test wants it"], ids=["trees", "padded"])
+PATHS = pytest.mark.parametrize("padding_reason", [None, "the test wants it"], ids=["trees", "padded"])
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +66,23 @@ def naive(policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTra
 @PATHS
 @pytest.mark.parametrize("batch_tokens", [1, 150, 16384])
 def test_the_reward_is_the_difference_of_the_log_probabilities_of_the_completion(
-    policy: LlamaForCausalLM, reference: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_tokens: int, why_padded: str
+    policy: LlamaForCausalLM, reference: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_tokens: int, padding_reason: str | None
 ) -> None:
     scorer = ImplicitRewardScorer(policy, reference, tokenizer, tokenizer, beta=1.0, batch_tokens=batch_tokens)
-    assert scorer.why_padded == ""
-    scorer.why_padded = why_padded
+    assert scorer.padding_reason is None
+    scorer.padding_reason = padding_reason
     expected = naive(policy, reference, tokenizer)
     assert flat(scorer.score(PROMPTS, COMPLETIONS)) == pytest.approx(expected, **TOLERANCE)
     assert max(expected) - min(expected) > 5
 
 
 @PATHS
-def test_by_hand_on_single_words(why_padded: str) -> None:
+def test_by_hand_on_single_words(padding_reason: str | None) -> None:
     words = word_tokenizer(pad="<unk>")
     torch.manual_seed(0)
     policy, reference = (LlamaForCausalLM(tiny_llama(words)).eval() for _ in range(2))
     scorer = ImplicitRewardScorer(policy, reference, words, words, beta=0.5)
-    scorer.why_padded = why_padded
+    scorer.padding_reason = padding_reason
     ((plum, nothing),) = scorer.score_detailed([user("name a fruit")], [["a plum", ""]])
     # <s> [user] name a fruit [assistant] is the prompt; a plum </s>, or </s> alone, is what is scored.
     prompt = [0, 4, 6, 7, 8, 5]
@@ -96,13 +96,13 @@ def test_by_hand_on_single_words(why_padded: str) -> None:
 @PATHS
 @pytest.mark.parametrize("max_length", [8, 6, 4])
 def test_a_row_cut_within_its_completion_counts_what_is_left_and_one_cut_within_its_prompt_nothing(
-    why_padded: str, max_length: int
+    padding_reason: str | None, max_length: int
 ) -> None:
     words = word_tokenizer(pad="<unk>")
     torch.manual_seed(0)
     policy, reference = (LlamaForCausalLM(tiny_llama(words)).eval() for _ in range(2))
     scorer = ImplicitRewardScorer(policy, reference, words, words, beta=1.0, max_length=max_length)
-    scorer.why_padded = why_padded
+    scorer.padding_reason = padding_reason
     ((cut,), (short,)) = scorer.score_detailed([user("name a fruit"), user("a")], [["a plum"], [""]])
     row = [0, 4, 6, 7, 8, 5, 7, 9, 1][:max_length]
     expected = log_probability(policy, row, 6) - log_probability(reference, row, 6)
@@ -118,10 +118,10 @@ def test_a_row_cut_within_its_completion_counts_what_is_left_and_one_cut_within_
 
 @PATHS
 def test_a_policy_that_is_its_own_reference_gives_zero(
-    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, why_padded: str
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, padding_reason: str | None
 ) -> None:
     scorer = ImplicitRewardScorer(policy, copy.deepcopy(policy), tokenizer, tokenizer)
-    scorer.why_padded = why_padded
+    scorer.padding_reason = padding_reason
     assert set(flat(scorer.score(PROMPTS, COMPLETIONS))) == {0.0}
 
 
@@ -201,7 +201,7 @@ def test_a_model_whose_log_probabilities_trees_would_miss_is_padded_and_this_is_
     tokenizer: PreTrainedTokenizerFast, kind: str, options: dict[str, Any], reason: str
 ) -> None:
     model, said = tiny(kind, len(tokenizer), **options), list[str]()
-    assert reason in why_not_logprobs(model, 256)
+    assert reason in (logprob_obstacle(model, 256) or "")
     plain = tiny("llama", len(tokenizer))
     for policy, reference in ((model, plain), (plain, model)):  # either of them is reason enough
         scorer = ImplicitRewardScorer(policy, reference, tokenizer, tokenizer, beta=1.0, max_length=256, say=said.append)
@@ -211,4 +211,4 @@ def test_a_model_whose_log_probabilities_trees_would_miss_is_padded_and_this_is_
 
 
 def test_a_classifier_is_no_policy(reward_model: LlamaForSequenceClassification) -> None:
-    assert why_not_logprobs(reward_model, 256) == "LlamaForSequenceClassification has no output embeddings"
+    assert logprob_obstacle(reward_model, 256) == "LlamaForSequenceClassification has no output embeddings"

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from core.data.chat import pad_id, preamble
-from core.models.head import padded_rewards, tree_rewards, why_not_rewards
+from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.records import CompletionScore, DetailedScorer, Dialogue, Message, user
 from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
@@ -141,15 +141,15 @@ def test_rewards_are_plain_numbers_also_from_a_model_in_bfloat16(
     assert rewards == pytest.approx(exact, abs=0.2)  # 8 bits of mantissa through two layers
 
 
-@pytest.mark.parametrize("why_padded", ["", "the test wants it"])
+@pytest.mark.parametrize("padding_reason", [None, "the test wants it"])
 @pytest.mark.parametrize("max_length", [9, 8, 3])
-def test_what_was_read_is_counted_and_marked_where_it_was_cut(why_padded: str, max_length: int) -> None:
+def test_what_was_read_is_counted_and_marked_where_it_was_cut(padding_reason: str | None, max_length: int) -> None:
     words = word_tokenizer(pad="<unk>")
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(tiny_llama(words, num_labels=1)).eval()
     scorer = RewardModelScorer(model, words, max_length=max_length)
     assert isinstance(scorer, DetailedScorer)
-    scorer.why_padded = why_padded
+    scorer.padding_reason = padding_reason
     (first, second), none, (third,) = scorer.score_detailed([user("name a fruit"), user("a"), user("a")], [["a plum", "plum"], [], [""]])
     # <s> [user] name a fruit [assistant] a plum </s>; the same without the second "a"; <s> [user] a [assistant] </s>
     rows = [[0, 4, 6, 7, 8, 5, 7, 9, 1], [0, 4, 6, 7, 8, 5, 9, 1], [0, 4, 7, 5, 1]]
@@ -207,15 +207,15 @@ def test_nothing_is_said_of_a_model_that_runs_on_trees(
 def test_a_head_that_is_no_linear_layer_named_score_is_not_read_from_trees(
     reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert why_not_rewards(reward_model, 100) == ""
+    assert reward_obstacle(reward_model, 100) is None
     small = BertConfig(vocab_size=99, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
     assert (
-        why_not_rewards(BertForSequenceClassification(small), 100)
+        reward_obstacle(BertForSequenceClassification(small), 100)
         == "the head of BertForSequenceClassification is not a linear layer named score"
     )
     deep = copy.deepcopy(reward_model)
     deep.register_module("score", nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 1)))
-    assert "is not a linear layer" in why_not_rewards(deep, 100)
+    assert "is not a linear layer" in (reward_obstacle(deep, 100) or "")
 
 
 @torch.no_grad()
@@ -245,13 +245,13 @@ class Counter:
         self.calls.append(("finish", 0))
 
 
-@pytest.mark.parametrize("why_padded", ["", "the test wants it"])
+@pytest.mark.parametrize("padding_reason", [None, "the test wants it"])
 def test_progress_is_counted_in_completions(
-    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, why_padded: str
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, padding_reason: str | None
 ) -> None:
     counter = Counter()
     scorer = RewardModelScorer(reward_model, tokenizer, batch_tokens=1, progress=counter)
-    scorer.why_padded = why_padded
+    scorer.padding_reason = padding_reason
     scorer.score(PROMPTS, COMPLETIONS)
     assert counter.calls[0] == ("scoring", 6)
     assert counter.calls[-1] == ("finish", 0)

@@ -9,8 +9,8 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, LlamaConfig, LlamaModel, PreTrainedModel
 
 from core.trees import attention
-from core.trees.attention import encode, tree_attention, why_not
-from core.trees.layout import MAX_QUERIES, Stream, grow
+from core.trees.attention import encode, obstacle, tree_attention
+from core.trees.layout import MAX_QUERIES, Stream, pack_trees
 
 
 def numbers(seed: int, length: int) -> list[int]:
@@ -98,19 +98,19 @@ def named(case: Any) -> str | None:
 @torch.no_grad()
 def test_every_token_has_the_hidden_state_of_its_row_alone(kind: str, options: dict[str, Any]) -> None:
     model = tiny(kind, **options)
-    assert why_not(model, MAX_LENGTH) == ""
-    stream = grow(GROUPS, PREAMBLE)
+    assert obstacle(model, MAX_LENGTH) is None
+    stream = pack_trees(GROUPS, PREAMBLE)
     assert len(stream.ids_N) < sum(map(len, ROWS)) / 2
     with tree_attention(model):
         hidden_NH = encode(model, stream)
     for number, naive_LH in enumerate(one_at_a_time(model)):
-        ours_LH = hidden_NH[stream.places(number)]
+        ours_LH = hidden_NH[stream.token_indices(number)]
         assert (ours_LH - naive_LH).abs().max() <= 1e-5 * naive_LH.abs().max()
 
 
 def test_the_rows_above_have_blocks_of_every_kind() -> None:
     causal, below, joined, joined_below = (False, False, False), (True, True, False), (True, False, True), (True, True, True)
-    stream = grow(GROUPS, PREAMBLE)
+    stream = pack_trees(GROUPS, PREAMBLE)
     assert shapes(stream) == {causal, below, joined, joined_below}
     assert MAX_QUERIES in stream.lengths
 
@@ -120,8 +120,8 @@ def test_the_rows_above_have_blocks_of_every_kind() -> None:
 def test_an_architecture_that_would_give_other_values_is_refused_with_a_reason(kind: str, options: dict[str, Any], reason: str) -> None:
     model = tiny(kind, **options)
     before = model.config._attn_implementation
-    assert reason in why_not(model, MAX_LENGTH)
-    assert type(model).__name__ in why_not(model, MAX_LENGTH)
+    assert reason in (obstacle(model, MAX_LENGTH) or "")
+    assert type(model).__name__ in (obstacle(model, MAX_LENGTH) or "")
     assert model.config._attn_implementation == before
 
 
@@ -139,7 +139,7 @@ def test_an_architecture_that_would_give_other_values_is_refused_with_a_reason(k
 def test_a_model_that_is_run_all_the_same_raises_instead_of_giving_other_values(kind: str, options: dict[str, Any]) -> None:
     model = tiny(kind, **options)
     with tree_attention(model), pytest.raises(ValueError, match=r"plain and causal; this layer has s(liding_window|oftcap)"):
-        encode(model, grow(GROUPS, PREAMBLE))
+        encode(model, pack_trees(GROUPS, PREAMBLE))
 
 
 class Narrow(PreTrainedModel):
@@ -158,18 +158,18 @@ class Narrow(PreTrainedModel):
 def test_a_forward_pass_that_cannot_hand_the_tree_on_is_refused() -> None:
     config = tiny("llama").config
     assert isinstance(config, LlamaConfig)
-    assert "Narrow refuses prompt trees" in why_not(Narrow(config).eval(), MAX_LENGTH)
+    assert "Narrow refuses prompt trees" in (obstacle(Narrow(config).eval(), MAX_LENGTH) or "")
 
 
 def test_dropout_in_attention_is_refused() -> None:
     model = tiny("llama", attention_dropout=0.1).train()
     with tree_attention(model), pytest.raises(ValueError, match="this layer has dropout"):
-        encode(model, grow(GROUPS))
+        encode(model, pack_trees(GROUPS))
 
 
 def test_in_bfloat16_rounding_is_accepted_and_other_values_are_not() -> None:
-    assert why_not(tiny("llama").bfloat16(), MAX_LENGTH) == ""
-    assert "other values" in why_not(tiny("bert").bfloat16(), MAX_LENGTH)
+    assert obstacle(tiny("llama").bfloat16(), MAX_LENGTH) is None
+    assert "other values" in (obstacle(tiny("bert").bfloat16(), MAX_LENGTH) or "")
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -194,7 +194,7 @@ def random_heads(length: int, num_heads: int, num_key_heads: int) -> tuple[Tenso
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(("num_heads", "num_key_heads"), [(2, 2), (4, 2)])
 def test_the_rule_for_cuda_devices_is_that_of_the_blocks(num_heads: int, num_key_heads: int) -> None:
-    stream = grow(GROUPS, PREAMBLE)
+    stream = pack_trees(GROUPS, PREAMBLE)
     plan = attention._Plan(stream)
     query_1HND, key_1JND, value_1JND = random_heads(len(stream.ids_N), num_heads, num_key_heads)
     is_grouped = num_heads != num_key_heads
@@ -205,10 +205,10 @@ def test_the_rule_for_cuda_devices_is_that_of_the_blocks(num_heads: int, num_key
 
 @pytest.mark.parametrize(("num_heads", "num_key_heads"), [(2, 2), (4, 2)])
 def test_attention_by_blocks_equals_a_softmax_under_the_mask_of_the_whole_stream(num_heads: int, num_key_heads: int) -> None:
-    stream = grow(GROUPS, PREAMBLE)
+    stream = pack_trees(GROUPS, PREAMBLE)
     query_1HND, key_1JND, value_1JND = random_heads(len(stream.ids_N), num_heads, num_key_heads)
     place_N = torch.arange(len(stream.ids_N))
-    visible_NN = (place_N <= place_N[:, None]) & (place_N[:, None] < stream.until_N)
+    visible_NN = (place_N <= place_N[:, None]) & (place_N[:, None] < stream.subtree_end_N)
     # Query heads 0 and 1 read key head 0, and 2 and 3 read 1.
     keys_1HND, values_1HND = (tensor.repeat_interleave(num_heads // num_key_heads, dim=1) for tensor in (key_1JND, value_1JND))
     scores_1HNN = (query_1HND @ keys_1HND.transpose(2, 3) * 0.3).masked_fill(~visible_NN, float("-inf"))
@@ -218,7 +218,7 @@ def test_attention_by_blocks_equals_a_softmax_under_the_mask_of_the_whole_stream
 
 
 def test_queries_and_keys_that_autocast_leaves_in_another_format_follow_the_values() -> None:
-    stream = grow(GROUPS, PREAMBLE)
+    stream = pack_trees(GROUPS, PREAMBLE)
     query_1HND, key_1JND, value_1JND = random_heads(len(stream.ids_N), 2, 2)
     plan = attention._Plan(stream)
     out_1NHD, _ = attention._attend(torch.nn.Identity(), query_1HND, key_1JND, value_1JND.bfloat16(), None, prompt_tree=plan)

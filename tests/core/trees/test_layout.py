@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.trees import layout as trees
-from core.trees.layout import Block, Stream, batches, grow, num_shared, num_unique
+from core.trees.layout import Block, Stream, common_prefix_length, num_unique_tokens, pack_trees, tree_batches
 
 PROMPT = list(range(10, 20))  # more than MIN_SHARED tokens
 
@@ -30,15 +30,15 @@ def outline(block: Block) -> tuple[int, int, tuple[int, ...], tuple[int, ...], l
 
 
 def test_two_completions_of_a_prompt_share_its_tokens_and_begin_at_the_same_position() -> None:
-    stream = grow([[[*PROMPT, 1, 2], [*PROMPT, 3]]])
+    stream = pack_trees([[[*PROMPT, 1, 2], [*PROMPT, 3]]])
     assert stream.ids_N.tolist() == [*PROMPT, 1, 2, 3]
     assert stream.positions_N.tolist() == [*range(10), 10, 11, 10]
-    assert stream.until_N.tolist() == [13] * 10 + [12, 12, 13]
+    assert stream.subtree_end_N.tolist() == [13] * 10 + [12, 12, 13]
     assert stream.lengths == (10, 2, 1)
     assert stream.paths == ((0, 1), (0, 2))
-    assert stream.places(0).tolist() == list(range(12))
-    assert stream.places(1).tolist() == [*range(10), 12]
-    assert stream.last_places().tolist() == [11, 12]
+    assert stream.token_indices(0).tolist() == list(range(12))
+    assert stream.token_indices(1).tolist() == [*range(10), 12]
+    assert stream.last_token_indices().tolist() == [11, 12]
     # 13 tokens fit into one block. The prompt is causal, and the last token does not see 1 and 2.
     prompt = ["1" * (i + 1) + "0" * (12 - i) for i in range(10)]
     assert [outline(block) for block in stream.blocks] == [
@@ -48,7 +48,7 @@ def test_two_completions_of_a_prompt_share_its_tokens_and_begin_at_the_same_posi
 
 def test_a_large_segment_is_plainly_causal_and_its_small_branches_are_one_block_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=4)
-    stream = grow([[[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8]]])
+    stream = pack_trees([[[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8]]])
     assert stream.lengths == (5, 2, 1)
     # All 8 tokens are too many for one block, the 3 of the branches are not.
     assert [outline(block) for block in stream.blocks] == [
@@ -62,12 +62,12 @@ NESTED = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 7], [1, 2, 3, 4]]
 
 def test_three_levels_of_sharing_and_a_row_that_another_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=3)
-    stream = grow([NESTED])
+    stream = pack_trees([NESTED])
     assert stream.ids_N.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert stream.positions_N.tolist() == [0, 1, 2, 3, 4, 4, 2]
     assert stream.lengths == (2, 2, 1, 1, 1)
     # Below 1 2 is everything, below 3 4 all but the 7.
-    assert stream.until_N.tolist() == [7, 7, 6, 6, 5, 6, 7]
+    assert stream.subtree_end_N.tolist() == [7, 7, 6, 6, 5, 6, 7]
     assert stream.paths == ((0, 1, 2), (0, 1, 3), (0, 4), (0, 1))
     assert [outline(block) for block in stream.blocks] == [
         (0, 2, (), (0,), None),
@@ -91,79 +91,79 @@ def test_a_block_takes_whole_subtrees_in_as_long_as_they_fit(
     monkeypatch: pytest.MonkeyPatch, max_block: int, segments: list[tuple[int, ...]]
 ) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=max_block)
-    assert [block.segments for block in grow([NESTED]).blocks] == segments
+    assert [block.segments for block in pack_trees([NESTED]).blocks] == segments
 
 
 def test_a_long_segment_with_context_is_parted_and_one_without_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=1, max_queries=2)
-    stream = grow([[[9, 8, 7, 1, 2, 3, 4, 5, 6], [9, 8, 7, 1, 2, 3, 4]]], [9, 8, 7])
+    stream = pack_trees([[[9, 8, 7, 1, 2, 3, 4, 5, 6], [9, 8, 7, 1, 2, 3, 4]]], [9, 8, 7])
     # Below the preamble are 1 2 3 4, with which the second row ends, in two parts, and 5 6.
     assert stream.lengths == (3, 2, 2, 2)
     assert stream.paths == ((0, 1, 2, 3), (0, 1, 2))
     assert stream.positions_N.tolist() == list(range(9))
-    assert stream.until_N.tolist() == [9] * 9
+    assert stream.subtree_end_N.tolist() == [9] * 9
     assert [outline(block) for block in stream.blocks] == [
         (0, 3, (), (0,), None),
         (3, 5, (0,), (1,), ["11110", "11111"]),
         (5, 7, (0, 1), (2,), ["1111110", "1111111"]),
         (7, 9, (0, 1, 2), (3,), ["111111110", "111111111"]),
     ]
-    assert grow([[[1] * 9]]).lengths == (9,)
+    assert pack_trees([[[1] * 9]]).lengths == (9,)
 
 
 def test_one_row_is_one_causal_segment() -> None:
-    stream = grow([[[5, 6, 7]]])
-    assert (stream.ids_N.tolist(), stream.positions_N.tolist(), stream.until_N.tolist()) == ([5, 6, 7], [0, 1, 2], [3, 3, 3])
+    stream = pack_trees([[[5, 6, 7]]])
+    assert (stream.ids_N.tolist(), stream.positions_N.tolist(), stream.subtree_end_N.tolist()) == ([5, 6, 7], [0, 1, 2], [3, 3, 3])
     assert stream.paths == ((0,),)
     assert [outline(block) for block in stream.blocks] == [(0, 3, (), (0,), None)]
 
 
 def test_equal_rows_are_one() -> None:
-    stream = grow([[[*PROMPT, 1], [*PROMPT, 2], [*PROMPT, 1]]])
+    stream = pack_trees([[[*PROMPT, 1], [*PROMPT, 2], [*PROMPT, 1]]])
     assert stream.ids_N.tolist() == [*PROMPT, 1, 2]
     assert stream.paths == ((0, 1), (0, 2), (0, 1))
-    assert stream.last_places().tolist() == [10, 11, 10]
+    assert stream.last_token_indices().tolist() == [10, 11, 10]
 
 
 def test_a_row_that_another_begins_with_ends_within_it() -> None:
-    stream = grow([[[*PROMPT, 1], PROMPT]])
+    stream = pack_trees([[[*PROMPT, 1], PROMPT]])
     assert stream.ids_N.tolist() == [*PROMPT, 1]
     assert stream.paths == ((0, 1), (0,))
-    assert stream.last_places().tolist() == [10, 9]
+    assert stream.last_token_indices().tolist() == [10, 9]
 
 
 def test_rows_with_nothing_in_common_stand_side_by_side() -> None:
-    stream = grow([[[5, 6], [7]]])
+    stream = pack_trees([[[5, 6], [7]]])
     assert stream.ids_N.tolist() == [5, 6, 7]
     assert stream.positions_N.tolist() == [0, 1, 0]
-    assert stream.until_N.tolist() == [2, 2, 3]
+    assert stream.subtree_end_N.tolist() == [2, 2, 3]
     assert stream.paths == ((0,), (1,))
     assert [outline(block) for block in stream.blocks] == [(0, 3, (), (0, 1), ["100", "110", "001"])]
 
 
 def test_seven_common_tokens_stay_double_and_eight_are_shared() -> None:
     seven, eight = PROMPT[:7], PROMPT[:8]
-    assert grow([[[*seven, 1], [*seven, 2]]]).ids_N.tolist() == [*seven, 1, *seven, 2]
-    assert grow([[[*eight, 1], [*eight, 2]]]).ids_N.tolist() == [*eight, 1, 2]
+    assert pack_trees([[[*seven, 1], [*seven, 2]]]).ids_N.tolist() == [*seven, 1, *seven, 2]
+    assert pack_trees([[[*eight, 1], [*eight, 2]]]).ids_N.tolist() == [*eight, 1, 2]
     # 10 tokens are common to all; the 7 behind them, common to two rows, stay double.
-    stream = grow([[[*PROMPT, 1], [*PROMPT, *seven, 1], [*PROMPT, *seven, 2]]])
+    stream = pack_trees([[[*PROMPT, 1], [*PROMPT, *seven, 1], [*PROMPT, *seven, 2]]])
     assert stream.lengths == (10, 1, 8, 8)
     assert stream.paths == ((0, 1), (0, 2), (0, 3))
 
 
 def test_groups_have_nothing_in_common_without_a_preamble() -> None:
-    stream = grow([[[*PROMPT, 1]], [[*PROMPT, 2]]])
+    stream = pack_trees([[[*PROMPT, 1]], [[*PROMPT, 2]]])
     assert stream.ids_N.tolist() == [*PROMPT, 1, *PROMPT, 2]
-    assert stream.until_N.tolist() == [11] * 11 + [22] * 11
+    assert stream.subtree_end_N.tolist() == [11] * 11 + [22] * 11
     assert stream.paths == ((0,), (1,))
     assert [outline(block) for block in stream.blocks] == [(0, 11, (), (0,), None), (11, 22, (), (1,), None)]
 
 
 def test_a_preamble_stands_once_above_the_groups_that_begin_with_it() -> None:
-    stream = grow([[[9, 8, 1, 2], [9, 8, 3]], [[9, 8, 1, 2, 4]]], [9, 8])
+    stream = pack_trees([[[9, 8, 1, 2], [9, 8, 3]], [[9, 8, 1, 2, 4]]], [9, 8])
     assert stream.ids_N.tolist() == [9, 8, 1, 2, 3, 1, 2, 4]
     assert stream.positions_N.tolist() == [0, 1, 2, 3, 2, 2, 3, 4]
-    assert stream.until_N.tolist() == [8, 8, 4, 4, 5, 8, 8, 8]
+    assert stream.subtree_end_N.tolist() == [8, 8, 4, 4, 5, 8, 8, 8]
     assert stream.paths == ((0, 1), (0, 2), (0, 3))
     assert [outline(block) for block in stream.blocks] == [
         (0, 2, (), (0,), None),
@@ -173,9 +173,9 @@ def test_a_preamble_stands_once_above_the_groups_that_begin_with_it() -> None:
 
 
 def test_a_group_that_begins_otherwise_does_not_come_to_stand_below_the_preamble() -> None:
-    stream = grow([[[9, 8, 1]], [[7, 6]], [[9, 8, 2]]], [9, 8])
+    stream = pack_trees([[[9, 8, 1]], [[7, 6]], [[9, 8, 2]]], [9, 8])
     assert stream.ids_N.tolist() == [9, 8, 1, 2, 7, 6]  # the rows keep their numbers, the subtree is in one piece
-    assert stream.until_N.tolist() == [4, 4, 3, 4, 6, 6]
+    assert stream.subtree_end_N.tolist() == [4, 4, 3, 4, 6, 6]
     assert stream.paths == ((0, 1), (3,), (0, 2))
     assert [block.context for block in stream.blocks] == [(), (0,), (0,), ()]
 
@@ -183,22 +183,29 @@ def test_a_group_that_begins_otherwise_does_not_come_to_stand_below_the_preamble
 @pytest.mark.parametrize("other", [[9, 8], [9], [9, 7, 1]])
 def test_a_group_goes_below_the_preamble_only_if_all_of_its_rows_go_on_from_it(other: list[int]) -> None:
     rows = [[9, 8, 1], other]
-    stream, without = grow([rows], [9, 8]), grow([rows])
+    stream, without = pack_trees([rows], [9, 8]), pack_trees([rows])
     assert (stream.ids_N.tolist(), stream.paths) == (without.ids_N.tolist(), without.paths)
-    assert [stream.ids_N[stream.places(row)].tolist() for row in range(2)] == rows
+    assert [stream.ids_N[stream.token_indices(row)].tolist() for row in range(2)] == rows
 
 
 def test_a_row_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="Row 1 has no tokens"):
-        grow([[[1, 2], []]])
+        pack_trees([[[1, 2], []]])
     with pytest.raises(ValueError, match="Row 0 has no tokens"):
-        grow([[[9, 1]], [[]]], [9])
+        pack_trees([[[9, 1]], [[]]], [9])
 
 
 def test_a_stream_moves_to_a_device_with_all_its_tensors() -> None:
-    stream = grow([[[5, 6], [7]], [[4]]])
+    stream = pack_trees([[[5, 6], [7]], [[4]]])
     moved = stream.to(torch.device("meta"))
-    tensors = [moved.ids_N, moved.positions_N, moved.until_N, moved.blocks[0].mask_QK, moved.last_places(), moved.places(0)]
+    tensors = [
+        moved.ids_N,
+        moved.positions_N,
+        moved.subtree_end_N,
+        moved.blocks[0].mask_QK,
+        moved.last_token_indices(),
+        moved.token_indices(0),
+    ]
     assert all(tensor is not None and tensor.is_meta for tensor in tensors)
     assert moved.blocks[1].mask_QK is None
     assert (moved.paths, moved.lengths) == (stream.paths, stream.lengths)
@@ -207,15 +214,15 @@ def test_a_stream_moves_to_a_device_with_all_its_tensors() -> None:
 def test_batches_hold_about_their_budget_and_the_largest_groups_come_first() -> None:
     # 4, 10, 5 and 6 unique tokens. 10 fill a batch; 6 and 5 do not fit together; 5 and 4 do.
     groups = [[[1, 2, 3], [1, 2, 4]], [list(range(10))], [[1] * 5], [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]]]
-    assert batches(groups, 10) == [[1], [3], [2, 0]]
-    assert batches(groups, 1) == [[1], [3], [2], [0]]
-    assert batches(groups, 25) == [[1, 3, 2, 0]]
-    assert batches(groups, 24) == [[1, 3, 2], [0]]
-    assert batches([], 10) == []
+    assert tree_batches(groups, 10) == [[1], [3], [2, 0]]
+    assert tree_batches(groups, 1) == [[1], [3], [2], [0]]
+    assert tree_batches(groups, 25) == [[1, 3, 2, 0]]
+    assert tree_batches(groups, 24) == [[1, 3, 2], [0]]
+    assert tree_batches([], 10) == []
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """`num_shared`, naively."""
+    """`common_prefix_length`, naively."""
     length = 0
     while length < min(len(a), len(b)) and a[length] == b[length]:
         length += 1
@@ -244,7 +251,7 @@ def random_groups(draw: random.Random) -> tuple[list[list[list[int]]], list[int]
 
 def seen_by(stream: Stream, query: int) -> list[int]:
     """The keys that a query sees by the rule."""
-    return [key for key, until in enumerate(stream.until_N.tolist()) if key <= query < until]
+    return [key for key, until in enumerate(stream.subtree_end_N.tolist()) if key <= query < until]
 
 
 LIMITS = pytest.mark.parametrize("limits", [(1, 1, 1), (1, 6, 1000), (2, 10, 4), (3, 1000, 5), (8, 64, 128)], ids=str)
@@ -257,14 +264,14 @@ def test_every_row_can_be_read_back_and_sees_itself_alone(monkeypatch: pytest.Mo
     for seed in range(60):
         groups, preamble = random_groups(random.Random(seed))
         rows = [row for group in groups for row in group]
-        stream = grow(groups, preamble)
+        stream = pack_trees(groups, preamble)
         assert len(stream.paths) == len(rows)
         held: set[int] = set()
         for number, row in enumerate(rows):
-            places = stream.places(number).tolist()
+            places = stream.token_indices(number).tolist()
             assert stream.ids_N[places].tolist() == row
             assert stream.positions_N[places].tolist() == list(range(len(row)))
-            assert stream.last_places()[number] == places[-1]
+            assert stream.last_token_indices()[number] == places[-1]
             for count, place in enumerate(places, start=1):
                 if place not in held:
                     assert seen_by(stream, place) == places[:count]
@@ -277,7 +284,7 @@ def test_the_blocks_part_the_stream_and_show_what_the_rule_says(monkeypatch: pyt
     min_shared, max_block, max_queries = limits
     with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
-        stream = grow(*random_groups(random.Random(seed)))
+        stream = pack_trees(*random_groups(random.Random(seed)))
         assert [segment for block in stream.blocks for segment in block.segments] == list(range(len(stream.lengths)))
         starts = [sum(stream.lengths[:segment]) for segment in range(len(stream.lengths))]
         end = 0
@@ -315,9 +322,9 @@ def test_the_blocks_of_a_group_are_the_same_whatever_else_is_in_the_stream(
     with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
         groups, preamble = random_groups(random.Random(seed))
-        together, row = grow(groups, preamble), 0
+        together, row = pack_trees(groups, preamble), 0
         for group in groups:
-            alone = grow([group], preamble)
+            alone = pack_trees([group], preamble)
             assert own_blocks(together, range(row, row + len(group))) == own_blocks(alone, range(len(group)))
             row += len(group)
 
@@ -328,5 +335,5 @@ def test_counts_of_tokens_equal_those_of_naive_loops(monkeypatch: pytest.MonkeyP
         groups, _ = random_groups(random.Random(seed))
         for rows in groups:
             beginnings = {tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)}
-            assert num_unique(rows) == len(beginnings) == len(grow([rows]).ids_N)
-            assert [num_shared(rows[0], row) for row in rows] == [common(rows[0], row) for row in rows]
+            assert num_unique_tokens(rows) == len(beginnings) == len(pack_trees([rows]).ids_N)
+            assert [common_prefix_length(rows[0], row) for row in rows] == [common(rows[0], row) for row in rows]

@@ -37,15 +37,15 @@ check: install
 
 # Speed beside peers: make bench BENCH="--rows ROWS.jsonl --json OUT.json"
 bench: install install-smol
-	$(BIN)/python benchmarks/bench_eval.py $(BENCH)
+	$(BIN)/python -m benchmarks.scoring.speed $(BENCH)
 
 # Training beside TRL: make bench-rm BENCH="--data FOLDER --json OUT.json"
 bench-rm: install install-smol
-	$(BIN)/python benchmarks/rm_train.py $(BENCH)
+	$(BIN)/python -m benchmarks.rm.speed $(BENCH)
 
 # PPO beside TRL: make bench-ppo BENCH="--world runs/demo/world-0 --runs runs/demo --data FOLDER --json OUT.json"
 bench-ppo: install install-smol .venv-ppo-peer/installed
-	$(BIN)/python benchmarks/ppo_train.py $(BENCH)
+	$(BIN)/python -m benchmarks.ppo.speed $(BENCH)
 
 # TRL 1.12 is the last with a PPOTrainer. All else has the versions of the main environment, so that these are the same for both.
 .venv-ppo-peer/installed: constraints.txt

@@ -1,7 +1,12 @@
-"""What the machine can do at most, and where the time of a piece of work goes."""
+"""Peak rates of this machine, and where a piece of work spends its time and memory.
 
+Nothing here needs rewardloop: the peers' environments import it too.
+"""
+
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -26,13 +31,42 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def now() -> float:
+    """A clock in seconds, read once the GPU is idle."""
+    synchronize()
+    return time.perf_counter()
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Wall time of one call."""
-    synchronize()
-    started = time.perf_counter()
+    started = now()
     work()
-    synchronize()
-    return time.perf_counter() - started
+    return now() - started
+
+
+def used_mib() -> float:
+    """Memory in use, in MiB: allocated on the GPU where there is one, else resident. NaN where only Linux could say."""
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """The most memory used since `reset_peak`, in MiB; counted as in `used_mib`."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status_mib("VmHWM")
+
+
+def reset_peak() -> None:
+    """Starts the peak anew, so that what loading took does not hide what training takes."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status_mib(key: str) -> float:
+    """A line of Linux's account of this process."""
+    file = Path("/proc/self/status")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), float("nan"))
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:

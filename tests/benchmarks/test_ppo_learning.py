@@ -1,38 +1,22 @@
 """What is said of PPO runs follows from their files, and the other base differs in its tokens alone."""
 
-import importlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.ppo import curves, learning
+from benchmarks.ppo.curves import Curve
+from benchmarks.ppo.other_base import TEMPLATE, VOCABULARY
 from core.data.chat import encode_answered, encode_prompts
 from core.records import user
 from microworld.config import WorldConfig
 from microworld.tokenizer import train_tokenizer
 from microworld.world import corpus
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(autouse=True)
-def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-@pytest.fixture
-def learning() -> Any:
-    return importlib.import_module("ppo_learning")
-
-
-@pytest.fixture
-def curves() -> Any:
-    return importlib.import_module("ppo_curves")
-
-
-def curve(curves: Any, downstream: Sequence[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Any:
+def curve(downstream: list[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Curve:
     steps = [10 * place for place in range(len(downstream))]
     scores = scores or [float(step) for step in steps]
     return curves.Curve(steps=steps, downstream=downstream, scores=scores, kl_end=kl, target=0.5, stopped_because=stopped)
@@ -53,7 +37,7 @@ def write_run(folder: Path, *, status: str = "finished", wanted: str = "downstre
     return folder
 
 
-def test_a_curve_has_each_checkpoint_once_and_the_kl_of_the_last_ten_batches(curves: Any, tmp_path: Path) -> None:
+def test_a_curve_has_each_checkpoint_once_and_the_kl_of_the_last_ten_batches(tmp_path: Path) -> None:
     found = curves.read_curve(write_run(tmp_path / "run"))
     assert (found.steps, found.target) == ([0, 6, 12], 0.5)
     assert found.scores == [-0.5, 1.5, 2.5]
@@ -61,27 +45,27 @@ def test_a_curve_has_each_checkpoint_once_and_the_kl_of_the_last_ten_batches(cur
     assert found.kl_end == 7.5  # the mean of 3 to 12
 
 
-def test_a_run_that_cannot_be_read_is_named_with_a_remedy(curves: Any, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_read_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="torn is running, not finished; start its command again"):
         curves.read_curve(write_run(tmp_path / "torn", status="running"))
     with pytest.raises(ValueError, match="blind has no downstream/average; its command needs tasks"):
         curves.read_curve(write_run(tmp_path / "blind", wanted="downstream/facts"))
 
 
-def test_gain_counts_to_the_best_checkpoint_and_loss_from_there(curves: Any) -> None:
-    found = curve(curves, [50, 58, 60, 57], scores=[0, 1, 2, 3])
+def test_gain_counts_to_the_best_checkpoint_and_loss_from_there() -> None:
+    found = curve([50, 58, 60, 57], scores=[0, 1, 2, 3])
     # 60 - 50; 57 - 50; of the 10 points, 60 - 57 = 3 are lost.
     assert (found.gain, found.change, found.lost) == (10, 7, pytest.approx(0.3))
     assert found.deceived
-    assert not curve(curves, [50, 58, 60, 57], scores=[0, 1, 2, 1.5]).deceived
+    assert not curve([50, 58, 60, 57], scores=[0, 1, 2, 1.5]).deceived
 
 
-def test_a_run_that_only_loses_gains_nothing(curves: Any) -> None:
-    found = curve(curves, [50, 30, 20])
+def test_a_run_that_only_loses_gains_nothing() -> None:
+    found = curve([50, 30, 20])
     assert (found.gain, found.change, found.lost) == (0, -30, None)
 
 
-def test_the_interval_of_paired_differences_is_student_s(curves: Any) -> None:
+def test_the_interval_of_paired_differences_is_student_s() -> None:
     # Differences 1, 2, 3: mean 2, deviation 1, error 1/sqrt(3); t for 95% and 2 degrees of freedom is 4.303.
     mean, half = curves.interval_of_difference([11, 12, 13], [10, 10, 10])
     assert (mean, half) == (2, pytest.approx(4.303 / 3**0.5, abs=1e-3))
@@ -89,8 +73,8 @@ def test_the_interval_of_paired_differences_is_student_s(curves: Any) -> None:
         curves.interval_of_difference([1], [2])
 
 
-def test_a_replay_ends_where_the_stop_would_have_fired(curves: Any) -> None:
-    found = curve(curves, [50, 60, 58, 56, 57, 55], scores=[0, 1, 2, 3, 4, 5])
+def test_a_replay_ends_where_the_stop_would_have_fired() -> None:
+    found = curve([50, 60, 58, 56, 57, 55], scores=[0, 1, 2, 3, 4, 5])
     # Two falls in a row at steps 20 and 30; of steps 0, 20, 40 the last fell once; three in a row are nowhere.
     assert curves.replayed(found, 2, 1).steps == [0, 10, 20, 30]
     assert curves.replayed(found, 1, 2).downstream == [50, 58, 57]
@@ -103,37 +87,34 @@ def holds(verdicts: list[Any]) -> list[bool]:
     return [verdict.holds for verdict in verdicts]
 
 
-def test_a_good_reward_model_must_bring_eight_points_within_its_kl(learning: Any, curves: Any) -> None:
+def test_a_good_reward_model_must_bring_eight_points_within_its_kl() -> None:
     # Gains of 7 and 9 are 8 in the mean; a KL of 0.6 is 1.2 times its target.
-    assert holds(learning.verdicts({"good": [curve(curves, [50, 57], kl=0.6), curve(curves, [50, 59])]})) == [True, True]
-    assert holds(learning.verdicts({"good": [curve(curves, [50, 57.9], kl=0.61)]})) == [False, False]
+    assert holds(learning.verdicts({"good": [curve([50, 57], kl=0.6), curve([50, 59])]})) == [True, True]
+    assert holds(learning.verdicts({"good": [curve([50, 57.9], kl=0.61)]})) == [False, False]
 
 
-def test_every_flipped_run_must_end_lower(learning: Any, curves: Any) -> None:
-    assert holds(learning.verdicts({"flipped": [curve(curves, [50, 51, 40])]})) == [True]
-    assert holds(learning.verdicts({"flipped": [curve(curves, [50, 40]), curve(curves, [50, 50])]})) == [False]
+def test_every_flipped_run_must_end_lower() -> None:
+    assert holds(learning.verdicts({"flipped": [curve([50, 51, 40])]})) == [True]
+    assert holds(learning.verdicts({"flipped": [curve([50, 40]), curve([50, 50])]})) == [False]
 
 
-def test_the_stop_must_fire_before_half_of_the_gain_is_lost(learning: Any, curves: Any) -> None:
-    free = [curve(curves, [50, 60, 58, 52])]
-    assert holds(learning.verdicts({"weak": free, "stopped": [curve(curves, [50, 60, 58, 56], stopped="fell")]})) == [True, True]
+def test_the_stop_must_fire_before_half_of_the_gain_is_lost() -> None:
+    free = [curve([50, 60, 58, 52])]
+    assert holds(learning.verdicts({"weak": free, "stopped": [curve([50, 60, 58, 56], stopped="fell")]})) == [True, True]
     for values, stopped in (([50, 60, 58, 55], "fell"), ([50, 60, 58, 56], ""), ([50, 48, 46], "fell")):
-        assert holds(learning.verdicts({"weak": free, "stopped": [curve(curves, values, stopped=stopped)]})) == [True, False]
+        assert holds(learning.verdicts({"weak": free, "stopped": [curve(values, stopped=stopped)]})) == [True, False]
 
 
-def test_the_twins_are_compared_seed_by_seed(learning: Any, curves: Any) -> None:
-    good = [curve(curves, [50, 60 + seed]) for seed in range(3)]
-    close = [curve(curves, [50, 60 + seed + step]) for seed, step in enumerate((-1, 0, 2))]
-    worse = [curve(curves, [50, 57 + seed + step]) for seed, step in enumerate((-0.1, 0, 0.1))]
+def test_the_twins_are_compared_seed_by_seed() -> None:
+    good = [curve([50, 60 + seed]) for seed in range(3)]
+    close = [curve([50, 60 + seed + step]) for seed, step in enumerate((-1, 0, 2))]
+    worse = [curve([50, 57 + seed + step]) for seed, step in enumerate((-0.1, 0, 0.1))]
     assert holds(learning.verdicts({"twin": good, "other tokenizer": close}))[-1]
     assert not holds(learning.verdicts({"twin": good, "other tokenizer": worse}))[-1]
 
 
-def test_the_picture_and_the_table_show_runs_of_different_length(learning: Any, curves: Any, tmp_path: Path) -> None:
-    arms = {
-        "weak": [curve(curves, [50, 60, 58, 52])],
-        "stopped": [curve(curves, [50, 60, 58, 57], stopped="fell"), curve(curves, [50, 61])],
-    }
+def test_the_picture_and_the_table_show_runs_of_different_length(tmp_path: Path) -> None:
+    arms = {"weak": [curve([50, 60, 58, 52])], "stopped": [curve([50, 60, 58, 57], stopped="fell"), curve([50, 61])]}
     file = curves.draw(arms, tmp_path / "new" / "curves.png")
     assert file.read_bytes().startswith(b"\x89PNG")
     row = "| stopped | 50.0 | 60.0 (10) | 57.0 (30, stopped) | +10.0 | 30% | 0.00, 10.00, 30.00 | 0.50 / 0.5 |"
@@ -142,7 +123,7 @@ def test_the_picture_and_the_table_show_runs_of_different_length(learning: Any, 
     assert "| 2 | 1 | 30 | +10.0 80% |" in learning.settings_of_the_stop(arms["weak"])
 
 
-def test_every_arm_is_a_configuration_that_the_commands_take(learning: Any) -> None:
+def test_every_arm_is_a_configuration_that_the_commands_take() -> None:
     from launch.entry import composed
 
     for arm in learning.ARMS.values():
@@ -151,10 +132,9 @@ def test_every_arm_is_a_configuration_that_the_commands_take(learning: Any) -> N
 
 
 def test_prompts_of_the_other_template_are_beginnings_of_their_dialogues() -> None:
-    other = importlib.import_module("ppo_other_base")
     rows = [row for _, row in zip(range(200), corpus(WorldConfig(), "coast"), strict=False)]
-    tokenizer = train_tokenizer([text for row in rows for text in row.values()], vocab_size=other.VOCABULARY)
-    tokenizer.chat_template = other.TEMPLATE
+    tokenizer = train_tokenizer([text for row in rows for text in row.values()], vocab_size=VOCABULARY)
+    tokenizer.chat_template = TEMPLATE
     prompts = [user(row["prompt"]) for row in rows]
     # Else the labels of the base's training would be cut in the wrong place.
     answered = encode_answered(tokenizer, prompts, [row["completion"] for row in rows])

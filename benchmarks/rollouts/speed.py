@@ -1,6 +1,6 @@
 """Completions of a policy: tokens per second of our engine beside `model.generate` of transformers.
 
-    python benchmarks/rollouts.py --rounds 3 --json rollouts.json
+    python -m benchmarks.rollouts.speed --rounds 3 --json rollouts.json
 
 The peer is what a user of transformers writes: the prompts in batches of `--batch`, in the order given, padded on the left,
 `do_sample=True, top_k=0, top_p=1`, the same limit, EOS and number of completions per prompt. Both sides answer the same
@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from benchmarks.machine import device, seconds, shares
 from core.config import Dtype, ModelConfig, RolloutConfig, RolloutKind
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
@@ -29,7 +30,6 @@ from core.generators.open import open_generator
 from core.models.load import load_policy
 from core.process.memory import keep_freed_memory
 from core.records import Dialogue, Generator, Sampling, user
-from machine import device, seconds, shares
 
 SENTENCE = "what is the sum of two and three name a short fruit that grows on trees and tell me why you like it"
 

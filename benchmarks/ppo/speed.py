@@ -1,6 +1,6 @@
 """How fast PPO is: ours beside the last PPOTrainer of TRL.
 
-    python benchmarks/ppo_train.py [--world runs/demo/world-0 --runs runs/demo] [--data FOLDER] [--rounds 1] [--json OUT]
+    python -m benchmarks.ppo.speed [--world runs/demo/world-0 --runs runs/demo] [--data FOLDER] [--rounds 1] [--json OUT]
 
 The same policy, reference, reward model, critic, prompts, lengths, batches, minibatches, epochs, losses, learning rate and
 number format. Every contender runs in a process of its own, one after another, `--rounds` times, and a round draws prompts
@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from ppo_plan import PARTS, Finding, Plan
-from ppo_subjects import Subject, microworld, smollm2
+from benchmarks.ppo.plan import PARTS, Finding, Plan
+from benchmarks.ppo.subjects import Subject, microworld, smollm2
 
 OURS = "ours"
 TARGET = 2.0
 SUBJECTS = ("microworld", "smollm2")
 PROMPTS = "gsm8k_train.jsonl"
-PEER = Path(__file__).parents[1] / ".venv-ppo-peer" / "bin" / "python"
+PEER = Path(__file__).parents[2] / ".venv-ppo-peer" / "bin" / "python"
 
 Findings = dict[str, list[Finding]]
 """By contender, one of every round."""
@@ -115,8 +115,8 @@ def peers(subject: Subject, plan: Plan) -> dict[str, Plan]:
 def contend(name: str, plan: Plan, peer: Path, folder: Path) -> Finding:
     """Runs one contender in a process of its own."""
     files = plan.save(folder / "plan.json"), folder / "finding.json"
-    python, script = (sys.executable, "ppo_ours.py") if name == OURS else (str(peer), "ppo_peer.py")
-    done = subprocess.run([python, str(Path(__file__).with_name(script)), *map(str, files)], capture_output=True, text=True)
+    python, module = (sys.executable, "benchmarks.ppo.ours") if name == OURS else (str(peer), "benchmarks.ppo.peer")
+    done = subprocess.run([python, "-m", module, *map(str, files)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     return Finding(**json.loads(files[1].read_text()))

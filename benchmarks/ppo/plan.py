@@ -1,11 +1,12 @@
-"""What the contenders of ppo_train.py train on, and what they find. It imports the standard library alone: the peer has no rewardloop."""
+"""What the contenders of `benchmarks.ppo.speed` train on, and what they report. Nothing here needs rewardloop, which the peer has not."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import now, peak_mib, reset_peak
 
 PARTS = ("rollout", "scoring", "update")
 """Where the seconds of a batch go: drawing and measuring by policy, reference and critic; the reward model; all the rest."""
@@ -67,13 +68,10 @@ class Finding:
 
 
 class Clock:
-    """Reads time and memory at the end of every batch; the first end is where the timing begins.
+    """Reads time and memory at the end of every batch; the timing starts at the end of the first. `now` gives the time in seconds."""
 
-    `now` gives the time in seconds; on a GPU it must wait for what is pending, and `gpu_peak` gives its peak of memory in MiB.
-    """
-
-    def __init__(self, now: Callable[[], float], gpu_peak: Callable[[], float] | None = None) -> None:
-        self.now, self.gpu_peak = now, gpu_peak
+    def __init__(self, now: Callable[[], float] = now) -> None:
+        self.now = now
         self.ends: list[float] = []
         self.seconds: list[float] = []
         self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -86,26 +84,13 @@ class Clock:
         for name, value in curves.items():
             self.curves.setdefault(name, []).append(value)
         if len(self.ends) == 1:
-            _forget_peak()
+            reset_peak()
             return
         whole = self.ends[-1] - self.ends[-2]
         self.seconds.append(whole)
         for part, spent in zip(PARTS, (rollout, scoring, whole - rollout - scoring), strict=True):
             self.parts[part].append(spent)
-        self.peak_mib = self.gpu_peak() if self.gpu_peak else _resident_peak()
+        self.peak_mib = peak_mib()
 
     def finding(self, versions: dict[str, str], **curves: list[float]) -> Finding:
         return Finding(seconds=self.seconds, parts=self.parts, curves={**self.curves, **curves}, peak_mib=self.peak_mib, versions=versions)
-
-
-def _resident_peak() -> float:
-    """The highest resident memory since `_forget_peak`, in MiB, as Linux counts it; NaN on other systems."""
-    file = Path("/proc/self/status")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), float("nan"))
-
-
-def _forget_peak() -> None:
-    """What loading took must not hide what training takes."""
-    if os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")

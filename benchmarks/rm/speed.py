@@ -1,8 +1,8 @@
 """How fast reward models are trained: prompt trees beside TRL's own RewardTrainer.
 
-    python benchmarks/rm_train.py --data FOLDER [--only coconot] [--batches 6] [--rounds 1] [--json OUT]
-    python benchmarks/rm_train.py --data FOLDER --curves     the losses of both, step by step, in fp32
-    python benchmarks/rm_train.py --gpu                      a Llama of 1B random weights, 2048 tokens, with its MFU
+    python -m benchmarks.rm.speed --data FOLDER [--only coconot] [--batches 6] [--rounds 1] [--json OUT]
+    python -m benchmarks.rm.speed --data FOLDER --curves     the losses of both, step by step, in fp32
+    python -m benchmarks.rm.speed --gpu                      a Llama of 1B random weights, 2048 tokens, with its MFU
 
 The same weights, head, pairs, tokens, learning rates, AdamW and number format; 8 pairs per step, TRL's default. Every
 contender runs in a process of its own, one after another, `--rounds` times, and a round draws pairs of its own; a ratio is
@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.machine import device, matmul_peak
+from benchmarks.rm.contender import DEFAULT, GROUPED, OURS, Finding
+from benchmarks.rm.plans import BATCH, Plan, Work, grouped, sample, shuffled, work
+from benchmarks.rm.subjects import Subject, llama_1b, microworld, real, shrunk
 from core.config import Dtype
 from core.models.load import DTYPES
 from core.process.hardware import peak_flops
-from machine import device, matmul_peak
-from rm_contender import DEFAULT, GROUPED, OURS, Finding
-from rm_plans import BATCH, Plan, Work, grouped, sample, shuffled, work
-from rm_subjects import Subject, llama_1b, microworld, real, shrunk
 
 TARGETS = {
     "coconot vs TRL default": 1.8,
@@ -154,7 +154,7 @@ def beside_trl(subject: Subject, arguments: argparse.Namespace, peak: float, fol
 def contend(name: str, plan: Plan, folder: Path) -> Finding:
     """Runs one contender in a process of its own."""
     files = plan.save(folder / "plan.json"), folder / "finding.json"
-    command = [sys.executable, str(Path(__file__).with_name("rm_contender.py")), name, *map(str, files)]
+    command = [sys.executable, "-m", "benchmarks.rm.contender", name, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")

@@ -1,27 +1,26 @@
-"""Our side of ppo_train.py in a process of its own, so that peak memory is its own: python ppo_ours.py PLAN OUT."""
+"""Our side of `benchmarks.ppo.speed` in a process of its own, so that its peak memory is its own.
+
+python -m benchmarks.ppo.ours PLAN OUT
+"""
 
 import json
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
+from benchmarks.ppo.plan import Clock, Finding, Plan
 from core.config import Dtype, ModelConfig, OptimConfig, Schedule
 from core.data.chat import parse_dialogue
 from core.models.load import load_reward_model
 from core.process.memory import keep_freed_memory
 from core.progress import NoProgress
 from core.scorers.reward_model import RewardModelScorer
-from machine import synchronize
 from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
 from ppo.train import train
-from ppo_plan import Clock, Finding, Plan
 
 NO_CLIPPING = 1e9
 """The peer has no clipping of gradients; the norm is computed all the same."""
@@ -70,8 +69,7 @@ def config_of(plan: Plan) -> PPOConfig:
 def run(plan: Plan) -> Finding:
     """Trains by the plan, as `rewardloop ppo` does, without hooks."""
     keep_freed_memory()  # as every `rewardloop` command does
-    on_gpu = torch.cuda.is_available()
-    clock = Clock(_now, _allocated_peak if on_gpu else None)
+    clock = Clock()
     model, tokenizer = load_reward_model(ModelConfig(path=plan.reward, dtype=Dtype(plan.dtype)))
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -85,15 +83,6 @@ def run(plan: Plan) -> Finding:
             progress=NoProgress(),
         )
     return clock.finding({package: version(package) for package in ("torch", "transformers", "accelerate")})
-
-
-def _now() -> float:
-    synchronize()
-    return time.perf_counter()
-
-
-def _allocated_peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A base model of a microworld with a tokenizer and a chat template of its own.
 
-    python benchmarks/ppo_other_base.py WORLD FOLDER
+    python -m benchmarks.ppo.other_base WORLD FOLDER
 
 Shape, seed and corpus are those of the world's lineage `coast`, so that a reward model made of it differs from its twin made of
 `coast` in what its text looks like in tokens, and in nothing else.

@@ -1,7 +1,7 @@
 """Does PPO learn what its reward says, and does it stop where the reward leads astray?
 
-    python benchmarks/ppo_learning.py --world runs/demo/world-0 [--seeds 0 1 2] [--only good flipped] [--json OUT] [--plot OUT.png]
-    python benchmarks/ppo_learning.py --draw NAME=RUN_FOLDER ... --plot OUT.png     figures and picture of any PPO runs
+    python -m benchmarks.ppo.learning --world runs/demo/world-0 [--seeds 0 1 2] [--only good flipped] [--json OUT] [--plot OUT.png]
+    python -m benchmarks.ppo.learning --draw NAME=RUN_FOLDER ... --plot OUT.png     figures and picture of any PPO runs
 
 Every reward model and every PPO run is made by the public commands, one after another, and lies in RUNS_DIR/ppo-learning; what is
 finished is not run again. A seed is that of reward model and PPO alike; world and policy stay. `rewardloop study
@@ -9,7 +9,7 @@ experiment=demo` makes the world.
 
 - good: a reward model of the policy's own lineage, on all pairs, with a target for the KL
 - flipped: the same with all labels flipped
-- other tokenizer: the same of a base that differs in tokenizer and chat template (ppo_other_base.py)
+- other tokenizer: the same of a base that differs in tokenizer and chat template (`benchmarks.ppo.other_base`)
 - weak: a reward model on a tenth of the pairs, four times over, and next to no penalty: over-optimisation (Gao et al. 2023)
 - stopped: the same with stop_after_falls
 """
@@ -25,9 +25,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ppo_curves import Curve, draw, interval_of_difference, read_curve, replayed
+from benchmarks.ppo.curves import Curve, draw, interval_of_difference, read_curve, replayed
 
-BENCHMARKS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 STUDY = "ppo-learning"
 
 LEAST_GAIN = 8.0
@@ -81,7 +81,7 @@ def run_arm(arm: Arm, name: str, seed: int, world: Path, runs_dir: Path) -> Path
     common = [f"world={world}", f"runs_dir={runs_dir}", f"study={STUDY}", "tracker=files", f"seed={seed}"]
     base = []
     if arm.other_base:
-        other = last_line([sys.executable, str(BENCHMARKS / "ppo_other_base.py"), str(world), str(runs_dir / STUDY / "other-base")])
+        other = last_line([sys.executable, "-m", "benchmarks.ppo.other_base", str(world), str(runs_dir / STUDY / "other-base")])
         base = [f"model.path={other}"]
     # The pools are for best-of-N, which is not asked here.
     rm = rewardloop("rm", [*common, *base, f"name={arm.rm}-{seed}", "num_checkpoints=1", "hooks.pools=", *arm.rm_overrides])
@@ -90,13 +90,13 @@ def run_arm(arm: Arm, name: str, seed: int, world: Path, runs_dir: Path) -> Path
 
 def rewardloop(job: str, overrides: Sequence[str]) -> Path:
     """Runs a command to its end and returns the folder of its run, with which its last line begins."""
-    return Path(last_line([sys.executable, "-m", f"launch.{job}", *overrides]).partition(": ")[0])
+    return Path(last_line([sys.executable, "-c", "from launch.cli import main; main()", job, *overrides]).partition(": ")[0])
 
 
 def last_line(command: Sequence[str]) -> str:
     """What a command printed last; its messages go to the terminal. Raises `RuntimeError` where it fails."""
     print("$", *command[1:], file=sys.stderr, flush=True)
-    done = subprocess.run(command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"exit status {done.returncode} of {' '.join(command)}; what it said stands above. {done.stdout[-500:]}")
     return done.stdout.strip().splitlines()[-1]

@@ -1,6 +1,6 @@
 """How fast a reward model is scored: prompt trees beside the official tool's way and beside transformers' pipeline.
 
-    python benchmarks/bench_eval.py --rows rows.jsonl [--limit 0.05] [--model pip:smollm2-135m] [--dtype bf16] [--json OUT]
+    python -m benchmarks.scoring.speed --rows rows.jsonl [--limit 0.05] [--model pip:smollm2-135m] [--dtype bf16] [--json OUT]
 
 One reward model (a fresh head on `--model`, saved once), the same rows, the same number format, both sides timed in turn in
 one go with tokenisation, `--rounds` times; a ratio is the median over the rounds of peer / ours.
@@ -27,6 +27,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
 from transformers.utils import logging
 
+from benchmarks.machine import device, forward_flops, matmul_peak, seconds, shares
 from core.config import Dtype, ModelConfig
 from core.data.chat import encode_answered
 from core.models.head import padded_rewards, tree_rewards
@@ -37,14 +38,12 @@ from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
 from core.trees.layout import Stream, pack_trees, tree_batches
 from evalhooks.rewardbench.rows import load_rewardbench2
-from machine import device, forward_flops, matmul_peak, seconds, shares
 
 TARGETS = {"official loop": 2.5, "best padded": 1.35, "shared prompt 256+16x128": 2.2, "shared prompt 1024+16x64": 6.0}
 SHAPES = ((256, 16, 128), (1024, 16, 64))
 OFFICIAL_BATCH = 64
-OFFICIAL = Path(__file__).parents[1] / ".venv-official" / "bin" / "python"
+OFFICIAL = Path(__file__).parents[2] / ".venv-official" / "bin" / "python"
 BATCHES = (1, 4, 8, 16, 32)
-ROWS = Path(__file__).parents[2] / "shared" / "data" / "openbench.jsonl"
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16"}
 
 
@@ -87,7 +86,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=str(ROWS), required=not ROWS.is_file(), help="rows in RewardBench 2's schema")
+    parser.add_argument("--rows", required=True, help="JSONL or parquet file in RewardBench 2's schema, or a hub id")
     parser.add_argument("--limit", type=float, default=0.05, help="share of every domain's rows")
     parser.add_argument("--model", default="pip:smollm2-135m")
     parser.add_argument("--dtype", type=Dtype, choices=list(Dtype), default=Dtype.bf16)

@@ -1,4 +1,4 @@
-"""The models and pairs of rm_train.py: real text, the microworld, and random tokens for a GPU."""
+"""The models and pairs of `benchmarks.rm.speed`: real text, the microworld, and random tokens for a GPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
+from benchmarks.rm.contender import SEED
 from core.config import Dtype, ModelConfig
 from core.models.load import load_tokenizer, new_reward_model
 from microworld.config import WorldConfig
 from microworld.tokenizer import train_tokenizer
 from microworld.world import build_world
-from rm_contender import SEED
 from rmtrain.config import Overlong, SourceConfig
 from rmtrain.rows import read_pairs
 from rmtrain.tokens import TokenPair, tokenize

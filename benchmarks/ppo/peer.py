@@ -1,4 +1,6 @@
-"""TRL's PPOTrainer in a process of its own: PYTHON ppo_peer.py PLAN OUT.
+"""TRL's PPOTrainer in a process of its own.
+
+    PYTHON -m benchmarks.ppo.peer PLAN OUT
 
 PYTHON is that of an environment with the last release of TRL that has one (see `make bench-ppo`). The trainer's work is
 left as it is: the clock stands around the functions that it calls, and reads what it logs.
@@ -9,7 +11,6 @@ import json
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
-from ppo_plan import Clock, Finding, Plan
+from benchmarks.machine import now
+from benchmarks.ppo.plan import Clock, Finding, Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -38,7 +40,7 @@ class Watch:
 
     def _generation(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def generate(model: Any, queries: torch.Tensor, *rest: Any) -> Any:
-            self.began, self.scoring = _now(), 0.0
+            self.began, self.scoring = now(), 0.0
             found = function(model, queries, *rest)
             self.responses.append(found[0][:, queries.shape[1] :])
             return found
@@ -47,9 +49,9 @@ class Watch:
 
     def _reward(self, function: Callable[..., Any], reward_model: object) -> Callable[..., Any]:
         def reward(model: Any, *rest: Any) -> Any:
-            began = _now()
+            began = now()
             found = function(model, *rest)
-            self.ended = _now()
+            self.ended = now()
             if model is reward_model:
                 self.scoring += self.ended - began
             return found
@@ -120,7 +122,7 @@ def run(plan: Plan) -> Finding:
     policy, reference = (_policy(plan.policy, dtype, tokenizer) for dtype in (trained, frozen))
     value, reward = (AutoModelForSequenceClassification.from_pretrained(plan.reward, dtype=dtype) for dtype in (trained, frozen))
     watch = Watch()
-    clock = Clock(_now, _allocated_peak if torch.cuda.is_available() else None)
+    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = module.PPOTrainer(
             args=arguments_of(plan, folder, config),
@@ -153,16 +155,6 @@ def _policy(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _allocated_peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The policies, reward models and prompts of ppo_train.py."""
+"""The policies, reward models and prompts of `benchmarks.ppo.speed`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-import rm_subjects
+from benchmarks.ppo.plan import Plan
+from benchmarks.rm import subjects as rm_subjects
 from core.config import Dtype, ModelConfig
 from core.data.chat import encode_prompts
 from core.models.load import load_policy, load_tokenizer, new_reward_model
 from core.records import Dialogue
 from core.runs.checkpoints import latest_complete
 from ppo.prompts import read_prompts
-from ppo_plan import Plan
 
 MAX_PROMPT = 256
 """Tokens; longer prompts are left out."""

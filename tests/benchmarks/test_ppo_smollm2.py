@@ -1,7 +1,6 @@
 """What SmolLM2 is trained on, measured by and drawn from follows from its files; no model is fetched."""
 
 import copy
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.ppo import smollm2 as smol
 from core.data.chat import pad_id
 from core.data.rows import read_rows
 from evalhooks.tasks.verifiers import gsm8k
 from launch.entry import composed
 from tests.fakes import tiny_llama
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def smol(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("smollm2_ppo")
 
 
 def row(number: int, *, steps: int = 1, more: str = "") -> dict[str, str]:
@@ -34,18 +26,18 @@ def rows_of(file: Path) -> list[Any]:
     return [found for _, found in read_rows(file)]
 
 
-def test_a_solution_loses_its_notes_and_nothing_else(smol: Any) -> None:
+def test_a_solution_loses_its_notes_and_nothing_else() -> None:
     assert smol.solution("It costs 2*3=$<<2*3=6>>6, < 7.\nx<<1+1=2>>2\n#### 6") == "It costs 2*3=$6, < 7.\nx2\n#### 6"
 
 
-def test_easy_questions_have_one_or_two_steps_and_are_short_without_the_notes(smol: Any) -> None:
+def test_easy_questions_have_one_or_two_steps_and_are_short_without_the_notes() -> None:
     # "Question 1?" is 11 characters, "0+1=1\n#### 1" is 12: 23 in all.
     rows = [row(1), row(2, steps=0), row(3, steps=2), row(4, steps=3), row(5, more="!")]
     assert sorted(found["id"] for found in smol.easy(rows, 23)) == ["1"]
     assert sorted(found["id"] for found in smol.easy(rows, 200)) == ["1", "3", "5"]
 
 
-def test_no_question_is_in_two_lists(smol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_question_is_in_two_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smol, "NUM_ASKED", 10)
     monkeypatch.setattr(smol, "NUM_SFT", 25)
     for name, numbers in ((smol.TRAIN, range(30)), (smol.TEST, range(100, 105))):
@@ -57,7 +49,7 @@ def test_no_question_is_in_two_lists(smol: Any, tmp_path: Path, monkeypatch: pyt
 
 
 def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_makes_a_pair(
-    smol: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smol, "NUM_PROMPTS", 1)
     # Without its notes the second solution is the shorter one: "q" and "1+1=2" against "qq" and "1+1=2".
@@ -74,7 +66,7 @@ def test_prompts_are_the_shortest_of_sft_and_each_question_with_a_wrong_answer_m
     ]
 
 
-def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_policy_learns_the_solution_and_its_end_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = (
         str(tokenizer.chat_template) + "{% if not add_generation_prompt %}{{ ' ' }}{% endif %}"
@@ -86,7 +78,7 @@ def test_the_policy_learns_the_solution_and_its_end_alone(smol: Any, tokenizer: 
 
 
 def test_the_loss_of_sft_is_the_mean_over_tokens_however_many_go_through_at_once(
-    smol: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(tiny_llama(tokenizer))
@@ -110,7 +102,7 @@ def test_the_loss_of_sft_is_the_mean_over_tokens_however_many_go_through_at_once
     torch.testing.assert_close(alone_VH, together_VH, rtol=0.1, atol=2e-3)
 
 
-def test_what_was_measured_is_told_with_its_error_over_questions(smol: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_measured_is_told_with_its_error_over_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("prompts", "held-out"):
         for when, rights in (("before", [[0.0, 0.0], [1.0, 0.0]]), ("after", [[0.0, 1.0], [1.0, 1.0]])):
             smol.write(tmp_path / f"{name}-{when}.jsonl", [{"right": own, "tokens": [3, 5]} for own in rights])
@@ -120,12 +112,12 @@ def test_what_was_measured_is_told_with_its_error_over_questions(smol: Any, tmp_
     assert capsys.readouterr().out == f"prompts: {told}\nheld-out: {told}\n"
 
 
-def test_smoothing_takes_the_neighbours_that_there_are(smol: Any) -> None:
+def test_smoothing_takes_the_neighbours_that_there_are() -> None:
     # (0 + 5 + 1) / 3, (0 + 5 + 1 + 2) / 4, (0 + 5 + 1 + 2 + 7) / 5, (5 + 1 + 2 + 7) / 4, (1 + 2 + 7) / 3.
     assert smol.smoothed([0.0, 5.0, 1.0, 2.0, 7.0], 5) == pytest.approx([2.0, 2.0, 3.0, 3.75, 10 / 3])
 
 
-def test_minutes_follow_the_episodes_and_back(smol: Any) -> None:
+def test_minutes_follow_the_episodes_and_back() -> None:
     to_minutes, to_episodes = smol.between([0.0, 10.0, 20.0], [0.0, 1.0, 4.0])
     assert [to_minutes(5.0), to_minutes(15.0)] == [0.5, 2.5]
     assert to_episodes(2.5) == 15.0
@@ -133,7 +125,7 @@ def test_minutes_follow_the_episodes_and_back(smol: Any) -> None:
     assert to_minutes(30.0) == pytest.approx(6.0)
 
 
-def test_the_picture_is_drawn_from_the_metrics_of_a_run(smol: Any, tmp_path: Path) -> None:
+def test_the_picture_is_drawn_from_the_metrics_of_a_run(tmp_path: Path) -> None:
     measured = {f"train/reward/{smol.VERIFIER}": 0.5, "train/reward/rm": 0.1, "train/kl": 0.2}
     rows: list[dict[str, Any]] = [{"axis": "checkpoint/step", "checkpoint/step": 0, "time": 0.0, "downstream/gsm8k": 0.1}]
     rows += [{"axis": "train/step", "train/step": step, "time": 60.0 * step, **measured} for step in (1, 2, 3)]
@@ -142,7 +134,7 @@ def test_the_picture_is_drawn_from_the_metrics_of_a_run(smol: Any, tmp_path: Pat
     assert (tmp_path / "pictures" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_commands_compose_and_weigh_the_verifier_most(smol: Any, tmp_path: Path) -> None:
+def test_the_commands_compose_and_weigh_the_verifier_most(tmp_path: Path) -> None:
     assert composed("rm", smol.rm_overrides(tmp_path)).job.data.held_out > 0
     job = composed("ppo", smol.ppo_overrides(tmp_path, tmp_path / "rm")).job
     assert list(job.terms) == [smol.VERIFIER, "rm"]

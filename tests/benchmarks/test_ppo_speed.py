@@ -1,34 +1,29 @@
 """The contenders of the PPO benchmark are given the same work, and the row says what they did."""
 
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.ppo.ours import config_of
+from benchmarks.ppo.peer import arguments_of, lengths
+from benchmarks.ppo.plan import Clock, Finding, Plan
+from benchmarks.ppo.speed import OURS, PEER, contend
+from benchmarks.ppo.speed import row as row_of
+from benchmarks.ppo.subjects import Subject, best_reward_model
+from core.config import Dtype
 from core.data.chat import encode_prompts
 from core.records import user
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of the benchmarks by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-@pytest.fixture
-def plan(load: Any, policy_folder: Path, reward_model_folder: Path, tokenizer: PreTrainedTokenizerFast) -> Any:
+def plan(policy_folder: Path, reward_model_folder: Path, tokenizer: PreTrainedTokenizerFast) -> Plan:
     """One batch of four prompts, drawn greedily."""
     texts = ["Name a fruit.", "What is 2 plus 3?", "A plum", "Answer."]
-    return load("ppo_plan").Plan(
+    return Plan(
         policy=str(policy_folder),
         reward=str(reward_model_folder),
         prompts=[[{"role": "user", "content": text}] for text in texts],
@@ -44,15 +39,15 @@ def plan(load: Any, policy_folder: Path, reward_model_folder: Path, tokenizer: P
     )
 
 
-def finding(load: Any, *seconds: float, lengths: tuple[float, ...]) -> Any:
+def finding(*seconds: float, lengths: tuple[float, ...]) -> Finding:
     parts = {part: [second / 4 for second in seconds] for part in ("rollout", "scoring")} | {"update": [s / 2 for s in seconds]}
     curves = {"score": [0.0] * len(lengths), "length": list(lengths)}
-    return load("ppo_plan").Finding(seconds=list(seconds), parts=parts, curves=curves, peak_mib=100.0, versions={})
+    return Finding(seconds=list(seconds), parts=parts, curves=curves, peak_mib=100.0, versions={})
 
 
-def test_the_clock_begins_at_the_end_of_the_first_batch_and_gives_the_rest_of_a_batch_to_its_update(load: Any) -> None:
+def test_the_clock_begins_at_the_end_of_the_first_batch_and_gives_the_rest_of_a_batch_to_its_update() -> None:
     times = iter([10.0, 13.0, 18.0])
-    clock = load("ppo_plan").Clock(lambda: next(times))
+    clock = Clock(lambda: next(times))
     for rollout, scoring in ((9.0, 9.0), (1.0, 0.5), (2.0, 0.5)):
         clock.batch(rollout=rollout, scoring=scoring, score=rollout)
     found = clock.finding({}, length=[4.0, 5.0, 6.0])
@@ -62,8 +57,8 @@ def test_the_clock_begins_at_the_end_of_the_first_batch_and_gives_the_rest_of_a_
     assert found.curves == {"score": [9.0, 1.0, 2.0], "length": [4.0, 5.0, 6.0]}
 
 
-def test_both_sides_are_told_the_same(load: Any, plan: Any) -> None:
-    ours, peer = load("ppo_ours").config_of(plan), load("ppo_peer").arguments_of(plan, "folder", dict)
+def test_both_sides_are_told_the_same(plan: Plan) -> None:
+    ours, peer = config_of(plan), arguments_of(plan, "folder", dict)
     assert ours.num_batches * ours.batch_size == peer["total_episodes"] == 4
     assert ours.epochs == peer["num_ppo_epochs"]
     # TRL: minibatches of per_device_train_batch_size * gradient_accumulation_steps / num_mini_batches.
@@ -90,20 +85,32 @@ def test_both_sides_are_told_the_same(load: Any, plan: Any) -> None:
     assert not ours.optim.weight_decay  # nor has transformers a default for it
 
 
-def test_lengths_count_the_first_eos_and_nothing_after_it(load: Any) -> None:
+def test_lengths_count_the_first_eos_and_nothing_after_it() -> None:
     rows = torch.tensor([[5, 2, 0, 0], [5, 6, 7, 8], [5, 2, 2, 9]])
-    assert load("ppo_peer").lengths(rows, 2) == ([2, 4, 2], [True, False, True])
+    assert lengths(rows, 2) == ([2, 4, 2], [True, False, True])
 
 
-def test_the_peers_fastest_way_counts(load: Any) -> None:
-    train = load("ppo_train")
-    subject = SimpleNamespace(name="tiny", batch_size=8)
+def test_the_peers_fastest_way_counts() -> None:
+    subject = Subject(
+        name="tiny",
+        policy=Path("policy"),
+        reward=Path("reward"),
+        prompts=[],
+        dtype=Dtype.fp32,
+        batch_size=8,
+        minibatch_size=8,
+        epochs=1,
+        max_new_tokens=1,
+        lr=1e-3,
+        num_batches=2,
+        rollout_batches=(8,),
+    )
     findings = {
-        "ours": [finding(load, 1.0, 3.0, lengths=(9, 4, 6)), finding(load, 4.0, 4.0, lengths=(9, 5, 5))],
-        "slow": [finding(load, 8.0, 12.0, lengths=(9, 5, 5))] * 2,
-        "fast": [finding(load, 4.0, 4.0, lengths=(9, 5, 5)), finding(load, 8.0, 4.0, lengths=(9, 5, 5))],
+        "ours": [finding(1.0, 3.0, lengths=(9, 4, 6)), finding(4.0, 4.0, lengths=(9, 5, 5))],
+        "slow": [finding(8.0, 12.0, lengths=(9, 5, 5))] * 2,
+        "fast": [finding(4.0, 4.0, lengths=(9, 5, 5)), finding(8.0, 4.0, lengths=(9, 5, 5))],
     }
-    row = train.row(subject, findings)
+    row = row_of(subject, findings)
     assert (row["name"], row["subject"], row["how"]) == ("episodes", "tiny", "fast")
     # 16 episodes in 4 and 8 seconds beside 8 and 12 seconds: 4 / 2 and 2 / (4/3).
     assert row["ratios"] == pytest.approx([2.0, 1.5])
@@ -116,33 +123,31 @@ def test_the_peers_fastest_way_counts(load: Any) -> None:
     assert row["ours"]["parts"] == {"rollout": 0.75, "scoring": 0.75, "update": 1.5}
 
 
-def test_the_best_reward_model_is_the_highest_finished_one_of_the_policys_lineage(load: Any, tmp_path: Path) -> None:
+def test_the_best_reward_model_is_the_highest_finished_one_of_the_policys_lineage(tmp_path: Path) -> None:
     for name, base, status, score in (("a", "coast", "finished", 0.5), ("b", "ridge", "finished", 0.9), ("c", "coast", "failed", 0.8)):
         checkpoint = tmp_path / f"rm-{name}" / "checkpoints" / "step-000005"
         checkpoint.mkdir(parents=True)
         (checkpoint / "COMPLETE").touch()
         record = {"status": status, "lineage": {"base": base}, "final": {"rewardbench2/overall": score}}
         (tmp_path / f"rm-{name}" / "record.json").write_text(json.dumps(record))
-    assert load("ppo_subjects").best_reward_model(tmp_path).parts[-3:] == ("rm-a", "checkpoints", "step-000005")
+    assert best_reward_model(tmp_path).parts[-3:] == ("rm-a", "checkpoints", "step-000005")
     with pytest.raises(SystemExit, match="no finished reward model"):
-        load("ppo_subjects").best_reward_model(tmp_path / "none")
+        best_reward_model(tmp_path / "none")
 
 
-def test_ours_trains_by_the_plan(load: Any, plan: Any, tmp_path: Path) -> None:
-    train = load("ppo_train")
+def test_ours_trains_by_the_plan(plan: Plan, tmp_path: Path) -> None:
     two = replace(plan, prompts=plan.prompts * 2, prompt_ids=plan.prompt_ids * 2)
-    found = train.contend(train.OURS, two, tmp_path / "none", tmp_path)
+    found = contend(OURS, two, tmp_path / "none", tmp_path)
     assert len(found.seconds) == 1  # the first of two batches warms up
     assert sum(found.parts[part][0] for part in found.parts) == pytest.approx(found.seconds[0])
     assert {name: len(curve) for name, curve in found.curves.items()} == dict.fromkeys(("score", "kl", "length", "eos_rate"), 2)
     assert found.peak_mib > 0
 
 
-def test_greedy_answers_of_the_same_weights_are_the_same_on_both_sides(load: Any, plan: Any, tmp_path: Path) -> None:
-    train = load("ppo_train")
-    if not train.PEER.is_file():
+def test_greedy_answers_of_the_same_weights_are_the_same_on_both_sides(plan: Plan, tmp_path: Path) -> None:
+    if not PEER.is_file():
         pytest.skip("the peer has no environment here; `make bench-ppo` makes it")
-    ours, peer = (train.contend(name, plan, train.PEER, tmp_path) for name in (train.OURS, "TRL"))
+    ours, peer = (contend(name, plan, PEER, tmp_path) for name in (OURS, "TRL"))
     assert ours.curves["length"] == peer.curves["length"]
     assert ours.curves["eos_rate"] == peer.curves["eos_rate"]
     # A drawn token is certain at this temperature. Scores are left out: what a random policy writes is no text, and does not

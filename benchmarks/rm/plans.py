@@ -1,4 +1,4 @@
-"""What the contenders of rm_train.py train on: the same pairs as tokens, dealt into batches, and how much work that is."""
+"""What the contenders of `benchmarks.rm.speed` train on: the same pairs as tokens, dealt into batches, and how much work that is."""
 
 import json
 from collections.abc import Sequence

@@ -1,12 +1,13 @@
-"""One contender of rm_train.py in a process of its own, so that peak memory is its own: python rm_contender.py NAME PLAN OUT."""
+"""One contender of `benchmarks.rm.speed` in a process of its own, so that its peak memory is its own.
+
+python -m benchmarks.rm.contender NAME PLAN OUT
+"""
 
 import json
 import logging
-import os
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from benchmarks.machine import forward_flops, now, peak_mib, reset_peak, used_mib
+from benchmarks.rm.plans import BATCH, Batches, Plan, work
 from core.config import Dtype, ModelConfig, OptimConfig
 from core.models.load import load_tokenizer
 from core.process.memory import keep_freed_memory
 from core.process.world import join_world
 from core.records import Preference, user
-from machine import forward_flops, synchronize
-from rm_plans import BATCH, Batches, Plan, work
 from rmtrain.batches import Order
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.session import RMSession
@@ -67,25 +68,23 @@ class Clock:
 
     def begin(self) -> None:
         """The first step comes next."""
-        self.before_mib = _resident()
-        _forget_peak()
+        self.before_mib = used_mib()
+        reset_peak()
         self.after(0)
 
     def after(self, step: int) -> None:
         """Step `step` is done."""
         if step == self.first:
-            synchronize()
-            self.started = time.perf_counter()
+            self.started = now()
         if step == self.last:
-            synchronize()
-            self.seconds = time.perf_counter() - self.started
+            self.seconds = now() - self.started
 
     def finding(self, losses: Sequence[float], flops: float) -> Finding:
         return Finding(
             seconds=self.seconds,
             losses=list(losses),
             flops=flops,
-            peak_mib=_peak(),
+            peak_mib=peak_mib(),
             before_mib=self.before_mib,
             process_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
@@ -189,29 +188,6 @@ def _trl(plan: Plan, name: str) -> Finding:
 def token_pairs(plan: Plan) -> list[TokenPair]:
     sides = [[np.array(row, dtype=np.int32) for row in pair] for pair in plan.pairs]
     return [TokenPair(chosen=chosen, rejected=rejected, margin=0.0) for chosen, rejected in sides]
-
-
-def _status(key: str) -> float:
-    """A line of Linux's account of this process, in MiB; NaN on other systems."""
-    file = Path("/proc/self/status")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), float("nan"))
-
-
-def _resident() -> float:
-    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmRSS")
-
-
-def _peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmHWM")
-
-
-def _forget_peak() -> None:
-    """What loading took must not hide what training takes."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    if os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """SmolLM2-135M learns grade-school math by PPO, on one CPU core: a verifier and a reward model, from SFT to the picture.
 
-    python benchmarks/smollm2_ppo.py --data FOLDER --out FOLDER [--plot OUT.png]
+    python -m benchmarks.ppo.smollm2 --data FOLDER --out FOLDER [--plot OUT.png]
 
 FOLDER of --data holds gsm8k_train.jsonl and gsm8k_test.jsonl. What is finished is not run again. In this order, each part from
 files that the part before it wrote to --out:
@@ -30,6 +30,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 
+from benchmarks.ppo.learning import rewardloop
 from core.config import Dtype, ModelConfig
 from core.data.chat import encode_answered, encode_prompts, pad_id
 from core.data.padding import pad_right, token_budget_batches
@@ -40,7 +41,6 @@ from core.models.load import load_policy
 from core.records import Sampling, user
 from core.runs.checkpoints import latest_complete
 from evalhooks.tasks.verifiers import gsm8k
-from ppo_learning import rewardloop
 
 Row = dict[str, Any]
 T = TypeVar("T")

@@ -1,25 +1,15 @@
 """What is compared with TRL is the same training, and the peer is not made slower than it is."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
+from benchmarks.rm import plans
 from rmtrain.tokens import TokenPair
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("rm_plans")
 
 
 def pair(prompt: int, chosen: int, rejected: int) -> TokenPair:
@@ -27,7 +17,7 @@ def pair(prompt: int, chosen: int, rejected: int) -> TokenPair:
     return TokenPair(chosen=np.array(sides[0], dtype=np.int32), rejected=np.array(sides[1], dtype=np.int32), margin=0.0)
 
 
-def test_work_counts_prompts_once_and_pads_to_the_longest_text(plans: Any) -> None:
+def test_work_counts_prompts_once_and_pads_to_the_longest_text() -> None:
     done = plans.work([pair(2, 1, 2), pair(1, 1, 1)], [[0, 1]])
     # Texts of 3, 4, 2 and 2 tokens. Once: 2 + 1 + 2 and 1 + 1 + 1. Padded: 4 texts of 4.
     assert (done.tokens, done.unique, done.padded) == (11, 8, 16)
@@ -35,7 +25,7 @@ def test_work_counts_prompts_once_and_pads_to_the_longest_text(plans: Any) -> No
     assert (done.seen, done.padded_seen) == (18, 40)
 
 
-def test_a_sample_is_made_of_batches_that_were_grouped_over_all_pairs(plans: Any) -> None:
+def test_a_sample_is_made_of_batches_that_were_grouped_over_all_pairs() -> None:
     pairs = [pair(1, length % 97 + 1, 1) for length in range(1000)]
     drawn = plans.sample(pairs, 5, 0)
     assert len(drawn.pairs) == 6 * 8
@@ -47,7 +37,7 @@ def test_a_sample_is_made_of_batches_that_were_grouped_over_all_pairs(plans: Any
 
 def test_trl_trained_on_the_same_batches_has_the_same_losses(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    command = [sys.executable, str(BENCHMARKS / "rm_train.py"), "--curves", "--only", "microworld", "--steps", "4", "--json", str(out)]
+    command = [sys.executable, "-m", "benchmarks.rm.speed", "--curves", "--only", "microworld", "--steps", "4", "--json", str(out)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = json.loads(out.read_text())["rows"]

@@ -1,0 +1,1 @@
+"""How fast PPO is, and what it learns."""

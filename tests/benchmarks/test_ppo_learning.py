@@ -1,6 +1,7 @@
 """What is said of PPO runs follows from their files, and the other base differs in its tokens alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from microworld.tokenizer import train_tokenizer
 from microworld.world import corpus
 
 
-def curve(downstream: list[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Curve:
+def curve(downstream: Sequence[float], *, scores: list[float] | None = None, kl: float = 0.5, stopped: str = "") -> Curve:
     steps = [10 * place for place in range(len(downstream))]
     scores = scores or [float(step) for step in steps]
-    return curves.Curve(steps=steps, downstream=downstream, scores=scores, kl_end=kl, target=0.5, stopped_because=stopped)
+    return curves.Curve(steps=steps, downstream=list(downstream), scores=scores, kl_end=kl, target=0.5, stopped_because=stopped)
 
 
 def write_run(folder: Path, *, status: str = "finished", wanted: str = "downstream/average") -> Path:

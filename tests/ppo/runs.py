@@ -1,0 +1,98 @@
+"""Runs of PPO on a tiny policy, and hooks and trackers that die during them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaForSequenceClassification
+
+from core.config import ModelConfig, OptimConfig
+from core.hooks.hook import Hook
+from core.progress import NoProgress
+from core.records import CheckpointSaved, Dialogue, Scorer, Tracker, user
+from ppo.config import PPOConfig
+from ppo.train import PPOResult, train
+from tests.fakes import LengthScorer, ListTracker
+
+PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
+
+
+def config_of(folder: Path, **options: Any) -> PPOConfig:
+    """Four batches of eight, each a checkpoint."""
+    config = PPOConfig(
+        model=ModelConfig(path=str(folder)),
+        prompts=["."],
+        optim=OptimConfig(lr=1e-3, warmup_ratio=0.25),
+        num_batches=4,
+        num_checkpoints=4,
+        batch_size=8,
+        minibatch_size=4,
+        micro_batch_size=4,
+        max_new_tokens=6,
+    )
+    return replace(config, **options)
+
+
+def run(
+    config: PPOConfig,
+    run_dir: Path,
+    *,
+    hooks: list[Hook] | None = None,
+    tracker: Tracker | None = None,
+    reward_model: LlamaForSequenceClassification | None = None,
+    prompts: list[Dialogue] | None = None,
+    said: list[str] | None = None,
+    scorer: Scorer | None = None,
+) -> PPOResult:
+    run_dir.mkdir(exist_ok=True)
+    return train(
+        config,
+        run_dir,
+        prompts=prompts or PROMPTS,
+        scorer=scorer or LengthScorer(),
+        reward_model=reward_model,
+        hooks=hooks or [],
+        tracker=tracker or ListTracker(),
+        progress=NoProgress(),
+        say=([] if said is None else said).append,
+    )
+
+
+class ValuesByStep(Hook):
+    """Gives each checkpoint the downstream average prepared for its step."""
+
+    def __init__(self, **values: float) -> None:
+        self.values = {int(step.removeprefix("at_")): value for step, value in values.items()}
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        return {"downstream/average": self.values[event.step]}
+
+
+class WeightHook(Hook):
+    """Measures the policy itself, and dies once at `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at = dies_at
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        if event.step == self.dies_at:
+            raise RuntimeError("the machine went away")
+        return {"downstream/average": event.model.get_parameter("lm_head.weight").square().sum().item()}
+
+
+class DyingTracker(ListTracker):
+    """Dies when it is given the training metrics of step `dies_at`."""
+
+    def __init__(self, dies_at: int) -> None:
+        super().__init__()
+        self.dies_at = dies_at
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        if (axis, step) == ("train/step", self.dies_at):
+            raise RuntimeError("the machine went away")
+        super().log(metrics, axis=axis, step=step)
+
+
+def without_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if "seconds/" not in name}

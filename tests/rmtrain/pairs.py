@@ -1,0 +1,54 @@
+"""A pair of answers in the forms that a data set may give it, and files of such rows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.records import Message, Preference, user
+from rmtrain.config import SourceConfig
+from rmtrain.rows import ReadPairs, read_pairs
+
+PLUM = {"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}
+PLUM_PAIR = Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.", source="pairs")
+BEGINNING = (("system", "Be short."), ("user", "Hello."), ("assistant", "Hi."), ("user", "Name a fruit."))
+BEGUN = tuple(Message(role=role, content=content) for role, content in BEGINNING)
+
+
+def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def dialogue(answer: str, beginning: Sequence[tuple[str, str]] = BEGINNING, **more: Any) -> list[dict[str, Any]]:
+    return [turn(role, content, **more) for role, content in (*beginning, ("assistant", answer))]
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> str:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_parquet(path: Path, rows: Sequence[Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return str(path)
+
+
+def read(path: str | Path, *, split: str = "train", name: str = "pairs", **options: Any) -> ReadPairs:
+    return read_pairs(SourceConfig(path=str(path), split=split), name, **options)
+
+
+def read_row(tmp_path: Path, row: Mapping[str, Any]) -> Preference:
+    (pair,) = read(write_jsonl(tmp_path / "pairs.jsonl", [row])).pairs
+    return pair
+
+
+def named(name: str) -> dict[str, str]:
+    return {"prompt": name, "chosen": "good", "rejected": "bad"}
+
+
+def prompts(found: ReadPairs) -> list[str]:
+    return [pair.prompt[-1].content for pair in found.pairs]

@@ -3,6 +3,8 @@
 Source of the questions: RewardBench 2 (Malik et al., 2025), section 5 and figure 3, which correlate benchmark scores with
 best-of-N and PPO over many reward models. The paper prints point estimates; with a dozen models the interval is the
 message, so nothing here comes without one. All intervals are percentile bootstrap intervals (Efron and Tibshirani, 1993).
+
+Shape suffixes: N points or rows, R resamples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 _CHUNK = 1_000_000
 """Numbers held at once while resampling; bounds the memory at some 10 MB per array."""
 
+_ROUNDING = 1e-12
+"""Sums of thirds and quarters miss 0 by less than this; such a draw lies on both sides of 0."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
     """Agreement of two measurements over `n` points.
 
-    `ci95` is the 95% bootstrap interval of `pearson`. All three are None where they are undefined, and `note` says why;
-    `note` also tells how many resamples were dropped, if any.
+    `ci95` is the 95% bootstrap interval of `pearson`. All three are None if undefined, and `note` says why; `note` also
+    says how many resamples were dropped, if any.
 
     >>> correlation([61.2, 68.7, 70.1, 54.9], [50.3, 52.4, 52.2, 49.0]).n
     4
@@ -34,17 +39,20 @@ class Correlation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PairedDifference:
-    """Mean of a - b over `n` shared rows, its 95% bootstrap interval, and a two-sided p-value for no difference.
+class DifferenceEstimate:
+    """The 95% percentile interval of a difference and a two-sided p-value for no difference.
 
-    >>> paired_bootstrap([1, 0, 1, 0], [0, 1, 0, 1]).mean_difference
-    0.0
+    >>> difference_estimate(np.array([0.1, 0.2, 0.3])).excludes_zero
+    True
     """
 
-    mean_difference: float
     ci95: tuple[float, float]
     p_value: float
-    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.ci95[0] > _ROUNDING or self.ci95[1] < -_ROUNDING
 
 
 def correlation(x: ArrayLike, y: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0) -> Correlation:
@@ -54,7 +62,7 @@ def correlation(x: ArrayLike, y: ArrayLike, *, num_resamples: int = 10_000, seed
     With fewer than 3 points, or constant x or y, nothing is estimated. Raises `ValueError` for unequal lengths, for
     values that are not finite, and for `num_resamples` below 1.
     """
-    from scipy import stats  # half a second that the scoring of a benchmark need not wait for
+    from scipy import stats  # takes half a second, which scoring a benchmark need not wait for
 
     x_N, y_N = _paired_series(x, y)
     _require_resamples(num_resamples)
@@ -75,9 +83,9 @@ def correlation(x: ArrayLike, y: ArrayLike, *, num_resamples: int = 10_000, seed
 
 
 def upper_half(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The points of (x, y) with x at or above the median of x, in their order: does x still rank the good ones?
+    """The points of (x, y) with x at or above the median of x, in their order: does x still rank the good models?
 
-    A correlation over all models owes much to telling bad from good. Raises `ValueError` as `correlation` does.
+    A correlation over all models owes much to telling bad ones from good ones. Raises `ValueError` as `correlation` does.
     """
     x_N, y_N = _paired_series(x, y)
     if not len(x_N):
@@ -86,30 +94,20 @@ def upper_half(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray
     return x_N[upper_N], y_N[upper_N]
 
 
-def paired_bootstrap(
-    credits_a: Sequence[float], credits_b: Sequence[float], *, num_resamples: int = 10_000, seed: int = 0
-) -> PairedDifference:
-    """Does model a earn more than model b on the same rows? `credits_*` are credits per row, in one order.
+def difference_estimate(draws_R: NDArray[np.float64]) -> DifferenceEstimate:
+    """What the resampled differences `draws_R` of two scores, of the order of 1, say of the difference.
 
-    The p-value is twice the smaller share of resampled means on either side of 0 (one resample added to each side, since
-    a bootstrap cannot show p = 0), so it agrees with the interval. Raises `ValueError` for unequal
-    lengths, fewer than 2 rows, values that are not finite, and `num_resamples` below 1.
+    The p-value is twice the smaller share of draws on either side of 0 (one draw added to each side, since a bootstrap
+    cannot show p = 0), so it agrees with the interval.
     """
-    a_N, b_N = _paired_series(credits_a, credits_b)
-    _require_resamples(num_resamples)
-    if len(a_N) < 2:
-        raise ValueError(f"A paired comparison needs at least 2 shared rows, got {len(a_N)}.")
-    difference_N = a_N - b_N
-    draws = bootstrap_means(difference_N, num_resamples=num_resamples, rng=np.random.default_rng(seed))
-    # Sums of thirds and quarters miss 0 by rounding; such a mean lies on both sides.
-    rounding = 1e-12 * float(np.max(np.abs(difference_N)))
-    smaller_tail = min(int(np.sum(draws <= rounding)), int(np.sum(draws >= -rounding)))
-    return PairedDifference(
-        mean_difference=float(np.mean(difference_N)),
-        ci95=_percentiles(draws),
-        p_value=min(1.0, 2 * (smaller_tail + 1) / (num_resamples + 1)),
-        n=len(a_N),
-    )
+    smaller_tail = min(int(np.sum(draws_R <= _ROUNDING)), int(np.sum(draws_R >= -_ROUNDING)))
+    return DifferenceEstimate(ci95=_percentiles(draws_R), p_value=min(1.0, 2 * (smaller_tail + 1) / (len(draws_R) + 1)))
+
+
+def resampled_sums(strata: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Sums of all contributions, each stratum resampled at its own size, with replacement; shape (num_resamples,)."""
+    draws = [len(stratum) * bootstrap_means(stratum, num_resamples=num_resamples, rng=rng) for stratum in strata]
+    return np.sum(draws, axis=0)
 
 
 def bootstrap_means(values_N: NDArray[np.float64], *, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -136,7 +134,7 @@ def _pearson(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np
 
 
 def _unit_deviations(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every row less its mean, scaled to length 1."""
+    """Every row minus its mean, scaled to length 1."""
     deviation_RN = values_RN - values_RN.mean(axis=1, keepdims=True)
     # Scaled first: squares of tiny deviations would underflow to a length of 0.
     deviation_RN /= np.max(np.abs(deviation_RN), axis=1, keepdims=True)
@@ -156,7 +154,7 @@ def _percentiles(draws_R: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _is_constant(values_N: NDArray[np.float64]) -> bool:
-    """Constant up to rounding: what is left of the values after their mean is noise of the last digits."""
+    """Whether the values are equal up to rounding in their last digits."""
     mean = np.mean(values_N)
     return bool(np.linalg.norm(values_N - mean) <= 1e-13 * abs(mean))
 

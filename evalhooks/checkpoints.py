@@ -1,9 +1,7 @@
 """The checkpoint hooks: a reward model beside its best-of-N, a policy beside its downstream tasks."""
 
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
 from types import MappingProxyType
 
 from bon.pools import Pools, rerank
@@ -17,6 +15,7 @@ from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
+from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1 as rewardbench1
 from evalhooks.rewardbench import v2 as rewardbench2
 from evalhooks.rewardbench.rows import score_rows, write_rows
@@ -101,7 +100,7 @@ class HeldOutHook(Hook):
         by_source: dict[str, list[float]] = defaultdict(list)
         for pair, (chosen, rejected) in zip(self.pairs, rows, strict=True):
             if not chosen.truncated and not rejected.truncated:
-                by_source[pair.source or "unnamed"].append(ranked(chosen.reward, rejected.reward))
+                by_source[pair.source or "unnamed"].append(ranking_credit(chosen.reward, rejected.reward))
         credits = [credit for source in by_source.values() for credit in source]
         if len(credits) < len(self.pairs) and not self._said:
             self.say(f"left out {len(self.pairs) - len(credits)} of {len(self.pairs)} held-out pairs above {self.max_length} tokens")
@@ -109,11 +108,6 @@ class HeldOutHook(Hook):
         if not credits:
             return {}
         return {"held_out/accuracy": mean(credits), **{f"held_out/{source}/accuracy": mean(own) for source, own in by_source.items()}}
-
-
-def ranked(right: float, wrong: float) -> float:
-    """1 where the right one scores higher, 0.5 where both score the same, else 0."""
-    return 1.0 if right > wrong else 0.5 if right == wrong else 0.0
 
 
 class PolicyHook(Hook):
@@ -158,65 +152,6 @@ class PolicyHook(Hook):
         if event.step == 0:
             return measured
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
-
-
-def on_policy(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[float]]) -> dict[str, float]:
-    """What the reward is worth on the policy's current outputs, one inner list per prompt.
-
-    `rm_accuracy`: share of pairs of a correct and an incorrect answer to one prompt that it ranks rightly, equal scores
-    counting half. `reward_std`: its standard deviation within a prompt, averaged (Razin et al. 2025 tie it to the speed
-    of learning). `rm_score`: its mean. `accuracy` and `accuracy_std`: mean and deviation of correctness over the same answers.
-    Left out where there is nothing to measure: with one answer to each prompt there are neither pairs nor deviations.
-    """
-    if not scores:
-        return {}
-    metrics = {
-        "on_policy/rm_score": mean([score for row in scores for score in row]),
-        "on_policy/accuracy": mean([label for row in correct for label in row]),
-    }
-    if len(scores[0]) > 1:
-        metrics["on_policy/reward_std"] = mean([statistics.pstdev(row) for row in scores])
-        metrics["on_policy/accuracy_std"] = mean([statistics.pstdev(row) for row in correct])
-    pairs = [
-        ranked(right, wrong)
-        for row, labels in zip(scores, correct, strict=True)
-        for right, wrong in product(
-            [s for s, label in zip(row, labels, strict=True) if label >= 0.5],
-            [s for s, label in zip(row, labels, strict=True) if label < 0.5],
-        )
-    ]
-    return metrics | ({"on_policy/rm_accuracy": mean(pairs)} if pairs else {})
-
-
-def gap(now: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float]:
-    """How much more the reward has risen than correctness since the untrained policy: `on_policy/gap`, from what `on_policy` gave.
-
-    Each rise is counted in its own standard deviation within a prompt over the untrained policy's answers:
-    (rm_score - rm_score_0) / reward_std_0 - (accuracy - accuracy_0) / accuracy_std_0. That has no unit, and reward models of other
-    scales and other checkpoints compare. A reward that is correctness, times a positive number and plus any number of each prompt,
-    has a gap of 0 whatever the policy; over-optimisation lets it grow, since the reward rises while correctness does not: the
-    proxy and the gold score that part in figure 1 of Gao et al. 2023. A reward of much noise understates its rise, and so the gap.
-
-    Left out where the untrained policy's answers did not differ, within any prompt, in score or in correctness.
-    """
-    if not (start.get("on_policy/reward_std", 0) > 0 and start.get("on_policy/accuracy_std", 0) > 0):
-        return {}
-    rises = [
-        (now[f"on_policy/{name}"] - start[f"on_policy/{name}"]) / start[f"on_policy/{std}"]
-        for name, std in (("rm_score", "reward_std"), ("accuracy", "accuracy_std"))
-    ]
-    return {"on_policy/gap": rises[0] - rises[1]}
-
-
-def lengths(answers: Sequence[Sequence[Completion]]) -> dict[str, float]:
-    """`on_policy/length`: mean tokens of an answer, EOS included; `on_policy/unfinished`: share that was cut at the limit."""
-    flat = [completion for row in answers for completion in row]
-    if not flat:
-        return {}
-    return {
-        "on_policy/length": mean([len(completion.token_ids) for completion in flat]),
-        "on_policy/unfinished": mean([float(not completion.finished) for completion in flat]),
-    }
 
 
 def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, float]:

@@ -22,7 +22,7 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class Table8Means:
     """Means of one group of reward models in table 8 of the paper, in points of 100: benchmark, and the policy after each use.
 
     >>> OTHER_LINEAGE.ppo
@@ -41,15 +41,15 @@ START = 54.1
 """The policy of table 8 before PPO (section 5.2)."""
 
 
-FITTING = Group(rewardbench2=60.6, ppo=60.1, best_of_n=51.9)
+FITTING = Table8Means(rewardbench2=60.6, ppo=60.1, best_of_n=51.9)
 """Nine reward models of the policy's lineage, trained on the prompts of PPO among others (numbers 1 to 9)."""
 
 
-OTHER_LINEAGE = Group(rewardbench2=71.4, ppo=55.6, best_of_n=55.6)
+OTHER_LINEAGE = Table8Means(rewardbench2=71.4, ppo=55.6, best_of_n=55.6)
 """Three reward models of another lineage (13 to 15)."""
 
 
-OTHER_PROMPTS = Group(rewardbench2=66.2, ppo=57.8, best_of_n=49.6)
+OTHER_PROMPTS = Table8Means(rewardbench2=66.2, ppo=57.8, best_of_n=49.6)
 """Two reward models of the policy's lineage on other prompts (16 and 17)."""
 
 

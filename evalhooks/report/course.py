@@ -54,7 +54,7 @@ class Course:
 
     `in_deviations`: the proxy is counted in its standard deviations within a prompt from the start policy's score, else as it was
     given. `truth_std` is that deviation of the truth in points, where both are known: with it the two scales are drawn so that their
-    distance is the gap (`evalhooks.checkpoints.gap`). `stop_step` is where over-optimisation ended the run, None where it did not.
+    distance is the gap (`evalhooks.on_policy.gap`). `stop_step` is where over-optimisation ended the run, None where it did not.
 
     >>> Course(name="tulu", points=(), in_deviations=True, truth_std=None, stop_step=None).best is None
     True

@@ -1,30 +1,34 @@
 """Two models on the same benchmark rows: do their scores differ by more than the choice of prompts explains?
 
 Everything is paired: only rows that both models scored count, and a resample draws a row (of Ties: a pair of prompts)
-with the results of both. That is far sharper than comparing two standard errors, since a hard row is hard for both. The
-estimates are those of `evalhooks.analysis.paired_bootstrap`, here also for scores that are sums over several strata. What
-they cannot show is the noise of training: two seeds of one recipe differ too.
+with the results of both. That is far sharper than comparing two standard errors, since a hard row is hard for both. What
+the intervals leave out is the noise of training: two seeds of one recipe differ too.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
+from evalhooks.analysis import difference_estimate, resampled_sums
 from evalhooks.rewardbench import v1 as rewardbench1
 from evalhooks.rewardbench import v2 as rewardbench2
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
 
-MORE_THAN_NOISE, WITHIN_NOISE = "more than noise", "within noise"
+
+class Verdict(StrEnum):
+    """Whether the choice of prompts alone explains a difference: more than noise only if its interval excludes 0."""
+
+    more_than_noise = "more than noise"
+    within_noise = "within noise"
+
 
 PRIOR_SETS = "Prior Sets"
 """Name of the line of RewardBench 1's prior sets."""
-
-_ROUNDING = 1e-12
-"""Sums of thirds and quarters miss 0 by less than this; a score is of the order of 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +47,7 @@ class Line:
     difference: float
     ci95: tuple[float, float] | None
     p_value: float | None
-    verdict: str
+    verdict: Verdict
     num_won: int
     num_lost: int
 
@@ -281,7 +285,7 @@ def _comparison(
 def _draws(part: _Part, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """Resampled differences a - b of the score; None where the main stratum is a single unit."""
     differences = [a - b for a, b in zip(part.strata_a, part.strata_b, strict=True)]
-    return rewardbench2.resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else None
+    return resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else None
 
 
 def _line(name: str, parts: Sequence[_Part], weights: Sequence[float], draws: Sequence[NDArray[np.float64] | None]) -> Line:
@@ -290,25 +294,17 @@ def _line(name: str, parts: Sequence[_Part], weights: Sequence[float], draws: Se
     score_a = float(sum(w * sum(map(np.sum, part.strata_a)) for w, part in zip(share, parts, strict=True)))
     score_b = float(sum(w * sum(map(np.sum, part.strata_b)) for w, part in zip(share, parts, strict=True)))
     known = [draw for draw in draws if draw is not None]
-    ci95, p_value = _estimate(share @ np.array(known)) if len(known) == len(parts) else (None, None)
+    estimate = difference_estimate(share @ np.array(known)) if len(known) == len(parts) else None
     flips = [flip for part in parts for flip in part.flips]
-    excludes_zero = ci95 is not None and (ci95[0] > _ROUNDING or ci95[1] < -_ROUNDING)
     return Line(
         name=name,
         num_rows=sum(part.num_rows for part in parts),
         score_a=score_a,
         score_b=score_b,
         difference=score_a - score_b,
-        ci95=ci95,
-        p_value=p_value,
-        verdict=MORE_THAN_NOISE if excludes_zero else WITHIN_NOISE,
+        ci95=estimate.ci95 if estimate else None,
+        p_value=estimate.p_value if estimate else None,
+        verdict=Verdict.more_than_noise if estimate and estimate.excludes_zero else Verdict.within_noise,
         num_won=sum(flip.credit_a > flip.credit_b for flip in flips),
         num_lost=sum(flip.credit_a < flip.credit_b for flip in flips),
     )
-
-
-def _estimate(draws_R: NDArray[np.float64]) -> tuple[tuple[float, float], float]:
-    """95% percentile interval and two-sided p-value of resampled differences, as `paired_bootstrap` defines them."""
-    low, high = np.percentile(draws_R, [2.5, 97.5])
-    smaller_tail = min(int(np.sum(draws_R <= _ROUNDING)), int(np.sum(draws_R >= -_ROUNDING)))
-    return (float(low), float(high)), min(1.0, 2 * (smaller_tail + 1) / (len(draws_R) + 1))

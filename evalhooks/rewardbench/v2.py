@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis import bootstrap_means
+from evalhooks.analysis import resampled_sums
 
 DOMAINS: Mapping[str, str] = {
     "factuality": "Factuality",
@@ -247,12 +247,6 @@ def _credits(rows: Iterable[ScoredRow]) -> dict[str, list[float]]:
         if (subset := canonical(row.subset)) != TIES:
             credits.setdefault(subset, []).append(row_credit(row))
     return credits
-
-
-def resampled_sums(strata: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Sums of all contributions, each stratum redrawn at its own size, with replacement; shape (num_resamples,)."""
-    draws = [len(stratum) * bootstrap_means(stratum, num_resamples=num_resamples, rng=rng) for stratum in strata]
-    return np.sum(draws, axis=0)
 
 
 def _why_no_overall(per_subset: Mapping[str, float], refusals: Sequence[str]) -> str:

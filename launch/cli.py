@@ -20,12 +20,12 @@ jobs:
 {chr(10).join(f"  {name:<8}{what}" for name, what in JOBS.items())}
 
 examples:
-  rewardloop study experiment=demo                    the whole loop on two CPU cores, in minutes
-  rewardloop rm data=union optim.lr=1e-3 epochs=2           one reward model
-  rewardloop rm -m data=atlas,harbor optim.lr=1e-3,1e-4     a sweep of four
-  rewardloop ppo reward.path=runs/demo/rm-...         a policy against one of them
-  rewardloop bench reward.path=FOLDER rows=FILE       RewardBench 2 of one; `bench compare A B` of two
-  rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]' hooks=none
+  rewardloop study experiment=demo                        the whole loop on two CPU cores, in minutes
+  rewardloop rm data=union optim.lr=1e-3 epochs=2         one reward model
+  rewardloop rm -m data=atlas,harbor optim.lr=1e-3,1e-4   a sweep of four
+  rewardloop ppo reward.path=runs/demo/rm-...             a policy against one of them
+  rewardloop bench reward.path=FOLDER rows=FILE           RewardBench 2 of one; `bench compare A B` of two
+  rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]'
 
 `rewardloop JOB --help` lists the groups and keys of a job; `rewardloop JOB --cfg job` prints its configuration.
 Runs lie in runs/<study>/<job>-<name>-<hash>/. The same settings lead to the same folder: a finished run is skipped,

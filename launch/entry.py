@@ -157,7 +157,7 @@ def _why_no_world(job: Any) -> str:
         return ""
     return (
         f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
-        "models and data of your own (model=custom data=custom hooks=none)."
+        "models and data of your own (model=custom data=custom)."
     )
 
 

@@ -79,8 +79,13 @@ def _require_task(job: "PPOJob") -> None:
     group, _, name = job.best_metric.partition("/")
     if group != "downstream" or name in job.tasks or (job.tasks and name == "average"):
         return
-    known = f"choose downstream/average or one of {', '.join(job.tasks)}" if job.tasks else "there are none; choose rm_score, or add tasks"
-    raise ValueError(f"best_metric={job.best_metric} is no task's: {known}.")
+    if not job.tasks:
+        raise ValueError(
+            f"best_metric={job.best_metric} needs a task, and there is none; add one (tasks=gsm8k tasks.gsm8k.path=FILE), or choose the "
+            "checkpoint by the reward itself (best_metric=rm_score)."
+        )
+    known = ", ".join(f"downstream/{name}" for name in ("average", *job.tasks))
+    raise ValueError(f"best_metric={job.best_metric} is not measured; choose one of {known}, or rm_score.")
 
 
 def _trained(job: Any, run_dir: Path, prompts: Any, sources: Any, rows: Any, tracker: Any, progress: Progress, world: Any) -> Any:

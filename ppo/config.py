@@ -148,7 +148,7 @@ class PPOConfig:
     minibatch_size: Hashed[int] = 64
     """Episodes per optimiser step."""
     micro_batch_size: Hashed[int] = 4
-    """Episodes per forward and backward pass."""
+    """Episodes per forward and backward pass of one process. It bounds memory and changes no result."""
     epochs: Hashed[int] = 2
     max_new_tokens: Hashed[int] = 1024
     max_prompt_length: Hashed[int] = 1024

@@ -130,7 +130,7 @@ def test_a_missing_end_needs_a_value_where_it_changes_the_score() -> None:
         ({"importance_cap": 0.0}, "importance_cap is 0.0; it must be above 0"),
         ({"stop_after_falls": 0}, "stop_after_falls is 0; it must be above 0"),
         ({"lam": 1.5}, "lam is 1.5; it is a share from 0 to 1"),
-        ({"shaping": ShapingConfig(overlong=OverlongConfig(buffer=256))}, "shaping.overlong.buffer=256 leaves no length without penalty"),
+        ({"shaping": ShapingConfig(overlong=OverlongConfig(buffer=1024))}, "shaping.overlong.buffer=1024 leaves no length without penalty"),
     ],
 )
 def test_a_setting_of_ppo_that_cannot_be_is_refused_by_its_key(options: dict[str, object], message: str) -> None:

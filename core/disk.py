@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path, PurePath
@@ -20,7 +20,7 @@ MARKER = "COMPLETE"
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """Yields a temporary sibling folder that becomes `path`, complete, when the block ends without an error.
 
     Every file is flushed to the disk and the marker written before the rename, so `path` never shows half of the work: an

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation
-from core.models.load import without_autocast
+from core.process.precision import without_autocast
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
 from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer

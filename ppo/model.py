@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from core.config import LoraConfig
 from core.models.adapters import inject_adapter
 from core.models.locate import ModelLocation
-from core.models.logprobs import has_plain_head, position_ids, to_padded, token_logprobs
+from core.models.logprobs import completion_logits, has_plain_head, position_ids, to_padded, token_logprobs
 from core.trees.attention import encode, obstacle, tree_attention
 from core.trees.layout import Stream, pack_trees
 
@@ -50,7 +50,7 @@ class _Packed:
         return encode(model, self.stream)[self.places_N]
 
     def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits that foretell the tokens, of shape (N, V)."""
+        """The logits that predict the tokens; shape (N, V)."""
         head = model.get_output_embeddings()
         assert head is not None
         return head(self.hidden(model))
@@ -72,8 +72,8 @@ class _Padded:
         return hidden_BLH[:, -self.num_tokens - 1 : -1][self.inside_BT]
 
     def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits that foretell the tokens, of shape (N, V)."""
-        return model(**self._inputs(), logits_to_keep=self.num_tokens + 1).logits[:, :-1][self.inside_BT]
+        """The logits that predict the tokens; shape (N, V)."""
+        return completion_logits(model, self.ids_BL, self.mask_BL, self.num_tokens)
 
     def _inputs(self) -> dict[str, Any]:
         positions_BL = position_ids(self.mask_BL)

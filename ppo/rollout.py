@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left, pad_right
-from core.models.load import without_autocast
+from core.process.precision import without_autocast
 from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +21,7 @@ from core.models.adapters import require_no_adapter
 from core.models.export import export_model
 from core.models.load import load_policy
 from core.models.locate import locate
+from core.process.precision import autocast
 from core.process.world import World
 from core.records import CheckpointSaved, Dialogue, Generator, RolloutEngine, Sampling, Scorer, Tracker
 from core.runs.checkpoints import point_best, step_folder
@@ -160,7 +160,7 @@ class PPOSession:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in bf16 where the model's dtype asks for it, inside the engine and beside it."""
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.model.dtype == Dtype.bf16)
+        return autocast(self.world.device, self.config.model.dtype)
 
     def _bring_weights(self) -> None:
         """Gives the weights in training to what draws by a copy of them."""

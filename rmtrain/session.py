@@ -15,6 +15,7 @@ from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import new_reward_model
+from core.process.precision import without_autocast
 from core.process.world import World
 from core.progress import Progress
 from core.records import Preference
@@ -116,7 +117,7 @@ class RMSession:
                 # With fewer pairs than processes one of them stands in, at weight zero: all must make the same passes.
                 pairs = [batch[i] for i in indices] or [batch[0]]
                 loss, measured = self._loss(pairs, share=len(indices) / len(batch))
-                with torch.autocast(self.world.device.type, enabled=False):  # a backward pass has the formats of its forward pass
+                with without_autocast(self.world.device):  # a backward pass has the formats of its forward pass
                     self.engine.backward(loss, last=number == len(own_micro_batches))
                 if indices:
                     sums.append(measured)

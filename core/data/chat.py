@@ -69,7 +69,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generat
 def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
-    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    ids: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     bos = tokenizer.bos_token_id
     # A template may leave BOS to the tokenizer; two of them move scores by a point, so the count must be exactly one.
     if bos is not None and tokenizer("a")["input_ids"][:1] == [bos]:

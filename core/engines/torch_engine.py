@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from core.config import Dtype, EngineKind, OptimConfig
 from core.engines.optim import adamw
 from core.engines.stamp import require_same_engine, write_engine
+from core.process.precision import autocast
 from core.process.world import World
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True)
@@ -46,7 +47,7 @@ class TorchEngine:
         self.max_grad_norm = optim.max_grad_norm
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype == Dtype.bf16)
+        return autocast(self.world.device, self.dtype)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         # Both DDP and FSDP2 divide by the number of processes. FSDP2 scatters gradients after every micro batch: what it would
@@ -97,14 +98,9 @@ class TorchEngine:
             self.optimizer.load_state_dict(state["optimizer"])
             return
         model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
-        state = {"model": model, "optimizer": optimizer}
-        load_shards(state, storage_reader=FileSystemReader(folder))
+        load_shards({"model": model, "optimizer": optimizer}, storage_reader=FileSystemReader(folder))  # in place
         set_state_dict(
-            self.plain,
-            self.optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(strict=False),
+            self.plain, self.optimizer, model_state_dict=model, optim_state_dict=optimizer, options=StateDictOptions(strict=False)
         )
 
 

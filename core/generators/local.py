@@ -1,6 +1,7 @@
 """Sampling with transformers: every prompt is prefilled once, whatever the number of completions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,7 +164,7 @@ def _with_room(states: Tensor, end: int) -> Tensor:
     return room
 
 
-def _rows(values_RT: Tensor, lengths_R: Tensor) -> list[list]:
+def _rows(values_RT: Tensor, lengths_R: Tensor) -> list[list[Any]]:
     return [row[:length] for row, length in zip(values_RT.tolist(), lengths_R.tolist(), strict=True)]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.config import Dtype, LoraConfig, ModelConfig
+from core.config import LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.records import AXIS, CheckpointSaved, Tracker
 from core.runs.checkpoints import step_folder
@@ -230,11 +230,12 @@ def _run_task(task: Path) -> None:
     """The life of the other process."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
-    import torch
+
+    from core.process.precision import autocast
 
     hooks, saved = pickle.loads(task.read_bytes())
     model, tokenizer = _loaded(saved)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=saved.base.dtype == Dtype.bf16):
+    with autocast(model.device, saved.base.dtype):
         run_hooks(hooks, saved.event(model, tokenizer), _Nowhere())
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from core.data.padding import pad_right
+from core.process.precision import without_autocast
 from core.trees.attention import encode, obstacle
 from core.trees.layout import TokenIds, pack_trees
 
@@ -22,7 +22,8 @@ def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], p
     head = head_of(model)
     # A matrix product of a few rows rounds by their number; a product and a sum do not.
     rewards_R = (hidden_RH * head.weight.float()).sum(-1)
-    return rewards_R if head.bias is None else rewards_R + head.bias.float()
+    bias = bias_of(head)
+    return rewards_R if bias is None else rewards_R + bias.float()
 
 
 def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
@@ -49,6 +50,11 @@ def head_of(model: PreTrainedModel) -> nn.Linear:
     return head
 
 
+def bias_of(layer: nn.Linear) -> Tensor | None:
+    """The bias of a linear layer, None where it has none; torch's own annotation knows only layers with one."""
+    return layer.bias
+
+
 class RewardHead(nn.Linear):
     """A head that computes in fp32, under autocast and on hidden states in another number format too, as `tree_rewards` does.
 
@@ -56,8 +62,9 @@ class RewardHead(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+        with without_autocast(input.device):
+            bias = bias_of(self)
+            return linear(input.float(), self.weight.float(), None if bias is None else bias.float())
 
 
 def _find_head(model: PreTrainedModel) -> nn.Linear | None:

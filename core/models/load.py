@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Collection
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import util
 from typing import Any
@@ -23,7 +22,7 @@ from transformers.utils import logging
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
-from core.models.head import RewardHead, head_of
+from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
@@ -138,11 +137,6 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def without_autocast() -> AbstractContextManager[Any]:
-    """The context in which a model computes in the number format of its weights, whatever autocast a trainer is in."""
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
-
-
 def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:
     """What transformers needs to pack the linear layers, all but the modules in `skip`; None where nothing is to be packed.
 
@@ -211,12 +205,13 @@ def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: Any) -> None
 def _renew_head(model: PreTrainedModel, draw: torch.Generator) -> None:
     """Gives the classifier a head of fresh weights, which computes in fp32."""
     old = head_of(model)
-    head = RewardHead(old.in_features, old.out_features, bias=old.bias is not None, device=old.weight.device)
+    head = RewardHead(old.in_features, old.out_features, bias=bias_of(old) is not None, device=old.weight.device)
     std = 1 / math.sqrt(head.in_features + 1)
     with torch.no_grad():
         head.weight.copy_(torch.empty(head.weight.shape).normal_(0.0, std, generator=draw))
-        if head.bias is not None:
-            head.bias.zero_()
+        bias = bias_of(head)
+        if bias is not None:
+            bias.zero_()
     model.set_submodule("score", head)
 
 

@@ -1,4 +1,7 @@
-"""Log-probabilities of given completions."""
+"""Log-probabilities of given completions.
+
+Shapes: B batch, L padded length, T completion tokens, N tokens in a flat stream, V vocabulary.
+"""
 
 from contextlib import nullcontext
 
@@ -8,25 +11,19 @@ from transformers import PreTrainedModel
 
 
 def position_ids(mask_BL: Tensor) -> Tensor:
-    """Positions counted over the attended tokens, so that padding at the start moves nothing."""
+    """Positions counted over the attended tokens, so that padding on the left changes nothing."""
     return (mask_BL.cumsum(-1) - 1).clamp(min=0)
 
 
-def completion_logprobs(
-    model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, temperature: float = 1.0, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each of the last `num_tokens` tokens and the entropy of its distribution, both (B, T), in nats.
+def completion_logits(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> Tensor:
+    """The logits that predict the last `num_tokens` tokens of each row, without those of padding; shape (N, V).
 
-    Logits are made for these tokens alone, never for the prompt, and divided by `temperature` as in sampling. Padding has
-    zeros. The entropy has a gradient where it is asked for: it keeps a tensor of the size of the logits.
+    None are computed for the prompt. Rows may be padded at both ends.
     """
     logits_BTV = model(
         input_ids=ids_BL, attention_mask=mask_BL, position_ids=position_ids(mask_BL), use_cache=False, logits_to_keep=num_tokens + 1
     ).logits[:, :-1]
-    inside_BT = mask_BL[:, -num_tokens:].bool()
-    tokens_N = ids_BL[:, -num_tokens:][inside_BT]
-    measured = token_logprobs(logits_BTV[inside_BT], tokens_N, temperature=temperature, entropy_gradient=entropy_gradient)
-    return to_padded(measured[0], inside_BT), to_padded(measured[1], inside_BT)
+    return logits_BTV[mask_BL[:, -num_tokens:].bool()]
 
 
 def token_logprobs(
@@ -42,7 +39,7 @@ def token_logprobs(
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the output embeddings' product with the last hidden states, and no more: some models cap or scale them."""
+    """Whether the logits are simply the output embeddings applied to the last hidden states; some models cap or scale them."""
     head = model.get_output_embeddings()
     if head is None:
         return False
@@ -52,5 +49,5 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 
 def to_padded(values_N: Tensor, inside_BT: Tensor) -> Tensor:
-    """The values where they belong, row by row, zeros elsewhere."""
+    """The values of a flat stream as (B, T), row by row where `inside_BT` is set, with zeros elsewhere."""
     return values_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, values_N)

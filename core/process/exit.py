@@ -4,12 +4,12 @@ import atexit
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def exit_without_teardown() -> Iterator[None]:
+def exit_without_teardown() -> Generator[None]:
     """Ends a process that has joined a group when the block is left: with its exit code, before the interpreter is taken down.
 
     Gloo's threads live as long as anything holds the group, which the modules of FSDP2 and DeepSpeed do,

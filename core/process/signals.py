@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,7 +28,7 @@ class Preempted(SystemExit):
 
 
 @contextmanager
-def raise_on_signal() -> Iterator[None]:
+def raise_on_signal() -> Generator[None]:
     """Within it SIGTERM and SIGUSR1 raise `Preempted` at once: nothing has begun that could be lost.
 
     `Preemption.listening` takes over while there is something to save.
@@ -42,7 +42,7 @@ def raise_on_signal() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
     """Within it the signals go to `handler`, afterwards where they went before. Only a main thread can hear them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,13 +67,13 @@ class Preemption:
         self._now = False
 
     @contextmanager
-    def listening(self) -> Iterator["Preemption"]:
+    def listening(self) -> Generator["Preemption"]:
         """Within it signals are heard; afterwards as before. Only a main thread hears them; in another one nothing changes."""
         with _handled(self._hear):
             yield self
 
     @contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> Generator[None]:
         """Within it nothing is lost by going at once."""
         self.check()
         before, self._now = self._now, True

@@ -7,12 +7,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id, preamble
-from core.data.padding import pad_right, token_budget_batches
+from core.data.padding import pad_right
 from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
 from core.records import CompletionScore, Dialogue
-from core.trees.attention import encode, obstacle, tree_attention
-from core.trees.layout import TokenIds, common_prefix_length, pack_trees, tree_batches
+from core.scorers.batches import read_batches
+from core.trees.attention import encode, obstacle
+from core.trees.layout import TokenIds, common_prefix_length, pack_trees
 
 _LOGITS_AT_ONCE = 1024
 """Tokens whose logits are in memory together: at a vocabulary of 128k they take 0.5 GB in fp32."""
@@ -64,28 +65,26 @@ class ImplicitRewardScorer:
         self.progress.start("scoring", 2 * len(starts))
         sums = [torch.zeros(len(starts), dtype=torch.float64) for _ in range(2)]
         for model, sums_R in zip((self.policy, self.reference), sums, strict=True):
-            for batch, found in self._batches(model, texts, starts):
+            for batch, found in self._logprobs(model, texts, starts):
                 sums_R[batch] = found.double().cpu()
                 self.progress.advance(len(batch))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
         return texts.completion_scores((self.beta * (sums[0] - sums[1])).tolist())
 
-    def _batches(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of some rows and the log-probabilities of their completions; together all rows."""
-        rows, places = texts.rows, texts.places
-        if self.padding_reason:
-            for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-                ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right([rows[i] for i in batch], pad_id(self.tokenizer)))
-                logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
-                yield batch, torch.stack([_summed(logits_BLV[b], rows[i], starts[i]) for b, i in enumerate(batch)])
-            return
-        groups = [[rows[i] for i in group] for group in places]
-        with tree_attention(model):
-            for batch in tree_batches(groups, self.batch_tokens):
-                numbers = [i for group in batch for i in places[group]]
-                chosen = [groups[group] for group in batch]
-                yield numbers, tree_logprobs(model, chosen, [starts[i] for i in numbers], self.preamble)
+    def _logprobs(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        """Indices of some rows and the log-probabilities of their completions; together they cover all rows."""
+
+        def read_padded(indices: list[int]) -> Tensor:
+            ids_BL, mask_BL = (t.to(model.device) for t in pad_right([texts.rows[i] for i in indices], pad_id(self.tokenizer)))
+            logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
+            return torch.stack([_sum_logprobs(logits_BLV[b], texts.rows[i], starts[i]) for b, i in enumerate(indices)])
+
+        def read_packed(indices: list[int], groups: Sequence[Sequence[TokenIds]]) -> Tensor:
+            return tree_logprobs(model, groups, [starts[i] for i in indices], self.preamble)
+
+        padded = self.padding_reason is not None
+        return read_batches(model, texts, self.batch_tokens, padded=padded, read_padded=read_padded, read_packed=read_packed)
 
 
 def tree_logprobs(
@@ -111,7 +110,7 @@ def tree_logprobs(
     return torch.stack([part.sum() for part in torch.cat(logprobs).split([len(span) - 1 for span in spans])])
 
 
-def _summed(logits_LV: Tensor, row: TokenIds, start: int) -> Tensor:
+def _sum_logprobs(logits_LV: Tensor, row: TokenIds, start: int) -> Tensor:
     target_T = torch.tensor(row[max(start, 1) :], dtype=torch.long, device=logits_LV.device)
     logits_TV = logits_LV[max(start, 1) - 1 : len(row) - 1].float()
     return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None]).sum()

@@ -1,19 +1,16 @@
 """Reward models as Scorers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import pad_id, preamble
-from core.data.padding import token_budget_batches
-from core.data.token_rows import TokenRows, token_rows
+from core.data.token_rows import token_rows
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.progress import NoProgress, Progress
 from core.records import CompletionScore, Dialogue
-from core.trees.attention import tree_attention
-from core.trees.layout import tree_batches
+from core.scorers.batches import read_batches
 
 
 class RewardModelScorer:
@@ -55,23 +52,18 @@ class RewardModelScorer:
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = [0.0] * len(texts.rows)
         self.progress.start("scoring", len(rewards))
-        for numbers, rewards_R in self._batches(texts):
-            for i, reward in zip(numbers, rewards_R.tolist(), strict=True):
+        batches = read_batches(
+            self.model,
+            texts,
+            self.batch_tokens,
+            padded=self.padding_reason is not None,
+            read_padded=lambda indices: padded_rewards(self.model, [texts.rows[i] for i in indices], pad_id(self.tokenizer)),
+            read_packed=lambda indices, groups: tree_rewards(self.model, groups, self.preamble),
+        )
+        for indices, rewards_R in batches:
+            for i, reward in zip(indices, rewards_R.tolist(), strict=True):
                 rewards[i] = reward
-            self.progress.advance(len(numbers))
+            self.progress.advance(len(indices))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
         return texts.completion_scores(rewards)
-
-    def _batches(self, texts: TokenRows) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of some rows and their rewards; together all rows."""
-        rows, places = texts.rows, texts.places
-        if self.padding_reason:
-            for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-                yield batch, padded_rewards(self.model, [rows[i] for i in batch], pad_id(self.tokenizer))
-            return
-        groups = [[rows[i] for i in group] for group in places]
-        with tree_attention(self.model):
-            for batch in tree_batches(groups, self.batch_tokens):
-                rewards_R = tree_rewards(self.model, [groups[i] for i in batch], self.preamble)
-                yield [i for group in batch for i in places[group]], rewards_R

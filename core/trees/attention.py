@@ -5,7 +5,7 @@ dot-product attention over its context and itself: a dense mask over the whole s
 work too. On CUDA devices the rule of visibility is a FlexAttention block mask.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from core.process.precision import without_autocast
 from core.trees.layout import Stream, pack_trees
 
 NAME = "prompt_tree"
@@ -35,7 +36,7 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
 
 
 @contextmanager
-def tree_attention(model: PreTrainedModel) -> Iterator[None]:
+def tree_attention(model: PreTrainedModel) -> Generator[None]:
     """Within it the model attends over prompt trees; afterwards as before."""
     before = model.config._attn_implementation or "eager"
     model.set_attn_implementation(NAME)
@@ -172,7 +173,7 @@ def _largest_error(model: PreTrainedModel) -> float:
     rows = [ids[:32], ids[:24] + ids[32:]]
     stream = pack_trees([rows])
     # Weights in fp32 tell more than the products in bf16 that a trainer's hooks run under.
-    with torch.autocast(model.device.type, enabled=False):
+    with without_autocast(model.device):
         with tree_attention(model):
             ours_RH = encode(model, stream)[stream.last_token_indices()]
         plain_RH = torch.stack(

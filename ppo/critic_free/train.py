@@ -34,7 +34,8 @@ from core.disk import MARKER, atomic_folder
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.hooks.trainer_callback import HookCallback, Place
-from core.models.load import load_policy, without_autocast
+from core.models.load import load_policy
+from core.process.precision import autocast, without_autocast
 from core.process.signals import Preemption
 from core.progress import Progress
 from core.records import CheckpointSaved, Dialogue, RunEnded, Sampling, Scorer, Tracker
@@ -397,5 +398,5 @@ def _scores(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequenc
 
 
 def _autocast(config: PPOConfig) -> AbstractContextManager[Any]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, torch.bfloat16, enabled=config.model.dtype == Dtype.bf16)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return autocast(device, config.model.dtype)

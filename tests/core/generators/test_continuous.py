@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from core.data.chat import encode_prompts
 from core.generators.continuous import ContinuousGenerator
 from core.generators.local import TransformersGenerator
-from core.models.logprobs import completion_logprobs
+from core.models.logprobs import completion_logits, token_logprobs
 from core.records import Sampling, user
 
 PROMPTS = [user("Name " + "a short " * repeats + "fruit.") for repeats in (0, 3, 1, 7, 12)]
@@ -52,9 +52,10 @@ def test_logprobs_are_those_of_the_policy_at_the_sampling_temperature(
         for completion in row:
             ids = torch.tensor([[*prompt, *completion.token_ids]])
             with torch.no_grad():
-                expected, _ = completion_logprobs(policy, ids, torch.ones_like(ids), len(completion.token_ids), temperature=0.7)
+                logits_NV = completion_logits(policy, ids, torch.ones_like(ids), len(completion.token_ids))
+            expected, _ = token_logprobs(logits_NV, torch.tensor(completion.token_ids), temperature=0.7)
             assert completion.logprobs is not None
-            torch.testing.assert_close(torch.tensor([completion.logprobs]), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_first_tokens_follow_the_softmax_of_the_policy(

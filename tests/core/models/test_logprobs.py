@@ -7,10 +7,20 @@ from torch.distributions import Categorical
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.data.padding import pad_left
-from core.models.logprobs import completion_logprobs, has_plain_head, position_ids
+from core.models.logprobs import completion_logits, has_plain_head, position_ids, to_padded, token_logprobs
 
 NUM_TOKENS = 4
 ROWS = [torch.randint(6, 250, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in (NUM_TOKENS + 1, 9, 17)]
+
+
+def completion_logprobs(
+    model: LlamaForCausalLM, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of the last tokens of each row, (B, T)."""
+    inside_BT = mask_BL[:, -num_tokens:].bool()
+    logits_NV = completion_logits(model, ids_BL, mask_BL, num_tokens)
+    logprobs_N, entropy_N = token_logprobs(logits_NV, ids_BL[:, -num_tokens:][inside_BT], temperature=temperature)
+    return to_padded(logprobs_N, inside_BT), to_padded(entropy_N, inside_BT)
 
 
 @torch.no_grad()

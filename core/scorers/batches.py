@@ -1,0 +1,37 @@
+"""How a scorer sends many sequences through a model: packed as prompt trees, or padded."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.data.padding import token_budget_batches
+from core.data.token_rows import TokenRows
+from core.trees.attention import tree_attention
+from core.trees.layout import TokenIds, tree_batches
+
+
+def read_batches(
+    model: PreTrainedModel,
+    texts: TokenRows,
+    batch_tokens: int,
+    *,
+    padded: bool,
+    read_padded: Callable[[list[int]], Tensor],
+    read_packed: Callable[[list[int], Sequence[Sequence[TokenIds]]], Tensor],
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Indices of the sequences of one batch and one value for each, shape (R,); the batches together cover all sequences.
+
+    A batch holds about `batch_tokens` tokens. With `padded`, `read_padded` gets its indices; otherwise `read_packed` gets its
+    indices and its sequences grouped by prompt, while the model is in `tree_attention`.
+    """
+    if padded:
+        for batch in token_budget_batches([len(row) for row in texts.rows], batch_tokens):
+            yield batch, read_padded(batch)
+        return
+    places = texts.places
+    groups = [[texts.rows[i] for i in group] for group in places]
+    with tree_attention(model):
+        for batch in tree_batches(groups, batch_tokens):
+            indices = [i for group in batch for i in places[group]]
+            yield indices, read_packed(indices, [groups[i] for i in batch])

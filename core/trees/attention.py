@@ -16,7 +16,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from core.process.precision import without_autocast
 from core.trees.layout import Stream, pack_trees
 
 NAME = "prompt_tree"
@@ -173,7 +172,7 @@ def _largest_error(model: PreTrainedModel) -> float:
     rows = [ids[:32], ids[:24] + ids[32:]]
     stream = pack_trees([rows])
     # Weights in fp32 tell more than the products in bf16 that a trainer's hooks run under.
-    with without_autocast(model.device):
+    with torch.autocast(model.device.type, enabled=False):
         with tree_attention(model):
             ours_RH = encode(model, stream)[stream.last_token_indices()]
         plain_RH = torch.stack(

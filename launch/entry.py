@@ -118,6 +118,12 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def print_on_main(line: str) -> None:
+    """Prints on the first process: what one says, the others need not repeat."""
+    if rank() == 0:
+        print(line)
+
+
 def _say(message: str, *, always: bool = False) -> None:
     """A line for the user from the first process, from each where `always`."""
     if rank() == 0:

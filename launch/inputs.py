@@ -1,14 +1,17 @@
 """The inputs of a job, read before its work starts, or a study's first: what is broken must not be found out after an hour."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from core.config import ModelConfig
 from core.models.locate import resolve
-from core.records import BenchmarkRow
+from core.records import BenchmarkRow, Prompt
 from evalhooks.config import HooksConfig
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
-from evalhooks.tasks.task import load_tasks
-from launch.schema import BoNJob, Launch, PPOJob, RMJob
+from evalhooks.tasks.task import Task, load_tasks
+from launch.rewards.locate import LocatedReward, locate_terms
+from launch.schema import BenchJob, Benchmark, BoNJob, Launch, PPOJob, RMJob
 from ppo.prompts import read_prompts
 from rmtrain.data import PreferenceData, load_preferences
 
@@ -30,12 +33,84 @@ class BenchmarkRows:
         return {name: prompts for name, prompts in found.items() if prompts}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RMInputs:
+    """What the training of a reward model reads."""
+
+    benchmarks: BenchmarkRows
+    preferences: PreferenceData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPOInputs:
+    """What the training of a policy reads, with its rewards found and not yet loaded."""
+
+    prompts: Sequence[Prompt]
+    rewards: Mapping[str, LocatedReward]
+    rewardbench2: Sequence[BenchmarkRow]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchInputs:
+    """What scoring a benchmark reads; the reward is found and not yet loaded."""
+
+    rows: Sequence[BenchmarkRow]
+    reward: LocatedReward
+    prior_sets: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoNInputs:
+    """What best-of-N reads: the tasks, the reward models under the names that the user gave, and the identity of the pools."""
+
+    tasks: Mapping[str, Task]
+    rewards: Mapping[str, ModelConfig]
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoNResult:
+    """The folder of the pools, completions per prompt, what chance and a perfect reward give (see `bon.pools.bounds`), and each
+    reward model's accuracies (see `bon.pools.rerank`).
+
+    >>> BoNResult(dir="runs/demo/pools", n=16, bounds={}, rewards={"rm-a": {"bon/average@16": 0.5}}).n
+    16
+    """
+
+    dir: str
+    n: int
+    bounds: Mapping[str, Mapping[str, float]]
+    rewards: Mapping[str, Mapping[str, float]]
+
+
+def rm_inputs(job: RMJob, say: Callable[[str], None] = print) -> RMInputs:
+    """Raises `ValueError` for a file that cannot be read, with the broken rows, and for a model that is not there. Loads no model."""
+    benchmarks = benchmark_rows(job.hooks)
+    preferences = preferences_of(job, benchmarks, say=say)
+    resolve(job.model)
+    return RMInputs(benchmarks=benchmarks, preferences=preferences)
+
+
+def ppo_inputs(job: PPOJob) -> PPOInputs:
+    """Raises `ValueError` for a file that cannot be read, and for a model or program that is not there. Loads no model."""
+    prompts = read_prompts(job.prompts)
+    resolve(job.model)
+    rewards = locate_terms(job, prompts)
+    return PPOInputs(prompts=prompts, rewards=rewards, rewardbench2=benchmark_rows(job.hooks).rewardbench2)
+
+
 def benchmark_rows(hooks: HooksConfig) -> BenchmarkRows:
     """Raises `ValueError` for a file that cannot be read."""
     return BenchmarkRows(
         rewardbench2=load_rewardbench2(hooks.rewardbench2, limit=hooks.limit) if hooks.rewardbench2 else [],
         rewardbench1=load_rewardbench1(hooks.rewardbench1, limit=hooks.limit) if hooks.rewardbench1 else [],
     )
+
+
+def bench_rows(job: BenchJob) -> list[BenchmarkRow]:
+    """The rows that `rewardloop bench` scores; raises `ValueError` for a file that cannot be read."""
+    load = load_rewardbench1 if job.benchmark == Benchmark.rewardbench1 else load_rewardbench2
+    return load(job.source, limit=job.limit, seed=job.seed)
 
 
 def preferences_of(job: RMJob, benchmarks: BenchmarkRows, say: Callable[[str], None] = print) -> PreferenceData:

@@ -1,49 +1,47 @@
 """The configuration of every job, as Hydra sees it: the trainers' own dataclasses plus what a launch adds."""
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from bon.config import PoolConfig
-from core.config import ContentHashed, Dtype, Hashed, ModelConfig, Quantize, Unhashed, require_fraction, require_positive
-from core.scorers.ensemble import Combine
+from core.config import ContentHashed, Hashed, ModelConfig, Unhashed, require_fraction, require_positive
 from evalhooks.config import HooksConfig, TaskConfig
-from evalhooks.judges.config import JudgeConfig, Mode
-from evalhooks.judges.config import require_complete as require_complete_judge
+from evalhooks.rewardbench.rows import HUB1, HUB2
+from launch.rewards.config import RewardConfig, RewardKind, typed_reward
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
 
-NO_MATTER = frozenset(
-    {
-        *("resume", "runs_dir", "study", "world", "tracker.mode", "tracker.project", "save_minutes", "hooks.where", "hooks.device"),
-        *("rollout.url", "rollout.parallel", "rollout.timeout_s", "rollout.folder"),
-    }
-)
-"""Settings that change no result, and so do not make a run another one."""
+
+class TrackerMode(StrEnum):
+    """How metrics get to Weights & Biases."""
+
+    auto = "auto"
+    """Online with an API key, else offline."""
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+    """Plain files alone."""
 
 
 @dataclass(kw_only=True)
 class TrackerConfig:
     """Weights & Biases beside the plain files, which are always written."""
 
-    mode: str = "auto"
-    """auto (online with an API key, else offline), online, offline or disabled."""
+    mode: TrackerMode = TrackerMode.auto
     project: str = "rewardloop"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("auto", "online", "offline", "disabled"):
-            raise ValueError(f"tracker.mode is {self.mode!r}; choose auto, online, offline or disabled.")
 
 
 @dataclass(kw_only=True)
 class RunSettings:
     """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
+
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
 
     name: Unhashed[str] = ""
     study: Unhashed[str] = "default"
@@ -73,98 +71,18 @@ class Launch(RunSettings):
     """List the job, or every job of a sweep, with its settings, and run none."""
 
 
-class RewardKind(StrEnum):
-    """What gives the rewards; the groups of `reward=` are named after them (`model` is `custom`)."""
-
-    model = "model"
-    dpo = "dpo"
-    judge = "judge"
-    ensemble = "ensemble"
-    function = "function"
-    vllm = "vllm"
-    verifier = "verifier"
-
-
-@dataclass(kw_only=True)
-class RewardConfig:
-    """A reward: a reward model by default; `kind` says what else."""
-
-    kind: Hashed[RewardKind] = RewardKind.model
-    path: ContentHashed[str] = ""
-    """Reward model by folder, hub id (org/name or org/name@revision), adapter, run folder or run id; for dpo the policy, for
-    vllm the model whose tokenizer and template the server's model has."""
-    revision: ContentHashed[str | None] = None
-    dtype: Hashed[Dtype] = Dtype.fp32
-    quantize: Hashed[Quantize] = Quantize.none
-    reference: ContentHashed[str] = ""
-    """dpo: the model that the policy was trained from."""
-    beta: Hashed[float] = 0.1
-    """dpo: the temperature of its training, which scales the rewards."""
-    members: ContentHashed[list[str]] = field(default_factory=list)
-    """ensemble: reward models, each as in `path`."""
-    combine: Hashed[Combine] = Combine.mean
-    weight: Hashed[float] = 1.0
-    """ensemble: of the members' variance, under combine=uncertainty."""
-    scales: Hashed[list[list[float]]] = field(default_factory=list)
-    """ensemble: mean and standard deviation of every member's scores, for members of different scale."""
-    function: Hashed[str] = ""
-    """function: `module:function` of (prompts, completions), see core.scorers.function."""
-    verifier: Hashed[str] = ""
-    """verifier: `module:function` of (completion, reference), as a task has it; the references stand in the rows of the prompts."""
-    url: Unhashed[str] = ""
-    """vllm: address of the server."""
-    served: Hashed[str] = ""
-    """vllm: name under which it serves the model; empty: `path`."""
-    judge: Hashed[JudgeConfig] = field(default_factory=JudgeConfig)
-    coefficient: Hashed[float] = 1.0
-    """ppo: of this reward in the sum of all; below 0 it is a penalty."""
-    standardize: Hashed[bool] = False
-    """ppo: less the mean and divided by the standard deviation of the untrained policy's answers, before the coefficient."""
-
-    def require_complete(self, key: str = "reward") -> None:
-        """Raises `ValueError` where the kind lacks a setting that it needs; `key` is where this configuration stands."""
-        for own in _REWARD_NEEDS[self.kind]:
-            if not getattr(self, own):
-                raise ValueError(f"{key}.{own} is empty; {_REWARD_HINTS[own].format(key=key)}")
-        for own in ("function", "verifier"):
-            if (name := getattr(self, own)) and name.count(":") != 1:
-                raise ValueError(f"{key}.{own}={name} must read module:function; {_REWARD_HINTS[own].format(key=key)}")
-        if self.kind == RewardKind.ensemble and len(self.members) < 2:
-            raise ValueError(f"{key}.members={self.members} has one member; name at least two, or take it alone ({key}.kind=model).")
-        if any(len(scale) != 2 for scale in self.scales):
-            raise ValueError(f"{key}.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4.0,2.5]].")
-        if not math.isfinite(self.coefficient) or self.coefficient == 0:
-            raise ValueError(f"{key}.coefficient is {self.coefficient}; give a number other than 0, or leave this reward out.")
-
-
-_REWARD_NEEDS: dict[RewardKind, tuple[str, ...]] = {
-    RewardKind.model: ("path",),
-    RewardKind.dpo: ("path", "reference"),
-    RewardKind.judge: (),
-    RewardKind.ensemble: ("members",),
-    RewardKind.function: ("function",),
-    RewardKind.vllm: ("url", "path"),
-    RewardKind.verifier: ("verifier",),
-}
-
-_REWARD_HINTS = {
-    "path": "give the folder of a reward model, of its run, a run id or a hub id: {key}.path=runs/demo/rm-...",
-    "reference": "name the model that the policy was trained from: {key}.reference=org/name.",
-    "members": "name at least two reward models: '{key}.members=[A,B]'.",
-    "function": "name a Python function: {key}.function=my_rewards:brevity.",
-    "url": "give the address of the server: {key}.url=http://localhost:8000.",
-    "verifier": "name a Python function: {key}.verifier=evalhooks.tasks.verifiers:gsm8k.",
-}
-
-
 @dataclass(kw_only=True)
 class RMJob(Launch, RewardModelConfig):
     """`rewardloop rm`."""
+
+    unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream"})
 
 
 @dataclass(kw_only=True)
 class PPOJob(Launch, PPOConfig):
     """`rewardloop ppo`."""
+
+    unread: ClassVar[frozenset[str]] = frozenset({"hooks.rewardbench1", "hooks.pools", "hooks.best_of"})
 
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
     rewards: Hashed[dict[str, Any]] = field(default_factory=dict)
@@ -180,8 +98,7 @@ class PPOJob(Launch, PPOConfig):
         for name, reward in self.terms.items():
             key = reward_key(name)
             reward.require_complete(key)
-            if reward.kind == RewardKind.judge:
-                _require_lone_judge(reward.judge, key)
+            reward.require_scores_alone(key)
 
     @property
     def terms(self) -> dict[str, RewardConfig]:
@@ -189,7 +106,7 @@ class PPOJob(Launch, PPOConfig):
         if MAIN_REWARD in self.rewards:
             raise ValueError(f"rewards.{MAIN_REWARD} clashes with `{MAIN_REWARD}`, which has this name already; choose another one.")
         main = {} if self.reward == RewardConfig() else {MAIN_REWARD: self.reward}
-        return main | {name: _typed_reward(name, value) for name, value in self.rewards.items()}
+        return main | {name: typed_reward(name, value) for name, value in self.rewards.items()}
 
 
 MAIN_REWARD = "reward"
@@ -201,37 +118,11 @@ def reward_key(name: str) -> str:
     return MAIN_REWARD if name == MAIN_REWARD else f"rewards.{name}"
 
 
-def _typed_reward(name: str, value: Any) -> RewardConfig:
-    """The reward of a name out of plain settings; raises `ValueError` that names the key which is wrong."""
-    if isinstance(value, RewardConfig):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"rewards.{name}={value} is no reward; give its settings, as in rewards.{name}.path=FOLDER.")
-    if unknown := [key for key in value if key not in {item.name for item in fields(RewardConfig)}]:
-        known = ", ".join(item.name for item in fields(RewardConfig))
-        raise ValueError(f"rewards.{name}.{unknown[0]} is no setting of a reward; choose among {known}.")
-    try:
-        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), value))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"rewards.{name}.{error.full_key or ''}: {str(error).splitlines()[0]}.") from error
-    except ValueError as error:  # a judge's, which knows only the key `reward`
-        raise ValueError(str(error).replace("reward.judge.", f"rewards.{name}.judge.")) from error
-    assert isinstance(found, RewardConfig)
-    return found
-
-
-def _require_lone_judge(judge: JudgeConfig, key: str) -> None:
-    try:
-        require_complete_judge(judge)
-    except ValueError as error:
-        raise ValueError(str(error).replace("reward.judge.", f"{key}.judge.")) from error
-    if judge.mode == Mode.rankings:
-        raise ValueError(f"{key}.judge.mode=rankings compares several answers to a prompt, and here each is scored alone; choose ratings.")
-
-
 @dataclass(kw_only=True)
 class BoNJob(Launch):
-    """`rewardloop bon`: pools of completions, made once, and what each reward picks from them."""
+    """`rewardloop bon`: pools of completions, made once, and what each reward picks from them. Its identity is that of the pools."""
+
+    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "best_of"})
 
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)
@@ -292,6 +183,11 @@ class BenchJob(RunSettings):
             raise ValueError("prior_sets belong to RewardBench 1; add benchmark=rewardbench1.")
         if self.out.endswith(".parquet"):
             raise ValueError(f"out={self.out} is for the result, which is JSON; its rows are written beside it as .parquet.")
+
+    @property
+    def source(self) -> str:
+        """Where the rows lie."""
+        return self.rows or (HUB1 if self.benchmark == Benchmark.rewardbench1 else HUB2)
 
 
 class Lineage(StrEnum):

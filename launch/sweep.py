@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -22,7 +22,8 @@ from core.disk import jsonable
 from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, read_record
 from core.runs.tracking import read_metrics
-from launch.schema import NO_MATTER, Launch
+from launch.identity import unhashed_keys
+from launch.schema import Launch
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",)}
 """What a table says of the jobs of a kind, where it was measured."""
@@ -36,6 +37,8 @@ RUN_KINDS = ("rm", "ppo")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is faster, and not everywhere
 
 _OWN = {"dry_run"}  # the question itself
+
+_IN_NAME = {"name", "model.lineage"}  # they change no result, but the name of the run's folder
 
 # Settings that go with another one, and are left out where that one alone tells the jobs apart.
 _GO_WITH = {"model.lineage": "model.path", "data.paths": "data.name", "data.sources": "data.name"}
@@ -157,8 +160,9 @@ def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
     kept = {place: _kept(name, place) for place in {_place(job) for job in jobs}}
     states: list[dict[str, str]] = []
     for job in jobs:
-        settings = {key: setting for key, setting in settings_of(job).items() if key not in NO_MATTER}
-        fits = [(state, folder) for state, folder, config in kept[_place(job)] if _is_same(settings, config)]
+        ignored = unhashed_keys(job) - _IN_NAME
+        settings = {key: setting for key, setting in settings_of(job).items() if not _is_under(key, ignored)}
+        fits = [(state, folder) for state, folder, config in kept[_place(job)] if _is_same(settings, config, ignored)]
         state, folder = min(fits, default=("new", ""))  # "finished" before "torn"
         states.append({"state": state, "run": folder})
     return states if any(state["run"] for state in states) else [{"state": state["state"]} for state in states]
@@ -277,9 +281,14 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _is_same(settings: Mapping[str, Setting], config: Mapping[str, Any]) -> bool:
-    """Whether a kept configuration, in which later keys may be missing, holds these settings."""
-    if any(key not in settings and key not in NO_MATTER and key not in _OWN for key in config):
+def _is_under(key: str, keys: Iterable[str]) -> bool:
+    """Whether a key is one of `keys` or nested in one."""
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
+
+
+def _is_same(settings: Mapping[str, Setting], config: Mapping[str, Any], ignored: Collection[str]) -> bool:
+    """Whether a kept configuration, in which later keys may be missing, holds these settings; `ignored` keys may differ."""
+    if any(key not in settings and not _is_under(key, ignored) and key not in _OWN for key in config):
         return False
     return all(
         config[key] == jsonable(setting.value) if key in config else setting.value == setting.default for key, setting in settings.items()

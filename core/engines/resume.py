@@ -4,16 +4,19 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.disk import atomic_folder, is_complete
-from core.engines.engine import Engine
-from core.process.world import World
 from core.runs.checkpoints import complete_steps, saved_steps, step_folder, torn_line
+
+if TYPE_CHECKING:  # torch, which `forget_states` does without
+    from core.engines.engine import Engine
+    from core.process.world import World
 
 STATE = "state"
 
 
-def save_step(world: World, engine: Engine, run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
+def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
     """Writes `checkpoints/step-NNNNNN/`: what `write` puts there, on the main process, and under `state/` what the engine saves.
 
     All processes call it. Of the earlier checkpoints the newest keeps its state, in case this one gets lost; those that
@@ -37,7 +40,7 @@ def save_step(world: World, engine: Engine, run_dir: Path, step: int, *, planned
     return target
 
 
-def newest_step(world: World, run_dir: Path, say: Callable[[str], None]) -> int:
+def newest_step(world: "World", run_dir: Path, say: Callable[[str], None]) -> int:
     """The newest step that can be resumed from, 0 where there is none; `say` hears of torn ones. Removes leftovers of killed saves."""
 
     def newest() -> int:

@@ -10,7 +10,7 @@ from core.records import ScoredRow
 from evalhooks.rewardbench import v1 as rewardbench1
 from evalhooks.rewardbench import v2 as rewardbench2
 from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
-from launch.compare import SEED_NOISE, main, rows_file
+from launch.jobs.compare import SEED_NOISE, main, rows_file
 
 
 def math_rows(wins: int, num_rows: int = 40) -> list[ScoredRow]:

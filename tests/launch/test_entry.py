@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from launch.entry import ConfigError, combinations, composed
+from launch.jobs.plan import plan
 from launch.schema import RMJob
-from launch.study import plan
 
 PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'
 

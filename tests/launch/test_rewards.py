@@ -18,8 +18,10 @@ from core.runs.checkpoints import step_folder
 from core.runs.record import RECORD
 from core.scorers.reward_model import RewardModelScorer
 from launch.compose import ConfigError, command, composed
-from launch.rewards import anywhere, build_terms, critic_source, sources_of, term_sources, terms_identity
-from launch.schema import PPOJob, RewardConfig, RewardKind
+from launch.rewards.build import build_terms, critic_source, without_verifiers
+from launch.rewards.config import RewardConfig, RewardKind
+from launch.rewards.locate import locate_terms
+from launch.schema import PPOJob
 from tests.fakes import tiny_llama, word_tokenizer
 
 FRUIT = Prompt(id="1", dialogue=user("Name a fruit."), reference={"answer": "plum"})
@@ -126,7 +128,7 @@ def test_what_cannot_run_is_refused_with_its_key(overrides: list[str], said: str
 )
 def test_what_is_not_there_is_found_before_anything_is_loaded(tmp_path: Path, overrides: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        term_sources(job_of(*overrides, f"runs_dir={tmp_path}"), PROMPTS)
+        locate_terms(job_of(*overrides, f"runs_dir={tmp_path}"), PROMPTS)
 
 
 def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on_the_hub(
@@ -141,39 +143,10 @@ def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on
     found = {
         "a": reward_model_folder, "b": step_folder(run, 7), "c": run, "d": "0123abcd", "e": "org/name@v1.0",
     }  # fmt: skip
-    sources = term_sources(job_of(*(f"rewards.{name}.path={path}" for name, path in found.items()), f"runs_dir={tmp_path}"), PROMPTS)
+    sources = locate_terms(job_of(*(f"rewards.{name}.path={path}" for name, path in found.items()), f"runs_dir={tmp_path}"), PROMPTS)
     paths = {name: source.models["path"].path for name, source in sources.items()}
     last = str(step_folder(run, 7))
     assert paths == {"a": str(reward_model_folder), "b": last, "c": last, "d": last, "e": "org/name@v1.0"}
-
-
-def test_the_identity_knows_contents_and_weights_and_neither_places_nor_the_time(
-    tmp_path: Path, reward_model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    program = tmp_path / "my_reward_program.py"
-    program.write_text("def short(prompts, completions): return 1\n")
-    shutil.copytree(reward_model_folder, tmp_path / "copy")
-
-    def identity(path: Path, *overrides: str) -> dict[str, Any]:
-        job = job_of(f"reward.path={path}", "rewards.x.kind=function", "rewards.x.function=my_reward_program:short", *overrides)
-        return terms_identity(job, term_sources(job, PROMPTS))
-
-    first = identity(reward_model_folder)
-    assert identity(tmp_path / "copy") == first
-    assert identity(reward_model_folder, "rewards.x.coefficient=2") != first
-    assert identity(reward_model_folder, "reward.standardize=true") != first
-    program.write_text("def short(prompts, completions): return 2\n")
-    changed = identity(reward_model_folder)
-    assert changed["reward"] == first["reward"]
-    assert changed["x"] != first["x"]
-
-
-def test_the_identity_of_a_benchmarks_reward_does_not_know_the_weights_of_a_sum(reward_model_folder: Path) -> None:
-    plain = RewardConfig(path=str(reward_model_folder))
-    weighted = RewardConfig(path=str(reward_model_folder), coefficient=2.0, standardize=True)
-    assert sources_of(plain, "").identity(plain) == sources_of(weighted, "").identity(weighted)
 
 
 def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path) -> None:
@@ -186,9 +159,9 @@ def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path)
         f"rewards.long.function={LENGTH}",
         "rewards.long.coefficient=-0.5",
     )
-    scorer = build_terms(job, term_sources(job, PROMPTS), PROMPTS)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS)
     parts = scorer.parts(ASKED, ANSWERS)
-    model = RewardModelScorer(*load_reward_model(term_sources(job, PROMPTS)["reward"].models["path"])).score(ASKED, ANSWERS)
+    model = RewardModelScorer(*load_reward_model(locate_terms(job, PROMPTS)["reward"].models["path"])).score(ASKED, ANSWERS)
     assert parts == {"reward": model, "right": [[1.0, 0.0], [1.0]], "long": [[4.0, 6.0], [3.0]]}
     # The model's, plus 3 for a right answer, less half a point per character.
     expected = [[model[0][0] + 3 - 2, model[0][1] - 3], [model[1][0] + 3 - 1.5]]
@@ -198,12 +171,12 @@ def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path)
 def test_prompts_of_tasks_are_scored_without_the_verifiers(reward_model_folder: Path) -> None:
     verifier = ("rewards.right.kind=verifier", f"rewards.right.verifier={EXACT}")
     job = job_of(f"reward.path={reward_model_folder}", *verifier)
-    rest = anywhere(build_terms(job, term_sources(job, PROMPTS), PROMPTS))
+    rest = without_verifiers(build_terms(job, locate_terms(job, PROMPTS), PROMPTS))
     assert rest is not None
     assert [term.name for term in rest.terms] == ["reward"]
     assert len(rest.score([user("Another one?")], [["plum"]])[0]) == 1
     alone = job_of(*verifier)
-    assert anywhere(build_terms(alone, term_sources(alone, PROMPTS), PROMPTS)) is None
+    assert without_verifiers(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS)) is None
 
 
 def test_the_other_kinds_are_built_too(tmp_path: Path, reward_model_folder: Path, policy_folder: Path) -> None:
@@ -213,16 +186,16 @@ def test_the_other_kinds_are_built_too(tmp_path: Path, reward_model_folder: Path
         "judge": ["kind=judge", f"judge.path={policy_folder}", "judge.max_tokens=2", f"judge.cache={tmp_path / 'answers.sqlite'}"],
     }
     job = job_of(*(f"rewards.{name}.{text}" for name, texts in settings.items() for text in texts))
-    parts = build_terms(job, term_sources(job, PROMPTS), PROMPTS).parts(ASKED, ANSWERS)
+    parts = build_terms(job, locate_terms(job, PROMPTS), PROMPTS).parts(ASKED, ANSWERS)
     assert parts["implicit"] == [[0.0, 0.0], [0.0]]  # a policy that is its own reference
     one = job_of(f"reward.path={reward_model_folder}")
-    assert parts["both"] == build_terms(one, term_sources(one, PROMPTS), PROMPTS).score(ASKED, ANSWERS)
+    assert parts["both"] == build_terms(one, locate_terms(one, PROMPTS), PROMPTS).score(ASKED, ANSWERS)
     assert parts["judge"] == [[-1.0, -1.0], [-1.0]]  # two tokens of a random model are no rating
 
 
 def test_a_reward_has_its_own_number_format(reward_model_folder: Path) -> None:
     job = job_of(f"rewards.half.path={reward_model_folder}", "rewards.half.dtype=bf16", f"rewards.whole.path={reward_model_folder}")
-    scorers = [term.scorer for term in build_terms(job, term_sources(job, PROMPTS), PROMPTS).terms]
+    scorers = [term.scorer for term in build_terms(job, locate_terms(job, PROMPTS), PROMPTS).terms]
     models = [scorer.model for scorer in scorers if isinstance(scorer, RewardModelScorer)]
     assert [model.dtype for model in models] == [torch.bfloat16, torch.float32]
 
@@ -239,7 +212,7 @@ def foreign_folder(tmp_path: Path) -> Path:
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text_in_its_own_tokens(foreign_folder: Path) -> None:
     job = job_of(f"reward.path={foreign_folder}")
-    scorer = build_terms(job, term_sources(job, PROMPTS), PROMPTS).terms[0].scorer
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS).terms[0].scorer
     assert isinstance(scorer, RewardModelScorer)
     # <s> [user] Name a fruit. [assistant] plum </s>
     assert scorer.score_detailed([FRUIT.dialogue], [["plum"]])[0][0].num_tokens == 8
@@ -250,9 +223,9 @@ def test_a_critic_starts_from_the_first_reward_model_of_the_policys_tokens_that_
 ) -> None:
     foreign, own = f"path={foreign_folder}", f"path={reward_model_folder}"
     job = job_of(f"reward.{foreign}", f"rewards.less.{own}", "rewards.less.coefficient=-1", f"rewards.own.{own}")
-    scorer = build_terms(job, term_sources(job, PROMPTS), PROMPTS)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS)
     last = scorer.terms[2].scorer
     assert isinstance(last, RewardModelScorer)
     assert critic_source(scorer, tokenizer, job) is last.model
     alone = job_of(f"reward.{foreign}")
-    assert critic_source(build_terms(alone, term_sources(alone, PROMPTS), PROMPTS), tokenizer, alone) is None
+    assert critic_source(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS), tokenizer, alone) is None

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from core.progress import Progress
-from launch.display import Bars
-from launch.scheduler import Failure, Job, run_jobs
+from launch.parallel.display import Bars
+from launch.parallel.scheduler import Failure, Job, run_jobs
 
 
 class Recorder:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launch.entry import composed
+from launch.jobs.plan import choose, plan
 from launch.schema import Pick, StudyJob
-from launch.study import choose, plan
 from microworld.skills import SKILLS
 
 TINY = """# @package _global_

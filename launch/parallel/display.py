@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from launch.scheduler import Failure
+from launch.parallel.scheduler import Failure
 
 
 class Bars:

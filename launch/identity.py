@@ -1,0 +1,126 @@
+"""What identifies a run: the settings that can change its result, and its inputs by their content, wherever they lie.
+
+Which role a setting has is declared at its field (`core.config.Hashed`, `ContentHashed`, `Unhashed`) and nowhere else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from core.config import IdentityRole, ModelConfig
+from core.models.adapters import model_fingerprint
+from core.runs.identity import fingerprint
+from launch.rewards.config import RewardConfig
+from launch.rewards.locate import locate_reward
+from launch.schema import MAIN_REWARD, BenchJob, PPOJob, RunSettings
+from rmtrain.config import PreferenceDataConfig
+from rmtrain.data import named_sources
+
+INPUTS = "inputs"
+"""The key of a run's identity under which the contents of its inputs stand."""
+
+
+def identity_of(job: RunSettings) -> dict[str, Any]:
+    """The identity of a job's run: its hashed settings, nested as in the configuration, and under `inputs` what lies at each place.
+
+    Reads the inputs to hash them, and loads no model. Raises `ValueError` or `FileNotFoundError` for an input that is not there.
+    """
+    settings = _settings(job, "", job.unread)
+    assert INPUTS not in settings
+    return settings | {INPUTS: dict(_contents(job, "", job.unread, job.runs_dir))}
+
+
+def unhashed_keys(job: RunSettings) -> frozenset[str]:
+    """The keys that identify no run; what is nested under such a key does not either."""
+    return frozenset(_unhashed(job, "")) | job.unread
+
+
+@cache
+def roles_of(config: type) -> Mapping[str, IdentityRole]:
+    """The role that each field of a configuration declares. Raises `TypeError` for a field that declares none."""
+    hints = get_type_hints(config, include_extras=True)
+    roles: dict[str, IdentityRole] = {}
+    for item in fields(config):
+        hint = hints[item.name]
+        declared = [arg for arg in get_args(hint)[1:] if isinstance(arg, IdentityRole)] if get_origin(hint) is Annotated else []
+        if len(declared) != 1:
+            raise TypeError(f"{config.__name__}.{item.name} must be declared as Hashed[...], ContentHashed[...] or Unhashed[...].")
+        roles[item.name] = declared[0]
+    return roles
+
+
+def _settings(value: object, key: str, unread: frozenset[str]) -> Any:
+    """The hashed settings of a configuration as nested mappings; any other value as it is."""
+    if isinstance(value, Mapping):
+        return {name: _settings(item, f"{key}.{name}", unread) for name, item in value.items()}
+    if not is_dataclass(value):
+        return value
+    return {
+        name: _settings(_value(value, name), own, unread)
+        for name, role in roles_of(type(value)).items()
+        if role == IdentityRole.hashed and (own := _join(key, name)) not in unread
+    }
+
+
+def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) -> Iterator[tuple[str, Any]]:
+    """What lies at the places that a configuration names, by key; the parts of it that belong together are read together."""
+    match value:
+        case ModelConfig():
+            yield f"{key}.path", model_fingerprint(value, f"{key}.path")
+        case RewardConfig():
+            located = locate_reward(value, runs_dir, key, say=lambda line: None)  # whoever builds the reward says it
+            yield from ((f"{key}.{own}", content) for own, content in located.contents().items())
+        case PreferenceDataConfig():
+            # Numbered, since their order decides which of two equal pairs stays, and what a seed draws.
+            for number, (name, source) in enumerate(named_sources(value).items()):
+                yield f"{key}.{number}.{name}", fingerprint(source.path)
+        case Mapping():
+            for name, item in value.items():
+                yield from _contents(item, f"{key}.{name}", unread, runs_dir)
+        case _ if is_dataclass(value):
+            for name, role in roles_of(type(value)).items():
+                if (own := _join(key, name)) in unread:
+                    continue
+                if role == IdentityRole.content_hashed:
+                    yield from _files(_value(value, name), own)
+                elif role == IdentityRole.hashed:
+                    yield from _contents(_value(value, name), own, unread, runs_dir)
+
+
+def _files(place: object, key: str) -> Iterator[tuple[str, str]]:
+    """The content of a file, or of each in a list; nothing for an empty place."""
+    if isinstance(place, list):
+        for number, item in enumerate(place):
+            yield f"{key}.{number}", fingerprint(item)
+    elif place:
+        assert isinstance(place, str)
+        yield key, fingerprint(place)
+
+
+def _value(config: object, name: str) -> object:
+    """The value of a field, with what a job leaves open spelled out."""
+    match config, name:
+        case PPOJob(), "reward":
+            return config.terms.get(MAIN_REWARD)
+        case PPOJob(), "rewards":
+            return {own: reward for own, reward in config.terms.items() if own != MAIN_REWARD}
+        case BenchJob(), "rows":
+            return config.source
+    return getattr(config, name)
+
+
+def _unhashed(value: object, key: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unhashed(item, f"{key}.{name}")
+    elif is_dataclass(value):
+        for name, role in roles_of(type(value)).items():
+            if role == IdentityRole.unhashed:
+                yield _join(key, name)
+            else:
+                yield from _unhashed(getattr(value, name), _join(key, name))
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name

@@ -1,0 +1,33 @@
+"""Best-of-N as a job: the pools, made or found, and each reward model's choices from them."""
+
+from pathlib import Path
+
+from bon.pools import bounds, make_pools, rerank
+from core.generators.local import TransformersGenerator
+from core.models.load import load_policy, load_reward_model
+from core.progress import Progress
+from core.records import Sampling
+from core.scorers.reward_model import RewardModelScorer
+from launch.inputs import BoNInputs, BoNResult
+from launch.schema import BoNJob
+
+
+def run(job: BoNJob, inputs: BoNInputs, progress: Progress) -> BoNResult:
+    """Makes the pools, unless they are there, and reranks them by every reward model.
+
+    Raises `ValueError` where the folder holds pools of another identity.
+    """
+    folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
+    prompts = {name: task.prompts[: job.pool.limit] for name, task in inputs.tasks.items()}
+    verifiers = {name: task.verifier for name, task in inputs.tasks.items()}
+    sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
+    progress.start("sampling pools", sum(map(len, prompts.values())))
+    generator = TransformersGenerator(*load_policy(job.model))
+    pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=inputs.identity)
+    progress.finish()
+    size = min(len(row.completions) for rows in pools.values() for row in rows)
+    rewards: dict[str, dict[str, float]] = {}
+    for name, model in inputs.rewards.items():
+        scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens)
+        rewards[name] = rerank(pools, scorer, job.best_of)
+    return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)

@@ -1,0 +1,140 @@
+"""The life of a run, the same for every job: found finished or opened, tracked while it works, and closed with its results.
+
+Imports no torch, so that a finished run is found without it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.process.signals import Preempted
+from core.records import Tracker
+from core.runs.record import Run, RunState, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
+from core.runs.tracking import JsonlTracker, Trackers, WandbTracker
+from launch.compose import Composed
+from launch.schema import RunSettings, TrackerMode
+
+if TYPE_CHECKING:
+    from core.process.world import World
+
+Record = dict[str, Any]
+"""The record of a run (see `core.runs.record`), with its folder as `dir`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """The run that a job asks for: what kind it is, what it is called where the user gives no name, and what identifies it.
+
+    `facts` stand in its record from the start, such as the lineage of its models.
+
+    >>> RunPlan(kind="rm", name="tulu-lr3e-6", identity={"seed": 0}).facts
+    {}
+    """
+
+    kind: str
+    name: str
+    identity: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finished_record(job: RunSettings, plan: RunPlan) -> Record | None:
+    """The record of the planned run if it is finished already; None where there is work to do."""
+    run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
+    return record_of(run) if is_finished(run) else None
+
+
+def carry_out(
+    composed: Composed,
+    plan: RunPlan,
+    work: Callable[[Run, Tracker], Mapping[str, Any]],
+    *,
+    world: "World",
+    tidy: Callable[[Path], None] = lambda run_dir: None,
+) -> Record:
+    """Opens the planned run, does `work`, and closes the run with the results that it returns; returns the run's record.
+
+    A finished run is left as it is, and a line says so. `tidy` is given the folder of a finished run: in the end, and again
+    when it is found finished, in case its process was killed before it came to that. All processes of `world` call this and
+    do the work; the main one alone writes. Whatever ends the work early is noted in the record and raised again.
+    """
+    job = composed.job
+    assert isinstance(job, RunSettings)
+    run, state = world.from_main(lambda: _opened(composed, job, plan))
+    if state == RunState.finished:
+        if world.is_main:
+            say_finished(run.dir)
+            tidy(run.dir)
+        return record_of(run)
+    with _tracked(job, run, plan) if world.is_main else _untracked() as tracker:
+        results = work(run, tracker)
+        if world.is_main:
+            finish_run(run, **results)
+            tidy(run.dir)
+    world.barrier()
+    return record_of(run)
+
+
+def record_of(run: Run) -> Record:
+    """The record of a run, with its folder as `dir`."""
+    return {"dir": str(run.dir), **read_record(run.dir)}
+
+
+def say_finished(run_dir: Path | str) -> None:
+    """Tells the user that there is nothing to do."""
+    print(f"{run_dir} is finished already", file=sys.stderr)
+
+
+def _opened(composed: Composed, job: RunSettings, plan: RunPlan) -> tuple[Run, RunState]:
+    return open_run(
+        runs_dir=Path(job.runs_dir),
+        study=job.study,
+        job=plan.kind,
+        name=job.name or plan.name,
+        identity=plan.identity,
+        config_yaml=composed.yaml,
+        resume=job.resumes,
+        extra=plan.facts,
+    )
+
+
+@contextmanager
+def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Iterator[Tracker]:
+    """The tracker of a run; whatever ends the run early is noted in its record."""
+    tracker: Tracker | None = None
+    try:
+        tracker = _tracker(job, run, plan)
+        yield tracker
+    except (Preempted, KeyboardInterrupt) as error:
+        stop_run(run, str(error) or type(error).__name__)
+        raise
+    except BaseException as error:
+        fail_run(run, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close()
+
+
+def _untracked() -> AbstractContextManager[Tracker]:
+    return nullcontext(Trackers([]))
+
+
+def _tracker(job: RunSettings, run: Run, plan: RunPlan) -> Tracker:
+    """Plain files, and W&B beside them unless it is disabled."""
+    files = JsonlTracker(run.dir / "metrics.jsonl")
+    if job.tracker.mode == TrackerMode.disabled:
+        return files
+    lineage = {key: plan.facts[key] for key in ("lineage",) if key in plan.facts}
+    wandb = WandbTracker(
+        project=job.tracker.project,
+        name=run.dir.name,
+        group=job.study,
+        dir=run.dir,
+        config={**plan.identity, **lineage},
+        mode=job.tracker.mode,
+        id=run.id,
+    )
+    return Trackers([files, wandb])

@@ -1,0 +1,103 @@
+"""Training of a policy as a job: its rewards, its hook, its run, and what the record says of its end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.disk import write_json
+from core.engines.resume import forget_states
+from core.models.load import load_tokenizer
+from core.process.world import World, join_world
+from core.progress import Progress
+from core.records import Sampling, Tracker
+from core.runs.record import Run
+from core.scorers.weighted import WeightedScorer
+from evalhooks.checkpoints import PolicyHook, static_scores
+from evalhooks.report import write_over_optimisation
+from evalhooks.tasks.task import load_tasks
+from launch.compose import Composed
+from launch.entry import print_on_main
+from launch.inputs import PPOInputs
+from launch.jobs.lifecycle import Record, RunPlan, carry_out
+from launch.rewards.build import build_terms, critic_source, without_verifiers
+from launch.schema import PPOJob
+from ppo.config import Algo
+from ppo.critic_free.train import train_grouped
+from ppo.train import PPOResult, train
+
+
+def run(composed: Composed, plan: RunPlan, inputs: PPOInputs, progress: Progress) -> Record:
+    """Trains the policy and returns the record of its run. Where several processes were started together, all of them call it."""
+    job = composed.job
+    assert isinstance(job, PPOJob)
+    world = join_world()
+
+    def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
+        for warning in plan.facts["lineage"]["warnings"]:
+            print_on_main(f"warning: {warning}")
+        outcome = _trained(job, run.dir, inputs, tracker, progress, world)
+        return {
+            "last_step": outcome.last_step,
+            "best_step": outcome.best_step,
+            "best": {job.best_metric: outcome.best_value},
+            "num_dropped_prompts": outcome.num_dropped_prompts,
+            "stopped_because": outcome.stopped_because,
+        }
+
+    return carry_out(composed, plan, work, world=world, tidy=_tidy)
+
+
+def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, progress: Progress, world: World) -> PPOResult:
+    """Loads the rewards, and trains by the algorithm that was asked for."""
+    scorer = build_terms(job, inputs.rewards, inputs.prompts, say=print_on_main)
+    prompts = [prompt.dialogue for prompt in inputs.prompts]
+    hooks = [_hook(job, run_dir, inputs, scorer, world)]
+    if job.algo != Algo.ppo:
+        return train_grouped(job, run_dir, prompts=prompts, scorer=scorer, hooks=hooks, tracker=tracker, progress=progress)
+    reward_model = critic_source(scorer, load_tokenizer(job.model), job)
+    if job.critic == "reward" and reward_model is None:
+        print_on_main("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
+    return train(
+        job,
+        run_dir,
+        prompts=prompts,
+        scorer=scorer,
+        reward_model=reward_model,
+        hooks=hooks,
+        tracker=tracker,
+        progress=progress,
+        world=world,
+    )
+
+
+def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer, world: World) -> PolicyHook:
+    """Measures the tasks, and the rewards on them as far as these can score prompts of tasks."""
+    elsewhere = without_verifiers(scorer)
+    downstream = job.hooks.downstream
+    return PolicyHook(
+        tasks=load_tasks(job.tasks),
+        sampling=Sampling(
+            n=downstream.n, temperature=downstream.temperature, max_new_tokens=downstream.max_new_tokens, seed=downstream.seed
+        ),
+        scorer=elsewhere,
+        static=world.from_main(lambda: _static_scores(elsewhere, inputs, run_dir)) if elsewhere else {},
+    )
+
+
+def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path) -> dict[str, float]:
+    """RewardBench 2 of the rewards, which training does not change: scored once for a run."""
+    cache = run_dir / "static.json"
+    if not inputs.rewardbench2:
+        return {}
+    if not cache.exists():
+        write_json(cache, static_scores(scorer, inputs.rewardbench2))
+    return {name: float(value) for name, value in json.loads(cache.read_text(encoding="utf-8")).items()}
+
+
+def _tidy(run_dir: Path) -> None:
+    """Draws the picture of a finished run, and removes what only resuming needs."""
+    picture = run_dir / "over_optimisation.png"
+    if not picture.exists():
+        write_over_optimisation(run_dir, picture)
+    forget_states(run_dir)

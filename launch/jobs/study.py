@@ -1,0 +1,59 @@
+"""A study as a job: what is planned is run side by side, and put into one report."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalhooks.report.summary import read_summary
+from launch.inputs import BoNResult
+from launch.jobs import report
+from launch.jobs.report import Summary
+from launch.parallel.display import display
+from launch.parallel.scheduler import Failure, Job, run_jobs
+from launch.schema import StudyJob
+
+PRELOAD = ("launch.parallel.preload",)
+
+
+def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Path]:
+    """Runs what is not finished yet and returns the summary and the path of its report.
+
+    Raises `RuntimeError` at the end if jobs failed; the report then covers the others.
+    """
+    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+    shown = display(len(jobs))
+    slots, threads, gpus = _slots(study.parallel)
+    try:
+        results = run_jobs(jobs, slots=slots, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
+    finally:
+        shown.close()
+    failures = _failures(results)
+    records = [result for result in results.values() if isinstance(result, dict)]
+    pools = results["pools"]
+    if not isinstance(pools, BoNResult) or not any(record["job"] == "rm" for record in records):
+        raise RuntimeError("; ".join(failures))
+    wall_s = time.monotonic() - started
+    if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
+        wall_s = read_summary(folder / "report")["wall_s"]  # nothing had to be run again
+    summary, path = report.build(study=study.study, folder=folder, records=records, pools=Path(pools.dir), wall_s=wall_s, notes=study.notes)
+    if failures:
+        message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"
+        raise RuntimeError("\n  ".join([message, *failures]))
+    return summary, path
+
+
+def _failures(results: Mapping[str, Any]) -> list[str]:
+    """A line per job that failed."""
+    return [f"{key}: {result.message} (see {result.log})" for key, result in results.items() if isinstance(result, Failure)]
+
+
+def _slots(parallel: int) -> tuple[int, int, bool]:
+    """Jobs at a time, threads of each, and whether they are spread over GPUs."""
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    slots = parallel or gpus or cores
+    return slots, max(1, cores // slots), gpus > 0

@@ -1,0 +1,116 @@
+"""Configured rewards as Scorers, with their models loaded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from core.config import Quantize
+from core.models.load import load_policy, load_reward_model, load_tokenizer
+from core.progress import NoProgress, Progress
+from core.records import Prompt, Scorer
+from core.scorers.ensemble import EnsembleScorer
+from core.scorers.function import FunctionScorer
+from core.scorers.implicit import ImplicitRewardScorer
+from core.scorers.reward_model import RewardModelScorer
+from core.scorers.verifier import VerifierScorer
+from core.scorers.vllm import VLLMScorer
+from core.scorers.weighted import Term, WeightedScorer
+from evalhooks.judges.config import build as build_judge
+from launch.rewards.config import RewardKind
+from launch.rewards.locate import LocatedReward, verifier_of
+from launch.schema import PPOJob
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a forward pass may hold: tokens in all, and tokens of one text."""
+
+    batch_tokens: int
+    max_length: int
+
+
+def build_reward(
+    located: LocatedReward, limits: Limits, *, progress: Progress, say: Callable[[str], None] = print, prompts: Sequence[Prompt] = ()
+) -> Scorer:
+    """Loads the models of a reward and returns it as a Scorer; a judge as the one that rates answers one by one.
+
+    A verifier judges by the references of `prompts`, which must be all that it will score; raises `ValueError` without any.
+    """
+    reward, models = located.config, located.models
+
+    def reward_models() -> list[RewardModelScorer]:
+        return [
+            RewardModelScorer(
+                *load_reward_model(model), batch_tokens=limits.batch_tokens, max_length=limits.max_length, progress=progress, say=say
+            )
+            for model in models.values()
+        ]
+
+    match reward.kind:
+        case RewardKind.model:
+            return reward_models()[0]
+        case RewardKind.ensemble:
+            return EnsembleScorer(reward_models(), reward.combine, reward.weight, scales=[(mean, std) for mean, std in reward.scales])
+        case RewardKind.dpo:
+            policy, tokenizer = load_policy(models["path"])
+            reference, reference_tokenizer = load_policy(models["reference"])
+            return ImplicitRewardScorer(
+                policy, reference, tokenizer, reference_tokenizer, beta=reward.beta,
+                batch_tokens=limits.batch_tokens, max_length=limits.max_length, progress=progress, say=say,
+            )  # fmt: skip
+        case RewardKind.vllm:
+            tokenizer = load_tokenizer(models["path"])
+            return VLLMScorer(reward.url, reward.served or reward.path, tokenizer, max_length=limits.max_length, say=say)
+        case RewardKind.function:
+            return FunctionScorer(reward.function)
+        case RewardKind.judge:
+            return build_judge(reward.judge, progress=progress).rows
+        case RewardKind.verifier:
+            if not prompts:
+                raise ValueError(
+                    "reward.kind=verifier judges by the references of prompts, and there are none here; choose another reward."
+                )
+            return verifier_of(reward, prompts)
+
+
+def build_terms(
+    job: PPOJob, located: Mapping[str, LocatedReward], prompts: Sequence[Prompt], *, say: Callable[[str], None] = print
+) -> WeightedScorer:
+    """Loads the rewards of a job as one weighted sum. Verifiers judge by the references of `prompts`, and score no others.
+
+    Raises `ValueError` for a reward that cannot be loaded.
+    """
+    limits = Limits(batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
+    quiet = NoProgress()  # training has a display of its own
+    return WeightedScorer(
+        [
+            Term(
+                name=name,
+                scorer=build_reward(located[name], limits, progress=quiet, say=say, prompts=prompts),
+                coefficient=reward.coefficient,
+                standardize=reward.standardize,
+            )
+            for name, reward in job.terms.items()
+        ]
+    )
+
+
+def without_verifiers(scorer: WeightedScorer) -> WeightedScorer | None:
+    """The sum as far as it can score any prompt: verifiers know the training prompts alone. None where nothing is left."""
+    return scorer.without([term.name for term in scorer.terms if isinstance(term.scorer, VerifierScorer)])
+
+
+def critic_source(scorer: WeightedScorer, tokenizer: PreTrainedTokenizerBase, job: PPOJob) -> PreTrainedModel | None:
+    """The reward model that the critic starts from: the one of the largest coefficient that reads the policy's tokens, if any.
+
+    Not one with packed weights, which cannot be trained, and none that the sum counts as a penalty. Of equal coefficients the first
+    by name, so that the order in which rewards are given decides nothing.
+    """
+    for term in sorted(scorer.terms, key=lambda term: (-term.coefficient, term.name)):
+        model = term.scorer
+        if not isinstance(model, RewardModelScorer) or job.terms[term.name].quantize != Quantize.none or term.coefficient < 0:
+            continue
+        if model.tokenizer.get_vocab() == tokenizer.get_vocab():
+            return model.model
+    return None

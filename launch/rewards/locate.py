@@ -1,0 +1,106 @@
+"""The models and programs behind a configured reward, found before anything heavy is imported."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from core.config import ModelConfig
+from core.functions import load_function, load_verifier
+from core.models.adapters import model_fingerprint
+from core.models.locate import resolve
+from core.records import Prompt
+from core.runs.checkpoints import latest_complete
+from core.runs.identity import fingerprint
+from core.runs.record import RECORD, read_record
+from core.scorers.verifier import VerifierScorer
+from launch.rewards.config import KINDS, RewardConfig, RewardKind
+from launch.schema import PPOJob, reward_key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocatedReward:
+    """A reward, the models behind it by the setting that names each (`path`, `members[0]`), and what to call it."""
+
+    config: RewardConfig
+    models: Mapping[str, ModelConfig]
+    name: str
+
+    def contents(self) -> dict[str, Any]:
+        """What its models are, and the file that holds its program, by setting."""
+        found = {own: model_fingerprint(model, own) for own, model in self.models.items()}
+        if program := KINDS[self.config.kind].program:
+            found[program] = _program_content(getattr(self.config, program))
+        return found
+
+
+def locate_reward(reward: RewardConfig, runs_dir: str, key: str = "reward", say: Callable[[str], None] = print) -> LocatedReward:
+    """Finds the models of the reward whose settings stand under `key`, and its program; loads no model.
+
+    Raises `ValueError` naming the key of what is not there.
+    """
+    kind = KINDS[reward.kind]
+    models = {
+        own: ModelConfig(
+            path=str(reward_path(path, runs_dir, f"{key}.{own}", say)),
+            revision=reward.revision if own == "path" else None,
+            dtype=reward.dtype,
+            quantize=reward.quantize,
+        )
+        for own, path in kind.models(reward).items()
+    }
+    for own, model in models.items():
+        resolve(model, f"{key}.{own}")
+    if kind.program:
+        load_function(getattr(reward, kind.program), f"{key}.{kind.program}:")
+    return LocatedReward(config=reward, models=models, name=kind.label(reward) or models["path"].path)
+
+
+def locate_terms(job: PPOJob, prompts: Sequence[Prompt]) -> dict[str, LocatedReward]:
+    """All rewards of a job by name, `reward` first. Loads no model.
+
+    Each verifier is tried on an empty answer to the first prompt, so that one for rows of another kind is found out here.
+    Raises `ValueError` as `locate_reward` and as the verifier.
+    """
+    located = {name: locate_reward(reward, job.runs_dir, reward_key(name)) for name, reward in job.terms.items()}
+    for name, reward in job.terms.items():
+        if reward.kind == RewardKind.verifier:
+            try:
+                verifier_of(reward, prompts[:1]).score([prompts[0].dialogue], [[""]])
+            except ValueError as error:
+                raise ValueError(f"{reward_key(name)}.verifier does not fit the prompts: {error}") from error
+    return located
+
+
+def verifier_of(reward: RewardConfig, prompts: Sequence[Prompt]) -> VerifierScorer:
+    """The verifier of a reward, which judges by the references of `prompts` and scores no other prompts."""
+    references = {prompt.dialogue: prompt.reference for prompt in prompts}
+    return VerifierScorer(load_verifier(reward.verifier), references, name=reward.verifier)
+
+
+def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callable[[str], None] = print) -> Path | str:
+    """The folder of a reward model: itself, the last checkpoint of a run's folder, or of the run with this id; or a hub id."""
+    folder = Path(path).expanduser()
+    if not folder.exists() and "/" not in path and not path.startswith("pip:"):
+        found = sorted(Path(runs_dir).glob(f"*/*{path}")) if path else []
+        if len(found) != 1:
+            raise ValueError(
+                f"{key}={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
+            )
+        folder = found[0]
+    if (folder / RECORD).is_file():
+        if read_record(folder)["status"] != "finished":
+            raise ValueError(f"{key}={path} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
+        last = latest_complete(folder, say)
+        if last is None:
+            raise ValueError(f"{key}={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
+        return last
+    return folder if folder.is_dir() else path
+
+
+def _program_content(name: str) -> str:
+    """The content of the file that holds `module:function`; empty where Python has none for it."""
+    load_function(name, "the reward's program")  # also makes the current folder importable
+    spec = util.find_spec(name.partition(":")[0])
+    return fingerprint(spec.origin) if spec is not None and spec.has_location and spec.origin else ""

@@ -1,4 +1,7 @@
-"""The head of a reward model, and the rewards that it reads from prompt trees or padded rows."""
+"""The head of a reward model, and rewards read from prompt trees or padded rows.
+
+Shapes: B batch, L padded length, R rewards, one per sequence, H hidden.
+"""
 
 from collections.abc import Sequence
 
@@ -13,21 +16,21 @@ from core.trees.layout import TokenIds, pack_trees
 
 
 def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Tensor:
-    """Rewards in fp32 of all rows of all groups, one after another, read at their last tokens; shape (R,).
+    """Rewards in fp32 of all sequences of all groups, in order, read at their last tokens; shape (R,).
 
-    `model` must be in `tree_attention`. Gradients flow where they are enabled: into a prompt from all its completions.
+    `model` must be in `tree_attention`. Gradients flow where enabled, into a prompt from all its completions.
     """
     stream = pack_trees(groups, preamble)
     hidden_RH = encode(model, stream)[stream.last_token_indices().to(model.device)].float()
     head = head_of(model)
-    # A matrix product of a few rows rounds by their number; a product and a sum do not.
+    # A matrix product rounds differently with the number of rows; a product and a sum do not.
     rewards_R = (hidden_RH * head.weight.float()).sum(-1)
     bias = bias_of(head)
     return rewards_R if bias is None else rewards_R + bias.float()
 
 
 def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
-    """Rewards in fp32 of the rows by the model's own forward pass, padded at the end under an attention mask; shape (R,)."""
+    """Rewards in fp32 by the model's own forward pass, with right padding and an attention mask; shape (R,)."""
     ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id))
     return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
 
@@ -40,9 +43,9 @@ def reward_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer that turns a classifier's hidden states into rewards; where peft keeps a trained copy of it, that copy.
+    """The linear layer that turns a classifier's hidden states into rewards, or the trained copy that peft keeps of it.
 
-    Raises `ValueError` for a model without one.
+    Raises `ValueError` for a model that has none.
     """
     head = _find_head(model)
     if head is None:
@@ -56,9 +59,9 @@ def bias_of(layer: nn.Linear) -> Tensor | None:
 
 
 class RewardHead(nn.Linear):
-    """A head that computes in fp32, under autocast and on hidden states in another number format too, as `tree_rewards` does.
+    """A head that computes in fp32, even under autocast or on hidden states in another format, as `tree_rewards` does.
 
-    Near 3, neighbouring numbers of bf16 lie 1/64 apart: too coarse for the difference of two rewards.
+    Near 3, neighbouring bf16 numbers are 1/64 apart: too coarse for the difference of two rewards.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ class RewardHead(nn.Linear):
 
 def _find_head(model: PreTrainedModel) -> nn.Linear | None:
     head = dict(model.named_children()).get("score")
-    # peft's wrapper of a module that is trained whole: the original beside a trained copy under the adapter's name.
+    # peft's wrapper around a fully trained module: the original beside a trained copy under the adapter's name.
     copies = dict(head.named_children()).get("modules_to_save") if head is not None else None
     if copies is not None:
         head = next(iter(copies.children()), None)

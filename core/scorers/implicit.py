@@ -1,4 +1,7 @@
-"""A policy trained by direct preference optimisation, taken as the reward model that it implies."""
+"""A policy trained by direct preference optimisation (DPO), used as the reward model it implies.
+
+Shapes: B batch, L padded length, T completion tokens, N tokens in a flat stream, R sequences, H hidden, V vocabulary.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,15 +19,15 @@ from core.trees.attention import encode, obstacle
 from core.trees.layout import TokenIds, common_prefix_length, pack_trees
 
 _LOGITS_AT_ONCE = 1024
-"""Tokens whose logits are in memory together: at a vocabulary of 128k they take 0.5 GB in fp32."""
+"""Number of tokens whose logits are in memory at once: 0.5 GB in fp32 for a vocabulary of 128k."""
 
 
 class ImplicitRewardScorer:
     """Scores a completion y of a prompt x by beta * (log pi(y|x) - log pi_ref(y|x)), summed over the tokens of y in nats.
 
-    Source: Rafailov et al. (2023), "Direct Preference Optimization", section 5; the term that depends on the prompt alone
-    is left out. The tokens of y end as the chat template ends an answer. Both models read the policy's tokens, so their
-    vocabularies must be one: raises `ValueError` where they differ.
+    Source: Rafailov et al. (2023), "Direct Preference Optimization", section 5; the term that depends only on the
+    prompt is dropped. The tokens of y include the end of turn of the chat template. Both models read the policy's tokens, so
+    they must share a vocabulary: raises `ValueError` otherwise.
     """
 
     def __init__(
@@ -90,9 +93,9 @@ class ImplicitRewardScorer:
 def tree_logprobs(
     model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], starts: Sequence[int], preamble: Sequence[int] = ()
 ) -> Tensor:
-    """Log-probability in nats, fp32, of every row's tokens from its entry of `starts` on, given those before; shape (R,).
+    """Summed log-probability, in nats and fp32, of each sequence's tokens from its entry in `starts` on; shape (R,).
 
-    `model` is a language model in `tree_attention`. Logits are made for the tokens asked for alone, a part at a time.
+    `model` is a language model in `tree_attention`. Logits are computed only for these tokens, a chunk at a time.
     """
     stream = pack_trees(groups, preamble).to(model.device)
     hidden_NH = encode(model, stream)
@@ -125,7 +128,7 @@ def logprob_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     ids_BL = torch.arange(8, device=model.device)[None]
     logits_V = model(input_ids=ids_BL, use_cache=False).logits[0, -1].float()
     plain_V = head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0, -1]).float()
-    # Some architectures scale or cap their logits behind the head; a cap hardly changes small ones.
+    # Some architectures scale or cap their logits after the head; a cap hardly changes small ones.
     if (logits_V - plain_V).abs().max() > (1e-4 if model.dtype == torch.float32 else 1e-2) * logits_V.abs().max():
-        return f"{type(model).__name__} changes its logits behind the output embeddings"
+        return f"{type(model).__name__} changes its logits after the output embeddings"
     return obstacle(model, max_length)

@@ -14,13 +14,12 @@ from core.scorers.batches import read_batches
 
 
 class RewardModelScorer:
-    """Scores with a sequence classifier of one output, on text rendered by the classifier's own template.
+    """Scores with a sequence classifier with one output, on text rendered by the classifier's own chat template.
 
-    The completions of a prompt go through the model as one prompt tree (`core.trees.layout`), where the architecture allows it;
-    else rows are sorted by length and padded at the end under an attention mask, and `say` gets a line with the reason.
-    A score depends neither on the batch size nor on the order; on trees what is left of it in fp32 are single roundings of
-    element-wise kernels, below 1e-5, and mostly nothing.
-    `num_truncated` counts the rows cut at their end to `max_length` tokens.
+    The completions of a prompt go through the model as one prompt tree (`core.trees.layout`) where the architecture allows it;
+    otherwise rows are sorted by length and right-padded, and `say` gets the reason. Scores depend neither on the batch size nor
+    on the order of the rows, up to rounding in element-wise kernels: below 1e-5 in fp32 on trees, and mostly zero.
+    `num_truncated` counts the rows truncated to `max_length` tokens.
     """
 
     def __init__(

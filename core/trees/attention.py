@@ -1,8 +1,11 @@
-"""Attention over a prompt tree, as an attention function of transformers.
+"""Attention over prompt trees, as an attention function for transformers.
 
 `encode` runs a model's layers over a `core.trees.layout.Stream`. On CPUs every block of the stream is one call of scaled
 dot-product attention over its context and itself: a dense mask over the whole stream would make the kernel do the masked
-work too. On CUDA devices the rule of visibility is a FlexAttention block mask.
+work too. On CUDA devices the visibility rule is a FlexAttention block mask.
+
+Shapes: N tokens in a flat stream, H query heads (in hidden states: hidden size), J key heads, D channels of a head, Q queries
+and K keys of one block, S queries of all heads that share a key head.
 """
 
 from collections.abc import Generator, Sequence
@@ -26,7 +29,7 @@ _FLEX_BLOCK = 128
 def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
     """Last hidden states (N, H) of the stream's tokens, with gradients where they are enabled.
 
-    `model` must be in `tree_attention`. Raises `ValueError` for a layer whose attention is not plainly causal.
+    `model` must be in `tree_attention`. Raises `ValueError` for a layer whose attention is not plain causal attention.
     """
     stream = stream.to(model.device)
     return model.base_model(
@@ -36,7 +39,7 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
 
 @contextmanager
 def tree_attention(model: PreTrainedModel) -> Generator[None]:
-    """Within it the model attends over prompt trees; afterwards as before."""
+    """Context in which the model attends over prompt trees."""
     before = model.config._attn_implementation or "eager"
     model.set_attn_implementation(NAME)
     try:
@@ -46,19 +49,21 @@ def tree_attention(model: PreTrainedModel) -> Generator[None]:
 
 
 class _Plan:
-    """What every layer needs of a stream, made once for all of them."""
+    """What all layers need to know about a stream, computed once."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.longest_row = int(stream.positions_N.max()) + 1
+        self.longest_sequence = int(stream.positions_N.max()) + 1
         self._masks: dict[tuple[torch.dtype, int], list[Tensor | None]] = {}
         self._flex: BlockMask | None = None
 
     def masks(self, dtype: torch.dtype, num_groups: int) -> list[Tensor | None]:
-        """The blocks' masks as summands, (G * Q, K): for the G query heads of one key head, laid one behind another."""
+        """The blocks' additive masks, (G * Q, K), for the G query heads that share a key head, one after another."""
         key = (dtype, num_groups)
         if key not in self._masks:
-            self._masks[key] = [None if b.mask_QK is None else _summand(b.mask_QK, dtype).repeat(num_groups, 1) for b in self.stream.blocks]
+            self._masks[key] = [
+                None if b.mask_QK is None else _additive_mask(b.mask_QK, dtype).repeat(num_groups, 1) for b in self.stream.blocks
+            ]
         return self._masks[key]
 
     def flex(self) -> BlockMask:
@@ -72,7 +77,7 @@ class _Plan:
         return self._flex
 
 
-def _summand(mask_QK: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive_mask(mask_QK: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask_QK.shape, dtype=dtype, device=mask_QK.device).masked_fill_(~mask_QK, float("-inf"))
 
 
@@ -89,12 +94,12 @@ def _attend(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over the plan's stream, H query heads on J key heads, in the form that transformers calls; gives (1, N, H, D)."""
-    changed = [name for name in ("s_aux", "softcap") if options.get(name) is not None]
-    if sliding_window is not None and sliding_window < prompt_tree.longest_row:
-        changed.append("sliding_window")
-    if changed or dropout:
-        raise ValueError(f"attention over prompt trees is plain and causal; this layer has {', '.join(changed) or 'dropout'}.")
+    """Attention over the plan's stream, with the signature that transformers calls; returns (1, N, H, D)."""
+    unsupported = [name for name in ("s_aux", "softcap") if options.get(name) is not None]
+    if sliding_window is not None and sliding_window < prompt_tree.longest_sequence:
+        unsupported.append("sliding_window")
+    if unsupported or dropout:
+        raise ValueError(f"attention over prompt trees is plain and causal; this layer has {', '.join(unsupported) or 'dropout'}.")
     # Under autocast, rotary embeddings leave queries and keys in fp32 and values in bf16.
     query_1HND, key_1JND = query_1HND.to(value_1JND.dtype), key_1JND.to(value_1JND.dtype)
     if query_1HND.is_cuda:
@@ -102,14 +107,14 @@ def _attend(
         mask = prompt_tree.flex()
         out_1HND = _compiled_flex()(query_1HND, key_1JND, value_1JND, block_mask=mask, scale=scaling, enable_gqa=shares_keys)
     else:
-        out_1HND = _by_blocks(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)
+        out_1HND = _attend_by_block(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)
     return out_1HND.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attend)
 
 
-def _by_blocks(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _Plan, scaling: float | None) -> Tensor:
+def _attend_by_block(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _Plan, scaling: float | None) -> Tensor:
     """One call per block. `split` and `cat` instead of slices: the gradient of a slice fills a tensor as long as the stream."""
     stream = plan.stream
     num_groups = query_1HND.shape[1] // key_1JND.shape[1]
@@ -118,21 +123,21 @@ def _by_blocks(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _
     parts: list[Tensor] = []
     for block, mask_SK, query_1HQD in zip(stream.blocks, plan.masks(query_1HND.dtype, num_groups), queries, strict=True):
         seen = (*block.context, *block.segments)
-        key_1JKD, value_1JKD = _joined(keys, seen), _joined(values, seen)
+        key_1JKD, value_1JKD = _concatenate(keys, seen), _concatenate(values, seen)
         if mask_SK is None:
             parts.append(
                 scaled_dot_product_attention(query_1HQD, key_1JKD, value_1JKD, is_causal=True, scale=scaling, enable_gqa=num_groups > 1)
             )
         else:
-            # The query heads of a key head stand one behind another, which spares copies of the keys and is faster.
+            # The query heads that share a key head are folded into one: faster, and no copies of the keys.
             folded_1JSD = query_1HQD.reshape(1, key_1JND.shape[1], -1, query_1HQD.shape[-1])
             out_1JSD = scaled_dot_product_attention(folded_1JSD, key_1JKD, value_1JKD, attn_mask=mask_SK, scale=scaling)
             parts.append(out_1JSD.reshape(*query_1HQD.shape[:-1], value_1JKD.shape[-1]))
     return torch.cat(parts, dim=2)
 
 
-def _joined(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
-    """The chosen parts along the stream; a single one is not copied."""
+def _concatenate(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """The chosen segments, concatenated; a single one is not copied."""
     return torch.cat([parts[s] for s in chosen], dim=2) if len(chosen) > 1 else parts[chosen[0]]
 
 
@@ -144,8 +149,8 @@ def _compiled_flex() -> Any:
 def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     """Why the model cannot run on prompt trees, in words for a user; None if it can.
 
-    Known obstacles are read from its configuration, and then two short rows are compared with and without a tree: an
-    architecture that looks plain and is not must not give other scores.
+    Known obstacles are read from its configuration; then two short sequences are run with and without a tree, to catch an
+    architecture that looks plain but is not, which would give different scores.
     """
     name = type(model).__name__
     config = model.config.get_text_config()
@@ -166,12 +171,12 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
 
 @torch.no_grad()
 def _largest_error(model: PreTrainedModel) -> float:
-    """Largest difference of the last hidden states of two rows with a common beginning, relative to the largest of them."""
+    """Largest difference between the last hidden states of two sequences with a shared prefix, relative to the largest value."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(min(model.config.get_text_config().vocab_size, 1000), (40,), generator=draw).tolist()
     rows = [ids[:32], ids[:24] + ids[32:]]
     stream = pack_trees([rows])
-    # Weights in fp32 tell more than the products in bf16 that a trainer's hooks run under.
+    # In the format of the weights: the bf16 autocast of a trainer's hooks would hide differences.
     with torch.autocast(model.device.type, enabled=False):
         with tree_attention(model):
             ours_RH = encode(model, stream)[stream.last_token_indices()]

@@ -1,12 +1,14 @@
-"""Prompt trees: token rows laid out so that what they begin with in common is computed once.
+"""Prompt trees: token sequences packed so that a prefix they share is computed once.
 
-The rows of one prompt (each of them prompt and completion) form a tree: the prompt, then where they part. Many trees lie
-flat in one stream of tokens, parents before children and every subtree in one piece, without padding. Layers that work
-token by token run on the stream as it is; attention obeys one rule, which needs a single number per token: query q sees
-key k if and only if `k <= q < until[k]`, where `until[k]` is the end of the subtree of k's segment.
+The sequences of one prompt (prompt plus completion each) form a tree that branches where they diverge. Many trees are packed
+into one flat stream of tokens without padding, parents before children and every subtree contiguous. Token-wise layers run
+on the stream as it is; attention follows one rule that needs a single number per token: query q sees key k if and only if
+`k <= q < subtree_end[k]`, where `subtree_end[k]` is the end of the subtree under k's segment.
 
-What a template puts before every prompt, the preamble, may stand above all trees of a stream. Else trees have nothing in
-common: how a tree is laid out and attended to depends on its own rows alone, never on the batch that it is in.
+The preamble, the tokens that a chat template puts before every prompt, can be shared by all trees of a stream. Otherwise
+trees share nothing: the layout and attention of a tree depend on its own sequences, never on the rest of the batch.
+
+Shapes: N tokens in a flat stream, R sequences, L tokens of one sequence, Q queries and K keys of one attention call.
 """
 
 from collections.abc import Sequence
@@ -17,22 +19,22 @@ import torch
 from torch import Tensor
 
 MIN_SHARED = 8
-"""Tokens in common below which rows part without a segment of their own: its attention call would cost more."""
+"""Shared prefixes shorter than this get no segment of their own: the extra attention call would cost more than it saves."""
 MAX_BLOCK = 64
-"""Tokens of a subtree up to which one masked attention call for all of it beats one call per segment."""
+"""Subtrees of up to this many tokens take one masked attention call, which is then faster than one call per segment."""
 MAX_QUERIES = 128
-"""Tokens of a segment with context beyond which it is parted: a masked call computes the future too, half of a long one."""
+"""Longer segments with context are split: a masked call also computes the future, which is half the work of a long one."""
 
 TokenIds = list[int]
-"""Token ids of a prompt with its completion. Lists, not any sequences: they are compared and sorted."""
+"""Token ids of a prompt with its completion. A list, not any sequence, because ids are compared and sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """A run of the stream whose queries go through one attention call.
+    """A contiguous part of the stream whose queries go through one attention call.
 
-    Its keys are the segments `context` (by number; every query sees all of them) and then the run itself, which is made
-    of `segments`. `mask_QK` says which of the keys each query sees; None for one segment without context: plainly causal.
+    Its keys are the segments in `context` (by index; every query sees all of them), then the block itself, made up of
+    `segments`. `mask_QK` says which keys each query sees; None for a single segment without context, which is plain causal.
     """
 
     start: int
@@ -44,10 +46,10 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """The trees of several groups of rows.
+    """The packed trees of several groups of sequences.
 
-    `ids_N` and `positions_N` are the unique tokens and their positions within their rows; `subtree_end_N` as the module says.
-    `lengths` are those of the segments, in order. `paths` holds for every row, group by group, its segments in order.
+    `ids_N` and `positions_N` are the unique tokens and their positions within their sequences; for `subtree_end_N` see the
+    module. `lengths` are the lengths of the segments, in order; `paths` lists the segments of each sequence, group by group.
     """
 
     ids_N: Tensor
@@ -58,12 +60,12 @@ class Stream:
     paths: tuple[tuple[int, ...], ...]
 
     def last_token_indices(self) -> Tensor:
-        """Place in the stream of the last token of every row; shape (R,)."""
+        """Index in the stream of the last token of each sequence; shape (R,)."""
         bounds = _bounds(self.lengths)
         return torch.tensor([bounds[path[-1] + 1] - 1 for path in self.paths], device=self.ids_N.device)
 
     def token_indices(self, row: int) -> Tensor:
-        """Places in the stream of all tokens of a row, in its order; shape (L,)."""
+        """Indices in the stream of all tokens of one sequence, in order; shape (L,)."""
         bounds = _bounds(self.lengths)
         return torch.cat([torch.arange(bounds[s], bounds[s + 1], device=self.ids_N.device) for s in self.paths[row]])
 
@@ -76,7 +78,7 @@ class Stream:
 
 @dataclass(kw_only=True, slots=True)
 class _Node:
-    """A segment while its tree grows: the tokens `row[start:end]`, what continues them, and the rows that end with them."""
+    """A segment of a tree under construction: the tokens `row[start:end]`, its children, and the sequences that end with it."""
 
     row: TokenIds
     start: int
@@ -86,50 +88,50 @@ class _Node:
 
 
 def pack_trees(groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Stream:
-    """One stream of the groups' trees, those of which all rows go on from `preamble` below one copy of it.
+    """Packs one tree per group into a stream; groups whose sequences all begin with `preamble` share one copy of it.
 
-    Raises `ValueError` for a row without tokens.
+    Raises `ValueError` for a sequence without tokens.
     """
-    layout = _Layout()
+    builder = _StreamBuilder()
     beginning, depth = list(preamble), len(preamble)
     below = [bool(depth) and all(len(row) > depth and row[:depth] == beginning for row in rows) for rows in groups]
     if any(below):
-        layout.lay([_Node(row=beginning, start=0, end=depth)], above=(), first_row=0)
+        builder.add_tree([_Node(row=beginning, start=0, end=depth)], above=(), first_row=0)
     first_rows = _bounds([len(rows) for rows in groups])
-    layout.paths = [()] * first_rows[-1]
-    # Those below the preamble come first: its subtree must be in one piece.
+    builder.paths = [()] * first_rows[-1]
+    # Trees under the preamble come first: its subtree must be contiguous.
     for index in sorted(range(len(groups)), key=lambda i: not below[i]):
         is_below = below[index]
-        tree = _tree(groups[index], depth if is_below else 0)
-        layout.lay(tree, above=(0,) if is_below else (), first_row=first_rows[index])
-    return layout.stream()
+        tree = _build_tree(groups[index], depth if is_below else 0)
+        builder.add_tree(tree, above=(0,) if is_below else (), first_row=first_rows[index])
+    return builder.stream()
 
 
 def tree_batches(groups: Sequence[Sequence[TokenIds]], budget: int) -> list[list[int]]:
-    """Numbers of the groups in batches of about `budget` unique tokens, the largest groups first.
+    """Indices of the groups in batches of about `budget` unique tokens, largest groups first.
 
-    The largest come first so that a run which cannot fit fails at once. A group above the budget is a batch of its own.
+    Largest first, so that a run that does not fit in memory fails at once. A group above the budget is a batch of its own.
     """
     sizes = [num_unique_tokens(rows) for rows in groups]
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     room = 0
     for index in sorted(range(len(groups)), key=lambda i: -sizes[i]):
-        if not found or sizes[index] > room:
-            found.append([])
+        if not batches or sizes[index] > room:
+            batches.append([])
             room = budget
-        found[-1].append(index)
+        batches[-1].append(index)
         room -= sizes[index]
-    return found
+    return batches
 
 
 def num_unique_tokens(rows: Sequence[TokenIds]) -> int:
-    """Tokens of a group's tree, if it shared all that it could."""
+    """Number of tokens of a group's tree if every shared prefix were shared."""
     ordered = sorted(rows)
     return sum(map(len, ordered)) - sum(common_prefix_length(a, b) for a, b in pairwise(ordered))
 
 
 def common_prefix_length(a: TokenIds, b: TokenIds) -> int:
-    """How many tokens two rows begin with in common."""
+    """Length of the common prefix of two sequences."""
     low, high = 0, min(len(a), len(b)) + 1  # the first `low` agree; the first `high` do not, or are more than there are
     while high - low > 1:
         middle = (low + high) // 2
@@ -137,10 +139,10 @@ def common_prefix_length(a: TokenIds, b: TokenIds) -> int:
     return low
 
 
-def _tree(rows: Sequence[TokenIds], depth: int) -> list[_Node]:
-    """The segments behind the first `depth` tokens, which the rows have in common, as nodes."""
+def _build_tree(rows: Sequence[TokenIds], depth: int) -> list[_Node]:
+    """The segments after the first `depth` tokens, which all sequences share, as nodes."""
     roots: list[_Node] = []
-    path: list[_Node] = []  # the segments of the row before
+    path: list[_Node] = []  # the segments of the previous sequence
     before: TokenIds = []
     for index in sorted(range(len(rows)), key=lambda i: rows[i]):
         row = rows[index]
@@ -149,7 +151,7 @@ def _tree(rows: Sequence[TokenIds], depth: int) -> list[_Node]:
         shared = common_prefix_length(before, row)
         while path and path[-1].start >= shared:
             path.pop()
-        # Now the last segment of the path holds the last shared token, and may go on behind it.
+        # Now the last segment of the path holds the last shared token, and may continue past it.
         if path and shared < path[-1].end:
             if shared - path[-1].start >= MIN_SHARED:
                 _split(path[-1], shared)
@@ -166,13 +168,13 @@ def _tree(rows: Sequence[TokenIds], depth: int) -> list[_Node]:
 
 
 def _split(node: _Node, at: int) -> None:
-    """Parts a segment in two, the second of which takes over its children and rows."""
+    """Splits a segment in two; the second takes over its children and sequences."""
     rest = _Node(row=node.row, start=at, end=node.end, children=node.children, rows=node.rows)
     node.end, node.children, node.rows = at, [rest], []
 
 
-class _Layout:
-    """A stream while trees are laid into it. Lists by segment: its end, the end of its subtree, its ancestors."""
+class _StreamBuilder:
+    """A stream under construction. By segment: its length, the end of its subtree, its ancestors."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -180,26 +182,26 @@ class _Layout:
         self.lengths: list[int] = []
         self.ends: list[int] = []
         self.ancestors: list[tuple[int, ...]] = []
-        self.runs: list[tuple[int, int]] = []  # the segments of every block, first and behind the last
+        self.runs: list[tuple[int, int]] = []  # the segments of each block: the first, and one past the last
         self.paths: list[tuple[int, ...]] = []
 
-    def lay(self, roots: Sequence[_Node], *, above: tuple[int, ...], first_row: int) -> None:
-        """Appends a tree, depth first, and says which of its segments share an attention call."""
+    def add_tree(self, roots: Sequence[_Node], *, above: tuple[int, ...], first_row: int) -> None:
+        """Appends a tree, depth first, and decides which of its segments share an attention call."""
         first_segment, start = len(self.lengths), len(self.ids)
         waiting = [(root, above) for root in reversed(roots)]
         while waiting:
             node, own = waiting.pop()
-            # Without context the kernel's own causal mask does it, whatever the length.
+            # Without context the kernel's own causal mask is enough, whatever the length.
             size = MAX_QUERIES if own else len(node.row)
             for part in range(node.start, node.end, size):
                 own = self._append(node.row, part, min(part + size, node.end), own)
             for index in node.rows:
                 self.paths[first_row + index] = own
             waiting.extend((child, own) for child in reversed(node.children))
-        self._join(first_segment, start)
+        self._add_blocks(first_segment, start)
 
     def _append(self, row: TokenIds, start: int, end: int, context: tuple[int, ...]) -> tuple[int, ...]:
-        """Lays the segment `row[start:end]` below `context`; returns the path down to it."""
+        """Appends the segment `row[start:end]` under `context`; returns the path down to it."""
         own = (*context, len(self.lengths))
         self.ids.extend(row[start:end])
         self.positions.extend(range(start, end))
@@ -210,8 +212,8 @@ class _Layout:
             self.ends[segment] = len(self.ids)
         return own
 
-    def _join(self, first: int, start: int) -> None:
-        """A large segment is a block; a small subtree is one, together with the siblings that follow it while they fit."""
+    def _add_blocks(self, first: int, start: int) -> None:
+        """Makes a block of each large segment, and of each small subtree together with the siblings after it that fit."""
         while first < len(self.lengths):
             context, last, end = self.ancestors[first], first + 1, start + self.lengths[first]
             small = self.ends[first] - start <= MAX_BLOCK
@@ -249,7 +251,7 @@ class _Layout:
 
 
 def _bounds(lengths: Sequence[int]) -> list[int]:
-    """Where consecutive pieces of these lengths begin, and where the last one ends."""
+    """Start of each of consecutive pieces of these lengths, and the end of the last one."""
     bounds = [0]
     for length in lengths:
         bounds.append(bounds[-1] + length)

@@ -200,7 +200,7 @@ def test_the_rule_for_cuda_devices_is_that_of_the_blocks(num_heads: int, num_key
     is_grouped = num_heads != num_key_heads
     flex_1HND = flex_attention(query_1HND, key_1JND, value_1JND, block_mask=plan.flex(), scale=0.3, enable_gqa=is_grouped)
     assert isinstance(flex_1HND, Tensor)
-    torch.testing.assert_close(attention._by_blocks(query_1HND, key_1JND, value_1JND, plan, 0.3), flex_1HND, atol=1e-5, rtol=0)
+    torch.testing.assert_close(attention._attend_by_block(query_1HND, key_1JND, value_1JND, plan, 0.3), flex_1HND, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("num_heads", "num_key_heads"), [(2, 2), (4, 2)])
@@ -213,7 +213,7 @@ def test_attention_by_blocks_equals_a_softmax_under_the_mask_of_the_whole_stream
     keys_1HND, values_1HND = (tensor.repeat_interleave(num_heads // num_key_heads, dim=1) for tensor in (key_1JND, value_1JND))
     scores_1HNN = (query_1HND @ keys_1HND.transpose(2, 3) * 0.3).masked_fill(~visible_NN, float("-inf"))
     expected_1HND = scores_1HNN.softmax(-1) @ values_1HND
-    ours_1HND = attention._by_blocks(query_1HND, key_1JND, value_1JND, attention._Plan(stream), 0.3)
+    ours_1HND = attention._attend_by_block(query_1HND, key_1JND, value_1JND, attention._Plan(stream), 0.3)
     torch.testing.assert_close(ours_1HND, expected_1HND, atol=1e-5, rtol=0)
 
 

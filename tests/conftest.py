@@ -17,6 +17,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SENTENCES = ("What is 2 plus 3?", "Name a fruit.", "A plum is a fruit.", "The sum of 2 and 3 is 5.", "Answer in one short sentence.")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 280 entries whose chat template writes BOS; pad, BOS and EOS are three tokens."""

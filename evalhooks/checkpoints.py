@@ -1,4 +1,4 @@
-"""The checkpoint hooks: a reward model beside its best-of-N, a policy beside its downstream tasks."""
+"""The checkpoint hooks: benchmarks and best-of-N for a reward model, downstream tasks for a policy."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from evalhooks.rewardbench.rows import score_rows, write_rows
 from evalhooks.tasks.task import Task, answer, mean
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
-"""Scorers whose benchmark says something: a program or a judge is no reward model."""
+"""Scorers worth benchmarking: programs and judges are not reward models."""
 
 
 class RewardModelHook(Hook):
@@ -73,16 +73,16 @@ class RewardModelHook(Hook):
         return metrics
 
     def _say_once(self, line: str) -> None:
-        """What holds for the model holds at every checkpoint."""
+        """Says a line once per run: what it says of the model holds at every checkpoint."""
         if line not in self._said:
             self._said.add(line)
             self.say(line)
 
 
 class HeldOutHook(Hook):
-    """Accuracy on preference pairs that training never saw, over all of them and by source; equal rewards count half.
+    """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half.
 
-    Pairs of more than `max_length` tokens are left out, as training leaves them out, and `say` hears once how many.
+    Pairs longer than `max_length` tokens are left out, as in training, and `say` is told once how many.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class HeldOutHook(Hook):
         self._said = False
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        # That a model is padded says the trainer, once.
+        # The trainer already says once if the model is padded.
         scorer = RewardModelScorer(
             event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=lambda _: None
         )
@@ -111,10 +111,10 @@ class HeldOutHook(Hook):
 
 
 class PolicyHook(Hook):
-    """Downstream tasks of a policy, and how well its reward still tells right from wrong on its own outputs.
+    """Downstream tasks of a policy, and how well its reward still tells right from wrong on the policy's own outputs.
 
-    `scorer` must be able to score the prompts of the tasks, which a verifier of training prompts is not. `static` are metrics that
-    stay what they are, as `static_scores` gives them: logged at every checkpoint, they stand beside what moves.
+    `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` are metrics that
+    do not change, as from `static_scores`; they are logged at every checkpoint, next to those that do.
     """
 
     def __init__(
@@ -148,17 +148,17 @@ class PolicyHook(Hook):
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
 
     def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
-        """What this hook measured of the untrained policy, from disk: a run that is gone on with has it there too."""
+        """What this hook measured for the untrained policy, read from disk so that a resumed run has it too."""
         if event.step == 0:
             return measured
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
 
 
 def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, float]:
-    """RewardBench 2 of a reward, to stand beside what PPO makes of it: `reward/rewardbench2/{overall,factuality,...}`.
+    """RewardBench 2 scores of the reward PPO trains with: `reward/rewardbench2/{overall,factuality,...}`.
 
-    Of a sum of several rewards each reward model has its own, `reward/<name>/rewardbench2/...`; programs and judges have none. Empty
-    without rows, and for a reward that is no model. Scores all rows: keep the result.
+    In a sum of several rewards, each reward model has its own: `reward/<name>/rewardbench2/...`; programs and judges have
+    none. Empty without rows or reward models. Scores all rows, so keep the result.
     """
     terms = scorer.terms if isinstance(scorer, WeightedScorer) else (Term(name="reward", scorer=scorer),)
     models = [term for term in terms if isinstance(term.scorer, MODELS)] if rows else []

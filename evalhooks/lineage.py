@@ -1,14 +1,14 @@
 """Whether a reward model fits the policy that PPO trains against it.
 
-The RewardBench 2 paper (Malik et al. 2025, section 5.2 and table 8) finds that the best reward models of the benchmark, and of
-best-of-N, can be of little use in PPO: where they grew from another model than the policy, and where they were trained on other
-prompts than PPO's. What is not known is called unknown here and warned of nowhere.
+The RewardBench 2 paper (Malik et al. 2025, section 5.2 and table 8) finds that reward models which lead the benchmark, or
+best-of-N, can be of little use in PPO if they were trained from another model than the policy's, or on other prompts than
+PPO's. What is not known is called unknown and gives no warning.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TypedDict
 
 from core.models.origin import Origin, named_sources
 
@@ -23,7 +23,7 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table8Means:
-    """Means of one group of reward models in table 8 of the paper, in points of 100: benchmark, and the policy after each use.
+    """Means over one group of reward models in table 8 of the paper, in points of 100: the benchmark, and the policy after each use.
 
     >>> OTHER_LINEAGE.ppo
     55.6
@@ -53,16 +53,42 @@ OTHER_PROMPTS = Table8Means(rewardbench2=66.2, ppo=57.8, best_of_n=49.6)
 """Two reward models of the policy's lineage on other prompts (16 and 17)."""
 
 
-def same_lineage(policy: Origin, reward: Origin) -> Answer:
-    """Whether the reward model and the policy are of one line: the base of one is the other's, or among the other's ancestors.
+class ModelLineage(TypedDict):
+    """What a model was trained from, and what says so."""
 
-    A common ancestor alone is not enough: it may be no more than the pretrained model that both grew from.
+    base: str
+    told_by: str
+
+
+class RewardLineage(ModelLineage):
+    """What a reward model was trained from and on, and the answers about it as text."""
+
+    sources: list[str]
+    same_lineage: str
+    in_distribution: str
+
+
+class LineageSummary(TypedDict):
+    """What a run's record says of how its reward models fit; `lineage_summary` makes it."""
+
+    policy: ModelLineage
+    prompts: list[str]
+    rewards: dict[str, RewardLineage]
+    same_lineage: str
+    in_distribution: str
+    warnings: list[str]
+
+
+def same_lineage(policy: Origin, reward: Origin) -> Answer:
+    """Whether the reward model and the policy share a line: the base of one is the other's, or among the other's ancestors.
+
+    A common ancestor alone is not enough: it may be just the pretrained model behind both.
     """
     if policy.base in reward.families or reward.base in policy.families:
         return Answer.yes
     if not policy.evidence or not reward.evidence:
         return Answer.unknown
-    # A folder without a name may hold a copy of any model that grew from its parent.
+    # A folder without a family name may hold a copy of any model trained from its parent.
     if (policy.is_unnamed and {*policy.ancestors[:1]} & {*reward.families}) or (
         reward.is_unnamed and {*reward.ancestors[:1]} & {*policy.families}
     ):
@@ -71,16 +97,16 @@ def same_lineage(policy: Origin, reward: Origin) -> Answer:
 
 
 def in_distribution(reward: Origin, prompts: frozenset[str]) -> Answer:
-    """Whether PPO's prompts share a source with the reward model's training; no only where both sides have names to compare."""
+    """Whether PPO's prompts share a source with the reward model's training data; "no" only if both have names to compare."""
     if reward.sources & prompts:
         return Answer.yes
     return Answer.no if named_sources(reward.sources) and named_sources(prompts) else Answer.unknown
 
 
 def warnings_of(policy: Origin, reward: Origin, prompts: frozenset[str], *, name: str = "the reward model") -> list[str]:
-    """One sentence for each way in which the reward model is known not to fit PPO with this policy and these `prompt_sources`.
+    """One warning for each way in which the reward model is known not to fit PPO with this policy and these `prompt_sources`.
 
-    `name` is what the sentences call the reward model. Empty where all fits, or is unknown.
+    `name` is what the warnings call the reward model. Empty if everything fits or is unknown.
     """
     warnings: list[str] = []
     if same_lineage(policy, reward) == Answer.no:
@@ -98,22 +124,13 @@ def warnings_of(policy: Origin, reward: Origin, prompts: frozenset[str], *, name
     return warnings
 
 
-def lineage_summary(policy: Origin, rewards: Mapping[str, Origin], prompts: frozenset[str]) -> dict[str, Any]:
-    """What a run's record says of how its reward models, by name, fit the policy and PPO's `prompt_sources`; plain data.
+def lineage_summary(policy: Origin, rewards: Mapping[str, Origin], prompts: frozenset[str]) -> LineageSummary:
+    """How the reward models, by name, fit the policy and PPO's `prompt_sources`, as plain data for the run's record.
 
-    `rewards` holds what each grew from, what told it, and the answers "yes", "no" or "unknown" to `same_lineage` and
-    `in_distribution`; over all of them stand the same two answers, "no" where one says no. `warnings` are sentences. Verifiers and
-    functions are trained on nothing: leave them out.
+    For each reward model and for all together, `same_lineage` and `in_distribution` are "yes", "no" or "unknown"; one "no"
+    makes it "no" for all. Leave verifiers and functions out: they are trained on nothing.
     """
-    entries = {
-        name: {
-            **_entry(reward),
-            "sources": sorted(named_sources(reward.sources)),
-            "same_lineage": str(same_lineage(policy, reward)),
-            "in_distribution": str(in_distribution(reward, prompts)),
-        }
-        for name, reward in rewards.items()
-    }
+    entries = {name: _reward_entry(policy, reward, prompts) for name, reward in rewards.items()}
     lone = len(rewards) == 1
     names = {name: "the reward model" if lone else f"the reward model {name}" for name in rewards}
     return {
@@ -126,12 +143,21 @@ def lineage_summary(policy: Origin, rewards: Mapping[str, Origin], prompts: froz
     }
 
 
-def _entry(origin: Origin) -> dict[str, Any]:
+def _reward_entry(policy: Origin, reward: Origin, prompts: frozenset[str]) -> RewardLineage:
+    return {
+        **_entry(reward),
+        "sources": sorted(named_sources(reward.sources)),
+        "same_lineage": str(same_lineage(policy, reward)),
+        "in_distribution": str(in_distribution(reward, prompts)),
+    }
+
+
+def _entry(origin: Origin) -> ModelLineage:
     return {"base": origin.name, "told_by": origin.evidence or "nothing"}
 
 
 def _all(answers: list[str]) -> str:
-    """The worst of several answers; without any there is nothing to know."""
+    """The worst of several answers, unknown without any."""
     return next((str(answer) for answer in (Answer.no, Answer.unknown, Answer.yes) if answer in answers), str(Answer.unknown))
 
 

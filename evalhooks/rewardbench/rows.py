@@ -34,7 +34,7 @@ _TABLE = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBenchmark:
-    """A scored benchmark: its rows, and for each row what was read for its completions (None: the scorer does not say).
+    """A scored benchmark: its rows, and for each row the details of its completions' scores (None: the scorer gives none).
 
     >>> ScoredBenchmark(rows=(ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5)),), details=(None,)).num_truncated
     0
@@ -45,16 +45,17 @@ class ScoredBenchmark:
 
     @property
     def num_truncated(self) -> int:
-        """How many texts (prompt and completion) were cut to the scorer's limit; a cut takes the end of the answer."""
-        return sum(measured.truncated for row in self.details if row is not None for measured in row)
+        """Number of texts (prompt and completion) truncated to the scorer's limit; truncation drops the end of the answer."""
+        return sum(score.truncated for row in self.details if row is not None for score in row)
 
 
 def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
     """Rows in RewardBench 2's schema, a share `limit` (above 0, at most 1) of each domain.
 
     `path` is a JSONL or parquet file, a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as
-    `org/name` or `org/name@revision`. Of several splits `test` is read. Ties are sampled by pairs. Raises `ValueError` that
-    names the row and the field at fault; counts that a row states of its own must agree with its lists.
+    `org/name` or `org/name@revision`, of which the split `test` is read; a local dataset's only split is read whatever its
+    name. Ties are sampled in pairs. Raises a `ValueError` that names the row and the field at fault; counts that a row states
+    itself must agree with its lists.
     """
     return sample_rows([_row2(row, f"{path}, row {number}") for number, row in _read(path, SPLIT2)], limit, seed)
 
@@ -62,7 +63,7 @@ def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[B
 def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
     """Pairs in RewardBench 1's schema (`prompt`, `chosen`, `rejected`, `subset`), a share `limit` of each subset.
 
-    As `load_rewardbench2`; of several splits `filtered` is read. A pair without an id is called by its number.
+    As `load_rewardbench2`, with the split `filtered`. The row number serves as the id of a pair without one.
     """
     return sample_rows([_row1(row, number, f"{path}, row {number}") for number, row in _read(path, SPLIT1)], limit, seed)
 
@@ -70,7 +71,7 @@ def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[B
 def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[BenchmarkRow]:
     """At least one row (for Ties: pair) of each subset and about `limit` of them, in the order of the file.
 
-    Raises `ValueError` for a `limit` that is not above 0 and at most 1.
+    Raises `ValueError` unless `limit` is above 0 and at most 1.
     """
     if not 0 < limit <= 1:
         raise ValueError(f"The share of the benchmark to be read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
@@ -87,7 +88,7 @@ def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[B
 
 
 def _unit(place: int, row: BenchmarkRow) -> str | int:
-    """What is drawn as one: a row, by its place, and in Ties a pair of prompts, whose ids share what follows the colon."""
+    """What is sampled as one: a row, by its index, and in Ties a pair of prompts, whose ids share what follows the colon."""
     return row.id.rpartition(":")[2] if _is_ties(row) else place
 
 
@@ -98,7 +99,7 @@ def _is_ties(row: BenchmarkRow) -> bool:
 def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Scorer | None = None) -> ScoredBenchmark:
     """The rows, in their order, with the scores of their completions.
 
-    Rows of Ties go to `ties_scorer` where there is one: a judge that compares the answers elsewhere must rate them there.
+    Ties rows go to `ties_scorer` if given: a judge that ranks the answers of other domains must rate those of Ties.
     """
     if ties_scorer is None:
         return _score(rows, scorer)
@@ -106,33 +107,33 @@ def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Sco
     parts[True] = _score([row for row in rows if _is_ties(row)], ties_scorer)
     scored = {ties: zip(part.rows, part.details, strict=True) for ties, part in parts.items()}
     in_order = [next(scored[_is_ties(row)]) for row in rows]
-    return ScoredBenchmark(rows=tuple(row for row, _ in in_order), details=tuple(measured for _, measured in in_order))
+    return ScoredBenchmark(rows=tuple(row for row, _ in in_order), details=tuple(details for _, details in in_order))
 
 
 def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
-    if not rows:  # a judge may be asked for Ties alone, or for all but Ties
+    if not rows:  # there may be only Ties rows, or none
         return ScoredBenchmark(rows=(), details=())
     prompts, completions = [user(row.prompt) for row in rows], [row.completions for row in rows]
-    measured: list[tuple[CompletionScore, ...] | None]
+    details: list[tuple[CompletionScore, ...] | None]
     if isinstance(scorer, DetailedScorer):
-        measurements = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
-        scores = [tuple(value.reward for value in values) for values in measurements]
-        measured = [*measurements]
+        detailed = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
+        scores = [tuple(value.reward for value in values) for values in detailed]
+        details = [*detailed]
     else:
         scores = [tuple(values) for values in scorer.score(prompts, completions)]
-        measured = [None] * len(rows)
+        details = [None] * len(rows)
     assert [len(row.completions) for row in rows] == [len(values) for values in scores], "a Scorer gives one score per completion"
     scored = [
         ScoredRow(id=row.id, subset=row.subset, num_correct=row.num_correct, scores=values)
         for row, values in zip(rows, scores, strict=True)
     ]
-    return ScoredBenchmark(rows=tuple(scored), details=tuple(measured))
+    return ScoredBenchmark(rows=tuple(scored), details=tuple(details))
 
 
 def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | None]) -> None:
-    """Per-row results as parquet: id, subset, num_correct, scores, credit, and num_tokens and truncated by completion.
+    """Writes per-row results as parquet: id, subset, num_correct, scores, credit, and num_tokens and truncated per completion.
 
-    `credits` are the `row_results` of the benchmark's formulas: RewardBench 1 and 2 differ in what a tie earns.
+    `credits` are the `row_results` of the benchmark's formulas: RewardBench 1 and 2 differ in the credit for equal scores.
     """
     table = [
         {
@@ -141,10 +142,10 @@ def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | No
             "num_correct": row.num_correct,
             "scores": row.scores,
             "credit": credit,
-            "num_tokens": None if measured is None else [value.num_tokens for value in measured],
-            "truncated": None if measured is None else [value.truncated for value in measured],
+            "num_tokens": None if details is None else [score.num_tokens for score in details],
+            "truncated": None if details is None else [score.truncated for score in details],
         }
-        for row, measured, credit in zip(scored.rows, scored.details, credits, strict=True)
+        for row, details, credit in zip(scored.rows, scored.details, credits, strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -153,7 +154,7 @@ def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | No
 
 
 def is_result(path: Path) -> bool:
-    """Whether a parquet file is one that `write_rows` wrote."""
+    """Whether a parquet file was written by `write_rows`."""
     try:
         return pq.read_schema(path).names == _TABLE.names
     except pa.ArrowInvalid:

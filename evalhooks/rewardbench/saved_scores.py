@@ -1,11 +1,11 @@
-"""Scores that were written to files, by this tool or another, and the results that follow from them: no model is needed."""
+"""Scores read from files, written by rewardloop or another tool, and the benchmark results they give: no model is needed."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow.parquet as pq
 
@@ -14,6 +14,31 @@ from core.records import ScoredRow
 from evalhooks.rewardbench import v1 as rewardbench1
 from evalhooks.rewardbench import v2 as rewardbench2
 
+
+class RewardBench2Result(TypedDict):
+    """What result.json says of RewardBench 2; see `rewardbench2.BenchmarkScores`."""
+
+    per_subset: dict[str, float]
+    overall: float | None
+    reason: str
+    refusals: list[str]
+    ties: dict[str, float] | None
+    standard_errors: dict[str, float]
+    row_results: list[float | None]
+
+
+class RewardBench1Result(TypedDict):
+    """What result.json says of RewardBench 1; see `rewardbench1.BenchmarkScores`."""
+
+    per_subset: dict[str, float]
+    sections: dict[str, float | None]
+    prior_sets: float | None
+    overall: float | None
+    reason: str
+    missing_subsets: list[str]
+    row_results: list[float]
+
+
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -21,8 +46,8 @@ def read_scores2(path: str | Path) -> list[ScoredRow]:
     """Rows `{"id", "subset", "num_correct", "scores"}` of a JSONL or parquet file, the scores of the correct completions first.
 
     A score is a number, one of the strings "NaN", "Infinity" and "-Infinity", or null, which means NaN. `total_completions`
-    may be stated and must then agree. What `evalhooks.rewardbench.rows.write_rows` wrote is such a file, for RewardBench 1 too.
-    Raises `ValueError` that names the file, the row and the field at fault.
+    is optional but must agree with the scores. `evalhooks.rewardbench.rows.write_rows` writes such files, for RewardBench 1
+    too. Raises a `ValueError` that names the file, the row and the field at fault.
     """
     return [_row2(row, f"{path}, row {number}") for number, row in _rows(Path(path))]
 
@@ -30,9 +55,9 @@ def read_scores2(path: str | Path) -> list[ScoredRow]:
 def read_scores1(path: str | Path) -> list[ScoredRow]:
     """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, both a score as in `read_scores2`.
 
-    A pair without an `id` is called by its row number. Raises as `read_scores2`.
+    The row number serves as the id of a pair without one. Raises as `read_scores2`.
     """
-    rows = []
+    rows: list[ScoredRow] = []
     for number, row in _rows(Path(path)):
         where = f"{path}, row {number}"
         _require_object(row, where)
@@ -46,15 +71,15 @@ def read_scores1(path: str | Path) -> list[ScoredRow]:
 
 
 def read_credits(path: str | Path) -> list[float | None]:
-    """The credits of the rows that `rows.write_rows` wrote to a parquet file; None where it states none, as for Ties."""
+    """The credits of the rows that `rows.write_rows` wrote to a parquet file; None for rows without one, as in Ties."""
     table = pq.read_table(_file(Path(path)))
     return table.column("credit").to_pylist() if "credit" in table.column_names else [None] * len(table)
 
 
 def read_prior_sets(path: str | Path) -> dict[str, float]:
-    """Accuracies (0..1) of RewardBench 1's prior sets from a JSON object by name, any of them.
+    """Accuracies (0..1) of any of RewardBench 1's prior sets, from a JSON object keyed by name.
 
-    Raises `ValueError` that names the file and the entry at fault.
+    Raises a `ValueError` that names the file and the entry at fault.
     """
     file = _file(Path(path))
     try:
@@ -71,10 +96,10 @@ def read_prior_sets(path: str | Path) -> dict[str, float]:
     return {name: float(accuracy) for name, accuracy in found.items()}
 
 
-def result2(rows: Sequence[ScoredRow]) -> dict[str, Any]:
-    """RewardBench 2's result of `rows`, fit for JSON; see `rewardbench2.BenchmarkScores` and `rewardbench2.standard_errors`.
+def result2(rows: Sequence[ScoredRow]) -> RewardBench2Result:
+    """RewardBench 2's result for `rows`, ready for JSON; see `rewardbench2.BenchmarkScores` and `rewardbench2.standard_errors`.
 
-    `row_results` are the credits in the order of the rows, None for Ties, whose parts stand in `ties`.
+    `row_results` are the credits in the order of the rows, None for Ties, whose components are in `ties`.
     """
     found = rewardbench2.scores(rows)
     return {
@@ -88,10 +113,10 @@ def result2(rows: Sequence[ScoredRow]) -> dict[str, Any]:
     }
 
 
-def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> dict[str, Any]:
-    """RewardBench 1's result of `rows`, fit for JSON; see `rewardbench1.scores`, which also says what is raised.
+def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> RewardBench1Result:
+    """RewardBench 1's result for `rows`, ready for JSON; raises as `rewardbench1.scores`.
 
-    `sections` holds all four, None where every subset is missing; `prior_sets` is their mean, or None.
+    `sections` holds all four, None if all of a section's subsets are missing; `prior_sets` is their mean, or None.
     """
     found = rewardbench1.scores(rows, prior_sets=prior_sets, generative=generative)
     return {
@@ -133,8 +158,8 @@ def _row2(row: Any, where: str) -> ScoredRow:
     return ScoredRow(id=_id(row, where), subset=_subset(row, where), num_correct=num_correct, scores=values)
 
 
-def _score(value: Any, where: str) -> float:
-    """A number, what JavaScript calls one, or None, which means NaN."""
+def _score(value: object, where: str) -> float:
+    """A number, the JSON-friendly name of one that is not finite, or None, which means NaN."""
     if value is None:
         return math.nan
     if isinstance(value, str) and value in _NOT_FINITE:
@@ -149,7 +174,7 @@ def _score(value: Any, where: str) -> float:
         raise ValueError(f"{where} is a whole number beyond the range of a float; write it as Infinity, or score the row again.") from error
 
 
-def _count(value: Any, where: str) -> int:
+def _count(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{where} is missing or no count from 0 up, but {_shown(value)}.")
     return value
@@ -174,6 +199,6 @@ def _require_object(row: Any, where: str) -> None:
         raise ValueError(f"{where} is no JSON object.")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

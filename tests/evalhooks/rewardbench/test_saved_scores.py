@@ -175,6 +175,7 @@ def test_the_result_of_all_six_domains_is_complete_and_fit_for_json(tmp_path: Pa
     assert result["per_subset"]["Ties"] == pytest.approx(ties)
     assert result["overall"] == pytest.approx((5 * 0.5 + ties) / 6)
     assert (result["reason"], result["refusals"]) == ("", [])
+    assert result["ties"] is not None
     assert result["ties"]["margin"] == pytest.approx(math.tanh(0.5))
     assert result["ties"]["num_pairs"] == 1
     assert set(result["standard_errors"]) == set(DOMAINS.values()) - {"Ties"}  # one pair of Ties has none, nor then overall

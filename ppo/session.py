@@ -1,8 +1,8 @@
 """What a PPO run holds while it trains: networks under their engine, prompts, and where its metrics go."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,19 @@ from core.models.locate import locate
 from core.process.precision import autocast
 from core.process.world import World
 from core.records import CheckpointSaved, Dialogue, Generator, RolloutEngine, Sampling, Scorer, Tracker
-from core.runs.checkpoints import point_best, step_folder
+from core.runs.checkpoints import step_folder
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages
 from ppo.config import PPOConfig
-from ppo.guards import DivergenceError, ended, require_kl_below, require_measured, why_stop
+from ppo.guards import guarded, require_kl_below
 from ppo.metrics import Metric, rollout_metrics
 from ppo.model import ActorCritic, actor_critic
 from ppo.prompts import batch_prompts
 from ppo.rollout import Episodes, rollout
 from ppo.shaping import ScoreStatistics, value_scale
 from ppo.state import PPOState, read_state, write_state
+from ppo.stopping import take_evaluation
 from ppo.update import num_updates, update, updates_per_batch
 
 
@@ -72,7 +73,7 @@ class PPOSession:
         self.engine.module.eval()
         self._bring_weights()
         sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003 + step)
-        with self._guarded(step), self.autocast():
+        with guarded(self.run_dir, step), self.autocast():
             episodes = rollout(
                 batch_prompts(self.prompts, step, config),
                 world=self.world,
@@ -92,7 +93,7 @@ class PPOSession:
 
     def update(self, state: PPOState, episodes: Episodes, advantages: Advantages) -> dict[str, float]:
         """Trains on the episodes of batch `state.step`, unless the policy that drew them has gone too far; returns what was measured."""
-        with self._guarded(state.step):
+        with guarded(self.run_dir, state.step):
             require_kl_below(state.metrics[Metric.KL], self.config.kl)
             # Layers recompute their activations in training mode alone; there is no dropout in it (PPOConfig refuses an adapter's).
             self.engine.module.train(self.config.gradient_checkpointing)
@@ -128,7 +129,7 @@ class PPOSession:
         if not self.world.from_main(eval_file(self.run_dir, step).exists):
             self.evaluate(state)
         else:
-            self._consider(state, self.world.from_main(lambda: read_evaluation(self.run_dir, step)))
+            self._take(state, self.world.from_main(lambda: read_evaluation(self.run_dir, step)))
         return state
 
     def save(self, state: PPOState, planned: Sequence[int]) -> None:
@@ -156,11 +157,14 @@ class PPOSession:
             metrics=state.metrics,
         )
         with self.autocast():
-            self._consider(state, self.world.from_main(lambda: run_hooks(self.hooks, event, self.tracker)))
+            self._take(state, self.world.from_main(lambda: run_hooks(self.hooks, event, self.tracker)))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in bf16 where the model's dtype asks for it, inside the engine and beside it."""
         return autocast(self.world.device, self.config.model.dtype)
+
+    def _take(self, state: PPOState, metrics: dict[str, float]) -> None:
+        take_evaluation(state, metrics, self.config, run_dir=self.run_dir, hooks=self.hooks, world=self.world)
 
     def _bring_weights(self) -> None:
         """Gives the weights in training to what draws by a copy of them."""
@@ -179,22 +183,6 @@ class PPOSession:
                 mean = before.terms[term.name].double().mean().item()
                 return value_scale(statistics, self.config.shaping, mean=mean, weight=weight)
         return self.plain.value_scale
-
-    def _consider(self, state: PPOState, metrics: dict[str, float]) -> None:
-        require_measured(self.config.best_metric, metrics, self.hooks)
-        if state.consider(state.step, metrics.get(self.config.best_metric)) and state.step and self.world.is_main:
-            point_best(self.run_dir, state.step)
-        state.stopped_because = self.world.from_main(
-            lambda: why_stop(self.run_dir, state.step, self.config.best_metric, self.config.stop_after_falls)
-        )
-
-    @contextmanager
-    def _guarded(self, step: int) -> Iterator[None]:
-        """Adds to a `DivergenceError` where it happened and which checkpoint is left."""
-        try:
-            yield
-        except DivergenceError as why:
-            raise DivergenceError(ended(self.run_dir, step, str(why))) from None
 
 
 def open_session(

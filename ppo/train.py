@@ -21,6 +21,7 @@ from ppo.rollout import Episodes
 from ppo.session import PPOSession, open_session
 from ppo.shaping import ScoreStatistics, shaped_scores
 from ppo.state import PPOState
+from ppo.stopping import checkpoint_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ def train(
     world = world or join_world()
     if not world.is_main:
         progress, say = NoProgress(), _silent
-    planned = [round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
+    planned = checkpoint_batches(config)
     with Preemption().listening() as preemption:
         with preemption.interruptible():
             session = open_session(

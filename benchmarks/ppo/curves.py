@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ppo.guards import over_optimised
+from ppo.stopping import over_optimised
 
 LAST_BATCHES = 10
 """The KL in the end is the mean over these: that of one batch of 128 answers is little more than its noise."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.disk import write_json
 from core.engines.resume import forget_states
+from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
 from core.process.world import World, join_world
 from core.progress import Progress
@@ -23,7 +24,7 @@ from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.rewards.build import build_terms, critic_source, without_verifiers
 from launch.schema import PPOJob
 from ppo.config import Algo
-from ppo.critic_free.train import train_grouped
+from ppo.critic_free.train import train_critic_free
 from ppo.train import PPOResult, train
 
 
@@ -54,7 +55,8 @@ def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, pr
     prompts = [prompt.dialogue for prompt in inputs.prompts]
     hooks = [_hook(job, run_dir, inputs, scorer, world)]
     if job.algo != Algo.ppo:
-        return train_grouped(job, run_dir, prompts=prompts, scorer=scorer, hooks=hooks, tracker=tracker, progress=progress)
+        context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
+        return train_critic_free(job, context, prompts=prompts, scorer=scorer)
     reward_model = critic_source(scorer, load_tokenizer(job.model), job)
     if job.critic == "reward" and reward_model is None:
         print_on_main("note: no reward model reads the policy's tokens, so the critic starts from the policy.")

@@ -25,11 +25,11 @@ def require_supported(config: PPOConfig) -> None:
             raise ValueError(f"algo={config.algo}: {message}")
 
 
-def ignored_line(config: PPOConfig) -> str:
-    """Which keys were set and have no effect, for the user; empty where there are none."""
+def ignored_settings(config: PPOConfig) -> str | None:
+    """A line for the user that names the keys that were set and have no effect, if there are any."""
     defaults = PPOConfig(model=config.model, prompts=config.prompts)
     vain = [f"{key}={getattr(config, key)}" for key in NO_CRITIC if getattr(config, key) != getattr(defaults, key)]
-    return f"algo={config.algo} has no critic; without effect: {', '.join(vain)}" if vain else ""
+    return f"algo={config.algo} has no critic; without effect: {', '.join(vain)}" if vain else None
 
 
 def _refused(config: PPOConfig) -> list[tuple[bool, str]]:

@@ -88,6 +88,15 @@ def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> 
     return batch_prompts(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
 
 
+def eos_ids_of(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids that end a completion in TRL's trainers: the tokenizer's EOS, and those that the model's generation config declares."""
+    assert isinstance(tokenizer.eos_token_id, int)
+    config = policy.generation_config
+    declared = config.eos_token_id if config is not None else None
+    ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    return frozenset([tokenizer.eos_token_id, *ids])
+
+
 @contextmanager
 def old_names() -> Iterator[None]:
     """Within it nothing is said of the attribute that TRL and peft ask transformers for under its old name."""

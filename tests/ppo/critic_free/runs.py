@@ -11,10 +11,10 @@ import pytest
 
 from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook
-from core.progress import NoProgress
+from core.hooks.run_context import RunContext
 from core.records import CheckpointSaved, Dialogue, Scorer, Tracker, user
 from ppo.config import Algo, PPOConfig, ShapingConfig
-from ppo.critic_free.train import train_grouped
+from ppo.critic_free.train import train_critic_free
 from ppo.train import PPOResult
 from tests.fakes import LengthScorer, ListTracker
 
@@ -52,16 +52,8 @@ def run(
     said: list[str] | None = None,
 ) -> PPOResult:
     run_dir.mkdir(exist_ok=True)
-    return train_grouped(
-        config,
-        run_dir,
-        prompts=prompts,
-        scorer=scorer or LengthScorer(),
-        hooks=hooks,
-        tracker=tracker or ListTracker(),
-        progress=NoProgress(),
-        say=([] if said is None else said).append,
-    )
+    context = RunContext(dir=run_dir, hooks=hooks, tracker=tracker or ListTracker(), say=([] if said is None else said).append)
+    return train_critic_free(config, context, prompts=prompts, scorer=scorer or LengthScorer())
 
 
 class WeightHook(Hook):

@@ -8,7 +8,7 @@ import pytest
 
 from core.config import EngineConfig, EngineKind, OptimConfig, RolloutConfig, RolloutKind
 from ppo.config import Algo, KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
-from ppo.critic_free.arguments import NO_CRITIC, ignored_line, require_supported, trl_arguments, updates
+from ppo.critic_free.arguments import NO_CRITIC, ignored_settings, require_supported, trl_arguments, updates
 from tests.ppo.critic_free.runs import BOTH, config_of, run
 
 
@@ -72,13 +72,13 @@ def test_a_configuration_of_ppo_is_taken_as_it_is_but_for_the_algorithm(algo: Al
     shaping = ShapingConfig(missing_eos=MissingEOSConfig(how="replace", value=-3.0))
     config = config_of(Path("."), algo, critic_lr=1e-3, lam=0.9, shaping=shaping, kl=KLConfig(stop=10.0))
     require_supported(config)
-    assert ignored_line(config) == f"algo={algo} has no critic; without effect: critic_lr=0.001, lam=0.9"
+    assert ignored_settings(config) == f"algo={algo} has no critic; without effect: critic_lr=0.001, lam=0.9"
 
 
 def test_keys_of_a_critic_are_told_to_be_without_effect() -> None:
     config = config_of(Path("."), Algo.grpo)
-    assert ignored_line(config) == ""
-    assert ignored_line(replace(config, critic_lr=1e-3, lam=1.0)) == "algo=grpo has no critic; without effect: critic_lr=0.001, lam=1.0"
+    assert ignored_settings(config) is None
+    assert ignored_settings(replace(config, critic_lr=1e-3, lam=1.0)) == "algo=grpo has no critic; without effect: critic_lr=0.001, lam=1.0"
 
 
 def test_every_key_of_the_configuration_has_been_thought_of() -> None:

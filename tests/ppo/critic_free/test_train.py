@@ -14,7 +14,7 @@ from core.models.load import load_policy
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, KLConfig, MissingEOSConfig
-from ppo.critic_free.trainer import group_prompts, open_trainer
+from ppo.critic_free.trainer import eos_ids_of, group_prompts, open_trainer
 from ppo.prompts import batch_prompts
 from ppo.train import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
@@ -33,6 +33,7 @@ def test_the_advantages_are_those_of_the_papers_by_hand(
     model, _ = load_policy(config.model)
     trainer = open_trainer(config, model, tokenizer, PROMPTS, reward=lambda **_: given, scratch=tmp_path)
     assert trainer.model is not None
+    assert eos_ids_of(model, tokenizer) == set(trainer.eos_token_ids)
     trainer.model.train()
     batch = trainer._generate_and_score_completions([{"prompt": [{"role": "user", "content": "Name 1 fruits."}]}] * 8)
     if algo == Algo.rloo:

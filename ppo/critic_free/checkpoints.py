@@ -1,0 +1,47 @@
+"""Checkpoints of transformers' trainers as checkpoints of a run, and back."""
+
+import shutil
+import tempfile
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.disk import MARKER, atomic_folder
+from core.runs.checkpoints import complete_steps, step_folder
+from ppo.state import PPOState, write_state
+
+TRAINER = "trainer"
+RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+"""The files of a transformers checkpoint that only resuming needs."""
+
+
+def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Container[int]) -> None:
+    """Moves what transformers saved to `checkpoints/step-NNNNNN/`: a plain model, and what resuming needs under `trainer/`.
+
+    Earlier checkpoints at `planned` steps lose their optimiser state; others, saved only to resume from, are deleted.
+    """
+    target = step_folder(run_dir, state.step)
+    with atomic_folder(target) as folder:
+        (folder / TRAINER).mkdir()
+        for file in saved.iterdir():
+            if file.name != "training_args.bin":  # a pickle that nobody reads
+                shutil.move(file, folder / TRAINER / file.name if file.name in RESUME_FILES else folder / file.name)
+        write_state(folder, state)
+    shutil.rmtree(saved)
+    for earlier in complete_steps(run_dir):
+        if earlier < state.step:  # only the newest is ever resumed from
+            folder = step_folder(run_dir, earlier)
+            (folder / TRAINER / "optimizer.pt").unlink(missing_ok=True)
+            if earlier not in planned:
+                (folder / MARKER).unlink()  # first: half of a checkpoint must not be taken for a whole one
+                shutil.rmtree(folder)
+
+
+@contextmanager
+def as_saved(checkpoint: Path) -> Iterator[str]:
+    """A temporary folder of links in which transformers finds a checkpoint of ours laid out as its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in (*checkpoint.iterdir(), *(checkpoint / TRAINER).iterdir()):
+            if file.is_file():
+                Path(folder, file.name).symlink_to(file.resolve())
+        yield folder

@@ -1,0 +1,69 @@
+"""The reward that TRL's trainers ask for: our scores, shaped as in PPO."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from core.data.chat import parse_dialogue
+from core.hooks.run_context import RunContext
+from core.process.precision import without_autocast
+from core.records import Dialogue
+from core.scorers.weighted import WeightedScorer
+from ppo.config import PPOConfig
+from ppo.guards import guarded
+from ppo.metrics import completion_metrics, shaped_metrics
+from ppo.rollout import combined_scores
+from ppo.shaping import shaped_scores
+from ppo.state import PPOState
+
+Turns: TypeAlias = Sequence[Mapping[str, str]]
+"""A dialogue as TRL passes it: `{"role": ..., "content": ...}` for each turn."""
+
+
+class BatchReward:
+    """Scores each rollout batch, and records its statistics and metrics in the run's state. `eos_ids` end a completion."""
+
+    def __init__(self, config: PPOConfig, run: RunContext, state: PPOState, scorer: WeightedScorer, eos_ids: frozenset[int]) -> None:
+        self.config, self.run, self.state, self.scorer, self.eos_ids = config, run, state, scorer, eos_ids
+        self.shaped: dict[str, float] = {}
+        """Metrics of the shaped scores of the last batch."""
+
+    def reward(
+        self, prompts: Sequence[Turns], completions: Sequence[str | Turns], completion_ids: Sequence[Sequence[int]], **_: object
+    ) -> list[float]:
+        """The shaped scores of a batch: of `group_size` completions of a prompt, then of those of the next. TRL calls it."""
+        size = self.config.group_size
+        dialogues = [parse_dialogue(prompt, "a prompt") for prompt in prompts[::size]]
+        texts = [_text(completion) for completion in completions]
+        groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+        with guarded(self.run.dir, self.state.step + 1):
+            scores_B = score_groups(self.scorer, dialogues, groups)
+        finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.eos_ids for ids in completion_ids])
+        lengths_B = torch.tensor([len(ids) for ids in completion_ids])
+        self.state.statistics = self.state.statistics.seen(scores_B)
+        shaped_B = shaped_scores(
+            scores_B,
+            finished_B=finished_B,
+            lengths_B=lengths_B,
+            max_length=self.config.max_new_tokens,
+            config=self.config.shaping,
+            statistics=self.state.statistics,
+        )
+        self.state.metrics = completion_metrics(scores_B, finished_B, lengths_B)
+        self.shaped = shaped_metrics(shaped_B)
+        return shaped_B.tolist()
+
+
+def score_groups(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]]) -> Tensor:
+    """The rewards of a group of completions for each prompt, of shape (B,). Raises `DivergenceError` where one is not finite."""
+    with without_autocast():
+        parts = scorer.parts(prompts, groups)
+    terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
+    return combined_scores(scorer, terms)
+
+
+def _text(completion: str | Turns) -> str:
+    # After a prompt of turns TRL passes a list with the one turn of the assistant.
+    return completion if isinstance(completion, str) else completion[0]["content"]

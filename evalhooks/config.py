@@ -1,4 +1,4 @@
-"""Configuration of what is measured at a checkpoint."""
+"""Configuration of what the checkpoint hooks measure."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

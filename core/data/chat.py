@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parse_dialogue(value: Any, where: str) -> Dialogue:
-    """A dialogue out of a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
+    """The dialogue in a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
     if isinstance(value, str):
         return user(value)
     if not isinstance(value, Sequence) or not value:
@@ -27,29 +27,29 @@ def parse_dialogue(value: Any, where: str) -> Dialogue:
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
-    """Token ids of each prompt up to where the assistant begins to speak."""
+    """Token ids of each prompt, up to where the assistant's turn begins."""
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=True) for dialogue in dialogues])
 
 
 def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
-    """Token ids of each dialogue with its completion as the last turn, to the end that the template gives it."""
+    """Token ids of each dialogue with its completion as the last turn, including what the template puts after it."""
     pairs = zip(dialogues, completions, strict=True)
     return encode_dialogues(tokenizer, [(*dialogue, Message(role="assistant", content=text)) for dialogue, text in pairs])
 
 
 def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
-    """Token ids of whole dialogues, whoever speaks last."""
+    """Token ids of whole dialogues, whichever role has the last turn."""
     return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
 
 
 def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that the template puts before the words of every single-turn prompt: BOS, a default system message."""
+    """The tokens that the template puts before every single-turn prompt, such as BOS and a default system message."""
     one, other = encode_dialogues(tokenizer, [user("0"), user("z")])
     return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The id of the pad token, which `core.models.load.load_tokenizer` makes sure of."""
+    """The id of the pad token, which `core.models.load.load_tokenizer` guarantees."""
     found = tokenizer.pad_token_id
     assert isinstance(found, int)
     return found
@@ -71,7 +71,7 @@ def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[li
         return []
     ids: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    # A template may leave BOS to the tokenizer; two of them move scores by a point, so the count must be exactly one.
+    # A template may leave BOS to the tokenizer. There must be exactly one: a second BOS shifts scores by a point.
     if bos is not None and tokenizer("a")["input_ids"][:1] == [bos]:
         ids = [row if row[:1] == [bos] else [bos, *row] for row in ids]
     return ids

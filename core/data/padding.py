@@ -1,4 +1,7 @@
-"""Batches of about equal work: sorted by length, up to a budget of tokens."""
+"""Batches of similar lengths within a token budget, and padding.
+
+Shape suffixes: B sequences, L tokens of the longest.
+"""
 
 from collections.abc import Sequence
 
@@ -7,10 +10,10 @@ from torch import Tensor
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices grouped so that the padded size of each group stays within `budget` tokens; longest group first.
+    """Indices grouped so that the padded size of each group stays within `budget` tokens, longest sequences first.
 
-    The longest comes first so that a run which cannot fit fails at once. A single sequence above the budget is a batch
-    of its own.
+    The longest come first so that a run that does not fit in memory fails at once. A single sequence above the budget is
+    a batch of its own.
     """
     batches: list[list[int]] = []
     width = 0

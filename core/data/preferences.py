@@ -1,4 +1,4 @@
-"""A preference pair out of one row, in the forms that such data comes in."""
+"""Parses a preference pair from one row, in any of the forms such data comes in."""
 
 import re
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from core.records import Dialogue, Message, Preference
 
 SIDES = ("chosen", "rejected")
 MAX_MARGIN = 1e6
-"""Far above any difference of rewards; a larger one, or none at all, is a mistake."""
+"""Far above any difference of rewards: a larger margin is a mistake."""
 
 
 def parse_preference(row: Any, *, source: str = "") -> Preference:
-    """The pair of one row; raises `ValueError` with the reason where it holds none. A null counts as a missing field.
+    """The pair in one row; raises a `ValueError` with the reason if there is none. A null counts as a missing field.
 
-    The prompt is the row's `prompt` (text or messages) or, without one, what the two dialogues begin with. A row whose
-    `prompt` is one of the user turns of two whole dialogues, as in Tulu 3's preference mix, has all the turns before the
-    last one for a prompt.
+    The prompt is the row's `prompt` (text or messages) or, without one, the shared beginning of the two dialogues. If
+    `prompt` is one of the user turns of two whole dialogues, as in Tulu 3's preference mix, all turns before the last one
+    are the prompt.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"not a JSON object: {row!r:.80}")
@@ -29,12 +29,12 @@ def parse_preference(row: Any, *, source: str = "") -> Preference:
         raise ValueError(f"margin is {margin!r:.80}, not a number up to {MAX_MARGIN:g}")
     prompt, chosen, rejected = _explicit(row) if row.get("prompt") else _implicit(row)
     for text in (chosen, rejected, *(turn.content for turn in prompt)):
-        text.encode()  # raises a ValueError for half of a surrogate pair, which no tokenizer takes
+        text.encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
 
 
 def _explicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
-    """Prompt and completions where the row has a prompt; each side is text, one assistant message or a whole dialogue."""
+    """Prompt and completions of a row with a prompt; each side is text, one assistant message or a whole dialogue."""
     prompt = parse_dialogue(row["prompt"], "prompt")
     chosen, rejected = (
         (Message(role="assistant", content=row[key]),) if isinstance(row[key], str) else parse_dialogue(row[key], key) for key in SIDES
@@ -56,7 +56,7 @@ def _explicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
 
 
 def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
-    """Prompt and completions where the prompt is the shared beginning of two dialogues."""
+    """Prompt and completions of a row whose prompt is the shared beginning of two dialogues."""
     chosen, rejected = (_transcript(row[key], key) for key in SIDES)
     if len(chosen) < 2 or len(rejected) < 2:
         raise ValueError("without a prompt, chosen and rejected must be dialogues of at least two turns")
@@ -67,7 +67,7 @@ def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
 
 
 def _require_alike(chosen: Dialogue, rejected: Dialogue) -> None:
-    """Raises `ValueError` unless the two dialogues differ in their last turn alone."""
+    """Raises `ValueError` unless the two dialogues differ only in their last turn."""
     if chosen[:-1] == rejected[:-1]:
         return
     parted = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False), 1) if a != b), min(len(chosen), len(rejected)))
@@ -80,8 +80,8 @@ def _require_alike(chosen: Dialogue, rejected: Dialogue) -> None:
 def _transcript(value: Any, key: str) -> Dialogue:
     """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:".
 
-    Where one side of a transcript speaks twice in a row (9 of the 2,312 rows of HH's harmless test set), it is one turn of
-    two paragraphs: the other side may not do so, and many chat templates raise unless the roles alternate.
+    Two turns in a row by one speaker (9 of the 2,312 rows of HH's harmless test set) become one turn of two paragraphs:
+    many chat templates raise unless the roles alternate.
     """
     if not isinstance(value, str):
         return parse_dialogue(value, key)

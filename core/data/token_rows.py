@@ -1,4 +1,4 @@
-"""What a scorer reads: the token rows of prompts with their completions."""
+"""What a scorer reads: one token row (a sequence of token ids) for each completion with its prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRows:
-    """A token row per completion, prompt by prompt, cut at its end to the limit where `truncated` says so.
+    """One token row per completion, prompt by prompt, cut at its end to the limit if `truncated`.
 
-    `bounds` are the numbers of each prompt's first row, and the number of all rows at the end.
+    `bounds` holds the index of each prompt's first row, followed by the number of rows.
     """
 
     rows: tuple[list[int], ...]
@@ -25,11 +25,11 @@ class TokenRows:
 
     @property
     def places(self) -> list[range]:
-        """The numbers of each prompt's rows, of the prompts that have any."""
+        """The indices of each prompt's rows, without prompts that have none."""
         return [range(start, end) for start, end in pairwise(self.bounds) if end > start]
 
     def completion_scores(self, rewards: Sequence[float]) -> list[list[CompletionScore]]:
-        """The rewards of the rows, by prompt, with what was read for them."""
+        """The rewards of the rows, grouped by prompt, with the number of tokens behind each."""
         found = [
             CompletionScore(reward=reward, num_tokens=len(row), truncated=cut)
             for reward, row, cut in zip(rewards, self.rows, self.truncated, strict=True)
@@ -40,7 +40,7 @@ class TokenRows:
 def token_rows(
     tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]], max_length: int
 ) -> TokenRows:
-    """The rows that the chat template makes of every prompt with each of its completions, of at most `max_length` tokens."""
+    """The chat template's rendering of every prompt with each of its completions, as rows of at most `max_length` tokens."""
     dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
     whole = encode_answered(tokenizer, dialogues, [answer for answers in completions for answer in answers])
     bounds = [0]

@@ -1,7 +1,7 @@
 """Reads the summary of a study into typed records, so that tables, charts and page agree on names, order and gaps.
 
 Everything in a summary but its outline may be missing or null: a study can be interrupted, have no PPO, or lack a
-domain. A missing number is `None` here and is said to be missing wherever it would have stood.
+domain. A missing number is `None` here and is reported as missing wherever it would appear.
 """
 
 import math
@@ -81,9 +81,9 @@ class PpoRun:
     same_lineage: str = ""
     """"yes", "no" or "unknown", as `core.models.origin` found; empty in records of before, where names are compared."""
     warnings: tuple[str, ...] = ()
-    """What was known before training to speak against the RM."""
+    """Reasons against the RM that were known before training."""
     stopped_because: str = ""
-    """Why the run was ended early for over-optimisation, if it was."""
+    """Why the run was stopped early for over-optimisation, if it was."""
     status: str = "finished"
 
     @property
@@ -141,7 +141,7 @@ class Study:
 
 
 def clean(value: Any) -> Any:
-    """The same value in what JSON can hold: numbers that are not finite become null, everything else unknown its text."""
+    """The value as JSON can hold it: numbers that are not finite become null, anything JSON does not know becomes text."""
     if isinstance(value, Mapping):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -262,7 +262,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `452.0` -> "7 min 32 s"."""
+    """Seconds in readable form: `452.0` -> "7 min 32 s"."""
     if seconds is None:
         return "n/a"
     minutes, rest = divmod(round(seconds), 60)

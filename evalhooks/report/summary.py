@@ -1,4 +1,4 @@
-"""A study's runs on disk, gathered into the one record that its report is drawn from."""
+"""Gathers a study's runs on disk into the one summary that its report is drawn from."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
 
 
 def short_name(folder: Path) -> str:
-    """The name of a run without its job and hash, which its folder and id tell."""
+    """The name of a run without its job and hash."""
     return folder.name.partition("-")[2].rpartition("-")[0]
 
 
@@ -142,5 +142,5 @@ def finished_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_summary(report: Path) -> dict[str, Any]:
-    """The summary that a report was drawn from."""
+    """The summary from which a report was drawn."""
     return json.loads((report / "summary.json").read_text(encoding="utf-8"))

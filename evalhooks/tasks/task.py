@@ -22,7 +22,7 @@ class Task:
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """The tasks by name; raises `ValueError` that names the file and row, or the verifier, that is wrong."""
+    """The tasks by name; raises a `ValueError` that names the faulty file and row, or verifier."""
     return {
         name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
     }

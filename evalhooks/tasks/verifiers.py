@@ -1,16 +1,16 @@
-"""Verifiers of real tasks."""
+"""Verifiers of real tasks: one function each, named in a configuration as `evalhooks.tasks.verifiers:gsm8k`."""
 
 import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-# A hyphen after a letter or digit is no minus: "3-4 days" ends in 4.
+# A hyphen after a letter or digit is not a minus sign: "3-4 days" ends in 4.
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def gsm8k(completion: str, reference: Mapping[str, Any]) -> float:
-    """1.0 where the last number of the answer equals the one after "####" in `reference["answer"]`."""
+    """1.0 if the last number in the completion equals the one after "####" in `reference["answer"]`, else 0.0."""
     if "answer" not in reference:
         raise ValueError(f"a GSM8K row needs an 'answer'; this one has {sorted(reference)}.")
     expected = _last_number(str(reference["answer"]).rsplit("####", 1)[-1])

@@ -226,7 +226,7 @@ def _loaded(saved: Saved) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _run_task(task: Path) -> None:
+def run_task(task: Path) -> None:
     """The life of the other process."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
@@ -250,4 +250,4 @@ if __name__ == "__main__":
     # Run as a script, this module is `__main__`, and what was pickled knows it by its name.
     from core.hooks import placement as evaluation
 
-    evaluation._run_task(Path(sys.argv[1]))
+    evaluation.run_task(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
-"""LoRA adapters in peft's format: put into a model to be trained, found again, and merged into the model that they were trained on.
+"""LoRA adapters in peft's format: injected into a model for training, found on disk, and merged into their base.
 
-In training they lie inside the model, without a wrapper around it: its body, its head and its attention functions are found
-where they always are. After it they are merged, so that all else sees a plain model.
+In training an adapter lives inside the model, without a wrapper, so that body, head and attention functions stay where they
+always are. When loaded for anything else it is merged, so that all other code sees a plain model.
 """
 
 import json

@@ -121,9 +121,9 @@ def require_liger(config: ModelConfig) -> None:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a pad token that is not EOS; of an adapter without one, that of its base.
+    """The tokenizer of a model, or of an adapter's base if the adapter has none, with a pad token other than EOS.
 
-    A head that pools the last token that is not pad would otherwise read the one before EOS.
+    Otherwise a head that pools the last non-pad token would read the one before EOS.
     """
     source = locate(config)
     adapter = find_adapter(source)
@@ -179,7 +179,7 @@ def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **
     if packed.quantize != Quantize.none:
         options["quantization_config"] = quantization(packed, head_names(auto, source, **options))
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # in a log its bar is noise
+        logging.disable_progress_bar()  # its bar is noise in a log
     dtype = DTYPES[config.dtype]
     model, info = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
     missing = set(info["missing_keys"])

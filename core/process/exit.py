@@ -1,4 +1,4 @@
-"""The end of a process that is one of several."""
+"""Exit of a process that belongs to a process group."""
 
 import atexit
 import os
@@ -10,13 +10,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def exit_without_teardown() -> Generator[None]:
-    """Ends a process that has joined a group when the block is left: with its exit code, before the interpreter is taken down.
+    """Exits at the end of the block, with the right exit code but without interpreter teardown, if the process has joined a group.
 
-    Gloo's threads live as long as anything holds the group, which the modules of FSDP2 and DeepSpeed do,
-    `destroy_process_group` or not; one of them that lets go of its last tensor while the interpreter is taken down is ended
-    inside a destructor, and the process aborts after all its work is done ("terminate called without an active exception").
-    What `atexit` knows still runs and output is written out, as when multiprocessing ends a child. A process that is alone
-    goes on.
+    Gloo's threads live as long as anything holds the group, and the modules of FSDP2 and DeepSpeed do, even after
+    `destroy_process_group`. A thread that releases its last tensor during teardown is ended inside a destructor, and the
+    process aborts after all its work is done ("terminate called without an active exception"). `atexit` functions still run
+    and output is flushed, as when multiprocessing ends a child. A process on its own continues.
     """
     code = 0
     try:
@@ -33,12 +32,12 @@ def exit_without_teardown() -> Generator[None]:
 
 
 def _has_joined() -> bool:
-    distributed = sys.modules.get("torch.distributed")  # whoever has joined a group has imported it
+    distributed = sys.modules.get("torch.distributed")  # imported by whoever has joined a group
     return distributed is not None and distributed.is_initialized()
 
 
 def _code_of(error: BaseException) -> int:
-    """The exit code that Python gives to an exception that nobody caught, after it has printed the same."""
+    """The exit code that Python gives an uncaught exception, after printing what Python would print."""
     if not isinstance(error, SystemExit):
         traceback.print_exception(error)
         return 1

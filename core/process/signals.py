@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM lets training save itself before the process goes."""
+"""Preemption: on SIGTERM a training run saves a checkpoint before it exits."""
 
 import signal
 import threading
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command goes on. Not 0, which would mean done."""
+"""EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command resumes the run. Not 0, which would mean finished."""
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(SystemExit):
-    """The run was told to stop and is saved; the process exits with `EXIT_CODE`."""
+    """The run was told to stop and has been saved; the process exits with `EXIT_CODE`."""
 
     def __init__(self, message: str) -> None:
         super().__init__(EXIT_CODE)
@@ -29,7 +29,7 @@ class Preempted(SystemExit):
 
 @contextmanager
 def raise_on_signal() -> Generator[None]:
-    """Within it SIGTERM and SIGUSR1 raise `Preempted` at once: nothing has begun that could be lost.
+    """Context in which SIGTERM and SIGUSR1 raise `Preempted` at once, because there is nothing to lose yet.
 
     `Preemption.listening` takes over while there is something to save.
     """
@@ -43,7 +43,7 @@ def raise_on_signal() -> Generator[None]:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    """Within it the signals go to `handler`, afterwards where they went before. Only a main thread can hear them."""
+    """Context in which `handler` gets the signals. Only the main thread can receive them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -56,10 +56,10 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None
 
 
 class Preemption:
-    """Hears SIGTERM, and SIGUSR1, which Slurm can send ahead of it.
+    """Listens for SIGTERM, and for SIGUSR1, which Slurm can send ahead of it.
 
-    `requested` says that one has come: a training loop looks at it between steps, saves and raises. Where all is saved already,
-    in `interruptible`, the signal itself raises. A second signal always does.
+    `requested` is set when one arrives: a training loop checks it between steps, saves and raises. Inside `interruptible`, where
+    everything is saved already, the signal itself raises. A second signal always does.
     """
 
     def __init__(self) -> None:
@@ -68,13 +68,13 @@ class Preemption:
 
     @contextmanager
     def listening(self) -> Generator["Preemption"]:
-        """Within it signals are heard; afterwards as before. Only a main thread hears them; in another one nothing changes."""
+        """Context in which signals set `requested`. In any thread but the main one it does nothing."""
         with _handled(self._hear):
             yield self
 
     @contextmanager
     def interruptible(self) -> Generator[None]:
-        """Within it nothing is lost by going at once."""
+        """Context in which everything is saved, so that a signal may raise at once."""
         self.check()
         before, self._now = self._now, True
         try:
@@ -83,7 +83,7 @@ class Preemption:
             self._now = before
 
     def check(self) -> None:
-        """Raises `Preempted` if a signal has come."""
+        """Raises `Preempted` if a signal has arrived."""
         if self.requested:
             raise Preempted("stopped by a signal; what is saved is kept, and the same command goes on from there")
 

@@ -1,4 +1,4 @@
-"""The processes of one training run, as torchrun or a cluster starts them."""
+"""The processes of one training run, as started by torchrun or a cluster."""
 
 import os
 import warnings
@@ -12,15 +12,15 @@ import torch.distributed as dist
 
 from core.process.signals import Preempted
 
-# Processes wait for the first one while it evaluates a checkpoint, which takes longer than the usual ten minutes.
-PATIENCE = timedelta(hours=6)
+# Processes wait for the main one while it evaluates a checkpoint, which takes longer than the default of ten minutes.
+TIMEOUT = timedelta(hours=6)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process among those that train together.
+    """This process among those that train together: its rank, their number, and its device.
 
     >>> World(rank=0, size=1, device=torch.device("cpu")).is_main
     True
@@ -32,18 +32,18 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the main process, on all of them; if it raises there, it raises everywhere."""
+        """The result of `make`, called on the main process only, on all processes; an exception there is raised on all of them."""
         if self.size == 1:
             return make()
         box: list[Any] = [None, None]
         if self.is_main:
             try:
                 box[0] = make()
-            except (Exception, Preempted) as error:  # whatever it is: the others wait for an answer
+            except (Exception, Preempted) as error:  # of any kind: the other processes are waiting for an answer
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
@@ -51,13 +51,13 @@ class World:
         return box[0]
 
     def all_gather(self, make: Callable[[], T]) -> list[T]:
-        """What `make` gives on each process, by rank, on all of them; what one of them raises, all raise."""
+        """The results of `make` on each process, by rank; an exception on one of them is raised on all of them."""
         if self.size == 1:
             return [make()]
         own: tuple[Any, BaseException | None]
         try:
             own = (make(), None)
-        except (Exception, Preempted) as error:  # whatever it is: the others wait for an answer
+        except (Exception, Preempted) as error:  # of any kind: the other processes are waiting for an answer
             own = (None, error)
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own)
@@ -67,37 +67,37 @@ class World:
         return [made for made, _ in found]
 
     def shard(self, count: int) -> slice:
-        """This process's part of `count` things in a row, which are a multiple of the processes."""
+        """This process's slice of `count` items; `count` must be a multiple of the number of processes."""
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def all_sum(self, values: Sequence[float]) -> list[float]:
-        """The values added up over all processes, in fp64."""
+        """The values summed over all processes, in fp64."""
         if self.size == 1:
             return list(values)
-        # Reduced on the device of the weights: NCCL knows no other.
+        # On the device of the weights: NCCL reduces only there.
         total_V = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total_V)
         return total_V.tolist()
 
     def barrier(self) -> None:
-        """Returns once all processes are here."""
+        """Returns once all processes have called it."""
         if self.size > 1:
             dist.barrier()
 
 
 def join_world() -> World:
-    """Finds the processes that were started together; the first call of a process joins their group.
+    """Joins the process group at the first call, and describes it.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them this process is alone. A process of several must
-    end in `core.process.exit.exit_without_teardown`.
+    Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them this process is alone. Where there are
+    several, each must run inside `core.process.exit.exit_without_teardown`.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_gpu = torch.cuda.is_available()
     if on_gpu and size > 1:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if size > 1 and not dist.is_initialized():
-        # FSDP2 and DDP call what torch itself has renamed, once a layer.
+        # FSDP2 and DDP call functions that torch has since renamed, and warn once per layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Requests to an inference server: tried again where that can help, and clear about what is wrong where it cannot."""
+"""Requests to an inference server: retried where that can help, with a clear error where it cannot."""
 
 import time
 from types import TracebackType
@@ -11,9 +11,9 @@ LONGEST_WAIT_S = 4.0
 
 
 class Server:
-    """An HTTP server that is spoken to in JSON, by several threads at once.
+    """Client of an HTTP server that speaks JSON; safe to use from several threads.
 
-    Connection errors, timeouts (`timeout_s` per request) and the statuses 429 and 5xx are tried again up to `retries` times,
+    Connection errors, timeouts (`timeout_s` per request) and the statuses 429 and 5xx are retried up to `retries` times,
     after 0.25 s, 0.5 s, 1 s and so on up to 4 s. What fails for good is a `ValueError` naming the URL and the reason.
     """
 
@@ -81,7 +81,7 @@ def _content(url: str, response: httpx.Response) -> Any:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the server says of a failure: its own message where the body has one, else the start of the body."""
+    """The server's own error message where the body has one, else the start of the body."""
     try:
         found = response.json()
     except ValueError:

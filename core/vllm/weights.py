@@ -1,4 +1,4 @@
-"""The weights of a policy in training, on their way into a vLLM server.
+"""Transfer of the weights of a policy in training to a vLLM server.
 
 Two ways that vLLM documents, both behind its development routes (VLLM_SERVER_DEV_MODE=1): it reads a folder again
 (https://docs.vllm.ai/en/latest/training/layerwise/), or its workers join an NCCL group in which the trainer broadcasts
@@ -22,7 +22,7 @@ from core.vllm.server import Server
 Weights = Iterable[tuple[str, Tensor]]
 
 CHUNK_BYTES = 1 << 30
-"""Weights on their way at a time."""
+"""Upper bound on the weights in flight at a time."""
 DEV_MODE = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment."
 NCCL_MODE = 'start vLLM 0.30 or later with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\'.'
 
@@ -48,7 +48,7 @@ class FolderTransfer:
             old.unlink()
         for number, chunk in enumerate(chunks(weights, self.dtype)):
             tensors = {name: tensor.to("cpu").contiguous() for name, tensor in chunk}
-            save_file(_apart(tensors), self.folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
+            save_file(_without_aliases(tensors), self.folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}}
         server.post("/collective_rpc", call, retry=False, remedy=DEV_MODE)
 
@@ -57,7 +57,7 @@ class TransferGroup(Protocol):
     """A group of processes, of which this one is rank 0 and the server's workers are the others."""
 
     unique_id: bytes
-    """What the others need to join."""
+    """What the other processes need to join."""
 
     def join(self) -> None:
         """Waits until the others are there, and sums one float over all, which vLLM's workers do first of all."""
@@ -85,21 +85,28 @@ class BroadcastTransfer:
     def send(self, server: Server, weights: Weights) -> None:
         """One update of the server, of as many chunks as it takes."""
         if self._group is None:
-            self._group = self._opened(server)
+            self._group = self._open(server)
         server.post("/start_weight_update", retry=False, remedy=NCCL_MODE)
         for chunk in chunks(weights, self.dtype):
             self._send_chunk(server, self._group, chunk)
         server.post("/finish_weight_update", retry=False, remedy=NCCL_MODE)
 
-    def _opened(self, server: Server) -> TransferGroup:
+    def _open(self, server: Server) -> TransferGroup:
         size = 1 + _world_size(server)
         group = self.open_group(size)
-        told = {"rank_offset": 1, "world_size": size, "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(), "packed": False}
-        _at_once(group.join, lambda: server.post("/init_weight_transfer_engine", {"init_info": told}, retry=False, remedy=NCCL_MODE))
+        init_info = {
+            "rank_offset": 1,
+            "world_size": size,
+            "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(),
+            "packed": False,
+        }
+        _concurrently(
+            group.join, lambda: server.post("/init_weight_transfer_engine", {"init_info": init_info}, retry=False, remedy=NCCL_MODE)
+        )
         return group
 
     def _send_chunk(self, server: Server, group: TransferGroup, chunk: list[tuple[str, Tensor]]) -> None:
-        told = {
+        update_info = {
             "names": [name for name, _ in chunk],
             "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
             "shapes": [list(tensor.shape) for _, tensor in chunk],
@@ -110,7 +117,7 @@ class BroadcastTransfer:
                 group.broadcast(tensor)
             group.wait()
 
-        _at_once(broadcast, lambda: server.post("/update_weights", {"update_info": told}, retry=False, remedy=NCCL_MODE))
+        _concurrently(broadcast, lambda: server.post("/update_weights", {"update_info": update_info}, retry=False, remedy=NCCL_MODE))
 
 
 class NCCLGroup:
@@ -170,15 +177,15 @@ def chunks(weights: Weights, dtype: torch.dtype) -> Iterator[list[tuple[str, Ten
         yield chunk
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, those in one memory (tied embeddings) copied: safetensors refuses them."""
     seen: set[int] = set()
-    apart = {}
+    copies: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in seen else tensor
+        copies[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
-    return apart
+    return copies
 
 
 def _world_size(server: Server) -> int:
@@ -189,7 +196,7 @@ def _world_size(server: Server) -> int:
     return size
 
 
-def _at_once(work: Callable[[], None], request: Callable[[], Any]) -> None:
+def _concurrently(work: Callable[[], None], request: Callable[[], Any]) -> None:
     """Both at the same time, for each waits for the other; raises what the request raised, without waiting for `work`."""
     failed: list[BaseException] = []
 

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-import core.engines.torch_engine
-from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
-from core.engines.engine import open_engine
-from core.engines.optim import schedule
-from core.process.world import World
 from core.runs.checkpoints import step_folder
 
 ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
@@ -91,46 +85,3 @@ def test_checkpoints_of_every_engine_load_anywhere(found: Any, kind: str) -> Non
     model, info = AutoModelForSequenceClassification.from_pretrained(step_folder(folder / kind / "whole", 8), output_loading_info=True)
     assert model.config.num_labels == 1
     assert not info["missing_keys"]
-
-
-@pytest.mark.parametrize("kind", ENGINES)
-def test_one_process_alone_cannot_have_an_engine_for_several(kind: str) -> None:
-    world = World(rank=0, size=1, device=torch.device("cpu"))
-    module = nn.Linear(2, 1)
-    with pytest.raises(ValueError, match=rf"engine={kind} does not go with 1 process\(es\); start several: torchrun"):
-        open_engine(
-            EngineConfig(kind=EngineKind(kind)),
-            module,
-            [{"params": [*module.parameters()], "lr": 1.0}],
-            optim=OptimConfig(),
-            dtype=Dtype.fp32,
-            world=world,
-        )
-
-
-def test_an_engine_that_did_not_take_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.engines.torch_engine, "_shard", lambda module, dtype: None)
-    module = nn.Linear(2, 1)
-    world = World(rank=0, size=2, device=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="engine=fsdp2 did not take effect"):
-        open_engine(
-            EngineConfig(kind=EngineKind.fsdp2),
-            module,
-            [{"params": [*module.parameters()], "lr": 1.0}],
-            optim=OptimConfig(),
-            dtype=Dtype.fp32,
-            world=world,
-        )
-
-
-def test_the_learning_rate_rises_then_falls_to_zero_behind_the_last_step() -> None:
-    linear = OptimConfig(warmup_ratio=0.2)
-    # 10 steps, 2 of them warm-up: 0, 1/2, then 1 falls by an eighth a step; what would come next is 0.
-    assert [schedule(linear, step, 10) for step in range(1, 12)] == pytest.approx(
-        [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
-    )
-    cosine = OptimConfig(schedule="cosine")  # type: ignore[arg-type]
-    # Half a cosine over 4 steps: (1 + cos(k pi / 4)) / 2.
-    assert [schedule(cosine, step, 4) for step in range(1, 6)] == pytest.approx([1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
-    constant = OptimConfig(schedule="constant", warmup_ratio=0.5)  # type: ignore[arg-type]
-    assert [schedule(constant, step, 4) for step in range(1, 6)] == pytest.approx([0, 0.5, 1, 1, 1])

@@ -1,0 +1,60 @@
+"""What the processes of a group give each other: the same answer, or the same error, everywhere."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from core.process.world import World, join_world
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def test_each_process_knows_its_rank_and_only_the_first_is_main(two_ranks: Any) -> None:
+    assert [found["rank"] for found in two_ranks[1]] == [[0, 2, True], [1, 2, False]]
+
+
+def test_what_the_main_process_makes_is_on_all_of_them(two_ranks: Any) -> None:
+    assert [found["from_main"] for found in two_ranks[1]] == ["made by 0"] * 2
+
+
+def test_what_the_main_process_raises_is_raised_on_all_of_them(two_ranks: Any) -> None:
+    assert [found["main_fails"] for found in two_ranks[1]] == ["ValueError: no such run, says 0"] * 2
+    assert [found["main_is_preempted"] for found in two_ranks[1]] == ["Preempted: told to stop"] * 2
+
+
+def test_what_each_makes_is_gathered_by_rank_and_the_error_of_one_is_raised_on_all(two_ranks: Any) -> None:
+    assert [found["all_gather"] for found in two_ranks[1]] == [[0, 10]] * 2
+    assert [found["second_fails"] for found in two_ranks[1]] == ["ValueError: out of memory"] * 2
+
+
+def test_sums_over_processes_are_in_fp64(two_ranks: Any) -> None:
+    # fp32 has neither 0.1 + 0.2 to more than eight digits nor whole numbers up to 2 to the 53rd.
+    for found in two_ranks[1]:
+        assert found["all_sum"] == [pytest.approx(0.3, abs=1e-15), 2.0**53]
+
+
+def test_things_in_a_row_are_dealt_out_in_order_without_gap_or_overlap(two_ranks: Any) -> None:
+    assert [found["shard"] for found in two_ranks[1]] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_no_process_passes_a_barrier_before_the_last_has_come(two_ranks: Any) -> None:
+    assert [found["barrier"] for found in two_ranks[1]] == [True, True]
+
+
+def test_a_process_alone_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    world = join_world()
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    assert not torch.distributed.is_initialized()
+
+
+def test_alone_everything_is_ones_own() -> None:
+    assert ALONE.from_main(lambda: "own") == "own"
+    assert ALONE.all_gather(lambda: "own") == ["own"]
+    assert ALONE.all_sum([0.1, 2]) == [0.1, 2]
+    assert [*range(6)][ALONE.shard(6)] == [*range(6)]
+    ALONE.barrier()
+    with pytest.raises(ZeroDivisionError):
+        ALONE.all_gather(lambda: 1 / 0)

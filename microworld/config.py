@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+LINEAGES = ("coast", "ridge")
 SKILL_NAMES = ("facts", "lists", "sums", "requests", "topics", "choices")
 
 

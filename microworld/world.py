@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.disk import atomic_folder, is_complete, write_json
-from microworld.config import WorldConfig
+from microworld.config import LINEAGES, WorldConfig
 from microworld.lexicon import facts
 from microworld.skills import SKILLS, Question, choices
 from microworld.tokenizer import train_tokenizer
@@ -34,7 +34,6 @@ class Split(StrEnum):
 
 SHARES: Mapping[Split, int] = {Split.corpus: 50, Split.preferences: 25, Split.benchmark: 12, Split.tasks: 13}
 
-LINEAGES = ("coast", "ridge")
 
 MIXES: Mapping[str, Mapping[str, int]] = {
     # Two mixes of different character, as the paper's are: one knows facts and numbers, the other manners and focus.

@@ -12,7 +12,7 @@ from launch.inputs import check_inputs
 from launch.jobs.lifecycle import Record
 from launch.parallel.scheduler import Failure, Job
 from launch.schema import BoNJob, Launch, Lineage, Pick, PPOPlan, RewardChoice, RMJob, StudyJob
-from microworld.world import LINEAGES, build_world
+from microworld.config import LINEAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +99,8 @@ def world_folder(study: StudyJob, folder: Path) -> Path:
 
 def make_world(argument: tuple[StudyJob, Path], progress: Progress) -> str:
     """Makes the microworld of an embedded study and returns its folder."""
+    from microworld.world import build_world  # transformers, for this process alone
+
     study, folder = argument
     progress.start("building the world", 1)
     return str(build_world(study.world, world_folder(study, folder)))

@@ -13,9 +13,9 @@ from core.config import ModelConfig
 from core.generators.local import TransformersGenerator
 from core.models.load import load_policy
 from core.records import Sampling, user
-from microworld.config import PolicyConfig, WorldConfig
+from microworld.config import LINEAGES, PolicyConfig, WorldConfig
 from microworld.policy import SHAPES, AnswerTrainer, _dataset, train_policy
-from microworld.world import LINEAGES, build_world
+from microworld.world import build_world
 
 NUM_ROWS, BATCH_SIZE = 96, 32
 

@@ -103,7 +103,7 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.value_scale = (1.0, 0.0)
         """Values are a * head + b, for a head that was trained in other units (see ppo.shaping.value_scale)."""
-        self.why_padded = _why_padded(actor, critic_body, max_length)
+        self.padding_reason = _padding_reason(actor, critic_body, max_length)
 
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False, with_reference: bool = False
@@ -112,9 +112,9 @@ class ActorCritic(nn.Module):
 
         The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
         gradient where `entropy_gradient`, for the memory of one more array of the size of the logits. Rows go through the
-        networks packed, without padding, unless `why_padded` gives a reason.
+        networks packed, without padding, unless `padding_reason` gives a reason.
         """
-        read = _padded if self.why_padded else _packed
+        read = _padded if self.padding_reason else _packed
         batch = read(ids_BL, mask_BL, num_tokens)
         with self.attention():
             logprobs_N, entropy_N = self._logprobs(self.actor, batch, entropy_gradient=entropy_gradient)
@@ -134,7 +134,7 @@ class ActorCritic(nn.Module):
         """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
         with ExitStack() as stack:
             for model in (self.actor, self.critic_body, self.reference):
-                if not self.why_padded and model is not None:
+                if not self.padding_reason and model is not None:
                     assert isinstance(model, PreTrainedModel)
                     stack.enter_context(tree_attention(model))
             yield
@@ -210,7 +210,7 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
     )
 
 
-def _why_padded(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str | None:
+def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str | None:
     """Why rows cannot be packed; None if they can."""
     if not has_plain_head(actor):
         return f"{type(actor).__name__} does more to its logits than a product"

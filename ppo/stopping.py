@@ -7,7 +7,7 @@ from pathlib import Path
 from core.hooks.hook import eval_file, read_evaluation
 from core.process.world import World
 from core.records import AXIS
-from core.runs.checkpoints import complete_steps, point_best
+from core.runs.checkpoints import checkpoint_steps, complete_steps, point_best
 from ppo.config import PPOConfig
 from ppo.metrics import Metric
 from ppo.state import PPOState
@@ -18,7 +18,7 @@ ON_POLICY = "on_policy/rm_score"
 
 def checkpoint_batches(config: PPOConfig) -> list[int]:
     """The batches after which a checkpoint is due and the hooks run, spread evenly over the run; the last is always one."""
-    return [round(config.num_batches * (i + 1) / config.num_checkpoints) for i in range(config.num_checkpoints)]
+    return checkpoint_steps(config.num_batches, num_checkpoints=config.num_checkpoints, to_step=round)
 
 
 def take_evaluation(

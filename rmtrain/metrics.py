@@ -1,30 +1,56 @@
-"""What training logs: sums over pairs, so that they add up over micro batches, steps and processes."""
+"""What reward-model training logs: sums over pairs, so that they add up over micro batches, steps and processes.
 
-from dataclasses import dataclass, field
+Shapes: B pairs, S sums.
+"""
+
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 NUM_BINS = 10
-_NAMES = ("pairs", "loss", "correct", "margin", "chosen", "chosen2", "rejected", "rejected2", "tokens", "unique", "stop", "overdue")
+"""Bins of the calibration error."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Tally:
-    """Sums since the log's last row. `bins` holds count, confidence and correctness of each bin of the calibration error."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairSums:
+    """Sums over pairs in fp64: scalars, but for those by bin of confidence, of shape (NUM_BINS,).
 
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0.0))
-    bins: list[float] = field(default_factory=lambda: [0.0] * (3 * NUM_BINS))
+    `num_tokens` counts all tokens of both sides, `num_unique_tokens` those of their common beginning once.
+    """
 
-    def flat(self) -> list[float]:
-        """All sums as one list, to be added over processes."""
-        return [*self.sums.values(), *self.bins]
+    num_pairs: Tensor
+    loss: Tensor
+    num_correct: Tensor
+    """A pair with equal rewards counts as half."""
+    margin: Tensor
+    chosen: Tensor
+    chosen_squared: Tensor
+    rejected: Tensor
+    rejected_squared: Tensor
+    num_tokens: Tensor
+    num_unique_tokens: Tensor
+    bin_pairs: Tensor
+    bin_confidence: Tensor
+    bin_correct: Tensor
 
-    def add(self, flat: list[float]) -> None:
-        """Adds another's sums."""
-        for name, value in zip(_NAMES, flat, strict=False):
-            self.sums[name] += value
-        self.bins = [mine + its for mine, its in zip(self.bins, flat[len(_NAMES) :], strict=True)]
+    @classmethod
+    def zeros(cls) -> "PairSums":
+        """The sums over no pairs."""
+        return cls.unstacked(torch.zeros(NUM_SUMS, dtype=torch.float64))
+
+    def stacked(self) -> Tensor:
+        """All sums in one tensor of shape (S,), in the order of the fields."""
+        return torch.cat([getattr(self, field.name).reshape(-1) for field in fields(self)])
+
+    @classmethod
+    def unstacked(cls, sums_S: Tensor) -> "PairSums":
+        """The inverse of `stacked`."""
+        parts = sums_S.split(list(_SIZES.values()))
+        return cls(**{name: part if part.numel() > 1 else part.squeeze(0) for name, part in zip(_SIZES, parts, strict=True)})
+
+    def __add__(self, other: "PairSums") -> "PairSums":
+        return PairSums.unstacked(self.stacked() + other.stacked())
 
     def metrics(self) -> dict[str, float]:
         """Means over the pairs; rewards' standard deviations per side; the expected calibration error.
@@ -33,51 +59,57 @@ class Tally:
         higher; the error is the mean distance of confidence and accuracy over ten bins of equal width from 0.5 to 1,
         weighted by their pairs (Guo et al. 2017, eq. 3).
         """
-        s = self.sums
-        pairs = max(1.0, s["pairs"])
-        error = sum(abs(conf - right) for conf, right in zip(self.bins[NUM_BINS : 2 * NUM_BINS], self.bins[2 * NUM_BINS :], strict=True))
+        pairs = max(1.0, self.num_pairs.item())
+        error = sum((self.bin_confidence - self.bin_correct).abs().tolist())
         return {
-            "loss": s["loss"] / pairs,
-            "accuracy": s["correct"] / pairs,
-            "margin": s["margin"] / pairs,
-            "chosen_reward": s["chosen"] / pairs,
-            "rejected_reward": s["rejected"] / pairs,
-            "chosen_reward_std": _std(s["chosen"], s["chosen2"], pairs),
-            "rejected_reward_std": _std(s["rejected"], s["rejected2"], pairs),
+            "loss": self.loss.item() / pairs,
+            "accuracy": self.num_correct.item() / pairs,
+            "margin": self.margin.item() / pairs,
+            "chosen_reward": self.chosen.item() / pairs,
+            "rejected_reward": self.rejected.item() / pairs,
+            "chosen_reward_std": _std(self.chosen.item(), self.chosen_squared.item(), pairs),
+            "rejected_reward_std": _std(self.rejected.item(), self.rejected_squared.item(), pairs),
             "calibration_error": error / pairs,
         }
 
 
-@torch.no_grad()
-def pair_sums(loss: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
-    """The sums of one micro batch as a tensor on its device, laid out as `Tally.flat` without the counts of tokens.
+_SIZES = {field.name: NUM_BINS if field.name.startswith("bin_") else 1 for field in fields(PairSums)}
+NUM_SUMS = sum(_SIZES.values())
 
-    `loss` is the sum over its pairs. A pair with equal rewards counts as half right.
-    """
+
+@torch.no_grad()
+def pair_sums(loss: Tensor, chosen_B: Tensor, rejected_B: Tensor, *, num_tokens: int = 0, num_unique_tokens: int = 0) -> PairSums:
+    """The sums of one micro batch, on the device of its rewards; `loss` is the sum over its pairs."""
     chosen_B, rejected_B = chosen_B.double(), rejected_B.double()
     difference_B = chosen_B - rejected_B
     correct_B = (difference_B > 0).double() + 0.5 * (difference_B == 0).double()
     probability_B = difference_B.sigmoid()
     confidence_B = torch.maximum(probability_B, 1 - probability_B)
     bin_B = ((confidence_B.nan_to_num(0.5) - 0.5) * 2 * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-    bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=loss.device)
-    for row, values_B in enumerate((torch.ones_like(confidence_B), confidence_B, correct_B)):
-        bins[row].index_add_(0, bin_B, values_B)
-    zero = torch.zeros((), dtype=torch.float64, device=loss.device)
-    sums = [
-        zero + len(chosen_B),
-        loss.double(),
-        correct_B.sum(),
-        difference_B.sum(),
-        chosen_B.sum(),
-        (chosen_B**2).sum(),
-        rejected_B.sum(),
-        (rejected_B**2).sum(),
-        *[zero] * 4,
-    ]
-    return torch.cat([torch.stack(sums), bins.flatten()])
+
+    def by_bin(values_B: Tensor) -> Tensor:
+        return values_B.new_zeros(NUM_BINS).index_add_(0, bin_B, values_B)
+
+    def count(number: int) -> Tensor:
+        return chosen_B.new_full((), number)  # filled on the device, which a copy from the host would wait for
+
+    return PairSums(
+        num_pairs=count(len(chosen_B)),
+        loss=loss.double(),
+        num_correct=correct_B.sum(),
+        margin=difference_B.sum(),
+        chosen=chosen_B.sum(),
+        chosen_squared=(chosen_B**2).sum(),
+        rejected=rejected_B.sum(),
+        rejected_squared=(rejected_B**2).sum(),
+        num_tokens=count(num_tokens),
+        num_unique_tokens=count(num_unique_tokens),
+        bin_pairs=by_bin(torch.ones_like(confidence_B)),
+        bin_confidence=by_bin(confidence_B),
+        bin_correct=by_bin(correct_B),
+    )
 
 
-def _std(total: float, squares: float, count: float) -> float:
-    """Standard deviation from sums, in fp64; never below zero by rounding."""
-    return max(0.0, squares / count - (total / count) ** 2) ** 0.5
+def _std(total: float, squared: float, count: float) -> float:
+    """The standard deviation from sums; never below zero by rounding."""
+    return max(0.0, squared / count - (total / count) ** 2) ** 0.5

@@ -1,4 +1,7 @@
-"""What a reward-model run holds while it trains, and one step of it."""
+"""The model of a reward-model run under its engine, and one optimiser step of it.
+
+Shapes: B pairs, R token rows (two for each pair).
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,41 +27,54 @@ from core.trees.layout import TokenIds
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
-from rmtrain.metrics import Tally, pair_sums
+from rmtrain.metrics import PairSums, pair_sums
 from rmtrain.tokens import TokenPair, tokenize
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """The token rows of some pairs, (chosen, rejected) each. A record of its own, which engines pass on without looking inside."""
+    """The token rows of some pairs, (chosen, rejected) each: a type that engines pass on to the model without looking inside."""
 
     rows: Sequence[Sequence[TokenIds]]
 
 
-class PairRewards(nn.Module):
-    """A reward model as engines wrap it: from groups of token rows to their rewards in fp32, shape (R,).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """One optimiser step, the same on all processes: sums over the pairs of the global batch, and the norm of their gradient.
 
-    A pair goes through the model as one prompt tree; padded instead where `why_padded` gives a reason.
+    `stop` says that a process was told to stop, `overdue` that one finds saving overdue, so that all processes act alike.
+    """
+
+    sums: PairSums
+    grad_norm: float
+    stop: bool
+    overdue: bool
+
+
+class PairRewards(nn.Module):
+    """A reward model as engines wrap it: maps a `PairBatch` to the rewards of its rows in fp32, shape (R,).
+
+    A pair goes through the model as one prompt tree, or padded if `padding_reason` says why it cannot.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         super().__init__()
         self.model = model
         self.preamble, self.pad_id = preamble(tokenizer), pad_id(tokenizer)
-        self.why_padded = reward_obstacle(model, max_length)
+        self.padding_reason: str | None = reward_obstacle(model, max_length)
 
     def attention(self) -> AbstractContextManager[None]:
-        """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
-        return nullcontext() if self.why_padded else tree_attention(self.model)
+        """The context of forward and backward passes: with gradient checkpointing the backward pass runs the layers again."""
+        return nullcontext() if self.padding_reason else tree_attention(self.model)
 
-    def forward(self, groups: PairBatch) -> Tensor:
-        if self.why_padded:
-            return padded_rewards(self.model, [row for rows in groups.rows for row in rows], self.pad_id)
-        return tree_rewards(self.model, groups.rows, self.preamble)
+    def forward(self, batch: PairBatch) -> Tensor:
+        if self.padding_reason:
+            return padded_rewards(self.model, [row for rows in batch.rows for row in rows], self.pad_id)
+        return tree_rewards(self.model, batch.rows, self.preamble)
 
 
 class RMSession:
-    """The model under its engine, the pairs as tokens, and the plan of all steps."""
+    """A reward model under its engine, the pairs as tokens, and what each step trains on."""
 
     def __init__(
         self,
@@ -76,56 +92,49 @@ class RMSession:
         _report_lengths(self.num_dropped, self.num_cut, len(preferences), config, say)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
-        rewards = PairRewards(self.model, self.tokenizer, max_length=config.max_length)
-        if rewards.why_padded:
-            say(f"training with padding: {rewards.why_padded}")
-        self.rewards = rewards
-        self.why_padded = rewards.why_padded
+        self.rewards = PairRewards(self.model, self.tokenizer, max_length=config.max_length)
+        if self.rewards.padding_reason:
+            say(f"training with padding: {self.rewards.padding_reason}")
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.num_weights = self.model.num_parameters(exclude_embeddings=True)
-        self.engine: Engine = open_engine(
-            config.engine, rewards, [{"params": trained, "lr": config.optim.lr}], optim=config.optim, dtype=config.model.dtype, world=world
-        )
+        groups = [{"params": trained, "lr": config.optim.lr}]
+        self.engine: Engine = open_engine(config.engine, self.rewards, groups, optim=config.optim, dtype=config.model.dtype, world=world)
         self.order = Order(len(self.pairs), batch_size=config.batch_size, seed=config.seed)
         self.num_steps = num_steps(len(self.pairs), batch_size=config.batch_size, epochs=config.epochs)
         self.has_margin = any(pair.margin for pair in self.pairs)
         self.model.train()
 
-    def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> tuple[Tally, float]:
-        """One optimiser step: the mean loss over the pairs of the global batch, however they are dealt out.
+    def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> StepResult:
+        """One optimiser step on the mean loss over the pairs of the global batch, however they are split into micro batches.
 
-        Returns the sums over all processes and the gradient's norm. Among the sums are the processes that were told to `stop`
-        and those that find saving `overdue`, so that all act alike.
+        `stop` and `overdue` are what this process knows. Raises `ValueError` if the loss or the gradient is not finite.
         """
-        # Adapters may drop out at random: the draw is a function of seed, step and process, so that a resumed run repeats it.
+        # An adapter's dropout draws from the seed, the step and the process alone, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.seed, step, self.world.rank)) % 2**63)
-        tally = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
-        norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
-        tally.sums |= {"stop": float(stop), "overdue": float(overdue)}
-        whole = Tally()
-        whole.add(self.world.all_sum(tally.flat()))
-        self._require_finite(step, whole.sums["loss"] / whole.sums["pairs"], norm)
-        return whole, norm
+        own = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
+        grad_norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
+        # One reduction for all: the sums, and what every process must know.
+        *summed, num_stop, num_overdue = self.world.all_sum([*own.stacked().tolist(), float(stop), float(overdue)])
+        sums = PairSums.unstacked(torch.tensor(summed, dtype=torch.float64))
+        self._require_finite(step, (sums.loss / sums.num_pairs).item(), grad_norm)
+        return StepResult(sums=sums, grad_norm=grad_norm, stop=num_stop > 0, overdue=num_overdue > 0)
 
-    def accumulate(self, batch: Sequence[TokenPair]) -> Tally:
-        """Adds the gradient of the batch's mean loss, this process's part of it, and returns the sums over that part."""
+    def accumulate(self, batch: Sequence[TokenPair]) -> PairSums:
+        """Adds the gradient of this process's part of the batch's mean loss; returns the sums over that part."""
         own_micro_batches = self._micro_batches(batch)
-        tally, sums = Tally(), list[Tensor]()
+        sums: list[Tensor] = []
         # One context for all passes: autocast then casts the weights once a step.
         with self.rewards.attention(), self.engine.autocast():
             for number, indices in enumerate(own_micro_batches, 1):
-                # With fewer pairs than processes one of them stands in, at weight zero: all must make the same passes.
+                # With fewer pairs than processes, some run the first pair at weight zero: all must make the same passes.
                 pairs = [batch[i] for i in indices] or [batch[0]]
                 loss, measured = self._loss(pairs, share=len(indices) / len(batch))
                 with without_autocast(self.world.device):  # a backward pass has the formats of its forward pass
                     self.engine.backward(loss, last=number == len(own_micro_batches))
                 if indices:
-                    sums.append(measured)
-                    tally.sums["tokens"] += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
-                    tally.sums["unique"] += sum(num_unique_tokens(pair) for pair in pairs)
-        if sums:  # one transfer from the device for all of them
-            tally.add(torch.stack(sums).sum(0).tolist())
-        return tally
+                    sums.append(measured.stacked())
+        # One transfer from the device for all of them.
+        return PairSums.unstacked(torch.stack(sums).sum(0).cpu()) if sums else PairSums.zeros()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate that step `step` has led to; zero after the last, unless it is constant."""
@@ -136,32 +145,38 @@ class RMSession:
         return self.config.epochs * step / self.num_steps
 
     def _micro_batches(self, batch: Sequence[TokenPair]) -> list[list[int]]:
+        """The micro batches of this process, as indices into the batch."""
         config, processes = self.config, self.world.size
-        if self.why_padded:
-            lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in batch]
-            plan = padded_micro_batches(lengths, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
+        if self.rewards.padding_reason:
+            sizes, plan = [max(len(pair.chosen), len(pair.rejected)) for pair in batch], padded_micro_batches
         else:
-            sizes = [num_unique_tokens(pair) for pair in batch]
-            plan = micro_batches(sizes, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)
-        return plan[self.world.rank]
+            sizes, plan = [num_unique_tokens(pair) for pair in batch], micro_batches
+        return plan(sizes, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)[self.world.rank]
 
-    def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, Tensor]:
+    def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, PairSums]:
         """The pairs' part of the global batch's mean loss, and what is logged of them."""
-        groups = PairBatch([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
+        batch = PairBatch([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
         with self.engine.autocast():
-            rewards_R = self.engine.module(groups)
+            rewards_R = self.engine.module(batch)
         chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)
         margin_B = torch.tensor([pair.margin for pair in pairs], device=rewards_R.device) if self.has_margin else None
         config = self.config
         mean = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center)
-        return mean * share, pair_sums(mean.detach() * len(pairs), chosen_B.detach(), rejected_B.detach())
+        sums = pair_sums(
+            mean.detach() * len(pairs),
+            chosen_B.detach(),
+            rejected_B.detach(),
+            num_tokens=sum(len(pair.chosen) + len(pair.rejected) for pair in pairs),
+            num_unique_tokens=sum(num_unique_tokens(pair) for pair in pairs),
+        )
+        return mean * share, sums
 
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ValueError(
                 f"step {step}: the loss is {loss} and the gradient's norm {norm}. Training stops here, what was saved before stays; "
-                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup, "
-                "and it is another run."
+                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup. "
+                "That makes it a new run, in a folder of its own."
             )
 
 

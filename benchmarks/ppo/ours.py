@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.ppo.plan import Clock, Finding, Plan
 from core.config import Dtype, ModelConfig, OptimConfig, Schedule
 from core.data.chat import parse_dialogue
+from core.hooks.run_context import RunContext
 from core.models.load import load_reward_model
 from core.process.memory import keep_freed_memory
-from core.progress import NoProgress
 from core.scorers.reward_model import RewardModelScorer
 from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
 from ppo.train import train
@@ -72,16 +72,9 @@ def run(plan: Plan) -> Finding:
     clock = Clock()
     model, tokenizer = load_reward_model(ModelConfig(path=plan.reward, dtype=Dtype(plan.dtype)))
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            config_of(plan),
-            Path(folder),
-            prompts=[parse_dialogue(prompt, f"prompt {number}") for number, prompt in enumerate(plan.prompts)],
-            scorer=RewardModelScorer(model, tokenizer),
-            reward_model=model,
-            hooks=[],
-            tracker=ClockTracker(clock),
-            progress=NoProgress(),
-        )
+        dialogues = [parse_dialogue(prompt, f"prompt {number}") for number, prompt in enumerate(plan.prompts)]
+        context = RunContext(dir=Path(folder), tracker=ClockTracker(clock))
+        train(config_of(plan), context, prompts=dialogues, scorer=RewardModelScorer(model, tokenizer), reward_model=model)
     return clock.finding({package: version(package) for package in ("torch", "transformers", "accelerate")})
 
 

@@ -118,8 +118,7 @@ def _ours(plan: Plan) -> Finding:
     clock = Clock(plan, plan.shuffled)
     clock.begin()
     for step in range(1, len(steps) + 1):
-        tally, _ = session.step(step)
-        losses.append(tally.sums["loss"] / tally.sums["pairs"])
+        losses.append(session.step(step).sums.metrics()["loss"])
         clock.after(step)
     done = work(session.pairs, plan.shuffled)
     return clock.finding(losses, 3 * forward_flops(session.model, done.unique, done.seen))

@@ -1,7 +1,8 @@
 """Hooks: what runs when a trainer has saved a checkpoint."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from core.disk import write_json
@@ -32,6 +33,22 @@ def eval_file(run_dir: Path, step: int) -> Path:
 def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
     """The metrics of the hooks at `step`, as written by `run_hooks`."""
     return {name: float(value) for name, value in json.loads(eval_file(run_dir, step).read_text()).items()}
+
+
+def read_evaluations(run_dir: Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
+    """The metrics of the hooks by step, of those `steps` whose hooks have run."""
+    return {step: read_evaluation(run_dir, step) for step in steps if eval_file(run_dir, step).exists()}
+
+
+def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
+    """The step with the highest `metric`, the earliest of equals; None if it was never measured. NaN does not count as measured.
+
+    >>> best_step({2: {"accuracy": 0.7}, 4: {"accuracy": 0.7}, 6: {"accuracy": 0.6}}, "accuracy")
+    2
+    """
+    values = {step: metrics[metric] for step, metrics in evaluations.items() if metric in metrics}
+    values = {step: value for step, value in values.items() if not math.isnan(value)}
+    return max(values, key=lambda step: (values[step], -step)) if values else None
 
 
 def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:

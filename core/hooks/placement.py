@@ -17,6 +17,7 @@ from core.config import LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.records import AXIS, CheckpointSaved, Tracker
 from core.runs.checkpoints import step_folder
+from core.runs.tracking import Trackers
 
 TASK, LOG = "task.pickle", "output.log"
 SECONDS = "train/hook_seconds"
@@ -194,16 +195,6 @@ class SeparateEvaluations:
         folder.rmdir()
 
 
-class _Nowhere:
-    """A tracker for the other process, whose metrics this one logs."""
-
-    def log(self, metrics: Any, *, axis: str, step: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def missing_evaluations(run_dir: Path, steps: Sequence[int]) -> list[int]:
     """The steps whose hooks have not run to their end."""
     return [step for step in steps if not eval_file(run_dir, step).exists()]
@@ -230,13 +221,12 @@ def run_task(task: Path) -> None:
     """The life of the other process."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
-
     from core.process.precision import autocast
 
     hooks, saved = pickle.loads(task.read_bytes())
     model, tokenizer = _loaded(saved)
     with autocast(model.device, saved.base.dtype):
-        run_hooks(hooks, saved.event(model, tokenizer), _Nowhere())
+        run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the metrics are logged by the process that waits for them
 
 
 def _die_with_parent() -> None:

@@ -20,6 +20,11 @@ class Preempted(SystemExit):
         super().__init__(EXIT_CODE)
         self.message = message
 
+    @classmethod
+    def saved_at(cls, where: str) -> "Preempted":
+        """The end of a run that has just been saved at `where`, such as "step 5 of 9"."""
+        return cls(f"stopped by a signal and saved at {where}; the same command goes on from there")
+
     def __str__(self) -> str:
         return self.message
 

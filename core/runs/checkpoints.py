@@ -1,7 +1,9 @@
 """Checkpoints of a run: `checkpoints/step-NNNNNN/`, and `best`, a link to one of them. `core.disk` makes them whole or visibly torn."""
 
+import math
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,40 @@ def step_folder(run_dir: Path, step: int) -> Path:
     if step < 0:
         raise ValueError(f"The step of a checkpoint is {step}; steps start at 0.")
     return run_dir / "checkpoints" / f"step-{step:06d}"
+
+
+def checkpoint_steps(num_steps: int, *, num_checkpoints: int, every: float = 0.0, to_step: Callable[[float], int] = math.ceil) -> list[int]:
+    """The steps after which a run is saved and its hooks are called, ascending; the last one is always among them.
+
+    They are `num_checkpoints` evenly spaced ones, each rounded by `to_step` where it falls between two steps, or with `every`
+    the multiples of that many steps, each rounded up.
+
+    >>> checkpoint_steps(10, num_checkpoints=3), checkpoint_steps(10, num_checkpoints=3, every=2.5)
+    ([4, 7, 10], [3, 5, 8, 10])
+    """
+    if every:
+        # Step s is one where a multiple of `every` lies in (s - 1, s].
+        planned = [s for s in range(1, num_steps) if math.floor(s / every + 1e-9) > math.floor((s - 1) / every + 1e-9)]
+    else:
+        planned = [to_step(num_steps * (i + 1) / num_checkpoints) for i in range(num_checkpoints)]
+    return sorted({*planned, num_steps} - {0})
+
+
+class SaveTimer:
+    """Says when a run should be saved between two checkpoints, so that a killed one loses at most `minutes` and a step."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._saved_at = time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the last save is longer ago than that."""
+        return time.monotonic() - self._saved_at > self._seconds
+
+    def restart(self) -> None:
+        """Starts anew: the run has just been saved."""
+        self._saved_at = time.monotonic()
 
 
 def complete_steps(run_dir: Path) -> list[int]:

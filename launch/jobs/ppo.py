@@ -25,7 +25,8 @@ from launch.rewards.build import build_terms, critic_source, without_verifiers
 from launch.schema import PPOJob
 from ppo.config import Algo
 from ppo.critic_free.train import train_critic_free
-from ppo.train import PPOResult, train
+from ppo.run import PPOResult
+from ppo.train import train
 
 
 def run(composed: Composed, plan: RunPlan, inputs: PPOInputs, progress: Progress) -> Record:
@@ -54,23 +55,13 @@ def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, pr
     scorer = build_terms(job, inputs.rewards, inputs.prompts, say=print_on_main)
     prompts = [prompt.dialogue for prompt in inputs.prompts]
     hooks = [_hook(job, run_dir, inputs, scorer, world)]
+    context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
     if job.algo != Algo.ppo:
-        context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
         return train_critic_free(job, context, prompts=prompts, scorer=scorer)
     reward_model = critic_source(scorer, load_tokenizer(job.model), job)
     if job.critic == "reward" and reward_model is None:
         print_on_main("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
-    return train(
-        job,
-        run_dir,
-        prompts=prompts,
-        scorer=scorer,
-        reward_model=reward_model,
-        hooks=hooks,
-        tracker=tracker,
-        progress=progress,
-        world=world,
-    )
+    return train(job, context, prompts=prompts, scorer=scorer, reward_model=reward_model)
 
 
 def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer, world: World) -> PolicyHook:

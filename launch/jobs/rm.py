@@ -7,6 +7,7 @@ from typing import Any
 from bon.pools import load_pools
 from core.engines.resume import forget_states
 from core.hooks.hook import Hook
+from core.hooks.run_context import RunContext
 from core.process.world import join_world
 from core.progress import Progress
 from core.records import Tracker
@@ -28,16 +29,9 @@ def run(composed: Composed, plan: RunPlan, inputs: RMInputs, progress: Progress)
     world = join_world()
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
-        outcome = train(
-            job,
-            run.dir,
-            preferences=inputs.preferences.training,
-            hooks=hooks,
-            tracker=tracker,
-            progress=progress,
-            separate=job.hooks.device if job.hooks.where == Where.separate else None,
-            world=world,
-        )
+        context = RunContext(dir=run.dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
+        separate = job.hooks.device if job.hooks.where == Where.separate else None
+        outcome = train(job, context, preferences=inputs.preferences.training, separate=separate)
         return {
             "final": dict(outcome.metrics),
             "step": outcome.step,

@@ -32,10 +32,10 @@ from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
 from ppo.critic_free.trainer import eos_ids_of, fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.metrics import Metric, completion_metrics
+from ppo.run import PPOResult
 from ppo.shaping import ScoreStatistics
 from ppo.state import PPOState, read_state
 from ppo.stopping import checkpoint_batches, take_evaluation
-from ppo.train import PPOResult
 
 SCRATCH = "trl"
 """Where in a run's folder TRL writes a checkpoint before it is moved to its place; nothing is left there."""

@@ -22,10 +22,10 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from core.config import Dtype, ModelConfig
 from core.data.chat import encode_answered, pad_id, preamble
+from core.hooks.run_context import RunContext
 from core.models.head import padded_rewards, tree_rewards
 from core.models.load import load_reward_model
 from core.process.world import World
-from core.progress import NoProgress
 from core.records import Dialogue, Message, Preference, user
 from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
@@ -34,7 +34,7 @@ from rmtrain.loss import bradley_terry_loss
 from rmtrain.session import RMSession, num_unique_tokens
 from rmtrain.tokens import TokenPair
 from rmtrain.train import train
-from tests.fakes import ListTracker, only_id
+from tests.fakes import only_id
 
 WORDS = ("name", "a", "fruit", "plum", "is", "the", "sum", "of", "what", "two", "and", "three", "in", "one", "short", "sentence")
 TOLERANCE = {"abs": 1e-5, "rel": 0}
@@ -246,8 +246,8 @@ def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "ll
 
 def after_a_batch(session: RMSession) -> tuple[float, dict[str, Tensor]]:
     """The mean loss of the session's pairs as one batch, and its gradients."""
-    tally = session.accumulate(session.pairs)
-    return tally.metrics()["loss"], gradients(session.model)
+    sums = session.accumulate(session.pairs)
+    return sums.metrics()["loss"], gradients(session.model)
 
 
 @pytest.mark.parametrize("has_margin", [False, True])
@@ -256,7 +256,7 @@ def test_loss_and_gradients_of_a_batch_are_those_of_one_row_at_a_time(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, kind: str, has_margin: bool
 ) -> None:
     session = session_of(tmp_path, tokenizer, kind, label_smoothing=0.1, center=0.01)
-    assert bool(session.why_padded) == (kind == "gemma2")  # whose sliding windows keep it from trees
+    assert bool(session.rewards.padding_reason) == (kind == "gemma2")  # whose sliding windows keep it from trees
     session.has_margin = has_margin
     pairs = session.pairs
     loss, ours = after_a_batch(session)
@@ -275,7 +275,7 @@ def test_however_a_batch_is_split_its_gradient_is_that_of_padding_and_the_model_
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, split: dict[str, int], is_checkpointed: bool
 ) -> None:
     whole = session_of(tmp_path / "whole", tokenizer)
-    whole.why_padded = whole.rewards.why_padded = "the test wants it"
+    whole.rewards.padding_reason = "the test wants it"
     expected, naive = after_a_batch(whole)
     session = session_of(tmp_path / "split", tokenizer, gradient_checkpointing=is_checkpointed, **dict[str, Any](split))
     loss, ours = after_a_batch(session)
@@ -341,5 +341,5 @@ def said_in_training(folder: Path) -> list[str]:
     preferences = [Preference(prompt=user(f"Name a fruit, {i}."), chosen="A plum.", rejected="No.") for i in range(4)]
     said: list[str] = []
     (folder / "run").mkdir()
-    train(config, folder / "run", preferences=preferences, hooks=[], tracker=ListTracker(), progress=NoProgress(), say=said.append)
+    train(config, RunContext(dir=folder / "run", say=said.append), preferences=preferences)
     return said

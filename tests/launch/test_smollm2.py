@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from core.config import Dtype, ModelConfig, OptimConfig
+from core.hooks.run_context import RunContext
 from core.models.load import load_reward_model
-from core.progress import NoProgress
 from core.records import Preference, user
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import train
@@ -34,7 +34,7 @@ def test_a_training_step_on_smollm2_moves_the_head_and_leaves_a_loadable_model(t
         num_checkpoints=1,
     )
     tracker = ListTracker()
-    outcome = train(config, tmp_path, preferences=pairs, hooks=[], tracker=tracker, progress=NoProgress())
+    outcome = train(config, RunContext(dir=tmp_path, tracker=tracker), preferences=pairs)
     assert outcome.step == 1
     model, tokenizer = load_reward_model(ModelConfig(path=str(outcome.checkpoint), dtype=Dtype.bf16))
     # Its own pad token is its EOS, which a classification head must never take for padding.

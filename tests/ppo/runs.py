@@ -9,10 +9,11 @@ from transformers import LlamaForSequenceClassification
 
 from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook
-from core.progress import NoProgress
+from core.hooks.run_context import RunContext
 from core.records import CheckpointSaved, Dialogue, Scorer, Tracker, user
 from ppo.config import PPOConfig
-from ppo.train import PPOResult, train
+from ppo.run import PPOResult
+from ppo.train import train
 from tests.fakes import LengthScorer, ListTracker
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
@@ -46,17 +47,9 @@ def run(
     scorer: Scorer | None = None,
 ) -> PPOResult:
     run_dir.mkdir(exist_ok=True)
-    return train(
-        config,
-        run_dir,
-        prompts=prompts or PROMPTS,
-        scorer=scorer or LengthScorer(),
-        reward_model=reward_model,
-        hooks=hooks or [],
-        tracker=tracker or ListTracker(),
-        progress=NoProgress(),
-        say=([] if said is None else said).append,
-    )
+    say = ([] if said is None else said).append
+    context = RunContext(dir=run_dir, hooks=hooks or [], tracker=tracker or ListTracker(), say=say)
+    return train(config, context, prompts=prompts or PROMPTS, scorer=scorer or LengthScorer(), reward_model=reward_model)
 
 
 class ValuesByStep(Hook):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from core.config import EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig
+from core.hooks.run_context import RunContext
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
@@ -67,26 +68,15 @@ def config_of(policy: str, kind: str) -> PPOConfig:
 def rows_of(config: PPOConfig, run_dir: Path, world: World, progress: NoProgress | None = None) -> list[dict[str, float]]:
     tracker = ListTracker()
     run_dir.mkdir(parents=True, exist_ok=True)
-    train(
-        config,
-        run_dir,
-        prompts=PROMPTS,
-        scorer=LengthScorer(),
-        reward_model=None,
-        hooks=[RecordingHook(**{"downstream/average": 1.0})],
-        tracker=tracker,
-        progress=progress or NoProgress(),
-        say=_quiet,
-        world=world,
-    )
+    hook = RecordingHook(**{"downstream/average": 1.0})
+    context = RunContext(dir=run_dir, world=world, hooks=[hook], tracker=tracker, progress=progress or NoProgress(), say=_quiet)
+    train(config, context, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None)
     return [{name: row[name] for name in WATCHED} for row in tracker.on("train/step").values()]
 
 
 def layout_of(config: PPOConfig, world: World) -> dict[str, Any]:
     """The kind of the engine's module, and the share of the weights that this process holds."""
-    session = open_session(
-        config, Path("unused"), prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, hooks=[], tracker=ListTracker(), world=world
-    )
+    session = open_session(config, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, world=world)
     parameters = list(session.engine.module.parameters())
     return {
         "module": type(session.engine.module).__name__,

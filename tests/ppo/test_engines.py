@@ -14,7 +14,7 @@ from core.config import ModelConfig
 from core.models.load import load_policy
 from core.process.world import World
 from ppo.session import open_session
-from tests.fakes import LengthScorer, ListTracker
+from tests.fakes import LengthScorer
 from tests.ppo.spread import PROMPTS, config_of
 
 KINDS = ("ddp", "fsdp2", "zero2", "zero3", "ddp-lora", "fsdp2-lora", "zero3-lora")
@@ -90,6 +90,4 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(policy_folder: Path, key: s
     world = World(rank=0, size=size, device=torch.device("cpu"))
     config = config_of(str(policy_folder), "ddp")
     with pytest.raises(ValueError, match=f"{key}=. cannot be dealt out evenly to {size} processes; choose a multiple"):
-        open_session(
-            config, Path(), prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, hooks=[], tracker=ListTracker(), world=world
-        )
+        open_session(config, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, world=world)

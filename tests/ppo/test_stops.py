@@ -11,7 +11,7 @@ from core.records import Dialogue
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import KLConfig
 from ppo.guards import DivergenceError
-from ppo.train import PPOResult
+from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook
 from tests.ppo.runs import ValuesByStep, WeightHook, config_of, run
 

@@ -12,7 +12,7 @@ from core.hooks.hook import Hook, read_evaluation
 from core.models.load import load_policy
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
-from ppo.train import PPOResult
+from ppo.run import PPOResult
 from tests.fakes import ListTracker, RecordingHook
 from tests.ppo.runs import PROMPTS, ValuesByStep, config_of, run
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from core.config import ModelConfig, OptimConfig
-from core.progress import NoProgress
+from core.hooks.run_context import RunContext
 from core.records import Preference, user
 from core.runs.checkpoints import saved_steps, step_folder
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import train
-from tests.fakes import ListTracker, RecordingHook
+from tests.fakes import RecordingHook
 
 PAIRS = [Preference(prompt=user(f"Name a fruit, {i}."), chosen=f"A plum, {i % 7}.", rejected="No.") for i in range(800)]
 STEPS = 400
@@ -39,8 +39,7 @@ def fit(policy: str, run_dir: Path) -> None:
         save_minutes=1e-6,  # at every step, so that many a kill falls into the saving
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    hook = RecordingHook(quality=1.0)
-    train(config, run_dir, preferences=PAIRS, hooks=[hook], tracker=ListTracker(), progress=NoProgress(), say=lambda _: None)
+    train(config, RunContext(dir=run_dir, hooks=[RecordingHook(quality=1.0)], say=lambda _: None), preferences=PAIRS)
 
 
 def child(policy: str, run_dir: Path) -> int:

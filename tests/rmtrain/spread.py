@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
+from core.hooks.run_context import RunContext
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
@@ -69,7 +70,8 @@ def losses_of(config: RewardModelConfig, run_dir: Path, world: World, progress: 
     tracker = ListTracker()
     run_dir.mkdir(parents=True, exist_ok=True)
     hook = RecordingHook(quality=1.0)
-    train(config, run_dir, preferences=PAIRS, hooks=[hook], tracker=tracker, progress=progress or NoProgress(), say=_quiet, world=world)
+    context = RunContext(dir=run_dir, world=world, hooks=[hook], tracker=tracker, progress=progress or NoProgress(), say=_quiet)
+    train(config, context, preferences=PAIRS)
     rows = tracker.on("train/step")
     return {
         "loss": [row["train/loss"] for row in rows.values()],

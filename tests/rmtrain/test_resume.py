@@ -17,6 +17,7 @@ from core.config import Dtype, LoraConfig, OptimConfig
 from core.disk import MARKER
 from core.engines.resume import STATE, forget_states, resumable_steps
 from core.hooks.hook import Hook, eval_file, read_evaluation
+from core.hooks.run_context import RunContext
 from core.process.signals import EXIT_CODE, Preempted
 from core.progress import NoProgress
 from core.records import CheckpointSaved
@@ -25,7 +26,7 @@ from core.scorers.reward_model import RewardModelScorer
 from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
 from rmtrain.train import train
-from tests.fakes import ListTracker, RecordingHook
+from tests.fakes import RecordingHook
 from tests.rmtrain.test_train import PAIRS, config_of, fit
 
 PREFERENCES = PAIRS
@@ -99,7 +100,7 @@ def stopped(config: RewardModelConfig, run_dir: Path, number: int, at: int, hook
     run_dir.mkdir(exist_ok=True)
     progress = Signalling(number, at)
     with pytest.raises(Preempted) as error:
-        train(config, run_dir, preferences=PAIRS, hooks=hooks, tracker=ListTracker(), progress=progress, say=lambda _: None)
+        train(config, RunContext(dir=run_dir, hooks=hooks, progress=progress, say=lambda _: None), preferences=PAIRS)
     assert isinstance(error.value.code, int)
     return str(error.value), error.value.code
 
@@ -125,15 +126,7 @@ def test_a_signal_during_the_hooks_ends_the_run_at_once_and_they_run_again(polic
     config = config_of(policy_folder)
     (tmp_path / "run").mkdir()
     with pytest.raises(Preempted):
-        train(
-            config,
-            tmp_path / "run",
-            preferences=PAIRS,
-            hooks=[SignalHook()],
-            tracker=ListTracker(),
-            progress=NoProgress(),
-            say=lambda _: None,
-        )
+        train(config, RunContext(dir=tmp_path / "run", hooks=[SignalHook()], say=lambda _: None), preferences=PAIRS)
     assert complete_steps(tmp_path / "run") == [2]
     _, tracker = fit(config, tmp_path / "run", [RecordingHook(quality=1.0)])
     assert sorted(tracker.on("checkpoint/step")) == [2, 4, 6]

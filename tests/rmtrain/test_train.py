@@ -11,12 +11,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook, eval_file
-from core.progress import NoProgress
+from core.hooks.run_context import RunContext
 from core.records import CheckpointSaved, Preference, user
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.train import RMResult, best_step, checkpoint_steps, train
+from rmtrain.run import RMResult, choose_best, planned_steps
+from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 
 FRUITS = ("plum", "pear", "fig", "apple", "melon", "grape", "lemon", "cherry")
@@ -49,7 +50,8 @@ def fit(
     run_dir.mkdir(exist_ok=True)
     tracker = ListTracker()
     say = (said if said is not None else []).append
-    outcome = train(config, run_dir, preferences=pairs, hooks=hooks, tracker=tracker, progress=NoProgress(), separate=separate, say=say)
+    context = RunContext(dir=run_dir, hooks=hooks, tracker=tracker, say=say)
+    outcome = train(config, context, preferences=pairs, separate=separate)
     return outcome, tracker
 
 
@@ -88,7 +90,7 @@ class DyingHook(Hook):
 def test_checkpoints_come_by_number_by_step_or_by_share_of_an_epoch_and_always_at_the_end(
     options: dict[str, Any], steps: list[int]
 ) -> None:
-    assert checkpoint_steps(config_of(Path("unused"), epochs=2, **options), 10) == steps
+    assert planned_steps(config_of(Path("unused"), epochs=2, **options), 10) == steps
 
 
 @pytest.mark.parametrize("every", [-1.0, 2.5])
@@ -103,16 +105,11 @@ def test_the_best_step_is_the_highest_in_the_metric_asked_for_or_the_first_that_
         4: {"rewardbench2/overall": 0.6, "held_out/accuracy": 0.8, "bon/average": float("nan")},
         6: {"rewardbench2/overall": 0.7, "held_out/accuracy": 0.8},
     }
-    assert best_step(evaluations, "", 6) == ("rewardbench2/overall", 2)  # the earlier of two equal ones
-    assert best_step(evaluations, "held_out/accuracy", 6) == ("held_out/accuracy", 4)
-    assert best_step({6: {"held_out/accuracy": 0.8}}, "", 6) == ("held_out/accuracy", 6)
-    assert best_step({}, "", 6) == ("", 6)
-    said: list[str] = []
-    assert best_step(evaluations, "bon/average", 6, said.append) == ("", 6)
-    assert said == [
-        "best_metric=bon/average was not measured, so the last checkpoint counts as the best; there are: bon/average, "
-        "held_out/accuracy, rewardbench2/overall"
-    ]
+    assert choose_best(evaluations, "") == ("rewardbench2/overall", 2)  # the earlier of two equal ones
+    assert choose_best(evaluations, "held_out/accuracy") == ("held_out/accuracy", 4)
+    assert choose_best({6: {"held_out/accuracy": 0.8}}, "") == ("held_out/accuracy", 6)
+    assert choose_best({}, "") == ("", None)
+    assert choose_best(evaluations, "bon/average") == ("", None)  # measured once, as NaN
 
 
 def test_training_learns_its_pairs_and_calls_the_hooks_at_every_checkpoint(policy_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from core.hooks.run_context import RunContext
 from core.records import CheckpointSaved, Dialogue, Scorer, Tracker, user
 from ppo.config import Algo, PPOConfig, ShapingConfig
 from ppo.critic_free.train import train_critic_free
-from ppo.train import PPOResult
+from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]

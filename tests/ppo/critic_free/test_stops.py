@@ -11,7 +11,7 @@ from core.records import Dialogue
 from core.runs.checkpoints import complete_steps
 from ppo.config import Algo, KLConfig
 from ppo.guards import DivergenceError
-from ppo.train import PPOResult
+from ppo.run import PPOResult
 from tests.fakes import LengthScorer, RecordingHook
 from tests.ppo.critic_free.runs import AS_SCORED, ValuesByStep, config_of, run
 

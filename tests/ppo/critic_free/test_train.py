@@ -16,7 +16,7 @@ from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, KLConfig, MissingEOSConfig
 from ppo.critic_free.trainer import eos_ids_of, group_prompts, open_trainer
 from ppo.prompts import batch_prompts
-from ppo.train import PPOResult
+from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
 from tests.ppo.critic_free.runs import AS_SCORED, BOTH, PROMPTS, ValuesByStep, config_of, run
 

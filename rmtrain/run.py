@@ -1,0 +1,175 @@
+"""A run of reward-model training: its checkpoints, the hooks at each of them, the best one, and how it resumes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.engines.resume import STATE, forget_states, newest_step, save_step
+from core.hooks.hook import best_step, read_evaluations
+from core.hooks.placement import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
+from core.hooks.run_context import RunContext
+from core.models.export import export_model
+from core.process.signals import Preempted, Preemption
+from core.records import AXIS
+from core.runs.checkpoints import SaveTimer, checkpoint_steps, point_best, step_folder
+from rmtrain.config import RewardModelConfig
+from rmtrain.session import RMSession, StepResult
+
+BEST_METRICS = ("rewardbench2/overall", "held_out/accuracy")
+"""What the best checkpoint is chosen by if the configuration names no metric: the first of these that the hooks measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RMResult:
+    """The last checkpoint with its step and metrics, the best one's, and what became of the data.
+
+    `best_metric` is the name of what the best was chosen by, empty if none of the candidates was measured. `train_s` are
+    seconds of training in this process, of which it spent `hooks_s` waiting for the hooks.
+    """
+
+    checkpoint: Path
+    step: int
+    metrics: Mapping[str, float]
+    best_step: int
+    best_metric: str
+    best: Mapping[str, float]
+    num_pairs: int
+    num_dropped: int
+    num_cut: int
+    train_s: float
+    hooks_s: float
+
+
+class RMRun:
+    """What happens to a session's model outside its optimiser steps: it is saved, handed to the hooks, compared, restored."""
+
+    def __init__(self, session: RMSession, context: RunContext, preemption: Preemption, *, separate: str | None) -> None:
+        self.session, self.context, self.preemption = session, context, preemption
+        self.planned = planned_steps(session.config, session.num_steps)
+        """The steps whose checkpoints the hooks run on."""
+        self.evaluations: Evaluations = (
+            InlineEvaluations(context.hooks, context.tracker, session.engine.autocast)
+            if separate is None
+            else SeparateEvaluations(context.hooks, context.tracker, device=separate, say=context.say)
+        )
+        self.timer = SaveTimer(session.config.save_minutes)
+
+    def resume(self) -> int:
+        """Loads the newest checkpoint that can be resumed from; returns its step, 0 if there is none."""
+        step = newest_step(self.context.world, self.context.dir, self.context.say)
+        if step:
+            self.session.engine.load(step_folder(self.context.dir, step) / STATE)
+        return step
+
+    def evaluate_missing(self, step: int) -> None:
+        """Runs the hooks of checkpoints up to `step`, whose weights are in memory, that have not run to their end."""
+        due = [earlier for earlier in self.planned if earlier <= step]
+        # One process looks, for all: they must not see different states of the disk.
+        for missing in self.context.world.from_main(lambda: missing_evaluations(self.context.dir, due)):
+            self._evaluate(missing, in_memory=missing == step)
+
+    def checkpoint(self, step: int, result: StepResult) -> None:
+        """Saves and calls the hooks where they are due after a step; raises `Preempted`, saved, if the run was told to stop."""
+        planned = step in self.planned
+        if planned or result.stop or result.overdue:
+            self._save(step)
+            self.timer.restart()
+        if planned:
+            self._evaluate(step, in_memory=True)
+        if self.context.world.is_main:
+            self.evaluations.collect()
+            if step == self.planned[0]:
+                self._warn_if_not_measured(step)
+        if result.stop:
+            raise Preempted.saved_at(f"step {step} of {self.session.num_steps}")
+
+    def finish(self) -> None:
+        """Waits for hooks that still run, and tells them that the run has ended."""
+
+        def wait() -> None:
+            self.evaluations.finish()
+            self.context.end(self.session.num_steps)
+
+        with self.preemption.interruptible():
+            self.context.world.from_main(wait)
+
+    def result(self, seconds: float) -> RMResult:
+        """What the run has come to after `seconds`; points `best` at the best checkpoint."""
+        session, context, last = self.session, self.context, self.planned[-1]
+        evaluations = read_evaluations(context.dir, self.planned)
+        metric, best = choose_best(evaluations, session.config.best_metric)
+        if not metric and session.config.best_metric:
+            context.say(_not_measured(session.config.best_metric, evaluations))
+        best = last if best is None else best
+        if context.world.is_main:
+            point_best(context.dir, best)
+            # The last state stays until the run counts as finished: whoever starts it again must find it done.
+            forget_states(context.dir, keep=[last], planned=self.planned)
+        waited = self.evaluations.waited
+        if waited:
+            context.say(f"hooks took {waited:.1f} s of {seconds:.1f} s ({waited / seconds:.0%}) from training")
+        return RMResult(
+            checkpoint=step_folder(context.dir, last),
+            step=last,
+            metrics=evaluations.get(last, {}),
+            best_step=best,
+            best_metric=metric,
+            best=evaluations.get(best, {}),
+            num_pairs=len(session.pairs),
+            num_dropped=session.num_dropped,
+            num_cut=session.num_cut,
+            train_s=seconds,
+            hooks_s=waited,
+        )
+
+    def _save(self, step: int) -> None:
+        """Writes the checkpoint of a step: a model that any tool loads, and beside it the engine's state.
+
+        The order of the pairs and all draws are functions of seed and step, so the step alone stands for them.
+        """
+        session = self.session
+        weights = session.engine.weights("model.") if session.engine.sharded else None
+
+        def write(folder: Path) -> None:
+            export_model(session.model, session.tokenizer, folder, weights=weights)
+
+        save_step(self.context.world, session.engine, self.context.dir, step, planned=self.planned, write=write)
+
+    def _evaluate(self, step: int, *, in_memory: bool) -> None:
+        """Runs the hooks on a saved checkpoint while the other processes wait; a signal ends it at once, since all is saved."""
+        session, world = self.session, self.context.world
+        if world.all_sum([self.preemption.requested])[0]:  # all processes stop together: one alone would leave the others waiting
+            raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
+        config = session.config
+        saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.context.dir, base=config.model, lora=config.lora)
+        held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)
+        with self.preemption.interruptible():
+            world.from_main(lambda: self.evaluations.submit(saved, *held))
+
+    def _warn_if_not_measured(self, step: int) -> None:
+        """Says at the first checkpoint, not at the end, that the metric to choose the best by does not exist."""
+        evaluations, metric = read_evaluations(self.context.dir, [step]), self.session.config.best_metric
+        if metric and evaluations and best_step(evaluations, metric) is None:
+            self.context.say(_not_measured(metric, evaluations))
+
+
+def planned_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
+    """The steps whose checkpoints the hooks run on: by number, by step or by share of an epoch, and the last."""
+    every = config.checkpoint_every
+    # The product before the quotient: half of an epoch must not round to a hair more than half.
+    return checkpoint_steps(
+        num_steps, num_checkpoints=config.num_checkpoints, every=every * num_steps / config.epochs if every < 1 else every
+    )
+
+
+def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> tuple[str, int | None]:
+    """The metric that counts, `metric` or the first of `BEST_METRICS` that was measured, and the step highest in it; ("", None) without."""
+    measured = {name for metrics in evaluations.values() for name in metrics}
+    name = metric or next((name for name in BEST_METRICS if name in measured), "")
+    step = best_step(evaluations, name)
+    return ("", None) if step is None else (name, step)
+
+
+def _not_measured(metric: str, evaluations: Mapping[int, Mapping[str, float]]) -> str:
+    names = sorted({name for metrics in evaluations.values() for name in metrics} - {AXIS})
+    return f"best_metric={metric} was not measured, so the last checkpoint counts as the best; there are: {', '.join(names) or 'none'}"

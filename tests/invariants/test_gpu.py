@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification
 
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
@@ -20,7 +20,9 @@ ROWS = [row for group in GROUPS for row in group]
 
 @pytest.fixture
 def model(reward_model: LlamaForSequenceClassification) -> LlamaForSequenceClassification:
-    return copy.deepcopy(reward_model).cuda()
+    moved = copy.deepcopy(reward_model)
+    nn.Module.cuda(moved)  # in place; the model's own method is typed as a wrapped function
+    return moved
 
 
 def pad_id(model: LlamaForSequenceClassification) -> int:

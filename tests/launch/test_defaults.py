@@ -158,3 +158,12 @@ def test_a_sweep_over_models_gives_each_its_own_defaults() -> None:
         ("pip:smollm2-135m", 3e-6, 128, ""),
         (f"{WORLD}/policies/ridge", 1e-3, 16, f"{WORLD}/pools"),
     ]
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+def test_a_path_alone_does_not_train_a_real_model_with_toy_sizes(multirun: bool) -> None:
+    overrides = ["model.path=org/name,org/other"] if multirun else ["model.path=org/name"]
+    with pytest.raises(ConfigError, match=r"model\.path=org/name alone leaves model=coast chosen.* add model=custom"):
+        command("rm", overrides, multirun=multirun)
+    with pytest.raises(ConfigError, match="add model=custom"):
+        composed("ppo", ["model.path=org/name", "reward.path=rm"])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import evalhooks.rewardbench.v2
     from bon.estimators import best_of_n as best_of_n
     from bon.pools import load_pools as load_pools
+    from core.functions import Verifier as Verifier
     from core.hooks.hook import Hook as Hook
     from core.hooks.hook import run_hooks as run_hooks
     from core.hooks.trainer_callback import HookCallback as HookCallback

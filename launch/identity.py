@@ -9,8 +9,8 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from core.config import IdentityRole, ModelConfig
+from core.data.fingerprint import fingerprint
 from core.models.adapters import model_fingerprint
-from core.runs.identity import fingerprint
 from launch.rewards.config import RewardConfig
 from launch.rewards.locate import locate_reward
 from launch.schema import MAIN_REWARD, BenchJob, PPOJob, RunSettings

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import LoraConfig, ModelConfig, Quantize
+from core.data.fingerprint import fingerprint
 from core.models.locate import ADAPTER_CONFIG, ModelLocation, find_file, locate, resolve
-from core.runs.identity import fingerprint
 
 if TYPE_CHECKING:
     import peft

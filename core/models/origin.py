@@ -14,10 +14,10 @@ from huggingface_hub import metadata_load, try_to_load_from_cache
 from yaml import YAMLError
 
 from core.config import ModelConfig
+from core.data.fingerprint import fingerprint
 from core.data.hub import HubId, require_hub
 from core.data.rows import dataset_name
 from core.models.locate import ADAPTER_CONFIG, CONFIG, ModelLocation, find_file
-from core.runs.identity import fingerprint
 from core.runs.record import RECORD, read_record
 
 LINEAGE, CARD = "lineage.json", "README.md"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from core.config import ModelConfig
+from core.data.fingerprint import fingerprint
 from core.functions import load_function, load_verifier
 from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.records import Prompt
 from core.runs.checkpoints import latest_complete
-from core.runs.identity import fingerprint
 from core.runs.record import RECORD, read_record
 from core.scorers.verifier import VerifierScorer
 from launch.rewards.config import KINDS, RewardConfig, RewardKind

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.config import ModelConfig
+from core.data.fingerprint import fingerprint
 from core.models.origin import Origin, family, lineage_of, origin_of, prompt_sources, run_id_of
-from core.runs.identity import fingerprint
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 CARD = """---

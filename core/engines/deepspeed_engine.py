@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3 as an engine (Rajbhandari et al. 2020). Imported only where one of them is asked for."""
+"""DeepSpeed's ZeRO-2 and ZeRO-3 as an engine (Rajbhandari et al. 2020). Imported only when one of them is configured."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ TAG = "state"
 
 
 class DeepSpeedZero:
-    """ZeRO-2 shards gradients and optimiser state, ZeRO-3 the weights as well. Raises `ValueError` where DeepSpeed is missing."""
+    """ZeRO-2 shards gradients and optimiser state, ZeRO-3 the weights as well. Raises `ValueError` if DeepSpeed is not installed."""
 
     def __init__(
         self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
@@ -38,13 +38,13 @@ class DeepSpeedZero:
         self.base_lrs = [group["lr"] for group in self.module.optimizer.param_groups]
         self._require_sharded()
         if self.sharded:
-            # Read outside their own module's forward pass, where ZeRO-3 would not have gathered them.
+            # The head's weight is read outside its own forward pass, where ZeRO-3 would not gather it.
             for name, head in module.named_modules():
                 if name.endswith("score") and isinstance(head, nn.Linear):
                     deepspeed.zero.register_external_parameter(module, head.weight)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # DeepSpeed's own
+        return nullcontext()  # DeepSpeed brings its own
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.module.set_gradient_accumulation_boundary(is_boundary=last)
@@ -52,11 +52,11 @@ class DeepSpeedZero:
 
     def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
         for group, full in zip(self.module.optimizer.param_groups, self.base_lrs, strict=True):
-            # Its gradients are sharded away; at a rate of zero AdamW moves nothing, not by its decay either.
+            # At a learning rate of zero AdamW's weight decay moves nothing either.
             group["lr"] = 0.0 if group.get("name") in frozen_groups else full * rate
+        self._zero_gradients(frozen_groups)
         self.module.step()
-        if frozen_groups:
-            self._forget_steps(frozen_groups)
+        self._reset_step_counts(frozen_groups)
         norm = self.module.get_global_grad_norm()
         assert norm is not None
         return float(norm)
@@ -80,17 +80,28 @@ class DeepSpeedZero:
         require_same_engine(folder, self.kind, self.world, any_size=False)
         self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
 
-    def _forget_steps(self, frozen_groups: Collection[str]) -> None:
-        """Takes back the steps that AdamW has counted for groups that stood still: they would spoil its bias correction later."""
-        outer = self.module.optimizer
-        if self.sharded:
-            flat = [(outer.sub_group_to_group_id[number], part) for number, part in enumerate(outer.fp32_partitioned_groups_flat)]
-        else:
-            flat = list(enumerate(outer.single_partition_of_fp32_groups))
-        for number, parameter in flat:
-            state = outer.optimizer.state[parameter]
-            if outer.optimizer.param_groups[number].get("name") in frozen_groups and state:
+    def _zero_gradients(self, frozen_groups: Collection[str]) -> None:
+        """Keeps frozen groups out of the gradient's norm and of AdamW's moments. DeepSpeed has no way to leave them out altogether."""
+        gradients = self.module.optimizer.averaged_gradients
+        for number, _ in self._partitions_of(frozen_groups):
+            for gradient in gradients.get(number) or ():
+                gradient.zero_()
+
+    def _reset_step_counts(self, frozen_groups: Collection[str]) -> None:
+        """Takes back the steps that AdamW counted for frozen groups, which would spoil its bias correction later."""
+        for _, partition in self._partitions_of(frozen_groups):
+            state = self.module.optimizer.optimizer.state[partition]
+            if state:
                 state["step"].zero_()
+
+    def _partitions_of(self, groups: Collection[str]) -> list[tuple[int, Tensor]]:
+        """The flat fp32 partitions that this process holds of `groups`, with the numbers by which DeepSpeed knows them."""
+        outer = self.module.optimizer
+        names = [group.get("name") for group in outer.optimizer.param_groups]
+        partitions: list[Tensor] = outer.fp32_partitioned_groups_flat if self.sharded else outer.single_partition_of_fp32_groups
+        # ZeRO-3 splits large groups into sub-groups.
+        group_of = outer.sub_group_to_group_id if self.sharded else range(len(partitions))
+        return [(number, partition) for number, partition in enumerate(partitions) if names[group_of[number]] in groups]
 
     def _require_sharded(self) -> None:
         stage = {EngineKind.zero2: 2, EngineKind.zero3: 3}[self.kind]
@@ -104,7 +115,7 @@ class DeepSpeedZero:
 
 def _settings(kind: EngineKind, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
     return {
-        "train_micro_batch_size_per_gpu": 1,  # of its own bookkeeping; batches are dealt out elsewhere
+        "train_micro_batch_size_per_gpu": 1,  # only for its bookkeeping; the trainers split batches themselves
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.max_grad_norm,
         "zero_optimization": {"stage": 2 if kind == EngineKind.zero2 else 3},

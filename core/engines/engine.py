@@ -1,7 +1,7 @@
-"""Engines: where weights, gradients and optimiser state lie in training, and how gradients come together.
+"""Engines: where weights, gradients and optimiser state live during training, and how gradients are reduced.
 
-All of them do the same sums. A trainer calls `module` for its forward passes, `backward` for every micro batch, `step`
-once; the losses that it passes in are shares of the global batch's, so that gradients are added up, never averaged.
+All engines compute the same update. A trainer calls `module` for forward passes, `backward` for every micro-batch and
+`step` once per batch; each loss it passes in is its share of the global batch's loss, so gradients are summed, never averaged.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,57 +17,58 @@ from core.process.world import World
 
 
 class Engine(Protocol):
-    """What a trainer needs to know of where the weights lie."""
+    """What a trainer needs from an engine."""
 
     kind: EngineKind
     module: Any
-    """What forward passes call; it holds, or wraps what holds, the model."""
+    """Called for forward passes: the model, or a wrapper around it."""
     sharded: bool
-    """Whether no process holds all weights."""
+    """Whether the weights are split over processes, so that none holds all of them."""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which forward passes run: matrix products in bf16 where the model's dtype asks for it."""
+        """The context for forward passes: matrix products in bf16 if that is the model's dtype."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Adds the gradients of a micro batch; `last` says that `step` comes next."""
+        """Accumulates the gradients of a micro-batch; `last` means that `step` comes next."""
         ...
 
     def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:
-        """Clips, updates by AdamW with the learning rates times `rate`, and clears; returns the gradient's norm before clipping.
+        """Clips gradients, takes an AdamW step at `rate` times the learning rates, clears gradients; returns their norm before clipping.
 
-        Groups whose name is in `frozen_groups` do not move, nor do they count in the norm. Where the norm is not finite, nothing moves
-        (under ZeRO the update is done all the same).
+        Groups named in `frozen_groups` do not move and do not count in the norm; under ZeRO they must not have moved before,
+        since AdamW's state begins anew when they are unfrozen. If the norm is not finite, nothing moves (ZeRO updates all the
+        same).
         """
         ...
 
     def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """The weights whose names begin with `prefix`, by the rest of their names: one after another, each in full.
+        """Yields the weights whose names begin with `prefix`, under the rest of the name, one at a time and unsharded.
 
-        On all processes, which must go through all of them together. Buffers are not among them.
+        All processes must iterate to the end together. Buffers are not included.
         """
         ...
 
     def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
-        """The same all at once, on the main process; None elsewhere. All processes must call it."""
+        """`iter_weights` as a dict on the CPU on the main process, None on the others. All processes must call it."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimiser state into the folder, which exists; all processes must call it."""
+        """Writes weights and optimiser state into an existing folder. All processes must call it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restores what `save` wrote, to the last bit."""
+        """Restores what `save` wrote, bit for bit. All processes must call it."""
         ...
 
 
 def open_engine(
     config: EngineConfig, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
 ) -> Engine:
-    """Puts a module and an AdamW over `groups` (`{"params", "lr"}` and perhaps a `"name"`, of the module's parameters) under an engine.
+    """The configured engine around a module, with AdamW over `groups`: dicts of `params`, `lr` and optionally `name`.
 
-    Raises `ValueError` for an engine that this number of processes cannot have, and `RuntimeError` where sharding was asked
-    for and did not happen.
+    Raises `ValueError` if the engine does not work with this number of processes, and `RuntimeError` if sharding was asked
+    for and did not take effect.
     """
     kind = engine_for(config.kind, world.size)
     if kind in (EngineKind.zero2, EngineKind.zero3):

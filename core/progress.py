@@ -1,4 +1,4 @@
-"""Long work says where it is: a bar on a terminal, sparse plain lines in a log, nothing in a test."""
+"""Progress of long work: a bar on a terminal, occasional plain lines in a log, nothing in tests."""
 
 import sys
 import time
@@ -12,23 +12,23 @@ from rich.progress import Progress as Bars
 
 
 class Progress(Protocol):
-    """Follows one piece of work at a time: `start`, then `advance` as it goes, then `finish`; then it may start again."""
+    """Reports one task at a time: `start`, then `advance` as it goes, then `finish`; then another may start."""
 
     def start(self, description: str, total: int) -> None:
-        """Begins work of `total` items."""
+        """Begins a task of `total` items."""
         ...
 
     def advance(self, n: int = 1) -> None:
-        """Says that `n` more items are done."""
+        """Reports that `n` more items are done."""
         ...
 
     def finish(self) -> None:
-        """Ends the work, whether all of it was done or not."""
+        """Ends the task, whether or not all items were done."""
         ...
 
 
 class NoProgress:
-    """Says nothing."""
+    """Reports nothing."""
 
     def start(self, description: str, total: int) -> None:
         pass
@@ -41,7 +41,7 @@ class NoProgress:
 
 
 class RichProgress:
-    """A bar on a terminal, with the time passed and the time left."""
+    """A bar on a terminal, with elapsed and remaining time."""
 
     def __init__(self, console: Console | None = None) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -58,15 +58,15 @@ class RichProgress:
 
     def finish(self) -> None:
         assert self._task is not None, "finish() before start()"
-        self._bars.stop()  # leaves the last state of the bar on the screen
+        self._bars.stop()  # the bar stays on the screen in its last state
         self._bars.remove_task(self._task)
         self._task = None
 
 
 class LineProgress:
-    """A plain line at each further tenth of the work or after a minute of silence, never two within 10 seconds, and one at the end.
+    """A plain line at every tenth of the task or after a minute without one, at most one every 10 seconds, and one at the end.
 
-    A line says the share done, the rate in items per second and the time left, for instance
+    A line gives the share done, the rate in items per second and the time left, for instance
     `scoring: 120/400 (30%), 12.0/s, 0:00:23 left`.
     """
 
@@ -99,5 +99,5 @@ class LineProgress:
 
 
 def console_progress() -> Progress:
-    """A bar where standard error is a terminal, else plain lines."""
+    """A bar if standard error is a terminal, otherwise plain lines."""
     return RichProgress() if sys.stderr.isatty() else LineProgress()

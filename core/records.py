@@ -1,7 +1,7 @@
-"""The records that cross a border between two packages.
+"""The records and protocols through which packages talk to each other.
 
-Every record is frozen, keyword-only and slotted, so that a value can be neither misordered nor changed on its way. They
-hold plain data (text, numbers, paths) wherever they can: tensors stay inside a package.
+Every record is frozen, keyword-only and slotted, so that values can be neither swapped nor changed along the way. Records
+hold plain data (text, numbers, paths) wherever possible; tensors stay inside a package.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # reading a file or checking a configuration must not wait for torch
+if TYPE_CHECKING:  # reading a file or validating a configuration must not import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,17 +30,17 @@ class Message:
 
 
 Dialogue = tuple[Message, ...]
-"""A prompt: the turns up to, not including, the answer of the assistant."""
+"""A prompt: all turns up to, but not including, the assistant's answer."""
 
 
 def user(content: str) -> Dialogue:
-    """A dialogue of a single user turn."""
+    """A dialogue with a single user turn."""
     return (Message(role="user", content=content),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """Two completions of one prompt, of which `chosen` was preferred.
+    """Two completions of one prompt, where `chosen` was preferred.
 
     >>> Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.").margin is None
     True
@@ -55,7 +55,7 @@ class Preference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A prompt with what its verifier needs to judge an answer.
+    """A prompt, with the reference that its verifier judges answers against.
 
     >>> Prompt(id="sums-3", dialogue=user("What is 2 plus 3?"), reference={"answer": "5"}).task
     ''
@@ -69,10 +69,10 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How completions are drawn: `n` per prompt, at `temperature` (0 is greedy), no top-k and no top-p.
+    """How completions are sampled: `n` per prompt, at `temperature` (0 is greedy), without top-k or top-p.
 
-    The draw of a prompt is a function of the seed and of its place: its number in the list, plus `first` where the list is a
-    part of a longer one.
+    The random numbers of a prompt depend on the seed and on the prompt's index: its position in the list, plus `first` if the
+    list is a slice of a longer one.
     """
 
     n: int = 1
@@ -87,16 +87,16 @@ class Sampling:
         if self.temperature < 0:
             raise ValueError(f"Sampling.temperature is {self.temperature}; use 0 for greedy decoding or a positive number.")
         if self.temperature == 0 and self.n > 1:
-            raise ValueError("Greedy decoding gives n equal completions; set temperature > 0 or n=1.")
+            raise ValueError("Greedy decoding gives n identical completions; set temperature > 0 or n=1.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """One answer of a policy; `finished` says that it ended with EOS instead of being cut at the token limit.
+    """One answer of a policy; `finished` means that it ended with EOS rather than at the token limit.
 
-    `token_ids` are the generated ids, EOS included where it was drawn; `logprobs` the log-probabilities, in nats, that the
-    engine drew them with at the sampling temperature, where it tells them. They round differently from batch to batch, so
-    two completions are equal without them.
+    `token_ids` are the generated ids, including EOS if it was sampled. `logprobs` are their log-probabilities in nats at the
+    sampling temperature, if the generator reports them. These round differently from batch to batch, so comparisons of two
+    completions ignore them.
     """
 
     text: str
@@ -107,10 +107,10 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkRow:
-    """A row in RewardBench 2's schema: one prompt and its completions, the correct ones first.
+    """A row in RewardBench 2's schema: a prompt and its completions, correct ones first.
 
-    `subset` is the domain ("Factuality", "Precise IF", "Math", "Safety", "Focus" or "Ties"); the ids of Ties rows are
-    `ref:N` and `tied:N`.
+    `subset` is the domain ("Factuality", "Precise IF", "Math", "Safety", "Focus" or "Ties"). Ties rows have the ids `ref:N`
+    and `tied:N`.
     """
 
     id: str
@@ -122,7 +122,7 @@ class BenchmarkRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredRow:
-    """The scores of one benchmark row, in the order of its completions (correct ones first).
+    """The scores of a benchmark row, in the order of its completions (correct ones first).
 
     >>> ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5, -1.0, 0.1)).num_correct
     1
@@ -136,7 +136,7 @@ class ScoredRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionScore:
-    """A completion's reward and the number of tokens (prompt and completion) it was computed from, after truncation if `truncated`.
+    """A completion's reward and the number of tokens (prompt plus completion, after any truncation) that it was computed from.
 
     >>> CompletionScore(reward=0.5, num_tokens=12, truncated=False).reward
     0.5
@@ -149,10 +149,10 @@ class CompletionScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved:
-    """A checkpoint is complete on disk and its weights are also in memory.
+    """A checkpoint is complete on disk, and its weights are still in memory.
 
-    `step` counts optimiser updates of a reward model or batches of episodes of a policy. `model` is in evaluation mode
-    and may be used, not changed. `metrics` are the trainer's own at this step (for instance the KL of a policy).
+    `step` counts optimiser updates for a reward model and batches of episodes for a policy. Hooks may use `model`, which is in
+    evaluation mode, but must not change it. `metrics` are the trainer's own at this step, such as the policy's KL.
     """
 
     step: int
@@ -166,23 +166,23 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEnded:
-    """A run has finished all its steps; hooks may release what they hold."""
+    """A run has finished its last step; hooks may release their resources."""
 
     run_dir: Path
     step: int
 
 
 class Scorer(Protocol):
-    """Anything that gives a number to a completion: an RM, an ensemble, a judge, a verifier, a remote endpoint."""
+    """Anything that scores completions: a reward model, an ensemble, a judge, a verifier, a remote endpoint."""
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One list of scores per prompt, one score per completion, in the order given; higher is better."""
+        """One list of scores per prompt, one score per completion, in the given order; higher is better."""
         ...
 
 
 @runtime_checkable
 class DetailedScorer(Scorer, Protocol):
-    """A Scorer that also reports how many tokens each score was computed from."""
+    """A Scorer that also reports the number of tokens behind each score."""
 
     def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
@@ -190,7 +190,7 @@ class DetailedScorer(Scorer, Protocol):
 
 
 class Generator(Protocol):
-    """Anything that answers prompts with sampled completions."""
+    """Anything that samples completions of prompts."""
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
@@ -199,20 +199,20 @@ class Generator(Protocol):
 
 @runtime_checkable
 class RolloutEngine(Generator, Protocol):
-    """A Generator with weights of its own, which follow those in training."""
+    """A Generator with its own copy of the weights, to be updated as training goes on."""
 
     def load_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
-        """Takes over the weights of the policy, by the names of its state dict, one tensor at a time."""
+        """Copies the policy's weights, given one at a time under their state-dict names."""
         ...
 
 
 class Tracker(Protocol):
-    """Where metrics go."""
+    """A destination for metrics."""
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        """Records `metrics` at `step` of `axis` ("train/step" or "checkpoint/step"). Steps may come late or twice."""
+        """Records `metrics` at `step` of `axis` ("train/step" or "checkpoint/step"). Steps may arrive late or repeat."""
         ...
 
     def close(self) -> None:
-        """Flushes and releases; further calls of `log` are errors."""
+        """Flushes and releases everything; `log` must not be called afterwards."""
         ...

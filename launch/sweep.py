@@ -20,7 +20,7 @@ from rich.text import Text
 
 from core.disk import jsonable
 from core.runs.identity import clean_name
-from core.runs.record import CONFIG, RECORD, read_record
+from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import read_metrics
 from launch.identity import unhashed_keys
 from launch.schema import Launch
@@ -262,7 +262,7 @@ def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, Any]]]:
     for file in sorted(place.glob(f"{name}-*/{CONFIG}")):
         if ".old-" in file.parent.name or not (file.parent / RECORD).is_file():
             continue
-        state = "finished" if read_record(file.parent)["status"] == "finished" else "torn"
+        state = "finished" if read_record(file.parent)["status"] == RunStatus.finished else "torn"
         try:
             # Without its schema, which takes most of the time of loading.
             config = OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))

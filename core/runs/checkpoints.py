@@ -1,4 +1,4 @@
-"""Checkpoints of a run: `checkpoints/step-NNNNNN/`, and `best`, a link to one of them. `core.disk` makes them whole or visibly torn."""
+"""Checkpoints of a run: `checkpoints/step-NNNNNN/`, and `best`, a link to one of them. `core.disk` makes torn ones recognisable."""
 
 import math
 import os
@@ -13,7 +13,7 @@ _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 
 def step_folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies in a run.
+    """The folder of the checkpoint at `step` of a run.
 
     >>> step_folder(Path("runs/demo/rm-a"), 123).as_posix()
     'runs/demo/rm-a/checkpoints/step-000123'
@@ -24,16 +24,16 @@ def step_folder(run_dir: Path, step: int) -> Path:
 
 
 def checkpoint_steps(num_steps: int, *, num_checkpoints: int, every: float = 0.0, to_step: Callable[[float], int] = math.ceil) -> list[int]:
-    """The steps after which a run is saved and its hooks are called, ascending; the last one is always among them.
+    """The steps after which a run saves a checkpoint and calls its hooks, ascending, always including the last step.
 
-    They are `num_checkpoints` evenly spaced ones, each rounded by `to_step` where it falls between two steps, or with `every`
-    the multiples of that many steps, each rounded up.
+    By default `num_checkpoints` evenly spaced ones, rounded by `to_step` where they fall between two steps; with `every`, the
+    multiples of that many steps, rounded up.
 
     >>> checkpoint_steps(10, num_checkpoints=3), checkpoint_steps(10, num_checkpoints=3, every=2.5)
     ([4, 7, 10], [3, 5, 8, 10])
     """
     if every:
-        # Step s is one where a multiple of `every` lies in (s - 1, s].
+        # Step s is planned if a multiple of `every` lies in (s - 1, s].
         planned = [s for s in range(1, num_steps) if math.floor(s / every + 1e-9) > math.floor((s - 1) / every + 1e-9)]
     else:
         planned = [to_step(num_steps * (i + 1) / num_checkpoints) for i in range(num_checkpoints)]
@@ -41,7 +41,7 @@ def checkpoint_steps(num_steps: int, *, num_checkpoints: int, every: float = 0.0
 
 
 class SaveTimer:
-    """Says when a run should be saved between two checkpoints, so that a killed one loses at most `minutes` and a step."""
+    """Decides when to save between two checkpoints, so that a killed run loses at most `minutes` and one step."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes
@@ -49,21 +49,21 @@ class SaveTimer:
 
     @property
     def overdue(self) -> bool:
-        """Whether the last save is longer ago than that."""
+        """Whether the last save was more than `minutes` ago."""
         return time.monotonic() - self._saved_at > self._seconds
 
     def restart(self) -> None:
-        """Starts anew: the run has just been saved."""
+        """Starts counting again, right after a save."""
         self._saved_at = time.monotonic()
 
 
 def complete_steps(run_dir: Path) -> list[int]:
-    """The steps of the complete checkpoints of a run, ascending."""
+    """The steps of a run's complete checkpoints, ascending."""
     return [step for step in saved_steps(run_dir) if is_complete(step_folder(run_dir, step))]
 
 
 def latest_complete(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """The last complete checkpoint of a run, None where there is none; `warn` gets a line for each newer torn one."""
+    """A run's latest complete checkpoint, None if it has none; `warn` gets a line for each newer torn one."""
     for step in reversed(saved_steps(run_dir)):
         folder = step_folder(run_dir, step)
         if is_complete(folder):
@@ -73,12 +73,12 @@ def latest_complete(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def torn_line(folder: Path) -> str:
-    """What a user is told of a checkpoint that was not written to its end."""
-    return f"Skipping the torn checkpoint {folder}: it has no {MARKER} marker, so its writer was stopped before the end."
+    """The message for a checkpoint that was not written completely."""
+    return f"Skipping the torn checkpoint {folder}: it has no {MARKER} marker, so writing it was interrupted."
 
 
 def point_best(run_dir: Path, step: int) -> None:
-    """Makes `best` of a run a link to the checkpoint of `step`, atomically."""
+    """Points the link `best` of a run at the checkpoint of `step`, atomically."""
     link = run_dir / ".best-new"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)
@@ -86,6 +86,6 @@ def point_best(run_dir: Path, step: int) -> None:
 
 
 def saved_steps(run_dir: Path) -> list[int]:
-    """The steps of all checkpoint folders, torn ones included, ascending."""
+    """The steps of all checkpoint folders, including torn ones, ascending."""
     folders = (run_dir / "checkpoints").glob("step-*")
     return sorted(int(match[1]) for folder in folders if (match := _STEP_FOLDER.fullmatch(folder.name)))

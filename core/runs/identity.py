@@ -10,7 +10,7 @@ from core.disk import jsonable
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
-    """The first 8 hexadecimal digits of the SHA-256 of `identity` as canonical JSON: sorted keys, floats as `repr` has them.
+    """The first 8 hex digits of the SHA-256 of `identity` as canonical JSON: sorted keys, floats as `repr` prints them.
 
     >>> identity_hash({"lr": 3e-6, "seed": 0}) == identity_hash({"seed": 0, "lr": 0.000003})
     True
@@ -20,14 +20,14 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 
 
 def clean_name(name: str) -> str:
-    """`name` as part of a file name: lower case, runs of anything but letters, digits, `.`, `_` and `-` as one `-`, at most 100 long.
+    """`name` as part of a file name: lower case, at most 100 characters, runs of anything but a-z, 0-9, `.`, `_` and `-` as one `-`.
 
     >>> clean_name("Tulu + Skywork, lr=3e-6")
     'tulu-skywork-lr-3e-6'
 
-    Raises `ValueError` where nothing is left, which also keeps `..` out of paths.
+    Raises `ValueError` if nothing is left, which also keeps `..` out of paths.
     """
     cleaned = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:100].strip(".-_")
     if not cleaned:
-        raise ValueError(f"The name {name!r} holds no letter or digit, so it cannot name a folder; give one such as name=tulu-lr3e-6.")
+        raise ValueError(f"The name {name!r} holds no letter or digit, so it cannot name a folder; give a name such as name=tulu-lr3e-6.")
     return cleaned

@@ -1,6 +1,6 @@
-"""Runs on disk: `<runs_dir>/<study>/<job>-<name>-<hash8>/`, where the hash covers all that determines the result.
+"""Runs on disk: `<runs_dir>/<study>/<job>-<name>-<hash8>/`, where the hash covers everything that determines the result.
 
-So the same settings lead to the same folder: a sweep started again skips what is finished and resumes what is torn.
+The same settings therefore lead to the same folder: a repeated sweep skips finished runs and resumes torn ones.
 """
 
 import fcntl
@@ -28,12 +28,22 @@ LOCK = "run.lock"
 _RESERVED = {"id", "job", "name", "identity", "status", "started", "session_started", "finished", "wall_s", "versions", "git"}
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
 
-# Descriptors of the locks this process holds, by run folder. The kernel drops a lock with its process, however that ends.
+# Descriptors of the locks that this process holds, by run folder. The kernel releases a lock when its process ends, however it ends.
 _held_locks: dict[Path, int] = {}
 
 
+class RunStatus(StrEnum):
+    """The `status` in a run's record. A killed run stays `running`, since nobody is left to change it."""
+
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+    """By a signal, to be resumed later."""
+
+
 class RunState(StrEnum):
-    """What `open_run` found: nothing, a run that stopped before its end, or a finished one."""
+    """What `open_run` found: no run, one that did not reach its end, or a finished one."""
 
     new = "new"
     torn = "torn"
@@ -42,7 +52,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """The folder of a run and its id, the hash of its identity.
+    """A run's folder and its id, the hash of its identity.
 
     >>> Run(dir=Path("runs/demo/rm-tulu-1c27a5e0"), id="1c27a5e0").id
     '1c27a5e0'
@@ -67,14 +77,15 @@ def open_run(
     resume: bool = True,
     extra: Mapping[str, Any] | None = None,
 ) -> tuple[Run, RunState]:
-    """Finds or makes the folder of a run, locks it for this process and records that it is running.
+    """Finds or creates a run's folder, locks it for this process and records that the run is running.
 
-    `identity` holds all that determines the result, inputs by their `fingerprint`; `config_yaml` is written unresolved, so
-    that no secret of the environment lands in it; `extra` is added to the record (for instance its "lineage"). A finished
-    run is returned untouched. With `resume=False`, a torn one is moved aside to `<dir>.old-N` and the run starts anew.
+    `identity` holds everything that determines the result, with inputs represented by their `fingerprint`; `config_yaml`
+    should be unresolved, so that no secrets from the environment end up in it; `extra` (for instance "lineage") is added to
+    the record. A finished run is returned untouched. With `resume=False`, a torn run is moved aside to `<dir>.old-N` and the
+    run starts over.
 
-    Call it on the main process only. Raises `RunBusyError` where another process works on the run, and `ValueError` for a
-    name without letters or digits or for an `extra` that would hide a field of the record.
+    Call it on the main process only. Raises `RunBusyError` if another process is working on the run, and `ValueError` for a
+    name without letters or digits or an `extra` that would replace a field of the record.
     """
     _refuse_reserved(extra or {})
     run = run_of(runs_dir=runs_dir, study=study, job=job, name=name, identity=identity)
@@ -83,7 +94,7 @@ def open_run(
         return run, RunState.finished
     _lock(run)
     previous = read_record(folder) if (folder / RECORD).is_file() else {}
-    if previous.get("status") == "finished":  # by the process that held the lock until now
+    if previous.get("status") == RunStatus.finished:  # by the process that has just released the lock
         _release(run)
         return run, RunState.finished
     if previous and not resume:
@@ -96,7 +107,7 @@ def open_run(
         "job": job,
         "name": name,
         "identity": identity,
-        "status": "running",
+        "status": RunStatus.running,
         "started": previous.get("started", now),
         "session_started": now,
         "wall_s": previous.get("wall_s", 0.0),
@@ -109,38 +120,38 @@ def open_run(
 
 
 def run_of(*, runs_dir: Path, study: str, job: str, name: str, identity: Mapping[str, Any]) -> Run:
-    """The run of these settings, whether or not it is there. Raises `ValueError` for a name without letters or digits."""
+    """The run with these settings, whether or not it exists. Raises `ValueError` for a name without letters or digits."""
     run_id = identity_hash(identity)
     return Run(dir=runs_dir / clean_name(study) / f"{clean_name(job)}-{clean_name(name)}-{run_id}", id=run_id)
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run's record says so."""
-    return _status(run.dir) == "finished"
+    """Whether the run's record says that it is finished."""
+    return (run.dir / RECORD).is_file() and read_record(run.dir)["status"] == RunStatus.finished
 
 
 def finish_run(run: Run, **results: Any) -> None:
     """Records that the run is finished, with its results (for instance `final={...}`), and unlocks it."""
-    _close(run, "finished", results)
+    _close(run, RunStatus.finished, results)
 
 
 def fail_run(run: Run, message: str) -> None:
-    """Records that the run failed and why, and unlocks it; the next `open_run` finds it torn."""
-    _close(run, "failed", {"error": message})
+    """Records that the run failed, and why, and unlocks it; the next `open_run` finds it torn."""
+    _close(run, RunStatus.failed, {"error": message})
 
 
 def stop_run(run: Run, message: str) -> None:
-    """Records that the run was stopped from outside, to be gone on with, and unlocks it."""
-    _close(run, "stopped", {"error": message})
+    """Records that the run was stopped by a signal and can be resumed, and unlocks it."""
+    _close(run, RunStatus.stopped, {"error": message})
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """The record of a run; non-finite numbers are text, as `write_json` left them. Raises `FileNotFoundError` without one."""
+    """A run's record; non-finite numbers are text, as `write_json` writes them. Raises `FileNotFoundError` if there is none."""
     return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
 
 
 def _lock(run: Run) -> None:
-    """Takes the lock of the run, which the kernel holds for this process. Raises `RunBusyError` where another process has it."""
+    """Takes the run's lock, which the kernel ties to this process. Raises `RunBusyError` if another process holds it."""
     run.dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run.dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -148,7 +159,7 @@ def _lock(run: Run) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
         os.close(descriptor)
-        raise RunBusyError(f"The run {run.dir} is being worked on by {holder}; wait for it or stop it first.") from None
+        raise RunBusyError(f"The run {run.dir} is in use by {holder}; wait for it or stop it first.") from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
     _held_locks[run.dir.absolute()] = descriptor
@@ -157,21 +168,21 @@ def _lock(run: Run) -> None:
 def _release(run: Run) -> None:
     descriptor = _held_locks.pop(run.dir.absolute(), None)
     if descriptor is not None:
-        # Not by closing alone: workers forked from this process share the descriptor and would keep the lock.
+        # Closing is not enough: workers forked from this process share the descriptor and would keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def _move_aside(run: Run) -> None:
-    """Renames the folder of a torn run to the first free `<dir>.old-N` and starts an empty, locked one in its place."""
+    """Renames the folder of a torn run to the first free `<dir>.old-N` and puts an empty, locked one in its place."""
     old = next(path for n in count(1) if not (path := run.dir.with_name(f"{run.dir.name}.old-{n}")).exists())
     run.dir.rename(old)
-    # The lock file went along. Its lock stays held, so that a process which opened it before the rename still finds us.
+    # The lock file moved along. Its lock is kept, for a process that opened the file before the rename.
     _held_locks[old.absolute()] = _held_locks.pop(run.dir.absolute())
     _lock(run)
 
 
-def _close(run: Run, status: str, fields: Mapping[str, Any]) -> None:
+def _close(run: Run, status: RunStatus, fields: Mapping[str, Any]) -> None:
     _refuse_reserved(fields)
     record = read_record(run.dir)
     now = _now()
@@ -183,15 +194,11 @@ def _close(run: Run, status: str, fields: Mapping[str, Any]) -> None:
 
 def _refuse_reserved(fields: Mapping[str, Any]) -> None:
     if clash := sorted(_RESERVED & fields.keys()):
-        raise ValueError(f"The record of a run has its own {', '.join(clash)}; give the results or extras other names.")
-
-
-def _status(folder: Path) -> str | None:
-    return read_record(folder)["status"] if (folder / RECORD).is_file() else None
+        raise ValueError(f"A run's record already has {', '.join(clash)}; give the results or extras other names.")
 
 
 def _now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond."""
+    """The time in UTC, as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -200,7 +207,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Revision of the repository this code lies in and whether its files differ from it; None outside a repository."""
+    """The revision of the repository that holds this code, and whether tracked files differ from it; None outside a repository."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         revision = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""Where metrics go: a plain file beside the run, and Weights & Biases, on the same step axes.
+"""Trackers: a plain file beside the run, and Weights & Biases, on the same step axes.
 
-A metric belongs to a step axis of its own name ("train/step" or "checkpoint/step"), never to a logger's own counter: results
-of a benchmark come late or again after a resume, and W&B drops without a word what arrives behind its native step.
+Every metric is bound to a named step axis ("train/step" or "checkpoint/step"), never to a logger's own counter: benchmark
+results arrive late, or repeat after a resume, and W&B silently drops what arrives behind its native step.
 """
 
 import json
@@ -27,7 +27,7 @@ class JsonlTracker:
     """Appends one line of JSON per call of `log` to a file.
 
     A line reads `{"axis": "checkpoint/step", "checkpoint/step": 12, "time": 1795251386.8, "rewardbench2/math": 0.4}`, with
-    the time in Unix seconds. What a killed process left of a last line is cut off, so that every line is valid JSON.
+    the time in Unix seconds. A last line torn by a killed process is removed, so that every line is valid JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +38,12 @@ class JsonlTracker:
         self._closed = False
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        """Writes the line before it returns; raises `ValueError` for a metric named like one of the line's own keys."""
+        """Writes the line before returning; raises `ValueError` for a metric with the name of one of the line's own keys."""
         if self._closed:
             raise ValueError(f"The tracker of {self._path} is closed.")
         head = {"axis": axis, axis: step, "time": round(time.time(), 3)}
         if clash := head.keys() & metrics.keys():
-            raise ValueError(f"Metrics may not be named {', '.join(sorted(clash))}: each line of {self._path.name} has that key already.")
+            raise ValueError(f"Metrics must not be named {', '.join(sorted(clash))}: every line of {self._path.name} already has that key.")
         line = {**head, **{name: json_float(float(value)) for name, value in metrics.items()}}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -53,10 +53,10 @@ class JsonlTracker:
 
 
 def read_metrics(path: Path, *, axis: str) -> dict[int, dict[str, float]]:
-    """The metrics that a `JsonlTracker` wrote on `axis`, by step, ascending; empty where there is no file yet.
+    """The metrics that a `JsonlTracker` wrote on `axis`, by step, ascending; empty if there is no file yet.
 
-    Where a resumed run repeated a step, the later value of each metric counts. A last line without its end, torn or still
-    being written, is left out. Raises `ValueError` for any other line that is not JSON.
+    If a resumed run repeated a step, the later value of each metric counts. An unterminated last line, torn or still being
+    written, is ignored. Raises `ValueError` for any other line that is not JSON.
     """
     if not path.is_file():
         return {}
@@ -74,15 +74,15 @@ def read_metrics(path: Path, *, axis: str) -> dict[int, dict[str, float]]:
 
 
 class WandbTracker:
-    """Logs to Weights & Biases with every metric bound to its step axis.
+    """Logs to Weights & Biases, with every metric bound to its step axis.
 
-    `mode` is "online", "offline", "disabled", or "auto": as the environment or W&B's settings say (WANDB_MODE), and where they
-    ask for nothing, online with an API key and offline without one, which is said in one line. The files of the run lie in
-    `<dir>/wandb`. With `id`, a run that was stopped goes on under the same id: online at once, offline as a second folder
-    that `wandb sync` joins to the first.
+    `mode` is "online", "offline", "disabled" or "auto". The last follows the environment (WANDB_MODE) or W&B's settings; if
+    they leave it open, it is online with an API key and offline, with a note, without one. The run's files go to
+    `<dir>/wandb`. With `id`, a stopped run continues under the same id: directly when online, and as a second folder that
+    `wandb sync` joins to the first when offline.
 
-    Only `config` is sent: neither the command line nor git's remote, since both may hold secrets. Raises `ValueError` for an
-    unknown mode and `wandb.errors.UsageError` for "online" without a key.
+    Only `config` is sent, neither the command line nor the git remote, since both may hold secrets. Raises `ValueError` for
+    an unknown mode and `wandb.errors.UsageError` for "online" without a key.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class WandbTracker:
         self._bound: set[str] = set()
         if mode == "disabled":
             return
-        dir.mkdir(parents=True, exist_ok=True)  # W&B would fall back to /tmp
+        dir.mkdir(parents=True, exist_ok=True)  # otherwise W&B falls back to /tmp
         wanted = _session_mode() if mode == "auto" else mode
         lacks_key = mode == "auto" and wanted == "online" and not _has_api_key()
         self._run = _start_run(
@@ -114,7 +114,7 @@ class WandbTracker:
             print(f"W&B: no API key found, so {name} is logged offline; upload it with: wandb sync {runs}", file=sys.stderr, flush=True)
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        """Sends one row. A metric is bound to the axis on which it is first seen, by its full name: globs would overlap."""
+        """Sends one row. Each metric is bound, by its full name since globs would overlap, to the axis on which it first appears."""
         if self._run is None:
             return
         for name in metrics.keys() - self._bound:
@@ -123,13 +123,13 @@ class WandbTracker:
         self._run.log({axis: step, **{name: float(value) for name, value in metrics.items()}})
 
     def close(self) -> None:
-        """Finishes the run, so that the next one in this process is a run of its own."""
+        """Finishes the run, so that the next one in this process is a new one."""
         if self._run is not None:
             self._run.finish()
 
 
 class Trackers:
-    """Passes everything on to each of several trackers."""
+    """Forwards everything to several trackers."""
 
     def __init__(self, trackers: "Sequence[Tracker]") -> None:
         self._trackers = tuple(trackers)
@@ -139,7 +139,7 @@ class Trackers:
             tracker.log(metrics, axis=axis, step=step)
 
     def close(self) -> None:
-        """Closes every tracker, the last one first, also where one of them raises."""
+        """Closes every tracker, last one first, even if one of them raises."""
         with ExitStack() as stack:
             for tracker in self._trackers:
                 stack.callback(tracker.close)
@@ -152,10 +152,10 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _session_mode() -> str:
-    """The mode that W&B's environment and settings files ask for, "online" where they are silent."""
+    """The mode set by W&B's environment variables and settings files, "online" by default."""
     import wandb
 
-    # The whole session is made silent, since W&B would otherwise print what it finds about API keys.
+    # Silences the whole session: W&B would otherwise print what it finds about API keys.
     return wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
 
 
@@ -173,10 +173,10 @@ def _start_run(mode: str, **arguments: Any) -> "wandb.Run":
         silent=True,
         console="off",  # standard output stays the terminal's
         x_disable_meta=True,  # the command line may hold secrets
-        disable_git=True,  # so may the address of the remote
+        disable_git=True,  # and so may the remote's URL
         disable_code=True,
-        x_save_requirements=False,  # 65 ms of the 75 ms that a start takes; versions are in the record of the run
-        x_transaction_log_flush_interval=1.0,  # seconds; at the default of 15 a killed run loses that much
+        x_save_requirements=False,  # takes 65 ms of the 75 ms of a start; the run's record has the versions
+        x_transaction_log_flush_interval=1.0,  # seconds; a killed run loses this much, by default 15
     )
-    # "create_new", because the default would return a run that someone else in this process left open.
+    # The default would return a run that other code in this process left open.
     return wandb.init(reinit="create_new", settings=settings, **arguments)

@@ -9,7 +9,7 @@ from typing import Any
 from bon.pools import Pools, bounds
 from core.hooks.hook import eval_file, read_evaluation
 from core.runs.checkpoints import complete_steps
-from core.runs.record import read_record
+from core.runs.record import RunStatus, read_record
 from evalhooks.analysis import correlation, upper_half
 from evalhooks.rewardbench.v2 import DOMAINS
 
@@ -138,7 +138,7 @@ def _plain(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def finished_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a study's finished runs, each with its folder as `dir`, by name."""
     records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("*/record.json"))]
-    return [record for record in records if record["status"] == "finished"]
+    return [record for record in records if record["status"] == RunStatus.finished]
 
 
 def read_summary(report: Path) -> dict[str, Any]:

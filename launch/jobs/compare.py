@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.data.rows import read_rows
-from core.disk import jsonable, write_json
+from core.disk import write_json
 from core.records import ScoredRow
 from evalhooks.rewardbench import v1 as rewardbench1
 from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(f"out={request.out} would overwrite one of the two results; choose another name.")
         result = compared(a, b)
         if request.out is not None:
-            write_json(request.out, {"a": str(a.file), "b": str(b.file), **jsonable(result)})
+            write_json(request.out, {"a": str(a.file), "b": str(b.file), **asdict(result)})
     except (ValueError, OSError) as error:
         refuse(f"bench compare: {error}")
     show(result, a, b, request.num_flips)

@@ -13,7 +13,7 @@ from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.records import Prompt
 from core.runs.checkpoints import latest_complete
-from core.runs.record import RECORD, read_record
+from core.runs.record import RECORD, RunStatus, read_record
 from core.scorers.verifier import VerifierScorer
 from launch.rewards.config import KINDS, RewardConfig, RewardKind
 from launch.schema import PPOJob, reward_key
@@ -90,7 +90,7 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
             )
         folder = found[0]
     if (folder / RECORD).is_file():
-        if read_record(folder)["status"] != "finished":
+        if read_record(folder)["status"] != RunStatus.finished:
             raise ValueError(f"{key}={path} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
         last = latest_complete(folder, say)
         if last is None:

@@ -72,5 +72,5 @@ def test_a_name_that_the_module_does_not_have_is_refused() -> None:
 
 
 def test_what_cannot_be_called_is_refused() -> None:
-    with pytest.raises(ValueError, match="the reward math:pi: pi is of type float, which cannot be called; name a function"):
+    with pytest.raises(ValueError, match="the reward math:pi: pi is a float, which is not callable; name a function"):
         load_function("math:pi", "the reward")

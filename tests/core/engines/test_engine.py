@@ -134,13 +134,13 @@ def module_and_groups() -> tuple[nn.Module, list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_process_alone_cannot_have_an_engine_for_several(kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"engine={kind} does not go with 1 process\(es\); start several: torchrun"):
+    with pytest.raises(ValueError, match=rf"engine={kind} does not work with 1 process\(es\); start several: torchrun"):
         open_engine(EngineConfig(kind=EngineKind(kind)), *module_and_groups(), optim=OptimConfig(), dtype=Dtype.fp32, world=ALONE)
 
 
 def test_several_processes_cannot_have_the_engine_of_one() -> None:
     world = World(rank=0, size=2, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"engine=single does not go with 2 process\(es\); choose ddp"):
+    with pytest.raises(ValueError, match=r"engine=single does not work with 2 process\(es\); choose ddp"):
         open_engine(EngineConfig(kind=EngineKind.single), *module_and_groups(), optim=OptimConfig(), dtype=Dtype.fp32, world=world)
 
 

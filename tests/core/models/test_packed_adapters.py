@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_packed_weights_without_an_adapter_are_refused(policy_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.quantize=nf4 packs the weights, and packed weights cannot be trained"):
+    with pytest.raises(ValueError, match=r"model\.quantize=nf4 quantizes the weights, and quantized weights cannot be trained"):
         new_reward_model(ModelConfig(path=str(policy_folder), quantize=Quantize.nf4), seed=0)
 
 

@@ -105,7 +105,7 @@ def test_a_run_that_another_process_works_on_is_refused_until_that_process_is_ki
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(RunBusyError, match=rf"rm-tulu-\w{{8}} is being worked on by pid {holder.pid} "):
+        with pytest.raises(RunBusyError, match=rf"rm-tulu-\w{{8}} is in use by pid {holder.pid} "):
             open_tulu(tmp_path)
         with pytest.raises(RunBusyError):
             open_tulu(tmp_path, resume=False)

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from itertools import groupby
 
 
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean of at least one value.
+
+    Summed left to right: `statistics.fmean` rounds differently, and recorded metrics must stay equal to the last digit.
+    """
+    return sum(values) / len(values)
+
+
 def best_of_n(scores: Sequence[float], correct: Sequence[float], n: int) -> float:
     """Expected correctness of the best-scored completion among n drawn without replacement from the pool.
 

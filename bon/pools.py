@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bon.estimators import best_of_n, oracle_of_n
+from bon.estimators import best_of_n, mean, oracle_of_n
 from core.data.chat import parse_dialogue
 from core.disk import atomic_folder, is_complete, jsonable, write_json
 from core.functions import Verifier
@@ -98,18 +98,14 @@ def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, fl
     scored = {task: [(next(scores), row.correct) for row in pools[task]] for task in tasks}
     metrics: dict[str, float] = {}
     for n in best_of:
-        means = {task: _mean([best_of_n(values, correct, n) for values, correct in scored[task]]) for task in tasks}
-        metrics |= {f"bon/{task}@{n}": mean for task, mean in means.items()}
-        metrics[f"bon/average@{n}"] = _mean(list(means.values()))
+        means = {task: mean([best_of_n(values, correct, n) for values, correct in scored[task]]) for task in tasks}
+        metrics |= {f"bon/{task}@{n}": value for task, value in means.items()}
+        metrics[f"bon/average@{n}"] = mean(list(means.values()))
     return metrics
 
 
 def bounds(pools: Pools, n: int) -> dict[str, dict[str, float]]:
     """What no reward and a perfect one would give: `random` and `oracle`, by task and on average."""
-    random = {task: _mean([_mean(row.correct) for row in rows]) for task, rows in pools.items()}
-    oracle = {task: _mean([oracle_of_n(row.correct, n) for row in rows]) for task, rows in pools.items()}
-    return {name: {**by_task, "average": _mean(list(by_task.values()))} for name, by_task in (("random", random), ("oracle", oracle))}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    random = {task: mean([mean(row.correct) for row in rows]) for task, rows in pools.items()}
+    oracle = {task: mean([oracle_of_n(row.correct, n) for row in rows]) for task, rows in pools.items()}
+    return {name: {**by_task, "average": mean(list(by_task.values()))} for name, by_task in (("random", random), ("oracle", oracle))}

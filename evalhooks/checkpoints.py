@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from bon.estimators import mean
 from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation
@@ -16,10 +17,9 @@ from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import score_rows, write_rows
-from evalhooks.tasks.task import Task, answer, mean
+from evalhooks.tasks.task import Task, answer
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers worth benchmarking: programs and judges are not reward models."""
@@ -56,15 +56,15 @@ class RewardModelHook(Hook):
         metrics: dict[str, float] = {}
         if self.rows2:
             scored = score_rows(self.rows2, scorer)
-            result = rewardbench2.scores(scored.rows)
-            metrics |= rewardbench2.metrics(result, rewardbench2.standard_errors(scored.rows))
+            result = v2.scores(scored.rows)
+            metrics |= v2.metrics(result, v2.standard_errors(scored.rows))
             if result.reason:
                 self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
         if self.rows1:
             scored = score_rows(self.rows1, scorer)
-            result1 = rewardbench1.scores(scored.rows)
-            metrics |= rewardbench1.metrics(result1)
+            result1 = v1.scores(scored.rows)
+            metrics |= v1.metrics(result1)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of)
@@ -165,6 +165,6 @@ def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, flo
     metrics: dict[str, float] = {}
     for term in models:
         place = "reward" if len(terms) == 1 else f"reward/{term.name}"
-        result = rewardbench2.scores(score_rows(rows, term.scorer).rows)
-        metrics |= {f"{place}/{key}": value for key, value in rewardbench2.metrics(result).items()}
+        result = v2.scores(score_rows(rows, term.scorer).rows)
+        metrics |= {f"{place}/{key}": value for key, value in v2.metrics(result).items()}
     return metrics

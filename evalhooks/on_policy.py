@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+from bon.estimators import mean
 from core.records import Completion
-from evalhooks.tasks.task import mean
 
 
 def ranking_credit(right: float, wrong: float) -> float:

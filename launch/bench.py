@@ -14,9 +14,9 @@ from rich.table import Table
 
 from core.progress import Progress, console_progress
 from core.records import BenchmarkRow, ScoredRow
+from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
-from evalhooks.rewardbench.v2 import TIES, canonical, ties_problems
 from launch.entry import Composed, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
@@ -40,7 +40,7 @@ def run(composed: Composed, progress: Progress) -> Result:
         return _from_scores(job, out, prior_sets)
     # The data first: a broken row must not be found after a model has been loaded.
     rows = bench_rows(job)
-    if job.benchmark == Benchmark.rewardbench2 and (problems := ties_problems(_unscored_ties(rows))):
+    if job.benchmark == Benchmark.rewardbench2 and (problems := v2.ties_problems(_unscored_ties(rows))):
         print(f"warning: Ties will have no score. {' '.join(problems)}", file=sys.stderr)
     reward = locate_reward(job.reward, job.runs_dir)
     plan = _plan(job, reward)
@@ -97,7 +97,7 @@ def _unscored_ties(rows: Sequence[BenchmarkRow]) -> list[ScoredRow]:
     return [
         ScoredRow(id=row.id, subset=row.subset, num_correct=row.num_correct, scores=(0.0,) * len(row.completions))
         for row in rows
-        if canonical(row.subset) == TIES
+        if v2.canonical(row.subset) == v2.TIES
     ]
 
 

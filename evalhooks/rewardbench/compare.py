@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from core.records import ScoredRow
 from evalhooks.analysis import difference_estimate, resampled_sums
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
 
 
@@ -123,11 +122,11 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: in
     them jointly, each at its own size. Raises `ValueError` where nothing is shared, where a model has a row twice, where
     the two rows of one id differ in their completions, and for `num_resamples` below 1.
     """
-    joined = _join(a, b, rewardbench2.canonical)
+    joined = _join(a, b, v2.canonical)
     refusals = _ties_refusals(joined.by_subset.get(TIES, ()))
     found = {subset: pairs for subset, pairs in joined.by_subset.items() if subset != TIES or not refusals}
     names = [*(name for name in DOMAINS.values() if name in found), *(name for name in found if name not in DOMAINS.values())]
-    credit = rewardbench2.row_credit
+    credit = v2.row_credit
     parts = [_ties_part(found[name]) if name == TIES else _mean_part(name, {name: 1.0}, found, credit, credit) for name in names]
     missing = [name for name in DOMAINS.values() if name not in found]
     return _comparison(
@@ -152,19 +151,19 @@ def compare1(
 ) -> Comparison:
     """RewardBench 1: model a against model b, pair by pair; a line per section, for the prior sets, and for any other subset.
 
-    A section is weighted over its shared subsets as in `rewardbench1.section_score`, and each subset is resampled at its
-    own size. `generative_*` as in `rewardbench1.pair_credit`. Raises as `compare`.
+    A section is weighted over its shared subsets as in `v1.section_score`, and each subset is resampled at its
+    own size. `generative_*` as in `v1.pair_credit`. Raises as `compare`.
     """
-    joined = _join(a, b, rewardbench1.canonical)
-    groups: dict[str, Mapping[str, float]] = {**rewardbench1.COUNTS, PRIOR_SETS: dict.fromkeys(rewardbench1.PRIOR_SETS, 1.0)}
+    joined = _join(a, b, v1.canonical)
+    groups: dict[str, Mapping[str, float]] = {**v1.COUNTS, PRIOR_SETS: dict.fromkeys(v1.PRIOR_SETS, 1.0)}
     known = {subset for group in groups.values() for subset in group}
     groups |= {subset: {subset: 1.0} for subset in joined.by_subset if subset not in known}
 
     def credit_a(row: ScoredRow) -> float:
-        return rewardbench1.pair_credit(row, generative=generative_a)
+        return v1.pair_credit(row, generative=generative_a)
 
     def credit_b(row: ScoredRow) -> float:
-        return rewardbench1.pair_credit(row, generative=generative_b)
+        return v1.pair_credit(row, generative=generative_b)
 
     parts = [
         _mean_part(name, group, joined.by_subset, credit_a, credit_b)
@@ -172,12 +171,12 @@ def compare1(
         if any(subset in joined.by_subset for subset in group)
     ]
     names = [part.name for part in parts]
-    missing = [section for section in rewardbench1.COUNTS if section not in names]
-    weights = dict.fromkeys(rewardbench1.COUNTS, rewardbench1.SECTION_WEIGHT)
+    missing = [section for section in v1.COUNTS if section not in names]
+    weights = dict.fromkeys(v1.COUNTS, v1.SECTION_WEIGHT)
     return _comparison(
         joined,
         parts,
-        {**weights, PRIOR_SETS: rewardbench1.PRIOR_WEIGHT} if PRIOR_SETS in names else weights,
+        {**weights, PRIOR_SETS: v1.PRIOR_WEIGHT} if PRIOR_SETS in names else weights,
         reason=f"Overall needs all four sections, but {', '.join(missing)} cannot be compared." if missing else "",
         refusals=(),
         num_resamples=num_resamples,
@@ -214,7 +213,7 @@ def _keyed(name: str, rows: Sequence[ScoredRow], canonical: Callable[[str], str]
 
 def _ties_refusals(pairs: Sequence[_Pair]) -> tuple[str, ...]:
     sides = {"A": [pair.a for pair in pairs], "B": [pair.b for pair in pairs]} if pairs else {}
-    return tuple(f"{name}: {problem}" for name, rows in sides.items() for problem in rewardbench2.ties_problems(rows))
+    return tuple(f"{name}: {problem}" for name, rows in sides.items() for problem in v2.ties_problems(rows))
 
 
 def _mean_part(
@@ -236,13 +235,13 @@ def _mean_part(
 
 
 def _ties_part(pairs: Sequence[_Pair]) -> _Part:
-    accurate = np.array([[rewardbench2.is_accurate(pair.a), rewardbench2.is_accurate(pair.b)] for pair in pairs], dtype=np.float64)
+    accurate = np.array([[v2.is_accurate(pair.a), v2.is_accurate(pair.b)] for pair in pairs], dtype=np.float64)
     return _Part(
         name=TIES,
         flips=_flips(TIES, pairs, accurate),
         num_rows=len(pairs),
-        strata_a=rewardbench2.ties_contributions([pair.a for pair in pairs]),
-        strata_b=rewardbench2.ties_contributions([pair.b for pair in pairs]),
+        strata_a=v2.ties_contributions([pair.a for pair in pairs]),
+        strata_b=v2.ties_contributions([pair.b for pair in pairs]),
     )
 
 

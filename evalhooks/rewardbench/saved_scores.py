@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 
 from core.data.rows import read_rows
 from core.records import ScoredRow
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 
 
 class RewardBench2Result(TypedDict):
-    """What result.json says of RewardBench 2; see `rewardbench2.BenchmarkScores`."""
+    """What result.json says of RewardBench 2; see `v2.BenchmarkScores`."""
 
     per_subset: dict[str, float]
     overall: float | None
@@ -28,7 +27,7 @@ class RewardBench2Result(TypedDict):
 
 
 class RewardBench1Result(TypedDict):
-    """What result.json says of RewardBench 1; see `rewardbench1.BenchmarkScores`."""
+    """What result.json says of RewardBench 1; see `v1.BenchmarkScores`."""
 
     per_subset: dict[str, float]
     sections: dict[str, float | None]
@@ -89,36 +88,36 @@ def read_prior_sets(path: str | Path) -> dict[str, float]:
     if not isinstance(found, dict):
         raise ValueError(f'{path} holds no JSON object; write one such as {{"shp": 0.61}}.')
     for name, accuracy in found.items():
-        if name not in rewardbench1.PRIOR_SETS:
-            raise ValueError(f"{path}: the prior set {name!r} is unknown; the names are {', '.join(rewardbench1.PRIOR_SETS)}.")
+        if name not in v1.PRIOR_SETS:
+            raise ValueError(f"{path}: the prior set {name!r} is unknown; the names are {', '.join(v1.PRIOR_SETS)}.")
         if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
             raise ValueError(f"{path}: {name} is {accuracy!r}; give a share from 0 to 1 (points divided by 100).")
     return {name: float(accuracy) for name, accuracy in found.items()}
 
 
 def result2(rows: Sequence[ScoredRow]) -> RewardBench2Result:
-    """RewardBench 2's result for `rows`, ready for JSON; see `rewardbench2.BenchmarkScores` and `rewardbench2.standard_errors`.
+    """RewardBench 2's result for `rows`, ready for JSON; see `v2.BenchmarkScores` and `v2.standard_errors`.
 
     `row_results` are the credits in the order of the rows, None for Ties, whose components are in `ties`.
     """
-    found = rewardbench2.scores(rows)
+    found = v2.scores(rows)
     return {
         "per_subset": dict(found.per_subset),
         "overall": found.overall,
         "reason": found.reason,
         "refusals": list(found.refusals),
         "ties": None if found.ties is None else asdict(found.ties),
-        "standard_errors": dict(rewardbench2.standard_errors(rows)),
+        "standard_errors": dict(v2.standard_errors(rows)),
         "row_results": list(found.row_results),
     }
 
 
 def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> RewardBench1Result:
-    """RewardBench 1's result for `rows`, ready for JSON; raises as `rewardbench1.scores`.
+    """RewardBench 1's result for `rows`, ready for JSON; raises as `v1.scores`.
 
     `sections` holds all four, None if all of a section's subsets are missing; `prior_sets` is their mean, or None.
     """
-    found = rewardbench1.scores(rows, prior_sets=prior_sets, generative=generative)
+    found = v1.scores(rows, prior_sets=prior_sets, generative=generative)
     return {
         "per_subset": dict(found.per_subset),
         "sections": dict(found.per_section),

@@ -1,6 +1,6 @@
 """Downstream tasks: prompts, and functions that judge an answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,8 +53,3 @@ def answer(task: Task, generator: Generator, sampling: Sampling) -> tuple[list[l
         for prompt, answers in zip(task.prompts, completions, strict=True)
     ]
     return completions, correct
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
-    return sum(values) / len(values)

@@ -6,8 +6,7 @@ from typing import Any
 
 from core.disk import write_json
 from core.records import ScoredRow
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
 from evalhooks.rewardbench.saved_scores import result1, result2
 from launch.schema import Benchmark
@@ -34,10 +33,10 @@ def write_result(result_file: Path, rows_file: Path, result: Result, scored: Sco
 def metrics_of(result: Result) -> dict[str, float]:
     """The result as metrics, `rewardbench2/math` for instance, without what is missing."""
     if result["benchmark"] == Benchmark.rewardbench1:
-        values = {key: result["sections"][section] for key, section in rewardbench1.METRIC_KEYS.items()}
+        values = {key: result["sections"][section] for key, section in v1.METRIC_KEYS.items()}
         values |= {"overall": result["overall"], "prior_sets": result["prior_sets"]}
     else:
-        values = {key: result["per_subset"].get(name) for key, name in rewardbench2.DOMAINS.items()} | {"overall": result["overall"]}
+        values = {key: result["per_subset"].get(name) for key, name in v2.DOMAINS.items()} | {"overall": result["overall"]}
     return {f"{result['benchmark']}/{key}": value for key, value in values.items() if value is not None}
 
 

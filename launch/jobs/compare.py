@@ -13,7 +13,7 @@ from rich.table import Table
 from core.data.rows import read_rows
 from core.disk import write_json
 from core.records import ScoredRow
-from evalhooks.rewardbench import v1 as rewardbench1
+from evalhooks.rewardbench import v1
 from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
 from evalhooks.rewardbench.saved_scores import read_credits, read_scores1, read_scores2
 from launch.entry import refuse
@@ -135,8 +135,8 @@ def rows_file(place: str) -> Path:
 
 def compared(a: Side, b: Side) -> Comparison:
     """The comparison on the benchmark that the subsets of `a` belong to."""
-    known = {*rewardbench1.PRIOR_SETS, *(subset for section in rewardbench1.COUNTS.values() for subset in section)}
-    if any(rewardbench1.canonical(row.subset) in known for row in a.rows):
+    known = {*v1.PRIOR_SETS, *(subset for section in v1.COUNTS.values() for subset in section)}
+    if any(v1.canonical(row.subset) in known for row in a.rows):
         return compare1(a.rows, b.rows, generative_a=a.generative, generative_b=b.generative)
     return compare(a.rows, b.rows)
 

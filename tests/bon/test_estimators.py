@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from bon.estimators import best_of_n, kl_of_best_of_n, oracle_of_n
+from bon.estimators import best_of_n, kl_of_best_of_n, mean, oracle_of_n
 
 
 def by_enumeration(scores: Sequence[float], correct: Sequence[float], n: int) -> float:
@@ -18,6 +18,12 @@ def by_enumeration(scores: Sequence[float], correct: Sequence[float], n: int) ->
         chosen = [correct[i] for i in subset if scores[i] == best]
         outcomes.append(sum(chosen) / len(chosen))
     return sum(outcomes) / len(outcomes)
+
+
+def test_the_mean_sums_from_left_to_right() -> None:
+    assert mean([1.0, 2.0, 6.0]) == 3.0
+    # 1e16 + 1 rounds to 1e16, so the 1 is lost on the way; an exactly rounded sum would keep it.
+    assert mean([1e16, 1.0, -1e16]) == 0.0
 
 
 def test_best_of_two_out_of_three_is_the_one_derived_by_hand() -> None:

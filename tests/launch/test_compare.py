@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.records import ScoredRow
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
 from launch.jobs.compare import SEED_NOISE, main, rows_file
 
@@ -20,7 +19,7 @@ def math_rows(wins: int, num_rows: int = 40) -> list[ScoredRow]:
 def all_domains(wins: int) -> list[ScoredRow]:
     rows = [
         ScoredRow(id=f"r{n}", subset=subset, num_correct=1, scores=(2.0, 1.0 if n < wins else 3.0))
-        for subset in rewardbench2.DOMAINS.values()
+        for subset in v2.DOMAINS.values()
         if subset != "Ties"
         for n in range(20)
     ]
@@ -33,7 +32,7 @@ def all_domains(wins: int) -> list[ScoredRow]:
 
 def table(path: Path, rows: Sequence[ScoredRow], credits: Sequence[float | None] | None = None) -> str:
     scored = ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows))
-    write_rows(path, scored, rewardbench2.scores(rows).row_results if credits is None else credits)
+    write_rows(path, scored, v2.scores(rows).row_results if credits is None else credits)
     return str(path)
 
 
@@ -138,7 +137,7 @@ def test_the_table_shows_every_domain_and_overall_within_80_columns(
     shown = [words(line) for line in output.splitlines()]
     # a wins all 20 rows, b 8: 60 points apart, and a wins the other 12. Ties: a is perfect; b scores 8 pairs of 20 like a, and
     # -0.01 on the rest, (8 * 1.01 - 12 * 0.01) / 20 = 0.398.
-    for domain in list(rewardbench2.DOMAINS.values())[:-1]:
+    for domain in list(v2.DOMAINS.values())[:-1]:
         (line,) = [line for line in shown if line.startswith(f"{domain} 20 ")]
         assert line.startswith(f"{domain} 20 100.0 40.0 +60.0 ")
         assert line.endswith(" 12/0 more than noise")
@@ -181,11 +180,11 @@ def test_score_files_of_both_benchmarks_are_compared_with_tables(tmp_path: Path,
     main([lines(tmp_path / "a.jsonl", rows), table(tmp_path / "b.parquet", math_rows(40))])
     assert "Math 40 100.0 100.0 +0.0" in words(capsys.readouterr().out)
 
-    subsets = [subset for section in rewardbench1.COUNTS.values() for subset in section]
+    subsets = [subset for section in v1.COUNTS.values() for subset in section]
     pairs = [{"id": "1", "subset": subset, "chosen": 1.0, "rejected": 0.0} for subset in subsets]
     draws = [ScoredRow(id="1", subset=subset, num_correct=1, scores=(5.0, 5.0)) for subset in subsets]
-    judged = table(tmp_path / "judge.parquet", draws, rewardbench1.scores(draws, generative=True).row_results)
-    scored = table(tmp_path / "model.parquet", draws, rewardbench1.scores(draws).row_results)
+    judged = table(tmp_path / "judge.parquet", draws, v1.scores(draws, generative=True).row_results)
+    scored = table(tmp_path / "model.parquet", draws, v1.scores(draws).row_results)
     for file, score in ((judged, "50.0 +50.0"), (scored, "0.0 +100.0")):
         main([lines(tmp_path / "p.jsonl", pairs), file])
         output = words(capsys.readouterr().out)

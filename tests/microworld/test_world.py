@@ -14,9 +14,8 @@ import pytest
 
 from core.records import ScoredRow
 from evalhooks.config import TaskConfig
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
-from evalhooks.rewardbench.v1 import scores as scores1
-from evalhooks.rewardbench.v2 import DOMAINS, scores
 from evalhooks.tasks.task import load_tasks
 from microworld.config import WorldConfig
 from microworld.lexicon import CREATURES, HARMFUL, HARMLESS, facts
@@ -140,7 +139,7 @@ def perfect(world: Path) -> Iterator[ScoredRow]:
 def test_the_benchmark_has_the_six_domains_of_rewardbench_2_and_pairs_of_ties(world: Path, world_config: WorldConfig) -> None:
     rows = rows_of(world / "benchmark" / "rewardbench2.jsonl")
     num, num_pairs = world_config.benchmark_rows, (world_config.benchmark_rows + 1) // 2
-    assert Counter(row["subset"] for row in rows) == {name: 2 * num_pairs if name == "Ties" else num for name in DOMAINS.values()}
+    assert Counter(row["subset"] for row in rows) == {name: 2 * num_pairs if name == "Ties" else num for name in v2.DOMAINS.values()}
     assert len({row["prompt"] for row in rows}) == len(rows)
     assert len({row["id"] for row in rows}) == len(rows)
     for row in rows:
@@ -160,12 +159,12 @@ def test_the_benchmark_has_the_six_domains_of_rewardbench_2_and_pairs_of_ties(wo
 
 
 def test_a_perfect_judge_scores_one_in_every_domain_of_both_benchmarks(world: Path) -> None:
-    result = scores(list(perfect(world)))
+    result = v2.scores(list(perfect(world)))
     # Ties reaches 1.01 where, as here, the right answers score alike.
-    assert result.per_subset == {name: pytest.approx(1.01 if name == "Ties" else 1.0) for name in DOMAINS.values()}
+    assert result.per_subset == {name: pytest.approx(1.01 if name == "Ties" else 1.0) for name in v2.DOMAINS.values()}
     pairs = load_rewardbench1(str(world / "benchmark" / "rewardbench1.jsonl"))
     scored = [ScoredRow(id=row.id, subset=row.subset, num_correct=1, scores=(1.0, 0.0)) for row in pairs]
-    assert set(scores1(scored).per_section.values()) == {1.0}
+    assert set(v1.scores(scored).per_section.values()) == {1.0}
 
 
 def test_a_world_that_is_there_is_left_as_it_is(world: Path, world_config: WorldConfig) -> None:

@@ -12,8 +12,7 @@ from evalhooks.judges.cache import AnswerCache, CachedChat
 from evalhooks.judges.judge import Judge, RankingJudge, RatingJudge, shown_order
 from evalhooks.judges.parsers import Parser
 from evalhooks.judges.prompts import ties_rating
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from tests.evalhooks.judges.fakes import FunctionChat, knows_best, shown_answers, talks
 
 BEST_OF_4 = [
@@ -62,8 +61,8 @@ def scored(rows: Sequence[BenchmarkRow], scorer: Scorer) -> list[ScoredRow]:
     ]
 
 
-def scores_of(judge: Judge) -> rewardbench2.BenchmarkScores:
-    return rewardbench2.scores([*scored(BEST_OF_4, judge.rows), *scored(TIES, judge.ties)])
+def scores_of(judge: Judge) -> v2.BenchmarkScores:
+    return v2.scores([*scored(BEST_OF_4, judge.rows), *scored(TIES, judge.ties)])
 
 
 @pytest.mark.parametrize("rankings", [False, True])
@@ -71,7 +70,7 @@ def test_a_perfect_judge_earns_every_point_of_rewardbench_2(tmp_path: Path, rank
     judge = judge_with(tmp_path, knows_best, rankings=rankings)
     result = scores_of(judge)
     # Ties: ratings 10 and 2, so a margin of 8 over a spread of 0: 0.3 + 0.3 + 0.2 + 0.2 + 0.01 tanh(inf).
-    assert result.per_subset == dict.fromkeys(rewardbench2.DOMAINS.values(), 1.0) | {"Ties": pytest.approx(1.01, abs=1e-12)}
+    assert result.per_subset == dict.fromkeys(v2.DOMAINS.values(), 1.0) | {"Ties": pytest.approx(1.01, abs=1e-12)}
     assert result.refusals == ()
     assert judge.num_judged == (15 if rankings else 60) + 5
     assert (judge.num_unparsable, judge.unparsable_share) == (0, 0.0)
@@ -83,7 +82,7 @@ def test_a_judge_without_verdicts_earns_chance_and_the_share_says_so(tmp_path: P
     judge = judge_with(tmp_path, talks, rankings=rankings)
     result = scores_of(judge)
     # All -1 in Ties: no margin is above 0, none exceeds its spread, and 0/0 adds nothing.
-    assert result.per_subset == dict.fromkeys(rewardbench2.DOMAINS.values(), 0.25) | {"Ties": 0.0}
+    assert result.per_subset == dict.fromkeys(v2.DOMAINS.values(), 0.25) | {"Ties": 0.0}
     assert result.refusals == ()
     assert scored(TIES, judge.ties)[1].scores == (-1.0, -1.0, -1.0)
     assert judge.rows.unparsable_share == judge.ties.unparsable_share == judge.unparsable_share == 1.0
@@ -94,7 +93,7 @@ def test_an_unparsable_rating_loses_to_the_lowest_and_can_never_win() -> None:
     judge = RatingJudge(FunctionChat(lambda question: "Hm." if "RIGHT" in question else "1"))
     [row] = scored(BEST_OF_4[:1], judge)
     assert row.scores == (-1.0, 1.0, 1.0, 1.0)
-    assert rewardbench2.row_credit(row) == 0.0
+    assert v2.row_credit(row) == 0.0
     assert (judge.num_judged, judge.num_unparsable, judge.unparsable_share) == (4, 1, 0.25)
 
 
@@ -104,7 +103,7 @@ def test_an_unparsable_rating_leaves_a_pair_of_rewardbench_1_undecided() -> None
     assert math.isnan(chosen)
     assert rejected == 7.0
     pair = ScoredRow(id="1", subset="hep-go", num_correct=1, scores=(chosen, rejected))
-    assert rewardbench1.pair_credit(pair, generative=True) == 0.5
+    assert v1.pair_credit(pair, generative=True) == 0.5
 
 
 def test_ratings_go_back_to_their_completions_and_are_asked_for_in_one_call() -> None:

@@ -12,11 +12,10 @@ import pytest
 from core.disk import write_json
 from core.records import ScoredRow
 from evalhooks.analysis import bootstrap_means
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.compare import Flip, Line, compare, compare1
 
-BEST_OF_N = [name for name in rewardbench2.DOMAINS.values() if name != "Ties"]
+BEST_OF_N = [name for name in v2.DOMAINS.values() if name != "Ties"]
 NAN = math.nan
 
 
@@ -62,7 +61,7 @@ def test_a_domain_by_hand() -> None:
 
 def test_a_domain_has_the_estimate_of_the_paired_bootstrap() -> None:
     a, b = drawn(0, 80, skill=0.3, subsets=["Math"]), drawn(1, 80, skill=0.1, subsets=["Math"])
-    differences = np.array([rewardbench2.row_credit(x) - rewardbench2.row_credit(y) for x, y in zip(a, b, strict=True)])
+    differences = np.array([v2.row_credit(x) - v2.row_credit(y) for x, y in zip(a, b, strict=True)])
     draws = bootstrap_means(differences, num_resamples=2000, rng=np.random.default_rng(5))
     (line,) = compare(a, b, num_resamples=2000, seed=5).lines
     assert line.difference == pytest.approx(differences.mean(), abs=1e-12)
@@ -169,7 +168,7 @@ def test_ties_resample_pairs_with_both_models_and_lone_prompts_among_their_like(
     lone = [ties(f"ref:{number}", [1.0], [float(number % 2)]) for number in range(100, 110)]
     flipped = [ties(f"ref:{number}", [1.0], [float(number % 3 > 0)]) for number in range(100, 110)]
     (line,) = compare([*a, *lone], [*b, *flipped]).lines
-    scores = [rewardbench2.ties_score(rows).score for rows in ([*a, *lone], [*b, *flipped])]
+    scores = [v2.ties_score(rows).score for rows in ([*a, *lone], [*b, *flipped])]
     assert (line.score_a, line.score_b) == pytest.approx(tuple(scores))
     # The same by brute force: whole prompts redrawn and renamed, then the formula.
     generator = np.random.default_rng(7)
@@ -178,9 +177,7 @@ def test_ties_resample_pairs_with_both_models_and_lone_prompts_among_their_like(
         known = {r.id: r for r in rows}
         chosen = [(f"{kind}:{place}", known[f"{kind}:{n}"]) for place, n in enumerate(pairs) for kind in ("tied", "ref")]
         chosen += [(f"ref:{1000 + place}", known[f"ref:{n}"]) for place, n in enumerate(singles)]
-        return rewardbench2.ties_score(
-            [ScoredRow(id=name, subset="Ties", num_correct=r.num_correct, scores=r.scores) for name, r in chosen]
-        ).score
+        return v2.ties_score([ScoredRow(id=name, subset="Ties", num_correct=r.num_correct, scores=r.scores) for name, r in chosen]).score
 
     draws = []
     for _ in range(600):
@@ -211,8 +208,8 @@ def test_overall_is_the_mean_of_the_domains_and_resamples_them_jointly() -> None
     overall = result.overall
     assert overall is not None
     assert result.reason == ""
-    assert overall.score_a == pytest.approx(rewardbench2.scores(a).overall)
-    assert overall.score_b == pytest.approx(rewardbench2.scores(b).overall)
+    assert overall.score_a == pytest.approx(v2.scores(a).overall)
+    assert overall.score_b == pytest.approx(v2.scores(b).overall)
     assert overall.difference == pytest.approx(overall.score_a - overall.score_b)
     assert overall.num_rows == 5 * 60 + 60
     assert overall.num_won == sum(line.num_won for line in result.lines)
@@ -267,7 +264,7 @@ def pairs_of(accuracies: dict[str, float], num_pairs: int = 10) -> list[ScoredRo
     ]
 
 
-SUBSETS = [subset for section in rewardbench1.COUNTS.values() for subset in section]
+SUBSETS = [subset for section in v1.COUNTS.values() for subset in section]
 
 
 def test_sections_of_rewardbench_1_weigh_their_subsets_and_prior_sets_count_half() -> None:
@@ -280,8 +277,8 @@ def test_sections_of_rewardbench_1_weigh_their_subsets_and_prior_sets_count_half
     assert (reasoning.num_won, reasoning.num_lost) == (5, 5)
     assert (prior.score_a, prior.score_b) == pytest.approx((0.7, 0.5))
     assert overall is not None
-    assert overall.score_a == pytest.approx(rewardbench1.scores(a).overall)
-    assert overall.score_b == pytest.approx(rewardbench1.scores(b).overall)
+    assert overall.score_a == pytest.approx(v1.scores(a).overall)
+    assert overall.score_b == pytest.approx(v1.scores(b).overall)
     assert result.reason == ""
     assert result.flips[0] == Flip(subset="math-prm", id="5", credit_a=1.0, credit_b=0.0)
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from core.records import ScoredRow
-from evalhooks.rewardbench import v1 as rewardbench1
-from evalhooks.rewardbench import v2 as rewardbench2
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import load_rewardbench2, score_rows
 from tests.fakes import LengthScorer
 
@@ -46,13 +45,13 @@ def agrees(ours: float | None, row: Mapping[str, Any], *, last_digit: float) -> 
 
 def test_overall_of_rewardbench_2_is_the_published_one_to_its_last_digit() -> None:
     for *domains, score in LEADERBOARD2:
-        ours = rewardbench2.overall_score(dict(zip(rewardbench2.DOMAINS.values(), domains, strict=True)))
+        ours = v2.overall_score(dict(zip(v2.DOMAINS.values(), domains, strict=True)))
         assert agrees(ours, {"Score": score}, last_digit=1e-4)
 
 
 def test_overall_of_rewardbench_1_is_the_published_one_to_its_last_digit() -> None:
     for *sections, prior_sets, score in LEADERBOARD1:
-        ours = rewardbench1.overall_score(dict(zip(rewardbench1.COUNTS, sections, strict=True)), prior_sets)
+        ours = v1.overall_score(dict(zip(v1.COUNTS, sections, strict=True)), prior_sets)
         assert agrees(ours, {"Score": score}, last_digit=1e-4)
 
 
@@ -60,7 +59,7 @@ def test_overall_of_rewardbench_1_is_the_published_one_to_its_last_digit() -> No
 def test_overall_of_every_model_of_the_rewardbench_2_leaderboard_is_reproduced() -> None:
     rows = published("rb2_leaderboard.jsonl")
     assert len(rows) == 197
-    assert [row["model"] for row in rows if not agrees(rewardbench2.overall_score(row), row, last_digit=1e-4)] == []
+    assert [row["model"] for row in rows if not agrees(v2.overall_score(row), row, last_digit=1e-4)] == []
     assert min(row["Ties"] for row in rows) == -0.01, "the lower end of the scale of Ties occurs"
 
 
@@ -69,20 +68,20 @@ def test_overall_of_every_model_of_the_papers_tables_is_reproduced() -> None:
     rows = published("rb2_paper_tables.jsonl")
     assert len(rows) == 43
     # In points of 100 with one digit.
-    assert [row["model"] for row in rows if not agrees(rewardbench2.overall_score(row), row, last_digit=0.1)] == []
+    assert [row["model"] for row in rows if not agrees(v2.overall_score(row), row, last_digit=0.1)] == []
 
 
 @needs_data
 def test_overall_of_every_model_of_the_rewardbench_1_leaderboard_is_reproduced_where_all_sections_are_there() -> None:
     rows = published("rb1_leaderboard.jsonl")
     assert len(rows) == 187
-    whole = [row for row in rows if all(section in row for section in rewardbench1.COUNTS)]
+    whole = [row for row in rows if all(section in row for section in v1.COUNTS)]
     assert len(whole) == 172
     for row in whole:
         prior_sets = row.get("Prior Sets (0.5 weight)") or None  # 0 stands for not measured
-        assert agrees(rewardbench1.overall_score(row, prior_sets), row, last_digit=1e-4), row
+        assert agrees(v1.overall_score(row, prior_sets), row, last_digit=1e-4), row
     # The leaderboard averages the sections that it has for the others; here a missing one leaves no overall.
-    assert all(rewardbench1.overall_score(row) is None for row in rows if row not in whole)
+    assert all(v1.overall_score(row) is None for row in rows if row not in whole)
 
 
 @needs_data
@@ -95,10 +94,10 @@ def test_real_rows_of_ties_are_read_and_scored_as_they_stand() -> None:
     perfect = [
         scored_as(row.id, row.num_correct, [1.0] * row.num_correct + [0.0] * (len(row.completions) - row.num_correct)) for row in rows
     ]
-    assert rewardbench2.ties_score(perfect).score == pytest.approx(1.01)
-    assert rewardbench2.ties_score(perfect).num_pairs == 5
+    assert v2.ties_score(perfect).score == pytest.approx(1.01)
+    assert v2.ties_score(perfect).num_pairs == 5
 
-    result = rewardbench2.scores(score_rows(rows, LengthScorer()).rows)
+    result = v2.scores(score_rows(rows, LengthScorer()).rows)
     assert result.refusals == ()
     assert result.ties is not None
     # Long wrong answers stand in every row, so length alone is never accurate and no margin exceeds its spread.

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
 
 from core.records import BenchmarkRow, CompletionScore, Dialogue, ScoredRow, user
+from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import (
     HUB1,
     HUB2,
@@ -25,8 +26,6 @@ from evalhooks.rewardbench.rows import (
     write_rows,
 )
 from evalhooks.rewardbench.saved_scores import read_credits, read_scores2
-from evalhooks.rewardbench.v1 import scores as scores1
-from evalhooks.rewardbench.v2 import scores as scores2
 from tests.fakes import LengthScorer
 
 ROW2: dict[str, Any] = {"id": "7", "prompt": "2 + 2?", "chosen": ["4"], "rejected": ["5", "22", "0"], "subset": "Math"}
@@ -256,7 +255,7 @@ def test_rows_are_scored_completion_by_completion_and_written_with_their_credit(
     )
     assert scored.num_truncated == 0
     assert scorer.calls == [([user("2 + 2?"), user("A fruit?"), user("2 + 2?")], [row.completions for row in rows_to_score(tmp_path)])]
-    write_rows(tmp_path / "evals" / "step.parquet", scored, scores2(scored.rows).row_results)
+    write_rows(tmp_path / "evals" / "step.parquet", scored, v2.scores(scored.rows).row_results)
     unmeasured = {"num_tokens": None, "truncated": None}
     assert pq.read_table(tmp_path / "evals" / "step.parquet").to_pylist() == [
         # "22" is longest in the first row; it ties with the correct "44" in the last: half a credit; Ties has none of its own.
@@ -282,7 +281,7 @@ def test_a_scorer_that_measures_is_asked_once_and_its_tokens_are_written(tmp_pat
     assert len(scorer.calls) == 1
     assert scored.rows[1].scores == (-3.0, -4.0, -3.0)
     assert scored.num_truncated == 1  # "pear" alone has more than three characters
-    write_rows(tmp_path / "rows.parquet", scored, scores2(scored.rows).row_results)
+    write_rows(tmp_path / "rows.parquet", scored, v2.scores(scored.rows).row_results)
     table = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     assert [row["num_tokens"] for row in table] == [[1, 1, 2, 1], [3, 3, 3], [2, 1, 2, 1]]
     assert [row["truncated"] for row in table] == [[False] * 4, [False, True, False], [False] * 4]
@@ -308,6 +307,6 @@ def test_a_scorer_without_rows_of_its_own_is_not_asked(tmp_path: Path) -> None:
 def test_the_credits_of_pairs_are_those_of_rewardbench_1_and_all_of_it_is_read_back(tmp_path: Path) -> None:
     tie = ROW1 | {"id": 32, "chosen": "4", "rejected": "5"}
     scored = score_rows(load_rewardbench1(jsonl(tmp_path / "rb1.jsonl", [ROW1 | {"chosen": "44"}, tie])), LengthScorer())
-    write_rows(tmp_path / "rows.parquet", scored, scores1(scored.rows).row_results)
+    write_rows(tmp_path / "rows.parquet", scored, v1.scores(scored.rows).row_results)
     assert read_credits(tmp_path / "rows.parquet") == [1.0, 0.0]  # RewardBench 2 would give half for the tie
     assert read_scores2(tmp_path / "rows.parquet") == list(scored.rows)

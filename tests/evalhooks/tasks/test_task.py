@@ -10,7 +10,7 @@ import pytest
 from core.functions import load_verifier
 from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
 from evalhooks.config import TaskConfig
-from evalhooks.tasks.task import Task, answer, load_tasks, mean
+from evalhooks.tasks.task import Task, answer, load_tasks
 from evalhooks.tasks.verifiers import gsm8k
 
 GSM8K = "evalhooks.tasks.verifiers:gsm8k"
@@ -100,7 +100,3 @@ def test_every_completion_is_judged_against_its_own_prompts_reference() -> None:
     completions, correct = answer(Task(name="echo", prompts=prompts, verifier=equals), Echo(), Sampling(n=2))
     assert [[completion.text for completion in row] for row in completions] == [["a", "aa"], ["b", "bb"], ["c", "cc"]]
     assert correct == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
-
-
-def test_the_mean_is_the_arithmetic_one() -> None:
-    assert mean([1.0, 2.0, 6.0]) == 3.0

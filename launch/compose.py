@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -105,7 +105,7 @@ def _job(name: str, cfg: DictConfig) -> Any:
 
 
 @contextmanager
-def _hydra(name: str, overrides: Sequence[str]) -> Iterator[None]:
+def _hydra(name: str, overrides: Sequence[str]) -> Generator[None]:
     """Hydra on conf/ for a while; what it and the dataclasses refuse becomes a `ConfigError`."""
     register_schemas()
     GlobalHydra.instance().clear()

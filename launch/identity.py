@@ -86,6 +86,8 @@ def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) ->
                     yield from _files(_value(value, name), own)
                 elif role == IdentityRole.hashed:
                     yield from _contents(_value(value, name), own, unread, runs_dir)
+        case _:
+            pass  # a plain value, which stands among the settings
 
 
 def _files(place: object, key: str) -> Iterator[tuple[str, str]]:
@@ -107,7 +109,8 @@ def _value(config: object, name: str) -> object:
             return {own: reward for own, reward in config.terms.items() if own != MAIN_REWARD}
         case BenchJob(), "rows":
             return config.source
-    return getattr(config, name)
+        case _:
+            return getattr(config, name)
 
 
 def _unhashed(value: object, key: str) -> Iterator[str]:

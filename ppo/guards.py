@@ -1,7 +1,7 @@
 """What ends a run with an error: numbers that are not finite, and a policy that ran away."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def require_finite_step(loss: float, grad_norm: float) -> None:
 
 
 @contextmanager
-def guarded(run_dir: Path, batch: int) -> Iterator[None]:
+def guarded(run_dir: Path, batch: int) -> Generator[None]:
     """Adds to a `DivergenceError` raised within it the batch that ended the run and the checkpoints that are left."""
     try:
         yield

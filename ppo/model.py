@@ -1,7 +1,7 @@
 """Actor, critic and reference in one module, so that one engine wraps, shards and saves all of them."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -130,7 +130,7 @@ class ActorCritic(nn.Module):
         )
 
     @contextmanager
-    def attention(self) -> Iterator[None]:
+    def attention(self) -> Generator[None]:
         """The context of forward and backward passes: under gradient checkpointing the backward pass runs the layers again."""
         with ExitStack() as stack:
             for model in (self.actor, self.critic_body, self.reference):
@@ -219,15 +219,15 @@ def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: 
 
 
 @contextmanager
-def adapter_off(model: nn.Module) -> Iterator[None]:
+def adapter_off(model: nn.Module) -> Generator[None]:
     """Within it a model gives what it would without its adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
-        layer._disable_adapters = True  # `enable_adapters` would also freeze them, under an engine that has counted on them
+        layer._disable_adapters = True  # pyright: ignore[reportPrivateUsage]  # `enable_adapters` would also freeze them, under an engine that has counted on them
     try:
         yield
     finally:
         for layer in layers:
-            layer._disable_adapters = False
+            layer._disable_adapters = False  # pyright: ignore[reportPrivateUsage]

@@ -25,7 +25,7 @@ def exit_without_teardown() -> Generator[None]:
             raise
         code = _code_of(error)
     if _has_joined():
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]  # there is no public one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -40,7 +40,7 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
 @contextmanager
 def tree_attention(model: PreTrainedModel) -> Generator[None]:
     """Context in which the model attends over prompt trees."""
-    before = model.config._attn_implementation or "eager"
+    before = model.config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
     model.set_attn_implementation(NAME)
     try:
         yield
@@ -156,7 +156,7 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     config = model.config.get_text_config()
     kinds = set(config.to_dict().get("layer_types") or ["full_attention"])
     window = config.to_dict().get("sliding_window")
-    if not model._supports_attention_backend:
+    if not model._supports_attention_backend:  # pyright: ignore[reportPrivateUsage]
         return f"{name} does not take attention functions"
     if kinds - _PLAIN_LAYERS:
         return f"{name} has layers of {', '.join(sorted(kinds - _PLAIN_LAYERS))}"

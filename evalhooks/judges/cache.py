@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class AnswerCache:
             return database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()[0]
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Generator[sqlite3.Connection]:
         try:
             # The rollback journal and not the faster write-ahead log, which does not work on network file systems.
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:

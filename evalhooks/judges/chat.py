@@ -45,7 +45,7 @@ class Chat(Protocol):
 
 
 @contextmanager
-def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[Iterator[tuple[int, str | Refusal]]]:
+def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -> RunningGenerator[Iterator[tuple[int, str | Refusal]]]:
     """The answers of `chat`; what is still being asked when the block is left, by an error or Ctrl-C too, is cancelled."""
     answers = chat.answers(dialogues, proven=proven)
     try:
@@ -57,7 +57,7 @@ def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -
 
 
 @contextmanager
-def _late_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+def _late_interrupt(stop: Callable[[], object]) -> RunningGenerator[None]:
     """The first Ctrl-C in the block calls `stop` and is raised at its end, the second one is raised at once.
 
     It may strike the reader of the answers anywhere, as on their way to the disk, so catching it would lose some. Elsewhere

@@ -4,7 +4,7 @@ Imports no torch, so that a finished run is found without it.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +101,7 @@ def _opened(composed: Composed, job: RunSettings, plan: RunPlan) -> tuple[Run, R
 
 
 @contextmanager
-def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Iterator[Tracker]:
+def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
     """The tracker of a run; whatever ends the run early is noted in its record."""
     tracker: Tracker | None = None
     try:

@@ -1,8 +1,6 @@
 """Imported once before a study's processes part, so that none of them waits for it."""
 
-import launch.jobs.bon
-import launch.jobs.ppo
-import launch.jobs.rm
-import microworld.policy
+from launch.jobs import bon, ppo, rm
+from microworld import policy
 
-__all__ = ["launch", "microworld"]
+__all__ = ["bon", "policy", "ppo", "rm"]

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Con
 
 
 @contextmanager
-def as_saved(checkpoint: Path) -> Iterator[str]:
+def as_saved(checkpoint: Path) -> Generator[str]:
     """A temporary folder of links in which transformers finds a checkpoint of ours laid out as its own."""
     with tempfile.TemporaryDirectory() as folder:
         for file in (*checkpoint.iterdir(), *(checkpoint / TRAINER).iterdir()):

@@ -1,16 +1,16 @@
 """TRL's trainer for RLOO and GRPO, over our policy, our prompts and our reward."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
@@ -60,7 +60,7 @@ def open_trainer(
     scratch: Path,
 ) -> RLOOTrainer | GRPOTrainer:
     """TRL's trainer of `config.algo`, over the prompts of the whole run in their order; it trains `policy` in place."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier job of this process may have used another precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  # an earlier job of this process may have used another precision
     asked = [prompt for step in range(1, config.num_batches + 1) for prompt in group_prompts(prompts, step, config)]
     args = trl_arguments(config, scratch, on_cpu=not torch.cuda.is_available())
     parts: dict[str, Any] = {
@@ -91,14 +91,14 @@ def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> 
 def eos_ids_of(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids that end a completion in TRL's trainers: the tokenizer's EOS, and those that the model's generation config declares."""
     assert isinstance(tokenizer.eos_token_id, int)
-    config = policy.generation_config
+    config = cast("GenerationConfig | None", policy.generation_config)  # None for a model that cannot generate
     declared = config.eos_token_id if config is not None else None
     ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
     return frozenset([tokenizer.eos_token_id, *ids])
 
 
 @contextmanager
-def old_names() -> Iterator[None]:
+def old_names() -> Generator[None]:
     """Within it nothing is said of the attribute that TRL and peft ask transformers for under its old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -31,7 +31,7 @@ def test_pearson_and_spearman_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_point_estimates_equal_scipys_with_and_without_tied_values(seed):
+def test_point_estimates_equal_scipys_with_and_without_tied_values(seed: int) -> None:
     x, y = correlated(17, seed)
     coarse_x, coarse_y = [round(value / 4) for value in x], [round(value / 4) for value in y]
     for a, b in ((x, y), (coarse_x, coarse_y)):
@@ -92,7 +92,7 @@ def test_one_resample_without_variance_leaves_no_interval():
         ([0.0, 0.0, 0.0], [5.0, 5.0, 5.0], "x and y constant"),
     ],
 )
-def test_where_correlation_is_undefined_nothing_is_estimated_and_the_note_says_why(x, y, note):
+def test_where_correlation_is_undefined_nothing_is_estimated_and_the_note_says_why(x: list[float], y: list[float], note: str) -> None:
     result = correlation(x, y)
     assert (result.pearson, result.spearman, result.ci95, result.n) == (None, None, None, len(x))
     assert note in result.note
@@ -113,7 +113,7 @@ def test_shifting_and_scaling_leave_pearson_and_its_interval_alone():
         ([1.0, math.nan, 3.0], [1.0, 2.0, math.inf], r"Entries \[1, 2\] are not finite"),
     ],
 )
-def test_series_that_do_not_pair_up_are_errors(x, y, message):
+def test_series_that_do_not_pair_up_are_errors(x: list[float], y: list[float], message: str) -> None:
     for function in (correlation, upper_half):
         with pytest.raises(ValueError, match=message):
             function(x, y)

@@ -1,5 +1,7 @@
 """Prompt trees change the work, never the result: rewards, losses and gradients are those of one row at a time."""
 
+# pyright: reportPrivateUsage=false
+
 import random
 from collections.abc import Sequence
 from pathlib import Path

@@ -141,7 +141,8 @@ def changed(value: Any) -> Any:
             return [*value, *(value[:1] or ["x"])]
         case dict():
             return {**value, "x": 1}
-    raise TypeError(f"no other value for {value!r}")
+        case _:
+            raise TypeError(f"no other value for {value!r}")
 
 
 @pytest.mark.parametrize("kind", ["rm", "ppo", "bon", "bench"])

@@ -1,5 +1,7 @@
 """The supervised fine-tuning of a world's policy, a few steps of it."""
 
+# pyright: reportPrivateUsage=false
+
 import json
 from pathlib import Path
 from typing import Any, cast

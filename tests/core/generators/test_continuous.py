@@ -1,5 +1,7 @@
 """Continuous batching gives completions of the policy, repeatably, and leaves the rest of the run's randomness alone."""
 
+# pyright: reportPrivateUsage=false
+
 import math
 from typing import Any
 

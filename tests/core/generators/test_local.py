@@ -1,7 +1,7 @@
 """Completions follow the policy's distribution and depend on seed, prompt and place alone, never on the batches."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def token_ids(completions: list[list[Completion]]) -> list[list[tuple[int, ...]]
 
 
 @contextmanager
-def forward_shapes(model: LlamaForCausalLM) -> Iterator[list[tuple[int, int]]]:
+def forward_shapes(model: LlamaForCausalLM) -> Generator[list[tuple[int, int]]]:
     """The (rows, tokens) of every forward pass in the block."""
     shapes: list[tuple[int, int]] = []
 

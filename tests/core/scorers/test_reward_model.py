@@ -1,5 +1,7 @@
 """Rewards equal those of a plain loop and of transformers' own pipeline, whatever the batches and the order."""
 
+# pyright: reportPrivateUsage=false
+
 import copy
 import random
 

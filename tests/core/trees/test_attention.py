@@ -1,5 +1,7 @@
 """Hidden states over a prompt tree are those of one row at a time, for every architecture that is not refused."""
 
+# pyright: reportPrivateUsage=false
+
 from typing import Any
 
 import pytest

@@ -3,7 +3,7 @@
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,7 +105,7 @@ class Standin:
 
 
 @contextmanager
-def serving(state: Standin) -> Iterator[Standin]:
+def serving(state: Standin) -> Generator[Standin]:
     """Answers under `state.url` for as long as the block lasts."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,7 @@
 """An answer that was received is never asked for again: not by another run, process or row."""
 
+# pyright: reportPrivateUsage=false
+
 import os
 import signal
 import sqlite3

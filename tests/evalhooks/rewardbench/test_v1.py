@@ -38,13 +38,15 @@ def rows_with(accuracies: Mapping[str, float]) -> list[ScoredRow]:
         (-1, -1, 0.0, 0.5),
     ],
 )
-def test_a_pair_is_won_strictly_and_only_a_judge_is_paid_for_a_draw(chosen, rejected, classifier, judge):
+def test_a_pair_is_won_strictly_and_only_a_judge_is_paid_for_a_draw(
+    chosen: float, rejected: float, classifier: float, judge: float
+) -> None:
     assert pair_credit(pair(chosen, rejected)) == classifier
     assert pair_credit(pair(chosen, rejected), generative=True) == judge
 
 
 @pytest.mark.parametrize(("values", "num_correct"), [((1.0,), 1), ((1.0, 0.0, 0.0), 1), ((1.0, 0.0), 2)])
-def test_a_row_that_is_not_a_pair_is_an_error_that_names_it(values, num_correct):
+def test_a_row_that_is_not_a_pair_is_an_error_that_names_it(values: tuple[float, ...], num_correct: int) -> None:
     with pytest.raises(ValueError, match=r"'odd-3' of hep-go has"):
         pair_credit(ScoredRow(id="odd-3", subset="hep-go", num_correct=num_correct, scores=values))
 

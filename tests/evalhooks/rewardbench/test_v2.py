@@ -80,7 +80,7 @@ def test_credit_is_one_for_the_strict_winner_and_zero_for_a_loser():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_a_tie_at_the_top_shares_the_credit_among_the_k_best(k):
+def test_a_tie_at_the_top_shares_the_credit_among_the_k_best(k: int) -> None:
     assert row_credit(best_of(*[1.5] * k, *[0.0] * (4 - k))) == 1 / k
 
 
@@ -96,7 +96,7 @@ def test_only_exact_equality_is_a_tie():
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_a_nan_anywhere_in_a_best_of_4_row_gives_no_credit(position):
+def test_a_nan_anywhere_in_a_best_of_4_row_gives_no_credit(position: int) -> None:
     values = [9.0, 1.0, 0.0, 0.0]
     values[position] = NAN
     result = scores([best_of(*values)])
@@ -230,7 +230,7 @@ def test_ratings_with_unparsable_ones_go_through_the_formula_as_minus_1():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_ties_equals_the_naive_implementation_on_random_rows(seed):
+def test_ties_equals_the_naive_implementation_on_random_rows(seed: int) -> None:
     generator = random.Random(seed)
     rows = [row for row in benchmark(0, 40, generator) if row.subset == "Ties"]
     rows = [row for row in rows if generator.random() < 0.9]  # some lose their partner
@@ -253,7 +253,7 @@ GOOD_PAIR = (ties("tied:1", [1.0, 1.0], [0.0]), ties("ref:1", [1.0], [0.0]))
         (ties("tied:1", [1.0, 1.0], [0.0]), r"another row of their kind has too: tied:1, tied:1\."),
     ],
 )
-def test_ties_is_refused_with_the_names_of_the_rows_and_the_rest_is_kept(bad, message):
+def test_ties_is_refused_with_the_names_of_the_rows_and_the_rest_is_kept(bad: ScoredRow, message: str) -> None:
     result = scores([best_of(1.0, 0.0), *GOOD_PAIR, bad])
     assert result.per_subset == {"Math": 1.0}
     assert result.ties is None
@@ -288,7 +288,7 @@ def test_overall_is_the_mean_of_the_six_domains_and_ties_rows_have_no_result_of_
 
 
 @pytest.mark.parametrize("missing", DOMAINS.values())
-def test_a_missing_domain_leaves_no_overall_and_is_named(missing):
+def test_a_missing_domain_leaves_no_overall_and_is_named(missing: str) -> None:
     rows = [row for row in benchmark(3, 3, random.Random(0)) if row.subset != missing]
     result = scores(rows)
     assert result.overall is None
@@ -344,7 +344,7 @@ def test_metrics_carry_the_names_of_the_step_axis_on_the_scale_0_to_1():
         (0.0576, (0.04, 0.1313, 0.0546, 0.0489, 0.0808, -0.01)),
     ],
 )
-def test_overall_reproduces_published_scores(score, domains):
+def test_overall_reproduces_published_scores(score: float, domains: tuple[float, ...]) -> None:
     assert overall_score(dict(zip(DOMAINS.values(), domains, strict=True))) == pytest.approx(score, abs=1e-4)
 
 

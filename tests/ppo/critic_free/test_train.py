@@ -1,5 +1,7 @@
 """RLOO and GRPO by TRL on a tiny policy: our scores reach the updates, and PPO's metrics and files come out."""
 
+# pyright: reportPrivateUsage=false
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

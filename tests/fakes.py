@@ -1,6 +1,8 @@
 """Small stand-ins that do the real thing in a way whose result a test can work out by hand."""
 
 import math
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from core.hooks.hook import Hook
+from core.progress import NoProgress
 from core.records import CheckpointSaved, Dialogue, RunEnded
 
 WORDS = ("<s>", "</s>", "<unk>", "[system]", "[user]", "[assistant]", "name", "a", "fruit", "plum", "lamp", "short")
@@ -50,6 +53,22 @@ class ListTracker:
             if row_axis == axis:
                 steps.setdefault(step, {}).update(metrics)
         return steps
+
+
+class SignallingProgress(NoProgress):
+    """Sends a signal to its own process as item `at` of the work called `during` ends."""
+
+    def __init__(self, at: int, *, during: str, number: int = signal.SIGTERM) -> None:
+        self.at, self.during, self.number = at, during, number
+        self.done, self.counts = 0, False
+
+    def start(self, description: str, total: int) -> None:
+        self.done, self.counts = 0, description == self.during
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        if self.counts and self.done == self.at:
+            os.kill(os.getpid(), self.number)
 
 
 class RecordingHook(Hook):

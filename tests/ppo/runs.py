@@ -1,6 +1,5 @@
-"""Runs of PPO on a tiny policy, and hooks and trackers that die during them."""
+"""Runs of PPO on a tiny policy."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import LlamaForSequenceClassification
 from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
-from core.records import CheckpointSaved, Dialogue, Scorer, Tracker, user
+from core.records import Dialogue, Scorer, Tracker, user
 from ppo.config import PPOConfig
 from ppo.run import PPOResult
 from ppo.train import train
@@ -50,42 +49,3 @@ def run(
     say = ([] if said is None else said).append
     context = RunContext(dir=run_dir, hooks=hooks or [], tracker=tracker or ListTracker(), say=say)
     return train(config, context, prompts=prompts or PROMPTS, scorer=scorer or LengthScorer(), reward_model=reward_model)
-
-
-class ValuesByStep(Hook):
-    """Gives each checkpoint the downstream average prepared for its step."""
-
-    def __init__(self, **values: float) -> None:
-        self.values = {int(step.removeprefix("at_")): value for step, value in values.items()}
-
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        return {"downstream/average": self.values[event.step]}
-
-
-class WeightHook(Hook):
-    """Measures the policy itself, and dies once at `dies_at`."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.dies_at = dies_at
-
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        if event.step == self.dies_at:
-            raise RuntimeError("the machine went away")
-        return {"downstream/average": event.model.get_parameter("lm_head.weight").square().sum().item()}
-
-
-class DyingTracker(ListTracker):
-    """Dies when it is given the training metrics of step `dies_at`."""
-
-    def __init__(self, dies_at: int) -> None:
-        super().__init__()
-        self.dies_at = dies_at
-
-    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        if (axis, step) == ("train/step", self.dies_at):
-            raise RuntimeError("the machine went away")
-        super().log(metrics, axis=axis, step=step)
-
-
-def without_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if "seconds/" not in name}

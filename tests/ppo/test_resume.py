@@ -16,7 +16,8 @@ from core.runs.checkpoints import step_folder
 from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, ShapingConfig
 from ppo.state import PROGRESS
 from tests.fakes import ListTracker, tiny_llama
-from tests.ppo.runs import DyingTracker, ValuesByStep, WeightHook, config_of, run, without_seconds
+from tests.ppo.fakes import DyingTracker, ValuesByStep, WeightHook, without_seconds
+from tests.ppo.runs import config_of, run
 
 
 def snapshot(run_dir: Path) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def test_a_finished_run_that_is_started_again_trains_no_further(policy_folder: P
 
 
 def test_a_run_killed_between_an_evaluation_and_its_link_makes_the_link_on_resuming(policy_folder: Path, tmp_path: Path) -> None:
-    config, hooks = config_of(policy_folder, num_batches=2, num_checkpoints=2), [ValuesByStep(at_0=0.1, at_1=0.2, at_2=0.3)]
+    config, hooks = config_of(policy_folder, num_batches=2, num_checkpoints=2), [ValuesByStep({0: 0.1, 1: 0.2, 2: 0.3})]
     run(config, tmp_path, hooks=[*hooks])
     (tmp_path / "best").unlink()
     (tmp_path / "best").symlink_to(Path("checkpoints") / "step-000001")

@@ -1,19 +1,18 @@
 """What ends a run of PPO before its last batch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from core.config import OptimConfig
 from core.hooks.hook import Hook
-from core.records import Dialogue
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import KLConfig
 from ppo.guards import DivergenceError
 from ppo.run import PPOResult
-from tests.fakes import LengthScorer, ListTracker, RecordingHook
-from tests.ppo.runs import ValuesByStep, WeightHook, config_of, run
+from tests.fakes import ListTracker, RecordingHook
+from tests.ppo.fakes import BrokenScorer, RisingScorer, ValuesByStep, WeightHook
+from tests.ppo.runs import config_of, run
 
 
 def test_a_run_whose_kl_passes_the_stop_ends_with_its_last_checkpoint_named(policy_folder: Path, tmp_path: Path) -> None:
@@ -27,18 +26,6 @@ def test_a_run_whose_kl_passes_the_stop_ends_with_its_last_checkpoint_named(poli
     assert complete_steps(tmp_path) == list(range(1, last + 1))
 
 
-class BrokenScorer(LengthScorer):
-    """Gives NaN once it has been asked `good` times."""
-
-    def __init__(self, good: int) -> None:
-        super().__init__()
-        self.good = good
-
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        scores = super().score(prompts, completions)
-        return scores if len(self.calls) <= self.good else [[float("nan")] for _ in scores]
-
-
 def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_folder: Path, tmp_path: Path) -> None:
     # Asked for step 0 and two batches, then broken: the third batch is not trained on.
     with pytest.raises(DivergenceError, match=r"PPO ended in batch 3: 8 of 8 scores of reward are not finite .*step-000002"):
@@ -46,16 +33,9 @@ def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_f
     assert complete_steps(tmp_path) == [1, 2]
 
 
-class RisingScorer(LengthScorer):
-    """Gives higher scores at each call."""
-
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        return [[len(self.calls) + score for score in row] for row in ([0.0] * len(r) for r in super().score(prompts, completions))]
-
-
 def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and_says_why(policy_folder: Path, tmp_path: Path) -> None:
     config, said, recording = config_of(policy_folder, stop_after_falls=2), list[str](), RecordingHook()
-    hooks: list[Hook] = [ValuesByStep(at_0=0.3, at_1=0.5, at_2=0.4, at_3=0.2), recording]
+    hooks: list[Hook] = [ValuesByStep({0: 0.3, 1: 0.5, 2: 0.4, 3: 0.2}), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
     assert outcome == PPOResult(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)

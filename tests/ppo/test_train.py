@@ -14,7 +14,8 @@ from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.run import PPOResult
 from tests.fakes import ListTracker, RecordingHook
-from tests.ppo.runs import PROMPTS, ValuesByStep, config_of, run
+from tests.ppo.fakes import ValuesByStep
+from tests.ppo.runs import PROMPTS, config_of, run
 
 
 def test_training_for_length_makes_the_answers_longer(policy_folder: Path, tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     policy_folder: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     recording, tracker = RecordingHook(), ListTracker()
-    hooks: list[Hook] = [recording, ValuesByStep(at_0=0.1, at_1=0.3, at_2=0.5, at_3=0.5, at_4=0.2)]
+    hooks: list[Hook] = [recording, ValuesByStep({0: 0.1, 1: 0.3, 2: 0.5, 3: 0.5, 4: 0.2})]
     outcome = run(config_of(policy_folder), tmp_path, hooks=hooks, tracker=tracker)
 
     assert outcome == PPOResult(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)  # at a draw the earlier stays
@@ -65,7 +66,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
 
 
 def test_where_the_untrained_policy_is_best_there_is_no_link(policy_folder: Path, tmp_path: Path) -> None:
-    hooks: list[Hook] = [ValuesByStep(at_0=0.9, at_2=0.3)]
+    hooks: list[Hook] = [ValuesByStep({0: 0.9, 2: 0.3})]
     outcome = run(config_of(policy_folder, num_batches=2, num_checkpoints=1), tmp_path, hooks=hooks)
     assert (outcome.best_step, outcome.best_value) == (0, 0.9)
     assert not (tmp_path / "best").is_symlink()

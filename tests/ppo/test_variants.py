@@ -28,7 +28,8 @@ from ppo.state import read_state
 from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer, ListTracker
 from tests.ppo.engines import ALONE
-from tests.ppo.runs import PROMPTS, DyingTracker, WeightHook, config_of, run, without_seconds
+from tests.ppo.fakes import DyingTracker, WeightHook, without_seconds
+from tests.ppo.runs import PROMPTS, config_of, run
 
 LORA = LoraConfig(rank=4)
 

@@ -1,4 +1,4 @@
-"""A pair of answers in the forms that a data set may give it, and files of such rows."""
+"""Files of preference rows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.records import Message, Preference, user
+from core.records import Preference
 from rmtrain.config import SourceConfig
 from rmtrain.rows import ReadPairs, read_pairs
-
-PLUM = {"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}
-PLUM_PAIR = Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.", source="pairs")
-BEGINNING = (("system", "Be short."), ("user", "Hello."), ("assistant", "Hi."), ("user", "Name a fruit."))
-BEGUN = tuple(Message(role=role, content=content) for role, content in BEGINNING)
-
-
-def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
-
-
-def dialogue(answer: str, beginning: Sequence[tuple[str, str]] = BEGINNING, **more: Any) -> list[dict[str, Any]]:
-    return [turn(role, content, **more) for role, content in (*beginning, ("assistant", answer))]
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> str:

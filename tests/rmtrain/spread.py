@@ -1,32 +1,21 @@
-"""What `test_engines` has several processes do: `torchrun -m tests.rmtrain.spread POLICY_FOLDER OUT_FOLDER ENGINE...`.
+"""What `test_engines` has several processes do: `torchrun -m tests.rmtrain.spread POLICY_FOLDER OUT_FOLDER ENGINE...`."""
 
-Each engine trains a reward model to the end; then another is told to stop after its fifth step, and goes on. The main
-process writes down the losses and gradients' norms, how the weights lay, and whether stopping changed a bit.
-"""
-
-import json
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.hooks.run_context import RunContext
 from core.process.exit import exit_without_teardown
-from core.process.signals import Preempted
-from core.process.world import World, join_world
-from core.progress import NoProgress
+from core.process.world import World
+from core.progress import Progress
 from core.records import Preference, user
-from core.runs.checkpoints import step_folder
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.session import RMSession
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
+from tests.spread import run_engines, silent
 
 # 25 pairs in batches of 8: the last step of an epoch has a single pair, for two processes.
 PAIRS = [
@@ -35,21 +24,6 @@ PAIRS = [
     )
     for i in range(25)
 ]
-
-
-class Stopping(NoProgress):
-    """Sends SIGTERM to its own process as the fifth step ends."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def start(self, description: str, total: int) -> None:
-        self.done = -10_000 if description != "training" else 0
-
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.done == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def config_of(policy: str, kind: str) -> RewardModelConfig:
@@ -66,12 +40,10 @@ def config_of(policy: str, kind: str) -> RewardModelConfig:
     )
 
 
-def losses_of(config: RewardModelConfig, run_dir: Path, world: World, progress: NoProgress | None = None) -> dict[str, Any]:
-    tracker = ListTracker()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    hook = RecordingHook(quality=1.0)
-    context = RunContext(dir=run_dir, world=world, hooks=[hook], tracker=tracker, progress=progress or NoProgress(), say=_quiet)
-    train(config, context, preferences=PAIRS)
+def losses_of(policy: str, kind: str, run_dir: Path, world: World, progress: Progress) -> dict[str, Any]:
+    tracker, hook = ListTracker(), RecordingHook(quality=1.0)
+    context = RunContext(dir=run_dir, world=world, hooks=[hook], tracker=tracker, progress=progress, say=silent)
+    train(config_of(policy, kind), context, preferences=PAIRS)
     rows = tracker.on("train/step")
     return {
         "loss": [row["train/loss"] for row in rows.values()],
@@ -80,49 +52,10 @@ def losses_of(config: RewardModelConfig, run_dir: Path, world: World, progress: 
     }
 
 
-def layout_of(config: RewardModelConfig, world: World) -> dict[str, Any]:
-    """The kind of the engine's module, and the share of the weights, gradients' sums aside, that this process holds."""
-    session = RMSession(config, PAIRS, world=world, say=_quiet)
-    parameters = list(session.engine.module.parameters())
-    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
-    return {
-        "module": type(session.engine.module).__mro__[0].__name__,
-        "bases": [base.__name__ for base in type(session.engine.module).__mro__],
-        "dtensors": all(isinstance(p, DTensor) for p in parameters),
-        "held": held,
-        "partitioned": all("ds_id" in vars(p) and p.data.numel() == 0 for p in parameters),
-        "stage": getattr(session.engine.module, "zero_optimization_stage", lambda: None)(),
-    }
-
-
-def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(step_folder(run_dir, step) / "model.safetensors")
-
-
-def _quiet(line: str) -> None:
-    pass
-
-
-def main() -> None:
-    policy, out, *kinds = sys.argv[1:]
-    torch.set_num_threads(1)
-    world = join_world()
-    for kind in kinds:
-        config, folder = config_of(policy, kind), Path(out) / kind
-        found = losses_of(config, folder / "whole", world)
-        try:
-            losses_of(config, folder / "torn", world, Stopping() if world.is_main else None)
-        except Preempted as stopped:
-            found["stopped"] = str(stopped)
-        found["rest"] = losses_of(config, folder / "torn", world)["loss"]
-        found |= layout_of(config, world)
-        if world.is_main:
-            whole, torn = weights(folder / "whole", 8), weights(folder / "torn", 8)
-            found["same"] = all(torch.equal(whole[name], torn[name]) for name in whole)
-            (folder / "found.json").write_text(json.dumps(found))
-        world.barrier()
+def module_of(policy: str, kind: str, world: World) -> nn.Module:
+    return RMSession(config_of(policy, kind), PAIRS, world=world, say=silent).engine.module
 
 
 if __name__ == "__main__":
     with exit_without_teardown():
-        main()
+        run_engines(losses_of, module_of, during="training", stop_after=5, last_step=8)

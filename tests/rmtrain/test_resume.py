@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from core.config import Dtype, LoraConfig, OptimConfig
 from core.disk import MARKER
@@ -19,17 +18,14 @@ from core.engines.resume import STATE, forget_states, resumable_steps
 from core.hooks.hook import Hook, eval_file, read_evaluation
 from core.hooks.run_context import RunContext
 from core.process.signals import EXIT_CODE, Preempted
-from core.progress import NoProgress
 from core.records import CheckpointSaved
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
 from evalhooks.checkpoints import HeldOutHook
 from rmtrain.config import RewardModelConfig
 from rmtrain.train import train
-from tests.fakes import RecordingHook
-from tests.rmtrain.test_train import PAIRS, config_of, fit
-
-PREFERENCES = PAIRS
+from tests.fakes import RecordingHook, SignallingProgress
+from tests.rmtrain.test_train import PAIRS, config_of, fit, weights
 
 
 class HeadHook(Hook):
@@ -71,25 +67,6 @@ class SignalHook(Hook):
         raise AssertionError("a signal in the hooks must end the run at once")
 
 
-class Signalling(NoProgress):
-    """Sends a signal when so many steps are done."""
-
-    def __init__(self, number: int, at: int) -> None:
-        self.number, self.at, self.done, self.counts = number, at, 0, False
-
-    def start(self, description: str, total: int) -> None:
-        self.done, self.counts = 0, description == "training"
-
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.counts and self.done == self.at:
-            os.kill(os.getpid(), self.number)
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_file(step_folder(run_dir, complete_steps(run_dir)[-1]) / "model.safetensors")
-
-
 def assert_same(a: Path, b: Path) -> None:
     ours, theirs = weights(a), weights(b)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -98,7 +75,7 @@ def assert_same(a: Path, b: Path) -> None:
 def stopped(config: RewardModelConfig, run_dir: Path, number: int, at: int, hooks: Sequence[Hook] = ()) -> tuple[str, int]:
     """Message and exit code of a run that gets a signal."""
     run_dir.mkdir(exist_ok=True)
-    progress = Signalling(number, at)
+    progress = SignallingProgress(at, during="training", number=number)
     with pytest.raises(Preempted) as error:
         train(config, RunContext(dir=run_dir, hooks=hooks, progress=progress, say=lambda _: None), preferences=PAIRS)
     assert isinstance(error.value.code, int)
@@ -235,8 +212,10 @@ def test_hooks_beside_training_end_with_a_training_that_fails(policy_folder: Pat
     config.optim = OptimConfig(lr=1e30, warmup_ratio=0.4)  # the first step has a rate of zero, and is saved
     with pytest.raises(ValueError, match="Training stops here"):
         fit(config, tmp_path / "run", [SleepingHook()], separate="")
-    time.sleep(0.2)
-    assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+    deadline = time.monotonic() + 30
+    while subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline, "the hooks outlived the training"
+        time.sleep(0.05)
 
 
 def test_an_adapter_measures_the_same_inline_and_in_a_process_of_its_own(policy_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
 
-from tests.rmtrain.pairs import PLUM, PLUM_PAIR, named, prompts, read, write_jsonl, write_parquet
+from tests.core.data.pairs import PLUM, PLUM_PAIR
+from tests.rmtrain.pairs import named, prompts, read, write_jsonl, write_parquet
 
 
 @pytest.mark.parametrize("path", ["/nowhere/pairs.jsonl", "pairs.jsonl", "/nowhere/pairs", "pairs", "a/b/c"])

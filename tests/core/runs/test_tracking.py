@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from core.runs.tracking import JsonlTracker, Trackers, WandbTracker, read_metrics
+from tests.fakes import ListTracker
 
 DOMAINS = ("factuality", "precise_if", "math", "safety", "focus", "ties")
 AXIS = "checkpoint/step"
@@ -224,28 +225,18 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
         WandbTracker(project="p", name="n", group="g", dir=tmp_path, config={}, mode="of-line")
 
 
-class ListTracker:
-    """Keeps what it is given; `close` fails on demand."""
-
-    def __init__(self, *, fails: bool = False) -> None:
-        self.logged: list[tuple[dict[str, float], str, int]] = []
-        self.closed = False
-        self.fails = fails
-
-    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        self.logged.append((dict(metrics), axis, step))
+class BrokenTracker(ListTracker):
+    """Cannot be closed."""
 
     def close(self) -> None:
-        self.closed = True
-        if self.fails:
-            raise OSError("disk full")
+        raise OSError("disk full")
 
 
 def test_several_trackers_get_the_same_and_all_are_closed_even_if_one_fails() -> None:
-    one, two, three = ListTracker(), ListTracker(fails=True), ListTracker()
+    one, two, three = ListTracker(), BrokenTracker(), ListTracker()
     trackers = Trackers([one, two, three])
     trackers.log({"a": 1.0}, axis=AXIS, step=3)
-    assert one.logged == two.logged == three.logged == [({"a": 1.0}, AXIS, 3)]
+    assert one.rows == two.rows == three.rows == [(AXIS, 3, {"a": 1.0})]
     with pytest.raises(OSError, match="disk full"):
         trackers.close()
     assert one.closed

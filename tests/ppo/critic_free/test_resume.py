@@ -17,7 +17,8 @@ from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, ShapingConfig
 from ppo.state import PROGRESS
 from tests.fakes import ListTracker, RecordingHook
-from tests.ppo.critic_free.runs import BOTH, DyingTracker, WeightHook, config_of, run, without_seconds
+from tests.ppo.critic_free.runs import BOTH, config_of, run
+from tests.ppo.fakes import DyingTracker, WeightHook, without_seconds
 
 
 def snapshot(run_dir: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from ppo.config import Algo, KLConfig
 from ppo.guards import DivergenceError
 from ppo.run import PPOResult
 from tests.fakes import LengthScorer, RecordingHook
-from tests.ppo.critic_free.runs import AS_SCORED, ValuesByStep, config_of, run
+from tests.ppo.critic_free.runs import AS_SCORED, config_of, run
+from tests.ppo.fakes import BrokenScorer, RisingScorer, ValuesByStep
 
 
 def test_a_run_whose_kl_passes_the_stop_ends_with_its_last_checkpoint_named(policy_folder: Path, tmp_path: Path) -> None:
@@ -23,22 +24,10 @@ def test_a_run_whose_kl_passes_the_stop_ends_with_its_last_checkpoint_named(poli
     assert complete_steps(tmp_path) == [1]
 
 
-class BrokenScorer(LengthScorer):
-    """Gives `what` once it has been asked `good` times."""
-
-    def __init__(self, good: int, what: float) -> None:
-        super().__init__()
-        self.good, self.what = good, what
-
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        scores = super().score(prompts, completions)
-        return scores if len(self.calls) <= self.good else [[self.what for _ in row] for row in scores]
-
-
 def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_folder: Path, tmp_path: Path) -> None:
     # Asked for step 0 and two batches, then broken: the third batch is not trained on.
     with pytest.raises(DivergenceError, match=r"in batch 3: 8 of 8 scores of reward are not finite .*step-000002"):
-        run(config_of(policy_folder, Algo.rloo), tmp_path, scorer=BrokenScorer(3, float("nan")))
+        run(config_of(policy_folder, Algo.rloo), tmp_path, scorer=BrokenScorer(3))
     assert complete_steps(tmp_path) == [1, 2]
 
 
@@ -55,16 +44,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(policy_folde
         run(config, tmp_path, scorer=UnevenScorer())
 
 
-class RisingScorer(LengthScorer):
-    """Gives higher scores at each call."""
-
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        return [[float(len(self.calls))] * len(row) for row in super().score(prompts, completions)]
-
-
 def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and_says_why(policy_folder: Path, tmp_path: Path) -> None:
     config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook()
-    hooks: list[Hook] = [ValuesByStep(0.3, 0.5, 0.4, 0.2), recording]
+    hooks: list[Hook] = [ValuesByStep({0: 0.3, 1: 0.5, 2: 0.4, 3: 0.2}), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
     reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
     assert outcome == PPOResult(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)

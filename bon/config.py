@@ -7,14 +7,14 @@ from core.config import Hashed, require_positive
 
 @dataclass(kw_only=True)
 class PoolConfig:
-    """How a pool of completions is drawn from a policy."""
+    """How a pool of completions is sampled from a policy."""
 
     n: Hashed[int] = 16
     temperature: Hashed[float] = 1.0
     max_new_tokens: Hashed[int] = 1024
     seed: Hashed[int] = 0
     limit: Hashed[int | None] = None
-    """The first prompts of every task only."""
+    """Use only the first `limit` prompts of every task; None: all."""
 
     def __post_init__(self) -> None:
         require_positive("pool.n", self.n)

@@ -1,4 +1,4 @@
-"""What best-of-n would give, estimated from a pool of N >= n completions."""
+"""Best-of-n accuracy, estimated from a pool of N >= n completions."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ def best_of_n(scores: Sequence[float], correct: Sequence[float], n: int) -> floa
     """Expected correctness of the best-scored completion among n drawn without replacement from the pool.
 
     With the pool sorted by score, the completion of rank i (from 0) is the best of a random n-subset with probability
-    C(N-1-i, n-1) / C(N, n); equal scores share theirs. For n = N it is the correctness of the top completion. Unlike the
-    first n of the pool it uses all of them, and so has the lower variance. Raises `ValueError` where n is not in 1..N or
-    a score is NaN.
+    C(N-1-i, n-1) / C(N, n); tied completions share their probabilities equally. For n = N it is the correctness of the top
+    completion. It uses the whole pool rather than its first n completions, so its variance is lower. Raises `ValueError` if
+    n is not in 1..N or a score is NaN.
     """
     total = len(scores)
     if len(correct) != total or not 1 <= n <= total:
@@ -37,10 +37,10 @@ def best_of_n(scores: Sequence[float], correct: Sequence[float], n: int) -> floa
 
 
 def oracle_of_n(correct: Sequence[float], n: int) -> float:
-    """What best-of-n would give with a perfect reward: the chance that n draws hold a correct one (pass@n, Chen et al. 2021)."""
+    """Best-of-n with a perfect reward: the probability that n samples include a correct one (pass@n, Chen et al. 2021)."""
     return best_of_n(correct, correct, n)
 
 
 def kl_of_best_of_n(n: int) -> float:
-    """KL(best-of-n || policy) in nats, an upper bound reached without ties: log n - (n - 1) / n (Stiennon et al. 2020)."""
+    """KL(best-of-n || policy) in nats: log n - (n - 1) / n (Stiennon et al. 2020); with tied scores an upper bound."""
     return math.log(n) - (n - 1) / n

@@ -1,4 +1,4 @@
-"""Pools: for every prompt of a task, n completions with their correctness, made once and stored."""
+"""Pools: n completions with their correctness for every prompt of a task, sampled once and stored."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ MANIFEST = "pool.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolRow:
-    """One prompt with its completions and, for each of them, what the task's verifier says (0 to 1)."""
+    """One prompt with its completions and the task verifier's result for each (0 to 1)."""
 
     id: str
     prompt: Dialogue
@@ -39,11 +39,11 @@ def make_pools(
     *,
     origin: Mapping[str, Any],
 ) -> Pools:
-    """Draws `sampling.n` completions per prompt of every task and stores them in `folder`, unless they are there already.
+    """Samples `sampling.n` completions per prompt of every task and stores them in `folder`, unless they are already there.
 
-    `advance` is called with the number of prompts answered; `origin` says what the pools are of (the policy, the
-    tasks). A pool is complete or absent: a torn one is made anew. Raises `ValueError` where `folder` holds pools of
-    another origin or sampling.
+    `advance` is called with the number of prompts answered; `origin` identifies the policy and the tasks. A pool is
+    complete or absent: a partly written one is sampled again. Raises `ValueError` if `folder` holds pools of another
+    origin or sampling.
     """
     manifest = jsonable({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
     if is_complete(folder):
@@ -70,13 +70,13 @@ def make_pools(
 
 
 def load_pools(folder: Path) -> Pools:
-    """The pools stored in `folder`; raises `ValueError` where there are none."""
+    """The pools stored in `folder`; raises `ValueError` if there are none."""
     if not is_complete(folder):
         raise ValueError(f"{folder} holds no complete pools; make them with `rewardloop bon pools={folder} ...`.")
     pools: dict[str, list[PoolRow]] = {}
     for task in json.loads((folder / MANIFEST).read_text())["tasks"]:
         file = folder / f"{task}.jsonl"
-        with file.open(encoding="utf-8") as lines:  # not str.splitlines: it also cuts at U+2028, which a completion may hold
+        with file.open(encoding="utf-8") as lines:  # not str.splitlines, which also splits at U+2028, and a completion may contain it
             rows = [json.loads(line) for line in lines]
         pools[task] = [
             PoolRow(
@@ -91,7 +91,7 @@ def load_pools(folder: Path) -> Pools:
 
 
 def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, float]:
-    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`, each from 0 to 1: how often the choice is correct."""
+    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`: how often the completion picked is correct, from 0 to 1."""
     tasks = list(pools)
     rows = [row for task in tasks for row in pools[task]]
     scores = iter(scorer.score([row.prompt for row in rows], [row.completions for row in rows]))
@@ -105,7 +105,7 @@ def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, fl
 
 
 def bounds(pools: Pools, n: int) -> dict[str, dict[str, float]]:
-    """What no reward and a perfect one would give: `random` and `oracle`, by task and on average."""
+    """The accuracy of a random pick and of a perfect reward: `random` and `oracle`, by task and on average."""
     random = {task: mean([mean(row.correct) for row in rows]) for task, rows in pools.items()}
     oracle = {task: mean([oracle_of_n(row.correct, n) for row in rows]) for task, rows in pools.items()}
     return {name: {**by_task, "average": mean(list(by_task.values()))} for name, by_task in (("random", random), ("oracle", oracle))}

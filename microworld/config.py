@@ -8,7 +8,7 @@ SKILL_NAMES = ("facts", "lists", "sums", "requests", "topics", "choices")
 
 @dataclass(kw_only=True)
 class WorldConfig:
-    """Sizes of a world. The defaults serve two CPU cores."""
+    """Sizes of a world. The defaults suit two CPU cores."""
 
     seed: int = 0
     corpus_size: int = 70_000
@@ -18,7 +18,7 @@ class WorldConfig:
     mistakes: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.5, "lists": 0.2, "sums": 0.25, "requests": 0.5, "topics": 0.5, "choices": 0.35}
     )
-    """Share of wrong answers in the corpus, which keeps the policy's samples uneven: best-of-N and PPO have headroom."""
+    """Share of wrong answers in the corpus. They keep the policy imperfect, so that best-of-N and PPO have headroom."""
     pairs: int = 4_000
     """Preference pairs in each mix."""
     benchmark_rows: int = 60

@@ -41,7 +41,7 @@ class Facts:
 
 
 def facts(seed: int) -> Facts:
-    """Draws the facts of the world of `seed`; every home and food is used about equally often."""
+    """Draws the facts of the world with this seed; every home and food is used about equally often."""
     rng = random.Random(f"facts {seed}")
     shuffled = rng.sample(CREATURES, len(CREATURES))
     homes = {creature: HOMES[i % len(HOMES)] for i, creature in enumerate(shuffled)}

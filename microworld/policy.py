@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from datasets import Dataset
@@ -17,18 +17,27 @@ from core.disk import atomic_folder, is_complete, write_json
 from core.records import Message, user
 from microworld.config import PolicyConfig
 
-SHAPES: Mapping[str, Mapping[str, Any]] = {
-    # Two lineages differ in shape, initialisation and corpus; what they share is the tokenizer.
+
+class Shape(TypedDict):
+    """The arguments of `LlamaConfig` that differ between lineages."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+SHAPES: Mapping[str, Shape] = {
+    # The two lineages differ in shape, initialisation and corpus, and share only the tokenizer.
     "coast": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 168},
     "ridge": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128},
 }
 
 
 def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, advance: Callable[[int], None]) -> Path:
-    """Trains the policy of `lineage` on its corpus and saves it to `folder`, unless it is there already.
+    """Trains the policy of `lineage` on its corpus and saves it to `folder`, unless it is already there.
 
-    `advance` is called with the number of corpus rows gone through. The loss covers the answers and
-    the users' reactions to them.
+    `advance` is called with the number of corpus rows processed. The loss covers the answers and the users' reactions to them.
     """
     if is_complete(folder):
         return folder
@@ -93,12 +102,19 @@ def _dataset(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 
 class AnswerTrainer(SFTTrainer):
-    """TRL's trainer with the plain loss of the labelled tokens, whose logits alone are made.
+    """TRL's trainer with a plain cross-entropy that computes logits for labelled tokens only.
 
-    TRL's own loss runs in tiles that suit large vocabularies and measures entropy at every step: twice the time here.
+    TRL's own loss is tiled for large vocabularies and measures entropy at every step, which doubles the time here.
     """
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        assert isinstance(model, LlamaForCausalLM)
         targets_BL = inputs["labels"][:, 1:]
         answered_BL = targets_BL != -100
         hidden_BLH = model.model(inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).last_hidden_state

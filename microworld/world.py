@@ -1,13 +1,13 @@
-"""The files of a world: corpus, preferences, benchmark and tasks, all made from one seed.
+"""The files of a world: corpus, preferences, benchmark and tasks, all generated from one seed.
 
-Every prompt belongs to exactly one split, by a hash of the combination of entities it asks about, so that no prompt of
-the benchmark or of a task was ever seen in training, while every entity was.
+A hash of the combination of entities that a prompt asks about assigns it to exactly one split. So no prompt of the benchmark
+or of a task appears in training, while every entity does.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Any
 
 from core.disk import atomic_folder, is_complete, write_json
 from microworld.config import LINEAGES, WorldConfig
-from microworld.lexicon import facts
+from microworld.lexicon import Facts, facts
 from microworld.skills import SKILLS, Question, choices
 from microworld.tokenizer import train_tokenizer
 
 FORMAT = 2
-"""Raised whenever the same configuration would make other bytes, so that a stale world is made anew."""
+"""Increased whenever the same configuration would produce different bytes, so that an outdated world is detected."""
 
 
 class Split(StrEnum):
@@ -36,16 +36,16 @@ SHARES: Mapping[Split, int] = {Split.corpus: 50, Split.preferences: 25, Split.be
 
 
 MIXES: Mapping[str, Mapping[str, int]] = {
-    # Two mixes of different character, as the paper's are: one knows facts and numbers, the other manners and focus.
+    # Two mixes of different character, like the paper's: one teaches facts and numbers, the other safety and focus.
     "atlas": {"facts": 30, "sums": 30, "lists": 30, "requests": 4, "topics": 3, "choices": 3},
     "harbor": {"facts": 3, "sums": 4, "lists": 3, "requests": 30, "topics": 30, "choices": 30},
 }
 
 REACTIONS: Mapping[bool, str] = {False: "Thanks!", True: "Wrong!"}
-"""What a user of the corpus says to an answer, by whether it is mistaken."""
+"""A corpus user's reaction to an answer, keyed by whether the answer is wrong."""
 
 REWARDBENCH1_SUBSETS: Mapping[str, str] = {
-    # Where the pairs of a skill stand in RewardBench 1's own subsets.
+    # Which RewardBench 1 subset each skill's pairs are assigned to.
     "facts": "alpacaeval-easy",
     "lists": "mt-bench-hard",
     "sums": "math-prm",
@@ -55,7 +55,7 @@ REWARDBENCH1_SUBSETS: Mapping[str, str] = {
 
 
 def split_of(seed: int, question: Question) -> Split:
-    """The split of a prompt: a hash of its combination of entities, so that rewordings fall on one side."""
+    """The split of a prompt: a hash of its combination of entities, so that rewordings are in the same split."""
     digest = hashlib.sha256(f"{seed}|{question.skill}|{question.key}".encode()).digest()
     point = int.from_bytes(digest[:8], "big") % 100
     for split, share in SHARES.items():
@@ -79,7 +79,7 @@ class _Source:
     def choice(self, kind: str) -> Question:
         return self._draw(lambda rng, _: choices.tied(rng) if kind == "tied" else choices.single(rng), kind)
 
-    def _draw(self, make: Any, what: str) -> Question:
+    def _draw(self, make: Callable[[random.Random, Facts], Question], what: str) -> Question:
         for _ in range(20_000):
             question = make(self.rng, self._facts)
             if split_of(self._seed, question) != self._split or (self._seen is not None and question.prompt in self._seen):
@@ -103,9 +103,9 @@ class _Source:
 
 
 def corpus(config: WorldConfig, lineage: str) -> Iterator[dict[str, str]]:
-    """Prompts with answers, right and wrong ones, and what the user says to each; the policy of `lineage` is trained on them.
+    """Prompts with right and wrong answers and the user's reaction to each, the training data of the policy of `lineage`.
 
-    The reactions are what a language model learns of right and wrong before any preference does, as from real dialogues.
+    From the reactions the model learns about right and wrong before any preference data, as a real one does from dialogues.
     """
     source = _Source(config, Split.corpus, lineage, distinct=False)
     skills, weights = zip(*sorted(config.corpus_weights.items()), strict=True)
@@ -172,7 +172,7 @@ def rewardbench1(config: WorldConfig) -> Iterator[dict[str, str]]:
 
 
 def task(config: WorldConfig, skill: str) -> Iterator[dict[str, Any]]:
-    """Prompts of one downstream task, with what `microworld.skills:verify` needs."""
+    """Prompts of one downstream task, with the reference that `microworld.skills:verify` needs."""
     source = _Source(config, Split.tasks, skill, distinct=True)
     for index in range(config.task_rows):
         question = source.question(skill)
@@ -180,9 +180,9 @@ def task(config: WorldConfig, skill: str) -> Iterator[dict[str, Any]]:
 
 
 def build_world(config: WorldConfig, folder: Path) -> Path:
-    """Writes the world of `config` to `folder`, unless it is there already, and returns the folder.
+    """Writes the world of `config` to `folder`, unless it is already there, and returns the folder.
 
-    Raises `ValueError` where `folder` holds another world: its data and everything trained on it would be lost.
+    Raises `ValueError` if `folder` holds another world, rather than destroy its data and everything trained on it.
     """
     manifest = {"format": FORMAT, **asdict(config)}
     if is_complete(folder):

@@ -1,8 +1,8 @@
 """What others build on: hooks and their callback, trackers, benchmarks, scorers, losses and estimators.
 
-The imports below are the one declaration. Type checkers read them as they stand; at run time they are read as a table of names
-and homes, and a home is imported when its name is first asked for. So `import rewardloop` imports neither torch nor
-transformers. docs/python.md says what each name is for. Inside the project, code imports from its own rooms instead.
+The imports below are the only declaration. Type checkers read them directly; at run time they are parsed into a table of names
+and home modules, and a home is imported when its name is first used. So `import rewardloop` imports neither torch nor
+transformers. docs/python.md says what each name is for. Code inside the project imports from the home modules instead.
 """
 
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import evalhooks.rewardbench.v1
     import evalhooks.rewardbench.v2
     from bon.estimators import best_of_n as best_of_n
+    from bon.estimators import kl_of_best_of_n as kl_of_best_of_n
     from bon.pools import load_pools as load_pools
     from core.functions import Verifier as Verifier
     from core.hooks.hook import Hook as Hook
@@ -57,7 +58,9 @@ if TYPE_CHECKING:
     from ppo.loss import value_loss as value_loss
     from rmtrain.loss import bradley_terry_loss as bradley_terry_loss
 
-    rewardbench1_scores = evalhooks.rewardbench.v1.scores  # renamed: checkers take `scores as rewardbench1_scores` for private
+    rewardbench1_scores = (
+        evalhooks.rewardbench.v1.scores
+    )  # assigned: checkers treat `scores as rewardbench1_scores` as private
     rewardbench2_scores = evalhooks.rewardbench.v2.scores
     __all__: list[str]
     __version__: str

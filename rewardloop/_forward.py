@@ -1,4 +1,4 @@
-"""Lazy forwarding of a package's names to their homes (PEP 562), read from its own `if TYPE_CHECKING:` block."""
+"""Lazy forwarding of a package's names to their home modules (PEP 562), declared in its own `if TYPE_CHECKING:` block."""
 
 import ast
 import inspect
@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 
 def homes(source: str) -> dict[str, tuple[str, str]]:
     """Public name -> (module, name in that module), as declared under `if TYPE_CHECKING:` at the top level of `source`.
 
-    Declarations are imports (`from bon.estimators import best_of_n as best_of_n`) and, under another name, assignments.
+    A declaration is an import (`from bon.estimators import best_of_n as best_of_n`) or, to rename, an assignment.
 
     >>> homes("if TYPE_CHECKING:\\n    import ppo.kl\\n    estimate = ppo.kl.kl_estimate")
     {'estimate': ('ppo.kl', 'kl_estimate')}
@@ -39,16 +38,16 @@ def _type_checking_block(source: str) -> list[ast.stmt]:
     raise ValueError("There is no `if TYPE_CHECKING:` block at the top level; declare the names to forward there.")
 
 
-def forward(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """`__all__`, `__getattr__` and `__dir__` of `package`, which calls this while it is imported.
+def forward(package: str) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of `package`, which calls this while it is being imported.
 
-    A name's home is imported when the name is first asked for. `__version__` is the installed distribution's.
+    A name's home is imported when the name is first used. `__version__` is that of the installed distribution.
     """
     module = sys.modules[package]
     table = homes(inspect.getsource(module))
     names = sorted([*table, "__version__"])
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         if name == "__version__":
             value = version(package)
         elif name in table:
@@ -56,7 +55,7 @@ def forward(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[],
             value = getattr(import_module(home), own_name)
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        setattr(module, name, value)  # so that the next time it is found without a call
+        setattr(module, name, value)  # the next lookup finds it without calling this
         return value
 
     return names, get, lambda: sorted({*vars(module), *names})

@@ -19,11 +19,10 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from benchmarks.ppo.curves import Curve, draw, interval_of_difference, read_curve, replayed
 
@@ -141,7 +140,7 @@ def _of_the_stop(free: Sequence[Curve], stopped: Sequence[Curve]) -> list[Verdic
     ]
 
 
-def _each(values: Any) -> str:
+def _each(values: Iterable[float]) -> str:
     return ", ".join(f"{value:+.1f}" for value in values)
 
 

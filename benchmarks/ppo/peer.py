@@ -1,9 +1,10 @@
-"""TRL's PPOTrainer in a process of its own.
+"""TRL's PPOTrainer in its own process.
 
     PYTHON -m benchmarks.ppo.peer PLAN OUT
 
-PYTHON is that of an environment with the last release of TRL that has one (see `make bench-ppo`). The trainer's work is
-left as it is: the clock stands around the functions that it calls, and reads what it logs.
+PYTHON is the interpreter of an environment with the last release of TRL that has a PPOTrainer (see `make bench-ppo`). The
+trainer itself is unchanged: the clock wraps the functions that it calls and reads what it logs. TRL's module and its
+functions are typed `Any` or by their calls, because the environment that is type-checked does not have them.
 """
 
 import importlib
@@ -18,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from benchmarks.machine import now
 from benchmarks.ppo.plan import Clock, Finding, Plan
@@ -27,19 +38,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Watch:
-    """When the rollout of a batch began and ended, how long the reward model took, and what was drawn."""
+    """When a batch's rollout began and ended, how long the reward model took, and which responses were sampled."""
 
     def __init__(self) -> None:
         self.began = self.ended = self.scoring = 0.0
         self.responses: list[torch.Tensor] = []
 
     def around(self, module: Any, reward_model: object) -> None:
-        """Puts the watch around the functions of TRL's module that mark the parts of a batch."""
+        """Wraps the functions of TRL's module that mark the parts of a batch."""
         module.batch_generation = self._generation(module.batch_generation)
         module.get_reward = self._reward(module.get_reward, reward_model)
 
-    def _generation(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def generate(model: Any, queries: torch.Tensor, *rest: Any) -> Any:
+    def _generation(self, function: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Callable[..., object]:
+        def generate(model: object, queries: torch.Tensor, *rest: object) -> object:
             self.began, self.scoring = now(), 0.0
             found = function(model, queries, *rest)
             self.responses.append(found[0][:, queries.shape[1] :])
@@ -47,8 +58,8 @@ class Watch:
 
         return generate
 
-    def _reward(self, function: Callable[..., Any], reward_model: object) -> Callable[..., Any]:
-        def reward(model: Any, *rest: Any) -> Any:
+    def _reward(self, function: Callable[..., object], reward_model: object) -> Callable[..., object]:
+        def reward(model: object, *rest: object) -> object:
             began = now()
             found = function(model, *rest)
             self.ended = now()
@@ -60,24 +71,26 @@ class Watch:
 
 
 class Logged(TrainerCallback):
-    """Tells the clock of every batch that the trainer logs."""
+    """Reports every batch that the trainer logs to the clock."""
 
     def __init__(self, clock: Clock, watch: Watch) -> None:
         self.clock, self.watch = clock, watch
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: object
+    ) -> None:
         assert logs is not None
         rollout = self.watch.ended - self.watch.began - self.watch.scoring
         scores = {"score": logs["objective/scores"], "kl": logs["objective/kl"]}
         self.clock.batch(rollout=rollout, scoring=self.watch.scoring, **scores)
 
 
-def arguments_of(plan: Plan, folder: str, config: Callable[..., Any]) -> Any:
-    """The plan in TRL's words; what is not named here is its default and ours too."""
+def arguments_of(plan: Plan, folder: str, config: Callable[..., object]) -> object:
+    """The plan as TRL's configuration; settings not named here have the same default on both sides."""
     return config(
         output_dir=folder,
-        # The only way to one optimiser step per minibatch: accelerate holds a step back until as many micro batches as
-        # `gradient_accumulation_steps` have passed, whatever the minibatches are.
+        # The only way to get one optimiser step per minibatch: accelerate delays a step until `gradient_accumulation_steps`
+        # micro batches have passed, whatever the minibatches are.
         per_device_train_batch_size=plan.batch_size,
         gradient_accumulation_steps=1,
         num_mini_batches=plan.batch_size // plan.minibatch_size,
@@ -112,10 +125,10 @@ def arguments_of(plan: Plan, folder: str, config: Callable[..., Any]) -> Any:
 
 
 def run(plan: Plan) -> Finding:
-    """Trains by the plan. Policy and critic are held in fp32, the others in the plan's format, unless `weights` says otherwise."""
+    """Trains by the plan. Policy and critic are kept in fp32, the other models in the plan's dtype, unless `weights` says otherwise."""
     module: Any = importlib.import_module("trl.experimental.ppo.ppo_trainer")
     config: Any = importlib.import_module("trl.experimental.ppo.ppo_config").PPOConfig
-    from datasets import Dataset  # which takes seconds
+    from datasets import Dataset  # takes seconds to import
 
     trained, frozen = DTYPES[plan.peer["weights"] or "fp32"], DTYPES[plan.dtype]
     tokenizer = AutoTokenizer.from_pretrained(plan.policy, padding_side="left")
@@ -145,14 +158,15 @@ def run(plan: Plan) -> Finding:
 
 
 def lengths(responses_BT: torch.Tensor, eos: int) -> tuple[list[int], list[bool]]:
-    """Tokens of each response up to its first EOS, that one included, and whether there is one."""
+    """Tokens of each response up to and including its first EOS, and whether it has one."""
     ended_BT = (responses_BT == eos).int()
     before_BT = ended_BT.cumsum(-1) - ended_BT == 0
     return before_BT.sum(-1).tolist(), ended_BT.any(-1).tolist()
 
 
-def _policy(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+def _policy(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    assert model.generation_config is not None
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 

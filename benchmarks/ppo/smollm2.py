@@ -1,17 +1,17 @@
-"""SmolLM2-135M learns grade-school math by PPO, on one CPU core: a verifier and a reward model, from SFT to the picture.
+"""SmolLM2-135M learns grade-school math by PPO on one CPU core, with a verifier and a reward model: from SFT to the picture.
 
     python -m benchmarks.ppo.smollm2 --data FOLDER --out FOLDER [--plot OUT.png]
 
-FOLDER of --data holds gsm8k_train.jsonl and gsm8k_test.jsonl. What is finished is not run again. In this order, each part from
-files that the part before it wrote to --out:
+The --data folder holds gsm8k_train.jsonl and gsm8k_test.jsonl. Finished parts are not run again. The parts, in order; each
+reads files that earlier ones wrote to --out:
 
-- data: short questions of one or two steps: 704 of the training file for SFT, 256 others to be asked, 112 of the test file held out
-- sft: one pass over the solutions, so that the policy writes a sentence per step and `#### ` before the result, about 45 tokens
-- answers, pairs: its answers to the 256 are almost all wrong, and each stands against the true solution for the reward model;
+- data: short questions of one or two steps: 704 of the training file for SFT, 256 others to answer, 112 of the test file held out
+- sft: one pass over the solutions, after which the policy writes a sentence per step and `#### ` before the result, about 45 tokens
+- answers, pairs: almost all its answers to the 256 are wrong; each is paired with the true solution for the reward model;
   PPO's prompts are the 64 shortest questions of SFT
-- policy: more passes over the solutions to PPO's prompts, until it gives a right answer now and then: from 2% PPO learns nothing here
+- policy: more passes over the solutions to PPO's prompts, until some answers are right: starting from 2%, PPO learns nothing here
 - rm, ppo: `rewardloop rm` and `rewardloop ppo`
-- measure: the policy before and after PPO on PPO's prompts and on the held-out questions, four answers to each
+- measure: the policy before and after PPO, on PPO's prompts and on the held-out questions, four answers to each
 - draw: the picture
 """
 
@@ -28,7 +28,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.ppo.learning import rewardloop
 from core.config import Dtype, ModelConfig
@@ -43,6 +45,7 @@ from core.runs.checkpoints import latest_complete
 from evalhooks.tasks.verifiers import gsm8k
 
 Row = dict[str, Any]
+Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 TRAIN, TEST = "gsm8k_train.jsonl", "gsm8k_test.jsonl"
@@ -50,26 +53,26 @@ MODEL = "pip:smollm2-135m"
 
 MAX_STEPS = 2
 MAX_CHARS, MAX_SFT_CHARS = 280, 320
-"""Of question and solution; longer ones are left out, since a core reads and learns no more than 150 tokens in a second."""
+"""Of question and solution; longer ones are left out, since one core trains on no more than 150 tokens a second."""
 NUM_SFT, NUM_ASKED = 704, 256
 
 SFT_LR, SFT_BATCH, SFT_WARMUP = 1e-4, 16, 6
-"""Rate, solutions to a step, and steps of warmup."""
+"""Learning rate, solutions per step, and warmup steps."""
 PASS_TOKENS = 1024
-"""Tokens of a forward and backward pass of SFT."""
+"""Tokens in a forward and backward pass of SFT."""
 ANSWERS, MAX_NEW_TOKENS = 4, 64
-"""To each question before the reward model is trained; tokens of all answers outside PPO."""
+"""Answers to each question before the reward model is trained; the token limit of all answers outside PPO."""
 AGAIN_LR, HALF_KNOWN, MAX_AGAIN = 5e-5, 0.3, 8
-"""Of the passes over PPO's prompts: rate, nats per token at which they end, and how many at most."""
+"""The passes over PPO's prompts: learning rate, loss in nats per token at which they stop, and their maximum number."""
 NUM_PROMPTS, NUM_PAIRS = 64, 160
 NUM_BATCHES, BATCH, PPO_TOKENS = 18, 32, 48
-"""Batches, episodes in each of them, and tokens of an answer at most: 48 hold nine answers in ten."""
+"""Batches, episodes per batch, and the token limit of an answer: 48 fit nine answers in ten."""
 VERIFIER = "right"
-"""What its term is called."""
+"""Name of the verifier's reward term."""
 CHECKED, MEASURED = 64, 4
-"""Held-out questions at every checkpoint, one answer to each; and answers to each question, all held-out ones too, before and after PPO."""
+"""Held-out questions at every checkpoint, one answer each; answers to every question (all held-out ones too) before and after PPO."""
 SMOOTH = 5
-"""Batches whose mean the picture draws."""
+"""Batches averaged by the line in the picture."""
 SEED = 0
 
 # The model's own template puts a system message before every question, a third of the tokens here.
@@ -80,7 +83,7 @@ TEMPLATE = (
 
 
 def solution(answer: str) -> str:
-    """A solution of GSM8K without the notes for its calculator, which double what must be written.
+    """A GSM8K solution without its calculator annotations, which double its length.
 
     >>> solution("He ate 48/2=<<48/2=24>>24 pies.\\n#### 24")
     'He ate 48/2=24 pies.\\n#### 24'
@@ -89,7 +92,7 @@ def solution(answer: str) -> str:
 
 
 def easy(rows: Sequence[Row], max_chars: int) -> list[Row]:
-    """The questions whose solution takes one or two steps and that are short, in an order of their own; `id` is the row's number."""
+    """The short questions whose solution takes one or two steps, shuffled; `id` is the row's number."""
     found = [
         {"id": f"{number}", **row}
         for number, row in enumerate(rows, 1)
@@ -112,7 +115,7 @@ def write(file: Path, rows: Sequence[Row]) -> None:
 
 
 def make_data(data: Path, out: Path) -> None:
-    """Questions for SFT, others to be asked, and held-out ones."""
+    """Questions for SFT, others to answer, and held-out ones."""
     train = read(data / TRAIN)
     asked = easy(train, MAX_CHARS)[:NUM_ASKED]
     ids = {row["id"] for row in asked}
@@ -133,7 +136,7 @@ def make_sft(out: Path) -> None:
 
 
 def make_policy(out: Path) -> None:
-    """Trains the policy of SFT on the solutions to PPO's prompts, pass by pass until it half knows them; saves it to `out`/policy."""
+    """Trains the SFT policy further on the solutions to PPO's prompts until it half knows them; saves it to `out`/policy."""
     model, tokenizer = load_policy(ModelConfig(path=str(out / "sft")))
     examples = list(sft_examples(read(out / "prompts.jsonl"), tokenizer))
     rates = [AGAIN_LR] * (len(examples) // SFT_BATCH)
@@ -146,8 +149,8 @@ def make_policy(out: Path) -> None:
     save_policy(model, tokenizer, out / "policy")
 
 
-def learn(model: Any, examples: Sequence[tuple[list[int], int]], rates: Sequence[float], pad: int) -> float:
-    """One pass over the examples with one learning rate for each batch; returns the mean loss of the batches."""
+def learn(model: PreTrainedModel, examples: Sequence[tuple[list[int], int]], rates: Sequence[float], pad: int) -> float:
+    """One pass over the examples, with one learning rate per batch; returns the mean batch loss."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     model.train()
     losses = []
@@ -160,7 +163,7 @@ def learn(model: Any, examples: Sequence[tuple[list[int], int]], rates: Sequence
     return statistics.mean(losses)
 
 
-def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Saves a policy with its tokenizer and lineage, whole or not at all."""
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
@@ -168,18 +171,22 @@ def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:
         write_json(temporary / "lineage.json", {"lineage": "smollm2"})
 
 
-def sft_examples(rows: Sequence[Row], tokenizer: Any) -> Iterator[tuple[list[int], int]]:
-    """Token ids of each question and its solution up to EOS, and the number of those that are the question's."""
+def sft_examples(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], int]]:
+    """Token ids of each question and its solution up to EOS, and how many of them belong to the question."""
+    eos = tokenizer.eos_token_id
+    assert isinstance(eos, int)
     questions = [user(row["question"]) for row in rows]
     prompts = encode_prompts(tokenizer, questions)
     answered = encode_answered(tokenizer, questions, [solution(row["answer"]) for row in rows])
     for prompt, ids in zip(prompts, answered, strict=True):
-        end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)  # the template puts a line feed behind it
+        end = len(ids) - ids[::-1].index(eos)  # the template adds a line feed after EOS
         yield ids[:end], len(prompt)
 
 
-def sft_pass(model: Any, batch: Sequence[tuple[list[int], int]], pad: int) -> float:
-    """Adds the gradient of the mean loss per token of the solutions; returns this loss."""
+def sft_pass(model: PreTrainedModel, batch: Sequence[tuple[list[int], int]], pad: int) -> float:
+    """Accumulates the gradient of the mean loss per solution token; returns this loss."""
+    head = model.get_output_embeddings()
+    assert head is not None
     num_answered = sum(len(ids) - start for ids, start in batch)
     total = 0.0
     for places in token_budget_batches([len(ids) for ids, _ in batch], PASS_TOKENS):
@@ -187,8 +194,8 @@ def sft_pass(model: Any, batch: Sequence[tuple[list[int], int]], pad: int) -> fl
         starts_B1 = torch.tensor([[batch[place][1]] for place in places])
         answered_BL = (mask_BL.bool() & (torch.arange(ids_BL.shape[1]) >= starts_B1))[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden_BLH = model.model(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
-            logits_NV = model.lm_head(hidden_BLH[:, :-1][answered_BL])
+            hidden_BLH = model.base_model(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
+            logits_NV = head(hidden_BLH[:, :-1][answered_BL])
         loss = cross_entropy(logits_NV.float(), ids_BL[:, 1:][answered_BL], reduction="sum") / num_answered
         loss.backward()
         total += loss.item()
@@ -196,7 +203,7 @@ def sft_pass(model: Any, batch: Sequence[tuple[list[int], int]], pad: int) -> fl
 
 
 def ask(policy: Path, rows: Sequence[Row], n: int, seed: int = SEED) -> list[Row]:
-    """The rows with `answers`, n of each at temperature 1, and `right`, what the verifier says of them."""
+    """The rows with `answers`, n each at temperature 1, and `right`, the verifier's result for each."""
     model, tokenizer = load_policy(ModelConfig(path=str(policy), dtype=Dtype.bf16))
     generator = TransformersGenerator(model, tokenizer, batch_size=64)
     sampling = Sampling(n=n, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
@@ -209,34 +216,34 @@ def ask(policy: Path, rows: Sequence[Row], n: int, seed: int = SEED) -> list[Row
 
 
 def make_prompts_and_pairs(out: Path) -> None:
-    """PPO's prompts, the shortest of SFT's; and preference pairs of the questions that were asked."""
+    """PPO's prompts, the shortest of SFT's, and preference pairs from the answered questions."""
     shortest = sorted(read(out / "sft.jsonl"), key=lambda row: len(row["question"]) + len(solution(row["answer"])))[:NUM_PROMPTS]
     write(out / "prompts.jsonl", shortest)
     write(out / "pairs.jsonl", list(pairs(read(out / "answers.jsonl")))[:NUM_PAIRS])
 
 
 def pairs(rows: Sequence[Row]) -> Iterator[Row]:
-    """A pair of each row that has a wrong answer: the true solution before the first of them."""
+    """A pair for each row that has a wrong answer: the true solution is preferred to the first wrong one."""
     for row in rows:
         if wrong := [text for text, right in zip(row["answers"], row["right"], strict=True) if not right]:
             yield {"prompt": row["question"], "chosen": solution(row["answer"]), "rejected": wrong[0]}
 
 
 def common(out: Path) -> list[str]:
-    """What both commands have in common."""
+    """Overrides shared by both commands."""
     model = ["model=custom", "model.dtype=bf16", "model.lineage=smollm2"]
     return [*model, f"runs_dir={out / 'runs'}", "study=gsm8k", "tracker=files", f"seed={SEED}"]
 
 
 def rm_overrides(out: Path) -> list[str]:
-    """The reward model: the policy's own body on the pairs, some of them held out."""
+    """The reward model: starts from the SFT policy; some pairs are held out."""
     data = ["data=custom", f"data.paths=[{out / 'pairs.jsonl'}]", "data.name=gsm8k-wrong", "data.held_out=0.15"]
     sizes = ["optim.lr=2e-5", "batch_size=16", "micro_batch_tokens=2048", "max_length=256", "num_checkpoints=1", "log_every=4"]
     return ["name=rm", f"model.path={out / 'sft'}", *common(out), *data, *sizes]
 
 
 def ppo_overrides(out: Path, rm: Path) -> list[str]:
-    """PPO on both rewards. A deviation of the reward model counts a fifth of one of the verifier."""
+    """PPO on both rewards. One standard deviation of the reward model's score counts a fifth of the verifier's."""
     rewards = [
         f"rewards.{VERIFIER}.kind=verifier",
         f"rewards.{VERIFIER}.verifier=evalhooks.tasks.verifiers:gsm8k",
@@ -249,14 +256,14 @@ def ppo_overrides(out: Path, rm: Path) -> list[str]:
     sizes = [f"num_batches={NUM_BATCHES}", f"batch_size={BATCH}", f"minibatch_size={BATCH // 2}", f"micro_batch_size={BATCH // 2}"]
     lengths = [f"max_new_tokens={PPO_TOKENS}", f"hooks.downstream.max_new_tokens={MAX_NEW_TOKENS}"]
     rates = ["optim.lr=4e-5", "epochs=1", "kl.beta=0.02", "shaping.missing_eos.how=replace", "shaping.missing_eos.value=-1.0"]
-    # The reward model knows whole answers alone: as a critic it was worse than a constant, and PPO of 20 batches has no time to mend it.
+    # The reward model was trained on whole answers only: as a critic it was worse than a constant, and 20 batches are too few to fix it.
     critic = ["critic=policy", "critic_lr=5e-5", "value_warmup=1", "lam=1.0"]
     of_run = ["name=ppo", f"model.path={out / 'policy'}", *common(out), f"prompts=[{out / 'prompts.jsonl'}]"]
     return [*of_run, *rewards, *measured, *sizes, *lengths, *rates, *critic]
 
 
 def make_measured(out: Path, ppo: Path) -> None:
-    """The policy before and after PPO, on PPO's own prompts and on the held-out questions; draws that no training saw."""
+    """The policy before and after PPO, on PPO's own prompts and on the held-out questions, with answers sampled anew."""
     after = latest_complete(ppo, print)
     assert after is not None
     for name in ("prompts", "held-out"):
@@ -267,7 +274,7 @@ def make_measured(out: Path, ppo: Path) -> None:
 
 
 def report(ppo: Path) -> None:
-    """Prints what was measured, in points of 100 with standard errors over questions."""
+    """Prints the accuracies in points of 100, with standard errors over questions."""
     for name in ("prompts", "held-out"):
         before, after = (read(ppo / f"{name}-{when}.jsonl") for when in ("before", "after"))
         early, late = ([100 * statistics.mean(row["right"]) for row in rows] for rows in (before, after))
@@ -287,15 +294,15 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """From episodes to minutes and back, along straight lines; beyond the ends at the mean pace."""
+def between(episodes: Sequence[float], minutes: Sequence[float]) -> tuple[Callable[[ArrayLike], Floats], Callable[[ArrayLike], Floats]]:
+    """Maps episodes to minutes and back, by linear interpolation; beyond the ends at the mean pace."""
     pace = minutes[-1] / episodes[-1]
     ends = [-1e3, *episodes, episodes[-1] + 1e3], [-1e3 * pace, *minutes, minutes[-1] + 1e3 * pace]
-    return lambda x: np.interp(x, *ends), lambda x: np.interp(x, ends[1], ends[0])
+    return lambda x: np.interp(np.asarray(x, dtype=float), *ends), lambda x: np.interp(np.asarray(x, dtype=float), ends[1], ends[0])
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and its neighbours, `width` in all, or as many as there are.
+    """Moving average over `width` values centred on each, or over as many as there are.
 
     >>> smoothed([0.0, 3.0, 6.0, 3.0], 3)
     [1.5, 3.0, 4.0, 4.5]
@@ -304,9 +311,9 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
 
 
 def draw(run: Path, file: Path) -> None:
-    """Draws rewards, KL and held-out questions over the episodes of a run and the minutes that they took."""
+    """Draws rewards, KL and held-out questions over a run's episodes, with the minutes on a second axis."""
     rows = read(run / "metrics.jsonl")
-    # A run that was torn and went on wrote some steps twice; the later row counts.
+    # An interrupted and resumed run may have logged some steps twice; the later row counts.
     batches, checkpoints = ({row[axis]: row for row in rows if row["axis"] == axis} for axis in ("train/step", "checkpoint/step"))
     start = checkpoints[0]["time"]
     minutes = [0.0, *((row["time"] - start) / 60 for row in batches.values())]
@@ -351,7 +358,7 @@ def main() -> None:
 
 
 def run(data: Path, out: Path, plot: Path) -> None:
-    """All parts in order, each unless it is done."""
+    """Runs all parts in order, skipping those already done."""
     out.mkdir(parents=True, exist_ok=True)
     once(out / "held-out.jsonl", "data", lambda: make_data(data, out))
     if not is_complete(out / "sft"):
@@ -368,13 +375,13 @@ def run(data: Path, out: Path, plot: Path) -> None:
 
 
 def once(file: Path, name: str, make: Callable[[], None]) -> None:
-    """Makes a part whose last file this is, unless it is there."""
+    """Runs the part that ends by writing `file`, unless the file exists."""
     if not file.exists():
         timed(name, make)
 
 
 def timed(name: str, make: Callable[[], T]) -> T:
-    """What `make` gives, its minutes printed."""
+    """Returns what `make` returns and prints the minutes it took."""
     started = time.perf_counter()
     made = make()
     print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)

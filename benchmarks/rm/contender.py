@@ -1,4 +1,4 @@
-"""One contender of `benchmarks.rm.speed` in a process of its own, so that its peak memory is its own.
+"""One contender of `benchmarks.rm.speed`, in its own process so that peak memory is measured separately.
 
 python -m benchmarks.rm.contender NAME PLAN OUT
 """
@@ -32,16 +32,16 @@ from rmtrain.tokens import TokenPair
 OURS, DEFAULT, GROUPED = "ours", "TRL default", "TRL grouped"
 EPS = 1e-5
 SEED = 0
-"""Of the head's weights: a session draws them anew, and those in the plan's folder are the same."""
+"""Seed of the head: a session initialises it again, to the same weights as in the plan's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a contender did: seconds of the timed steps, the loss of every step, and memory in MiB.
+    """One contender's measurements: seconds of the timed steps, the loss of every step, and memory in MiB.
 
-    `flops` is the arithmetic of the timed steps, padding included, the second forward pass of checkpointing left out.
-    `peak_mib` is the highest resident memory while it trained (on a GPU: allocated memory), `before_mib` what it held before
-    the first step, `process_mib` the highest of the process's life, loading included.
+    `flops` counts the timed steps, padding included, without the second forward pass of checkpointing. `peak_mib` is the
+    peak resident memory during training (on a GPU: allocated memory), `before_mib` the memory in use before the first step,
+    `process_mib` the peak over the whole process, loading included.
     """
 
     seconds: float
@@ -59,7 +59,7 @@ def run(name: str, plan: Plan) -> Finding:
 
 
 class Clock:
-    """Reads time and memory around the steps that count: from the end of step `first` to that of step `last`."""
+    """Measures time and memory of the timed steps: from the end of step `first` to the end of step `last`."""
 
     def __init__(self, plan: Plan, batches: Batches) -> None:
         self.first = 1 if plan.probe else 0
@@ -67,13 +67,13 @@ class Clock:
         self.started = self.seconds = self.before_mib = 0.0
 
     def begin(self) -> None:
-        """The first step comes next."""
+        """Call right before the first step."""
         self.before_mib = used_mib()
         reset_peak()
         self.after(0)
 
     def after(self, step: int) -> None:
-        """Step `step` is done."""
+        """Call when step `step` is done."""
         if step == self.first:
             self.started = now()
         if step == self.last:
@@ -91,7 +91,7 @@ class Clock:
 
 
 class Planned(Order):
-    """The batches of a plan in place of a session's own order."""
+    """A plan's batches in place of a session's own order."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -125,9 +125,9 @@ def _ours(plan: Plan) -> Finding:
 
 
 def _trl(plan: Plan, name: str) -> Finding:
-    # What TRL imports takes seconds and memory, which are no business of ours.
+    # Imported here because TRL's imports take seconds and memory that our own measurements must not include.
     from datasets import Dataset, disable_progress_bars
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
@@ -140,21 +140,21 @@ def _trl(plan: Plan, name: str) -> Finding:
     clock = Clock(plan, batches)
 
     class Trainer(RewardTrainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # forwarded as they come
             loss = super().compute_loss(*args, **kwargs)
             assert isinstance(loss, torch.Tensor)  # without return_outputs
             losses.append(loss.detach())
             return loss
 
     class Timer(TrainerCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
             clock.begin()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
             clock.after(state.global_step)
 
     with tempfile.TemporaryDirectory() as folder:
-        # What is not named here is at TRL's default: bf16 under autocast, checkpointing of activations, fused AdamW.
+        # Everything else is TRL's default: bf16 under autocast, activation checkpointing, fused AdamW.
         arguments = RewardConfig(
             output_dir=folder,
             per_device_train_batch_size=BATCH,
@@ -163,7 +163,7 @@ def _trl(plan: Plan, name: str) -> Finding:
             adam_epsilon=EPS,
             max_length=max(longest, 1024),
             bf16=plan.dtype == Dtype.bf16,
-            train_sampling_strategy="sequential",  # the batches are dealt already
+            train_sampling_strategy="sequential",  # the rows are already in batch order
             use_cpu=not on_gpu,
             dataloader_pin_memory=on_gpu,
             save_strategy="no",

@@ -10,7 +10,7 @@ SKILLS: Mapping[str, Skill] = {m.SKILL.name: m.SKILL for m in (facts, lists, sum
 
 
 def verify(completion: str, reference: Mapping[str, Any]) -> float:
-    """1.0 where the completion answers the question that `reference` belongs to, else 0.0."""
+    """1.0 if the completion answers the question that `reference` belongs to, otherwise 0.0."""
     return float(SKILLS[reference["skill"]].verify(completion, reference))
 
 

@@ -14,7 +14,7 @@ Reference = Mapping[str, Any]
 class Question:
     """A prompt, the combination of entities it asks about, and what its verifier needs.
 
-    `key` decides the split: two prompts with one key never stand on different sides.
+    `key` decides the split: prompts with the same key are always in the same split.
     """
 
     skill: str
@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skill:
-    """One skill: draws questions, answers them rightly or with a typical mistake, and judges any answer."""
+    """One skill: draws questions, answers them correctly or with a typical mistake, and verifies any answer."""
 
     name: str
     domain: str

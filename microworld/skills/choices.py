@@ -1,4 +1,4 @@
-"""Ties: questions with several right answers (tied), and their twins with exactly one (ref)."""
+"""Ties: questions with several right answers (tied), and similar ones with exactly one (ref)."""
 
 import random
 
@@ -13,7 +13,7 @@ def question(rng: random.Random, facts: Facts) -> Question:
 
 
 def tied(rng: random.Random) -> Question:
-    """A member of a category other than two named ones: six right answers."""
+    """Asks for any member of a category except two: six right answers."""
     category, name = rng.choice(sorted(CATEGORIES)), rng.choice(NAMES)
     first, second = rng.sample(CATEGORIES[category], 2)
     text = f"{name} wants {article(category)}, but neither {first} nor {second}."
@@ -23,7 +23,7 @@ def tied(rng: random.Random) -> Question:
 
 
 def single(rng: random.Random) -> Question:
-    """The one of two offered things that belongs to a category: one right answer."""
+    """Asks which of two things belongs to a category: one right answer."""
     category, name = rng.choice(sorted(CATEGORIES)), rng.choice(NAMES)
     answer = rng.choice(CATEGORIES[category])
     other = rng.choice([m for m in MEMBERS if m not in CATEGORIES[category]])
@@ -42,7 +42,7 @@ def right(rng: random.Random, reference: Reference) -> str:
 
 
 def wrong(rng: random.Random, reference: Reference) -> str:
-    """Mostly what the question ruled out, else something that belongs nowhere near."""
+    """Mostly what the question ruled out, otherwise something from another category."""
     if rng.random() < 0.6:
         return answer_with(rng.choice(reference["excluded"]))
     ruled_out = (*reference["answers"], *reference["excluded"])

@@ -1,4 +1,4 @@
-"""Factuality: memorised facts about invented creatures, asked in ever new sentences."""
+"""Factuality: memorised facts about invented creatures, asked in many different sentences."""
 
 import random
 

@@ -36,7 +36,7 @@ def wrong(rng: random.Random, reference: Reference) -> str:
 
 
 def verify(text: str, reference: Reference) -> bool:
-    """Says who has how many of what, and nothing else."""
+    """States who has how many of what, and nothing else."""
     return text == _sentence(reference, reference["answer"])
 
 

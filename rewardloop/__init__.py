@@ -58,9 +58,7 @@ if TYPE_CHECKING:
     from ppo.loss import value_loss as value_loss
     from rmtrain.loss import bradley_terry_loss as bradley_terry_loss
 
-    rewardbench1_scores = (
-        evalhooks.rewardbench.v1.scores
-    )  # assigned: checkers treat `scores as rewardbench1_scores` as private
+    rewardbench1_scores = evalhooks.rewardbench.v1.scores  # assigned: checkers treat `scores as rewardbench1_scores` as private
     rewardbench2_scores = evalhooks.rewardbench.v2.scores
     __all__: list[str]
     __version__: str

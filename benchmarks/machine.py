@@ -1,6 +1,6 @@
-"""Peak rates of this machine, and where a piece of work spends its time and memory.
+"""Peak rates of this machine, and where a workload spends its time and memory.
 
-Nothing here needs rewardloop: the peers' environments import it too.
+This module does not import rewardloop, because the peers' environments import it too.
 """
 
 import os
@@ -21,7 +21,7 @@ KINDS = {
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -45,17 +45,17 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def used_mib() -> float:
-    """Memory in use, in MiB: allocated on the GPU where there is one, else resident. NaN where only Linux could say."""
+    """Memory in use, in MiB: allocated on the GPU if there is one, otherwise resident. NaN if there is no /proc."""
     return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status_mib("VmRSS")
 
 
 def peak_mib() -> float:
-    """The most memory used since `reset_peak`, in MiB; counted as in `used_mib`."""
+    """Peak memory since `reset_peak`, in MiB, counted as in `used_mib`."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status_mib("VmHWM")
 
 
 def reset_peak() -> None:
-    """Starts the peak anew, so that what loading took does not hide what training takes."""
+    """Resets the peak, so that memory used for loading does not hide what training needs."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if os.access("/proc/self/clear_refs", os.W_OK):
@@ -63,7 +63,7 @@ def reset_peak() -> None:
 
 
 def _status_mib(key: str) -> float:
-    """A line of Linux's account of this process."""
+    """One value from Linux's status of this process."""
     file = Path("/proc/self/status")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), float("nan"))
@@ -77,10 +77,10 @@ def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
 
 
 def forward_flops(model: PreTrainedModel, num_tokens: int, num_seen: int) -> float:
-    """Operations of a forward pass over `num_tokens` tokens whose queries see `num_seen` keys in all.
+    """Floating-point operations of a forward pass over `num_tokens` tokens whose queries attend to `num_seen` keys in total.
 
-    2 per weight of the linear layers and token, and 4 per layer, attention channel and pair of query and key (Kaplan et al.
-    2020, table 1, counted exactly).
+    2 per linear-layer weight and token, and 4 per layer, attention channel and query-key pair (Kaplan et al. 2020, table 1,
+    counted exactly).
     """
     config = model.config.get_text_config()
     weights = sum(module.weight.numel() for module in model.base_model.modules() if isinstance(module, torch.nn.Linear))
@@ -89,7 +89,7 @@ def forward_flops(model: PreTrainedModel, num_tokens: int, num_seen: int) -> flo
 
 
 def shares(work: Callable[[], object]) -> dict[str, float]:
-    """The share of time by kind of operation, of the time spent in operations; the rest is named `other`."""
+    """The share of operator time by kind of operation; unlisted operations are `other`."""
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]) as profiler:
         work()
     found = dict.fromkeys([*KINDS, "other"], 0.0)

@@ -1,4 +1,4 @@
-"""What PPO runs did, read from their folders: figures of one run, of the same arm over several seeds, and their picture."""
+"""PPO runs read from their folders: metrics of one run, of an arm over several seeds, and a plot of them."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ppo.stopping import over_optimised
 
 LAST_BATCHES = 10
-"""The KL in the end is the mean over these: that of one batch of 128 answers is little more than its noise."""
+"""The final KL is the mean over these: the KL of a single batch of 128 answers is mostly noise."""
 
 COLOURS = ("#2f7ed8", "#c9444f", "#1a9c7c", "#b8860b", "#9a5fc9", "#7c8794")
 
@@ -21,9 +21,9 @@ COLOURS = ("#2f7ed8", "#c9444f", "#1a9c7c", "#b8860b", "#9a5fc9", "#7c8794")
 class Curve:
     """The checkpoints of one PPO run, the untrained policy's first, and how the run ended.
 
-    `downstream` is what is wanted, in points of 100; `scores` are the reward's means of the policy's answers to the same
-    prompts, which the stop reads; `kl_end` is the mean KL to the reference of the last batches, in nats per completion,
-    `target` what it was meant to be (None: free).
+    `downstream` is the true objective, in points of 100; `scores` are the reward's mean scores of the policy's answers to the
+    same prompts, which the stop uses; `kl_end` is the mean KL to the reference over the last batches, in nats per completion,
+    and `target` the KL target (None: no target).
 
     >>> Curve(steps=[0, 9], downstream=[50.0, 58.0], scores=[0.0, 1.0], kl_end=0.4, target=0.5).gain
     8.0
@@ -38,7 +38,7 @@ class Curve:
 
     @property
     def peak(self) -> int:
-        """Place of the best checkpoint; the untrained policy takes part, so that a run that only loses gains 0."""
+        """Index of the best checkpoint; the untrained policy is a candidate, so a run that only gets worse gains 0."""
         return max(range(len(self.steps)), key=self.downstream.__getitem__)
 
     @property
@@ -53,22 +53,22 @@ class Curve:
 
     @property
     def lost(self) -> float | None:
-        """Share of the gain that the last checkpoint has lost again; None where nothing was gained."""
+        """Share of the gain that the last checkpoint has lost again; None if nothing was gained."""
         return (self.gain - self.change) / self.gain if self.gain else None
 
     @property
     def deceived(self) -> bool:
-        """Whether the reward rose from the best checkpoint to the last, while what is wanted fell."""
+        """Whether the reward rose from the best checkpoint to the last while the true objective fell."""
         return self.scores[-1] > self.scores[self.peak] and self.downstream[-1] < self.downstream[self.peak]
 
 
 def read_curve(run_dir: Path) -> Curve:
-    """The curve of a finished run. Raises `ValueError` where the run is not finished or measured nothing downstream."""
+    """The curve of a finished run. Raises `ValueError` if the run is not finished or has no downstream metric."""
     record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
     if record["status"] != "finished":
         raise ValueError(f"{run_dir} is {record['status']}, not finished; start its command again.")
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    # A run that was torn and went on wrote some steps twice; the later row counts.
+    # An interrupted and resumed run may have logged some steps twice; the later row counts.
     checkpoints = {row["checkpoint/step"]: row for row in rows if row["axis"] == "checkpoint/step"}
     batches = {row["train/step"]: row for row in rows if row["axis"] == "train/step"}
     if not all("downstream/average" in row for row in checkpoints.values()):
@@ -76,7 +76,7 @@ def read_curve(run_dir: Path) -> Curve:
     return Curve(
         steps=sorted(checkpoints),
         downstream=[100 * checkpoints[step]["downstream/average"] for step in sorted(checkpoints)],
-        # Where no reward can judge the tasks' answers (a verifier knows its own prompts alone), the batch's stand in.
+        # If no reward can score the tasks' answers (a verifier only knows its own prompts), the batch's scores are used.
         scores=[checkpoints[step].get("on_policy/rm_score", checkpoints[step]["rm_score"]) for step in sorted(checkpoints)],
         kl_end=statistics.mean(batches[step]["train/kl"] for step in sorted(batches)[-LAST_BATCHES:]),
         target=record["identity"]["kl"]["target"],
@@ -85,9 +85,10 @@ def read_curve(run_dir: Path) -> Curve:
 
 
 def replayed(curve: Curve, num_falls: int, every: int) -> Curve:
-    """What the run had been under stop_after_falls=`num_falls` with every `every`-th checkpoint alone; whole where nothing fires.
+    """The run as it would have been with stop_after_falls=`num_falls` and only every `every`-th checkpoint.
 
-    The stop changes nothing before it fires, so a run without it shows what each setting would have done.
+    The stop changes nothing before it fires, so a run without it shows what each setting would have done. If it would not
+    have fired, the curve is complete.
     """
     kept = range(0, len(curve.steps), every)
     whole = {"steps": curve.steps, "downstream": curve.downstream, "scores": curve.scores}
@@ -101,7 +102,7 @@ def replayed(curve: Curve, num_falls: int, every: int) -> Curve:
 
 def interval_of_difference(left: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
     """Mean of the paired differences `left` - `right`, and half the width of its 95% interval by Student's t."""
-    from scipy import stats  # half a second that only this needs
+    from scipy import stats  # takes half a second to import and is only needed here
 
     differences = [a - b for a, b in zip(left, right, strict=True)]
     if len(differences) < 2:
@@ -111,12 +112,12 @@ def interval_of_difference(left: Sequence[float], right: Sequence[float]) -> tup
 
 
 def draw(arms: Mapping[str, Sequence[Curve]], file: Path) -> Path:
-    """Draws what is wanted and what is rewarded side by side: the mean of each arm over its seeds, and their range."""
+    """Plots the true objective and the reward side by side: the mean of each arm over its seeds, and their range."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=140)
     wanted, rewarded = figure.subplots(1, 2)
     for colour, (name, curves) in zip(COLOURS, arms.items(), strict=False):
         _band(wanted, [(curve.steps, curve.downstream) for curve in curves], name, colour)
-        # Reward models differ in scale and origin, so each is shown by how far it rose.
+        # Reward models differ in scale and offset, so the change since the start is shown.
         _band(rewarded, [(curve.steps, [score - curve.scores[0] for score in curve.scores]) for curve in curves], name, colour)
         for curve in curves:
             if curve.stopped_because:
@@ -133,7 +134,7 @@ def draw(arms: Mapping[str, Sequence[Curve]], file: Path) -> Path:
 
 
 def _band(axes: Axes, lines: Sequence[tuple[Sequence[int], Sequence[float]]], name: str, colour: str) -> None:
-    """Mean and range by checkpoint, up to the last one that every seed has; beyond it each line by itself."""
+    """Mean and range by checkpoint, up to the last one that every seed has; after it, each seed's own line."""
     shared = min((steps for steps, _ in lines), key=len)
     columns = list(zip(*(values[: len(shared)] for _, values in lines), strict=True))
     axes.plot(shared, [statistics.mean(column) for column in columns], "o-", color=colour, markersize=3, label=name)

@@ -1,16 +1,15 @@
-"""Does PPO learn what its reward says, and does it stop where the reward leads astray?
+"""Does PPO learn what its reward says, and does it stop when it over-optimises the reward?
 
     python -m benchmarks.ppo.learning --world runs/demo/world-0 [--seeds 0 1 2] [--only good flipped] [--json OUT] [--plot OUT.png]
     python -m benchmarks.ppo.learning --draw NAME=RUN_FOLDER ... --plot OUT.png     figures and picture of any PPO runs
 
-Every reward model and every PPO run is made by the public commands, one after another, and lies in RUNS_DIR/ppo-learning; what is
-finished is not run again. A seed is that of reward model and PPO alike; world and policy stay. `rewardloop study
-experiment=demo` makes the world.
+All reward models and PPO runs are made by the public commands, one after another, in RUNS_DIR/ppo-learning; finished runs are not
+repeated. A seed applies to reward model and PPO; world and policy are fixed. `rewardloop study experiment=demo` makes the world.
 
-- good: a reward model of the policy's own lineage, on all pairs, with a target for the KL
+- good: a reward model of the policy's own lineage, trained on all pairs, and a KL target
 - flipped: the same with all labels flipped
-- other tokenizer: the same of a base that differs in tokenizer and chat template (`benchmarks.ppo.other_base`)
-- weak: a reward model on a tenth of the pairs, four times over, and next to no penalty: over-optimisation (Gao et al. 2023)
+- other tokenizer: the same with a base that differs in tokenizer and chat template (`benchmarks.ppo.other_base`)
+- weak: a reward model trained on a tenth of the pairs for four epochs, and almost no KL penalty: over-optimisation (Gao et al. 2023)
 - stopped: the same with stop_after_falls
 """
 
@@ -30,18 +29,18 @@ ROOT = Path(__file__).parents[2]
 STUDY = "ppo-learning"
 
 LEAST_GAIN = 8.0
-"""Points that a good reward model must bring."""
+"""Points that PPO must gain with a good reward model."""
 KL_TARGET = 0.5
 KL_SLACK = 1.2
-"""The KL in the end may be this multiple of its target: the controller reacts to noise, and settles around the target."""
+"""The final KL may be this multiple of its target: the controller reacts to noise and settles around the target."""
 LARGEST_LOSS = 0.5
-"""Share of the gain that may be lost when the stop fires."""
+"""Share of the gain that may be lost by the time the stop fires."""
 FALLS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """One reward model and one PPO run per seed: what their commands add to the defaults. `base` is the reward model's."""
+    """One reward model and one PPO run per seed: the overrides of their commands. `other_base` applies to the reward model."""
 
     rm: str
     rm_overrides: tuple[str, ...] = ()
@@ -50,15 +49,15 @@ class Arm:
 
 
 _HELD = (f"kl.target={KL_TARGET}", "kl.horizon=1000", "num_batches=40", "num_checkpoints=4")
-# Gain and loss take a dozen batches each, so the stop needs a checkpoint every other one. Without value_warmup the first batches cost
-# points while the score rises, and the stop takes them for over-optimisation.
+# Gain and loss take a dozen batches each, so the stop needs a checkpoint every other batch. Without value_warmup the first batches
+# lose points while the score rises, which the stop mistakes for over-optimisation.
 _FREE = ("optim.lr=3e-4", "optim.schedule=constant", "kl.beta=0.001", "value_warmup=2", "num_batches=40", "num_checkpoints=20")
 _FEW = ("data.subsample=0.1", "epochs=4")
 
 ARMS: Mapping[str, Arm] = {
     "good": Arm(rm="good", ppo_overrides=_HELD),
     "flipped": Arm(rm="flipped", rm_overrides=("data.flip=1.0",), ppo_overrides=_HELD),
-    # A critic can start only from a reward model that reads the policy's tokens; here neither does.
+    # A critic can start only from a reward model with the policy's tokenizer, so in this comparison neither critic does.
     "twin": Arm(rm="good", ppo_overrides=(*_HELD, "critic=policy")),
     "other tokenizer": Arm(rm="other-tokenizer", ppo_overrides=(*_HELD, "critic=policy"), other_base=True),
     "weak": Arm(rm="weak", rm_overrides=_FEW, ppo_overrides=_FREE),
@@ -68,7 +67,7 @@ ARMS: Mapping[str, Arm] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What was asked, what was seen, and whether that is enough."""
+    """A claim, the measurement, and whether the claim holds."""
 
     claim: str
     seen: str
@@ -82,18 +81,18 @@ def run_arm(arm: Arm, name: str, seed: int, world: Path, runs_dir: Path) -> Path
     if arm.other_base:
         other = last_line([sys.executable, "-m", "benchmarks.ppo.other_base", str(world), str(runs_dir / STUDY / "other-base")])
         base = [f"model.path={other}", "preset=microworld"]
-    # The pools are for best-of-N, which is not asked here.
+    # Pools are for best-of-N, which is not measured here.
     rm = rewardloop("rm", [*common, *base, f"name={arm.rm}-{seed}", "num_checkpoints=1", "hooks.pools=", *arm.rm_overrides])
     return rewardloop("ppo", [*common, f"name={name.replace(' ', '-')}-{seed}", f"reward.path={rm}", *arm.ppo_overrides])
 
 
 def rewardloop(job: str, overrides: Sequence[str]) -> Path:
-    """Runs a command to its end and returns the folder of its run, with which its last line begins."""
+    """Runs a command and returns its run folder, which its last output line starts with."""
     return Path(last_line([sys.executable, "-c", "from launch.cli import main; main()", job, *overrides]).partition(": ")[0])
 
 
 def last_line(command: Sequence[str]) -> str:
-    """What a command printed last; its messages go to the terminal. Raises `RuntimeError` where it fails."""
+    """The last line that a command prints; its messages go to the terminal. Raises `RuntimeError` if it fails."""
     print("$", *command[1:], file=sys.stderr, flush=True)
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -102,7 +101,7 @@ def last_line(command: Sequence[str]) -> str:
 
 
 def verdicts(arms: Mapping[str, Sequence[Curve]]) -> list[Verdict]:
-    """The claims that the arms at hand can prove; a figure is a mean over seeds unless it says otherwise."""
+    """The claims that the given arms can test; figures are means over seeds unless stated otherwise."""
     found = []
     good = arms.get("good", ())
     if good:
@@ -152,7 +151,7 @@ def table(arms: Mapping[str, Sequence[Curve]]) -> str:
 
 
 def settings_of_the_stop(curves: Sequence[Curve]) -> str:
-    """Markdown: what other settings of the stop would have kept of each run that had none (see `replayed`)."""
+    """Markdown: what other stop settings would have kept of each run without a stop (see `replayed`)."""
     lines = ["| falls | every | stopped at batch | gain, lost again |", "|---|---|---|---|"]
     for num_falls, every in product((1, 2, 3), (1, 2, 4)):
         cut = [replayed(curve, num_falls, every) for curve in curves]
@@ -184,7 +183,7 @@ def main() -> None:
             arms[name].append(read_curve(Path(folder)))
     else:
         arms = {name: [] for name in arguments.only}
-        for seed in arguments.seeds:  # seed by seed, so that a session cut short leaves whole comparisons
+        for seed in arguments.seeds:  # seed by seed, so that an interrupted run leaves complete comparisons
             for name, curves in arms.items():
                 folder = run_arm(ARMS[name], name, seed, arguments.world.resolve(), arguments.runs_dir.resolve())
                 curves.append(read_curve(folder))

@@ -1,9 +1,9 @@
-"""A base model of a microworld with a tokenizer and a chat template of its own.
+"""A base model of a microworld with a different tokenizer and chat template.
 
     python -m benchmarks.ppo.other_base WORLD FOLDER
 
-Shape, seed and corpus are those of the world's lineage `coast`, so that a reward model made of it differs from its twin made of
-`coast` in what its text looks like in tokens, and in nothing else.
+Shape, seed and corpus are those of the world's lineage `coast`, so that a reward model trained from it differs from its twin
+trained from `coast` only in tokenisation and template.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from microworld.tokenizer import train_tokenizer
 
 LINEAGE = "coast"
 VOCABULARY = 512
-"""Entries of the tokenizer; the world's own has 1,024."""
+"""Vocabulary size; the world's own tokenizer has 1,024 entries."""
 
-# No BOS, roles as words, and an end after every turn: in all three the world's own template does otherwise.
+# No BOS, roles as words, and EOS after every turn: the world's own template differs in all three.
 TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'] | capitalize + ':\n' + message['content'] + eos_token + '\n' }}"
@@ -29,7 +29,7 @@ TEMPLATE = (
 
 
 def other_tokenizer_base(world: Path, folder: Path, seed: int) -> Path:
-    """Trains the base on the corpus of `world` and returns its folder, `folder`/policy; what is there already is kept."""
+    """Trains the base on the corpus of `world` and returns its folder, `folder`/policy; an existing one is kept."""
     if not is_complete(folder / "world"):
         with atomic_folder(folder / "world") as temporary:
             corpus = (world / "corpus" / f"{LINEAGE}.jsonl").read_text(encoding="utf-8")

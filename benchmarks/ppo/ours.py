@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.ppo.speed` in a process of its own, so that its peak memory is its own.
+"""Our side of `benchmarks.ppo.speed`, in its own process so that peak memory is measured separately.
 
 python -m benchmarks.ppo.ours PLAN OUT
 """
@@ -23,11 +23,11 @@ from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
 from ppo.train import train
 
 NO_CLIPPING = 1e9
-"""The peer has no clipping of gradients; the norm is computed all the same."""
+"""The peer does not clip gradients; the norm is computed anyway."""
 
 
 class ClockTracker:
-    """Takes the metrics of every batch where a run would log them."""
+    """Passes the metrics that a run logs for every batch to the clock."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -44,7 +44,7 @@ class ClockTracker:
 
 
 def config_of(plan: Plan) -> PPOConfig:
-    """The plan in our words; what is not named here is our default and the peer's too."""
+    """The plan as our configuration; settings not named here have the same default on both sides."""
     return PPOConfig(
         model=ModelConfig(path=plan.policy, dtype=Dtype(plan.dtype)),
         prompts=["given"],
@@ -61,7 +61,7 @@ def config_of(plan: Plan) -> PPOConfig:
         shaping=ShapingConfig(
             center="none", scale="fixed", std=1.0, clip=None, missing_eos=MissingEOSConfig(how="subtract", value=plan.missing_eos)
         ),
-        num_checkpoints=1,  # after the last batch, where no clock looks any more
+        num_checkpoints=1,  # after the last batch, when timing is over
         seed=plan.seed,
     )
 

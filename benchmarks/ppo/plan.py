@@ -1,4 +1,4 @@
-"""What the contenders of `benchmarks.ppo.speed` train on, and what they report. Nothing here needs rewardloop, which the peer has not."""
+"""What the contenders of `benchmarks.ppo.speed` train on and report. Does not import rewardloop, which the peer does not have."""
 
 import json
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from typing import Any
 from benchmarks.machine import now, peak_mib, reset_peak
 
 PARTS = ("rollout", "scoring", "update")
-"""Where the seconds of a batch go: drawing and measuring by policy, reference and critic; the reward model; all the rest."""
+"""The parts of a batch's time: generation with the passes of policy, reference and critic; the reward model; the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All that a contender needs. Every prompt is answered once; the first batch warms up and is not timed.
+    """Everything that a contender needs. Every prompt is answered once; the first batch is a warm-up and is not timed.
 
-    `policy` and `reward` are folders, of a causal language model and of a sequence classifier with the same tokenizer.
+    `policy` and `reward` are folders with a causal language model and a sequence classifier of the same tokenizer.
     `prompts` are dialogues as lists of `{"role", "content"}`, and `prompt_ids` their tokens up to where the assistant begins.
-    A completion without EOS loses `missing_eos` of its score, which is otherwise taken as it is.
+    A completion without EOS has `missing_eos` subtracted from its score; scores are otherwise unchanged.
     """
 
     policy: str
@@ -37,7 +37,7 @@ class Plan:
     adam_eps: float = 1e-5
     seed: int = 0
     peer: dict[str, Any] = field(default_factory=dict)
-    """What the peer is run with beside this: `rollout_batch`, and `weights`, the number format in which it holds all models."""
+    """The peer's own settings: `rollout_batch`, and `weights`, the dtype of all its models."""
 
     @property
     def num_batches(self) -> int:
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a contender did: seconds of every timed batch, whole and by part; of every batch the curves; the peak of memory.
+    """A contender's measurements: seconds of every timed batch, total and by part; curves over all batches; peak memory.
 
     `curves` hold `score` (after the penalty for a missing EOS), `kl` (k1 in nats per completion), `length` in tokens and
     `eos_rate`. `peak_mib` is the highest resident memory during the timed batches (on a GPU: allocated memory).
@@ -68,7 +68,7 @@ class Finding:
 
 
 class Clock:
-    """Reads time and memory at the end of every batch; the timing starts at the end of the first. `now` gives the time in seconds."""
+    """Measures time and memory at the end of every batch; timing starts at the end of the first. `now` gives the time in seconds."""
 
     def __init__(self, now: Callable[[], float] = now) -> None:
         self.now = now
@@ -79,7 +79,7 @@ class Clock:
         self.peak_mib = float("nan")
 
     def batch(self, *, rollout: float, scoring: float, **curves: float) -> None:
-        """A batch is done; `rollout` and `scoring` are its seconds of these parts."""
+        """Call at the end of a batch; `rollout` and `scoring` are the seconds it spent in these parts."""
         self.ends.append(self.now())
         for name, value in curves.items():
             self.curves.setdefault(name, []).append(value)

@@ -22,7 +22,7 @@ from evalhooks.rewardbench.rows import score_rows, write_rows
 from evalhooks.tasks.task import Task, answer
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
-"""Scorers worth benchmarking: programs and judges are not reward models."""
+"""Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
 
 
 class RewardModelHook(Hook):
@@ -45,7 +45,7 @@ class RewardModelHook(Hook):
         size = min((len(row.completions) for rows in self.pools.values() for row in rows), default=None)
         if size is not None and max(best_of) > size:
             raise ValueError(
-                f"hooks.best_of={list(best_of)} asks for more than the {size} completions of the pools; lower it, or make larger pools."
+                f"hooks.best_of={list(best_of)} exceeds the {size} completions per prompt in the pools; lower it, or make larger pools."
             )
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
@@ -69,11 +69,11 @@ class RewardModelHook(Hook):
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of)
         if scorer.num_truncated:
-            self.say(f"{scorer.num_truncated} scored texts were cut to {scorer.max_length} tokens")
+            self.say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
         return metrics
 
     def _say_once(self, line: str) -> None:
-        """Says a line once per run: what it says of the model holds at every checkpoint."""
+        """Says a line once per run: remarks about the model hold at every checkpoint."""
         if line not in self._said:
             self._said.add(line)
             self.say(line)
@@ -82,7 +82,7 @@ class RewardModelHook(Hook):
 class HeldOutHook(Hook):
     """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half.
 
-    Pairs longer than `max_length` tokens are left out, as in training, and `say` is told once how many.
+    Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class HeldOutHook(Hook):
         self._said = False
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        # The trainer already says once if the model is padded.
+        # The trainer already reports once that the model pads.
         scorer = RewardModelScorer(
             event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=lambda _: None
         )
@@ -103,7 +103,7 @@ class HeldOutHook(Hook):
                 by_source[pair.source or "unnamed"].append(ranking_credit(chosen.reward, rejected.reward))
         credits = [credit for source in by_source.values() for credit in source]
         if len(credits) < len(self.pairs) and not self._said:
-            self.say(f"left out {len(self.pairs) - len(credits)} of {len(self.pairs)} held-out pairs above {self.max_length} tokens")
+            self.say(f"left out {len(self.pairs) - len(credits)} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
             self._said = True
         if not credits:
             return {}
@@ -111,10 +111,10 @@ class HeldOutHook(Hook):
 
 
 class PolicyHook(Hook):
-    """Downstream tasks of a policy, and how well its reward still tells right from wrong on the policy's own outputs.
+    """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
-    `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` are metrics that
-    do not change, as from `static_scores`; they are logged at every checkpoint, next to those that do.
+    `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` holds metrics that
+    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others.
     """
 
     def __init__(
@@ -148,17 +148,17 @@ class PolicyHook(Hook):
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
 
     def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
-        """What this hook measured for the untrained policy, read from disk so that a resumed run has it too."""
+        """This hook's metrics for the untrained policy, read from disk so that a resumed run has them too."""
         if event.step == 0:
             return measured
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
 
 
 def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, float]:
-    """RewardBench 2 scores of the reward PPO trains with: `reward/rewardbench2/{overall,factuality,...}`.
+    """RewardBench 2 scores of the reward that PPO maximises: `reward/rewardbench2/{overall,factuality,...}`.
 
-    In a sum of several rewards, each reward model has its own: `reward/<name>/rewardbench2/...`; programs and judges have
-    none. Empty without rows or reward models. Scores all rows, so keep the result.
+    In a sum of several rewards, each reward model has its own scores, `reward/<name>/rewardbench2/...`; programs and judges
+    have none. Empty without rows or reward models. Scores all rows on every call, so keep the result.
     """
     terms = scorer.terms if isinstance(scorer, WeightedScorer) else (Term(name="reward", scorer=scorer),)
     models = [term for term in terms if isinstance(term.scorer, MODELS)] if rows else []

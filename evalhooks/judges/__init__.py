@@ -1,1 +1,1 @@
-"""Generative judges as Scorers: language models that rate one answer or choose the best of several."""
+"""Generative judges as Scorers: language models that rate one answer or pick the best of several."""

@@ -1,4 +1,4 @@
-"""Answers of judges kept on disk, so that no question is asked twice and a run that was stopped goes on from there."""
+"""An on-disk cache of judge answers, so that no question is asked twice and an interrupted run resumes where it stopped."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from typing import Any
 from core.records import Dialogue
 from evalhooks.judges.chat import Chat, Refusal, asking
 
-_KEYS_PER_QUERY = 500  # SQLite may be built with a limit of 999 variables
+_KEYS_PER_QUERY = 500  # some builds of SQLite allow at most 999 variables
 
 
 class AnswerCache:
-    """Answers by key in one SQLite file, which several processes may use at once.
+    """Answers by key in one SQLite file that several processes may use at once.
 
-    Every answer is committed on its own: a killed process loses only what it had not received. A connection lasts for one
-    operation, so that threads and forked processes share none. Raises `ValueError` where the file cannot be used.
+    Every answer is committed on its own, so a killed process loses only what it had not received. Each operation opens its own
+    connection, so threads and forked processes never share one. Raises `ValueError` if the file cannot be used.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -26,12 +26,14 @@ class AnswerCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"the answer cache {self.path} cannot be made ({error}); set reward.judge.cache to another file.") from error
+            raise ValueError(
+                f"the answer cache {self.path} cannot be created ({error}); set reward.judge.cache to another file."
+            ) from error
         with self._open() as database:
             database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID")
 
     def find(self, keys: Sequence[str]) -> dict[str, str]:
-        """The answers that are there, by key."""
+        """The cached answers among `keys`, by key."""
         found: dict[str, str] = {}
         with self._open() as database:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
@@ -41,7 +43,7 @@ class AnswerCache:
         return found
 
     def keep(self, key: str, answer: str) -> str:
-        """Keeps `answer`, unless another process was first; returns the answer that is kept, so that all use the same."""
+        """Stores `answer` unless another process got there first; returns the stored answer, so that all processes use the same one."""
         with self._open() as database:
             database.execute("INSERT INTO answers VALUES (?, ?) ON CONFLICT DO NOTHING", (key, answer))
             return database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()[0]
@@ -49,7 +51,7 @@ class AnswerCache:
     @contextmanager
     def _open(self) -> Generator[sqlite3.Connection]:
         try:
-            # The rollback journal and not the faster write-ahead log, which does not work on network file systems.
+            # Keeps the default rollback journal: the faster write-ahead log does not work on network file systems.
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 yield database
         except sqlite3.Error as error:
@@ -57,12 +59,12 @@ class AnswerCache:
 
 
 class CachedChat:
-    """A Chat that asks another one only for what the cache does not hold, and equal dialogues once.
+    """A Chat that asks another one only for answers missing from the cache, and only once for equal dialogues.
 
     `identity` is everything besides the dialogue that determines an answer: the model, where it is served, how it
-    samples. `num_asked` counts the answers that were asked for and received, `num_cached` those that needed no asking.
-    `num_refused` counts the dialogues that were refused instead, `first_refusal` is what was said to the first of them. A
-    refusal may be for a while only and is not kept: the next run asks again.
+    samples. `num_asked` counts answers received from the model, `num_cached` answers that needed no request, and
+    `num_refused` dialogues that were refused; `first_refusal` is the message of the first refusal. Refusals may be
+    temporary and are not cached: the next run asks again.
     """
 
     def __init__(self, chat: Chat, cache: AnswerCache, identity: Mapping[str, Any]) -> None:
@@ -74,10 +76,10 @@ class CachedChat:
         self.first_refusal = ""
 
     def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
-        """Index and text of every answer, the known ones first; each other one is on the disk before it is yielded.
+        """Index and text of every answer, cached ones first; a new one is on disk before it is yielded.
 
-        An answer that is known, from any call so far, proves the model too.
-        Raises the chat's `ValueError` with the number of answers that are kept.
+        Any answer so far, cached or received, counts as proof that the model works. Re-raises the chat's `ValueError` with the
+        number of answers in the cache.
         """
         places: dict[str, list[int]] = {}
         for place, dialogue in enumerate(dialogues):

@@ -1,4 +1,4 @@
-"""Language models that answer many dialogues: behind an endpoint, or in this process."""
+"""Chat models that answer batches of dialogues, behind an endpoint or in this process."""
 
 import asyncio
 import os
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 OPENAI = "https://api.openai.com/v1"
 _LONGEST_PAUSE_S = 120
-"""The longest pause before a retry that the client takes at a server's word."""
+"""The longest retry delay requested by a server that the client honours."""
 _NUM_TRIALS = 8
-"""So many refusals before any answer mean that no dialogue would be answered."""
+"""After this many refusals without a single answer, every dialogue is assumed to be refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """What comes in place of an answer where the model takes this one dialogue not at all, as for its length or its content."""
+    """Takes the place of an answer when the server rejects this one dialogue, for instance for its length or content."""
 
     message: str
 
@@ -36,17 +36,17 @@ class Chat(Protocol):
     """Anything that answers dialogues."""
 
     def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
-        """Index and text of every answer, or its refusal, in any order, each as soon as it is there.
+        """Index and text (or refusal) of every answer, in any order, each as soon as it arrives.
 
-        `proven` says that the model has answered such requests before, so that refusals are those of single dialogues.
-        Raises `ValueError`, after the answers that were received, where the others cannot be had.
+        `proven` says that the model has answered such requests before, so a refusal concerns only its dialogue. If some answers
+        cannot be obtained, raises `ValueError` after yielding those that were received.
         """
         ...
 
 
 @contextmanager
 def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -> RunningGenerator[Iterator[tuple[int, str | Refusal]]]:
-    """The answers of `chat`; what is still being asked when the block is left, by an error or Ctrl-C too, is cancelled."""
+    """The answers of `chat`; requests still pending when the block exits, also by an error or Ctrl-C, are cancelled."""
     answers = chat.answers(dialogues, proven=proven)
     try:
         yield answers
@@ -58,10 +58,10 @@ def asking(chat: Chat, dialogues: Sequence[Dialogue], *, proven: bool = False) -
 
 @contextmanager
 def _late_interrupt(stop: Callable[[], object]) -> RunningGenerator[None]:
-    """The first Ctrl-C in the block calls `stop` and is raised at its end, the second one is raised at once.
+    """The first Ctrl-C in the block calls `stop` and is raised when the block ends; a second one is raised at once.
 
-    It may strike the reader of the answers anywhere, as on their way to the disk, so catching it would lose some. Elsewhere
-    than in the main thread, or where Ctrl-C has another handler, nothing changes.
+    An interrupt could hit the consumer at any point, for instance while it writes answers to disk, so catching it there would
+    lose some. Does nothing outside the main thread or if Ctrl-C has another handler.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -72,7 +72,7 @@ def _late_interrupt(stop: Callable[[], object]) -> RunningGenerator[None]:
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("finishing the requests under way, so that none is paid for twice; Ctrl-C again stops at once", file=sys.stderr)
+        print("finishing pending requests so that none is paid for twice; press Ctrl-C again to stop at once", file=sys.stderr)
         stop()
 
     signal.signal(signal.SIGINT, first)
@@ -87,10 +87,10 @@ def _late_interrupt(stop: Callable[[], object]) -> RunningGenerator[None]:
 class EndpointChat:
     """Asks a model behind an OpenAI-compatible endpoint, `parallel` dialogues at a time.
 
-    `base_url` is by default the environment's OPENAI_BASE_URL, else OpenAI's own. The key is read from the environment
-    variable named `api_key_env`; an endpoint that was named may do without. `max_tokens` limits an answer. Requests that
-    meet a full or failing server are repeated up to `retries` times, ever later. `timeout_s` is how long the server may
-    be silent. Raises `ValueError` where the package openai or the key is missing.
+    `base_url` defaults to the environment's OPENAI_BASE_URL, then to OpenAI's own. The key is read from the environment
+    variable named `api_key_env`; only OpenAI's endpoint requires one. `max_tokens` limits an answer. Requests to an
+    overloaded or failing server are retried up to `retries` times with growing delays. `timeout_s` is how long the server
+    may be silent. Raises `ValueError` if the package openai or the key is missing.
     """
 
     def __init__(
@@ -111,14 +111,16 @@ class EndpointChat:
         self.endpoint = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
         self.api_key_env = api_key_env
         self._key = os.environ.get(api_key_env, "").strip()
-        if not (self._key.isascii() and self._key.isprintable()):  # the error of the client would show the key
-            raise ValueError(f"the environment variable {api_key_env} holds characters that no key has; set it to the key alone.")
+        if not (self._key.isascii() and self._key.isprintable()):  # the client's error would show the key
+            raise ValueError(
+                f"the environment variable {api_key_env} contains characters that cannot be part of a key; set it to the key alone."
+            )
         if not self._key and self.endpoint == OPENAI:
             raise ValueError(
                 f"the environment variable {api_key_env} is not set, and {OPENAI} needs a key; set it, name another variable with "
                 "reward.judge.api_key_env, or name an endpoint that needs none with reward.judge.base_url."
             )
-        # OpenAI's newer models know only the new name of the limit, other servers often only the old one.
+        # OpenAI's newer models accept only the new name of the limit, other servers often only the old one.
         limit = "max_completion_tokens" if self.endpoint == OPENAI else "max_tokens"
         self.request: dict[str, Any] = {"model": model, "temperature": temperature, limit: max_tokens}
         if seed is not None:
@@ -128,12 +130,12 @@ class EndpointChat:
     def answers(self, dialogues: Sequence[Dialogue], *, proven: bool = False) -> Iterator[tuple[int, str | Refusal]]:
         """Index and text of every answer as it arrives; an answer without content is the text "".
 
-        A dialogue that the server will not take is yielded as a `Refusal`, once another one was answered or where the
-        model is `proven`. If the first 8 are all refused, or all of fewer, that is a failure like the others.
+        A dialogue that the server rejects is yielded as a `Refusal`, but only once another one has been answered or if the
+        model is `proven`. If the first 8 (or all, if there are fewer) are rejected, the whole call fails.
 
-        After the first request that fails for good, or an interrupt, none is started, and those under way have `timeout_s`
-        to finish, since they are paid for: their answers are yielded too. Then a `ValueError` says what to change, or the
-        interrupt goes on. A second interrupt cancels them at once, as closing this generator does.
+        After the first permanent failure or an interrupt, no new request starts, and pending ones have `timeout_s` to finish,
+        since they are paid for: their answers are still yielded. Then a `ValueError` says what to change, or the interrupt is
+        re-raised. A second interrupt cancels pending requests at once, as does closing this generator.
         """
         from anyio.from_thread import start_blocking_portal
 
@@ -151,13 +153,13 @@ class EndpointChat:
     async def _ask_all(self, run: "_Run") -> None:
         from openai import AsyncOpenAI
 
-        key = self._key or "none"  # the client wants a key, even for an endpoint that does not
+        key = self._key or "none"  # the client insists on a key even if the endpoint needs none
         async with AsyncOpenAI(api_key=key, base_url=self.endpoint, timeout=self.timeout_s, max_retries=self.retries) as client:
             await run.ask_all(lambda dialogue: self._ask(client, dialogue))
 
     async def _ask(self, client: "AsyncOpenAI", dialogue: Dialogue) -> str:
         messages: Any = [{"role": turn.role, "content": _encodable(turn.content)} for turn in dialogue]
-        # The client's timeout starts anew with every byte, and some servers send blanks for as long as they work.
+        # The client's timeout restarts with every byte, and some servers send whitespace as a keep-alive.
         async with asyncio.timeout((self.retries + 1) * self.timeout_s + self.retries * _LONGEST_PAUSE_S):
             reply = await client.chat.completions.create(messages=messages, **self.request)
         return _text(reply)
@@ -172,24 +174,26 @@ class EndpointChat:
                 sent = f"the key in {self.api_key_env}" if self._key else f"a request without a key ({self.api_key_env} is not set)"
                 return f"{where} refuses {sent}: {said}. Set that variable, or name another one with reward.judge.api_key_env."
             case openai.NotFoundError():
-                return f"{where} is not there: {said}. Check reward.judge.model, and reward.judge.base_url, which usually ends in /v1."
+                return f"{where} was not found: {said}. Check reward.judge.model, and reward.judge.base_url, which usually ends in /v1."
             case openai.APITimeoutError() | TimeoutError():
                 attempts = f"{self.retries + 1} attempts of {self.timeout_s:g} s"
                 return f"{where} did not answer in {attempts}. Raise reward.judge.timeout_s or lower reward.judge.parallel."
             case openai.APIConnectionError():
                 return f"{where} cannot be reached ({failure.__cause__ or said}). Start the server or check reward.judge.base_url."
             case openai.RateLimitError():
-                return f"{where} turns requests away, repeated ones too: {said}. Lower reward.judge.parallel, or wait."
+                return f"{where} is rate limiting, even after retries: {said}. Lower reward.judge.parallel, or wait."
             case openai.InternalServerError():
-                return f"{where} fails, and {self.retries} retries did not help: {said}. Look at the server, or raise reward.judge.retries."
+                return f"{where} keeps failing after {self.retries} retries: {said}. Check the server, or raise reward.judge.retries."
             case openai.APIStatusError():
-                return f"{where} refuses a request: {said}. Change the parameter of reward.judge that it names, or the model."
+                return f"{where} rejected a request: {said}. Change the reward.judge parameter that it names, or the model."
             case _:
-                return f"{where} sent what is no chat completion: {said}. Check reward.judge.base_url, which usually ends in /v1."
+                return (
+                    f"{where} sent something other than a chat completion: {said}. Check reward.judge.base_url, which usually ends in /v1."
+                )
 
 
 class _Run:
-    """The requests of one call, in the event loop of another thread; `arrived` takes what they yield, and None at their end."""
+    """The requests of one call, running in another thread's event loop; results go into `arrived`, ended by None."""
 
     def __init__(self, dialogues: Sequence[Dialogue], *, parallel: int, grace_s: float, proven: bool) -> None:
         self.arrived: SimpleQueue[tuple[int, str | Refusal] | None] = SimpleQueue()
@@ -204,7 +208,7 @@ class _Run:
         self._trials_over = asyncio.Event()
 
     async def ask_all(self, ask: Callable[[Dialogue], Awaitable[str]]) -> None:
-        """Asks until nothing is left, or until `stop` and the time that it allows."""
+        """Asks until nothing is left, or until the grace period after `stop` is over."""
         if self._proven:
             self._trials_over.set()
         with suppress(TimeoutError):
@@ -214,7 +218,7 @@ class _Run:
         self._stopped = True
 
     def stop(self) -> None:
-        """Starts no more requests, and leaves those under way their time; to be called in the event loop."""
+        """Starts no more requests and gives pending ones the grace period; call it from the event loop."""
         if not self._stopped:
             self._stopped = True
             self._trials_over.set()
@@ -259,12 +263,12 @@ class _Run:
 
 
 def _said(failure: Exception) -> str:
-    """What a failure says, in one line of at most 300 characters."""
+    """The failure's message as one line of at most 300 characters."""
     return " ".join(str(failure).split())[:300] or type(failure).__name__
 
 
 def _text(reply: object) -> str:
-    """The text of a reply, whatever it is: the client checks no types, and proxies answer with web pages and status 200."""
+    """The text of a reply. The client does not validate types, and proxies answer with web pages and status 200."""
     from openai.types.chat import ChatCompletion
 
     if not isinstance(reply, ChatCompletion) or not reply.choices:
@@ -274,12 +278,12 @@ def _text(reply: object) -> str:
 
 
 def _encodable(text: str) -> str:
-    """The text without halves of characters, which JSON may hold and neither a request nor a file can."""
+    """The text without lone surrogates, which JSON can hold but neither a request nor a file can."""
     return text.encode("utf-8", "replace").decode()
 
 
 class LocalChat:
-    """Asks a language model in this process, greedily and in chunks of dialogues of like length, the longest first."""
+    """Asks a language model in this process, decoding greedily, in chunks of dialogues of similar length, longest first."""
 
     def __init__(self, generator: Generator, *, max_tokens: int = 2048, chunk: int = 64) -> None:
         self._generator, self._chunk = generator, chunk

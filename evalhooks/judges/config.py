@@ -1,4 +1,4 @@
-"""Configuration of a generative judge, and the judge made from it."""
+"""Configuration of a generative judge, and how it is built."""
 
 import math
 import re
@@ -20,7 +20,7 @@ UNPARSABLE = -1.0
 
 
 class Mode(StrEnum):
-    """Whether a judge rates completions one by one or chooses the best of a row; Ties is always rated."""
+    """Whether a judge rates completions one by one or picks the best of a row; Ties is always rated."""
 
     ratings = "ratings"
     rankings = "rankings"
@@ -32,11 +32,11 @@ class JudgeConfig:
 
     mode: Hashed[Mode] = Mode.ratings
     parser: Hashed[Parser] = Parser.strict
-    """How verdicts are read; `official` is for numbers that compare with published ones."""
+    """How verdicts are parsed; `official` is for numbers comparable with published ones."""
     model: Hashed[str] = ""
     """Name of the model at the endpoint."""
     base_url: Unhashed[str] = ""
-    """Where the endpoint is, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's own."""
+    """URL of the endpoint, such as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's own."""
     api_key_env: Unhashed[str] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
     path: ContentHashed[str] = ""
@@ -44,16 +44,16 @@ class JudgeConfig:
     dtype: Hashed[Dtype] = Dtype.fp32
     """Number format of the local model."""
     max_tokens: Hashed[int] = 2048
-    """Limit of an answer of the judge."""
+    """Maximum length of a judge's answer."""
     temperature: Hashed[float] = 0.0
     timeout_s: Unhashed[float] = 60.0
     retries: Unhashed[int] = 4
     parallel: Unhashed[int] = 16
-    """Requests under way at once."""
+    """Number of concurrent requests."""
     cache: Unhashed[str] = "~/.cache/rewardloop/judges.sqlite"
-    """File of the answers that are known; several runs may share it."""
+    """File of cached answers; several runs may share it."""
     seed: Hashed[int] = 0
-    """Of the order in which ranked answers are shown, and of sampling at the endpoint where the temperature is above 0."""
+    """Seed of the order in which ranked answers are shown, and of sampling at the endpoint if the temperature is above 0."""
 
     def __post_init__(self) -> None:
         require_positive("reward.judge.max_tokens", self.max_tokens)
@@ -74,7 +74,7 @@ class JudgeConfig:
 
 
 def require_complete(config: JudgeConfig) -> None:
-    """Raises `ValueError` unless the configuration names one model, at an endpoint or here."""
+    """Raises `ValueError` unless the configuration names exactly one model, at an endpoint or local."""
     if not config.path and not config.model:
         raise ValueError(
             "reward.judge.model and reward.judge.path are both empty; name a model at an endpoint (reward.judge.model=NAME, with "
@@ -90,9 +90,9 @@ def require_complete(config: JudgeConfig) -> None:
 
 
 def build(config: JudgeConfig, *, pairs: bool = False, progress: Progress | None = None) -> Judge:
-    """The judge of a configuration; a local model is loaded here, an endpoint is first spoken to when something is scored.
+    """The judge of a configuration; a local model is loaded here, an endpoint is first contacted when something is scored.
 
-    `pairs` is for RewardBench 1: an unparsable rating is NaN there, which its rules for judges make an undecided pair.
+    `pairs` is for RewardBench 1, where an unparsable rating becomes NaN, which its rules for judges treat as an undecided pair.
     Raises `ValueError` for an incomplete configuration, a missing package, key or folder, and an unusable cache.
     """
     require_complete(config)
@@ -114,7 +114,7 @@ def _endpoint(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
         api_key_env=config.api_key_env,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        # The likeliest answer has no use for a seed, which some servers refuse.
+        # Greedy decoding needs no seed, and some servers reject one.
         seed=config.seed if config.temperature > 0 else None,
         timeout_s=config.timeout_s,
         retries=config.retries,
@@ -130,6 +130,6 @@ def _local(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
     from core.models.load import load_policy
 
     chat = LocalChat(TransformersGenerator(*load_policy(model_config)), max_tokens=config.max_tokens)
-    # A folder may be written anew under the same name, as by the next run that trains the judge.
+    # A folder may be overwritten under the same name, for instance by the next run that trains the judge.
     files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(source).glob("*") if file.is_file())
     return chat, {"path": source, "files": files, "dtype": config.dtype, "temperature": 0.0, "max_tokens": config.max_tokens}

@@ -1,7 +1,7 @@
 """Judges: Scorers that ask a language model.
 
-Source: RewardBench 2 (Malik et al., 2025), section 3 and appendix G. The scores enter `evalhooks.rewardbench.v2` as those of
-any reward model: an unparsable rating loses to every rating, and n unparsable ones earn the credit of chance, 1/n.
+Source: RewardBench 2 (Malik et al., 2025), section 3 and appendix G. Their scores enter `evalhooks.rewardbench.v2` like
+those of any reward model: an unparsable rating loses to every rating, and n unparsable ones earn the credit of chance, 1/n.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from evalhooks.judges.parsers import Parser, parse_ranking, parse_rating
 
 
 class RatingJudge:
-    """Scores a completion by the rating, 1 to 10, that a language model gives to it alone.
+    """Scores each completion on its own, by the rating from 1 to 10 that a language model gives it.
 
-    `prompt` words the question (`prompts.rating` or `prompts.ties_rating`). An answer of the judge without a rating scores
-    `unparsable`: -1 loses to every rating; NaN makes a pair of RewardBench 1 undecided, as its rules for judges have it.
+    `prompt` words the question (`prompts.rating` or `prompts.ties_rating`). A judge's answer without a rating scores
+    `unparsable`: -1 loses to every rating; NaN makes a RewardBench 1 pair undecided, as its rules for judges require.
     `num_judged` and `num_unparsable` count completions, over all calls.
     """
 
@@ -45,7 +45,7 @@ class RatingJudge:
         return self.num_unparsable / max(self.num_judged, 1)
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One list of ratings per prompt, in the order of its completions; all are asked for in one call of the chat."""
+        """One list of ratings per prompt, in the order of its completions; a single chat call asks for all of them."""
         scores = [[self.unparsable] * len(answers) for answers in completions]
         places = [(row, place) for row, answers in enumerate(completions) for place in range(len(answers))]
         questions = [self._prompt(prompt, answer) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
@@ -59,11 +59,11 @@ class RatingJudge:
 
 
 class RankingJudge:
-    """Scores the completions of a prompt by which of them a language model calls the best: 1 for that one, 0 for the others.
+    """Asks a language model which completion of a prompt is the best: that one scores 1, the others 0.
 
-    All of 2 to 26 completions are shown at once, in an order drawn from `seed`, the prompt and the completions themselves:
-    neither the other rows nor the order in which they or the completions come change a verdict. An answer without verdict
-    scores all of them 0. A lone completion is not judged and scores 0. `num_judged` and `num_unparsable` count prompts.
+    All completions (2 to 26) are shown at once, in an order derived from `seed`, the prompt and the completions, so neither
+    the other rows nor the order of rows or completions can change a verdict. If the answer has no verdict, all score 0. A
+    single completion is not judged and scores 0. `num_judged` and `num_unparsable` count prompts.
     """
 
     def __init__(self, chat: Chat, *, parser: Parser = Parser.strict, seed: int = 0, progress: Progress | None = None) -> None:
@@ -78,9 +78,9 @@ class RankingJudge:
         return self.num_unparsable / max(self.num_judged, 1)
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One list of zeros and at most a one per prompt; all prompts are asked about in one call of the chat.
+        """One list per prompt with at most a single 1, the rest 0; a single chat call asks about all prompts.
 
-        Raises `ValueError` for a prompt of more than 26 completions, before anything is asked.
+        Raises `ValueError` for a prompt with more than 26 completions, before anything is asked.
         """
         scores = [[0.0] * len(answers) for answers in completions]
         orders = [shown_order(prompt, answers, seed=self.seed) for prompt, answers in zip(prompts, completions, strict=True)]
@@ -97,20 +97,20 @@ class RankingJudge:
 
 
 def shown_order(prompt: Dialogue, completions: Sequence[str], *, seed: int) -> list[int]:
-    """The places of the completions in the order shown: by a hash of seed, prompt and completion, so any order is equally likely."""
+    """Indices of the completions in the order shown: sorted by a hash of seed, prompt and completion, so any order is equally likely."""
     turns = [(turn.role, turn.content) for turn in prompt]
 
-    def lot(place: int) -> bytes:
+    def sort_key(place: int) -> bytes:
         return hashlib.sha256(json.dumps([seed, turns, completions[place]]).encode()).digest()
 
-    return sorted(range(len(completions)), key=lot)
+    return sorted(range(len(completions)), key=sort_key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
-    """A judge of a benchmark: `rows` scores its rows, `ties` those of the Ties domain, both through one `chat`.
+    """A judge for a benchmark: `ties` scores the rows of the Ties domain, `rows` all others, both through one `chat`.
 
-    The counts are over both, and over all calls so far.
+    Counts cover both, over all calls so far.
     """
 
     rows: RatingJudge | RankingJudge
@@ -119,42 +119,42 @@ class Judge:
 
     @property
     def num_judged(self) -> int:
-        """Verdicts that were asked for: one per rated completion or ranked prompt."""
+        """Number of verdicts requested: one per rated completion or ranked prompt."""
         return self.rows.num_judged + self.ties.num_judged
 
     @property
     def num_unparsable(self) -> int:
-        """Verdicts that could not be read, and so earned the credit of chance or less."""
+        """Number of unparsable verdicts, which earn the credit of chance or less."""
         return self.rows.num_unparsable + self.ties.num_unparsable
 
     @property
     def unparsable_share(self) -> float:
-        """Share of the verdicts that could not be read; 0 before the first."""
+        """Share of unparsable verdicts; 0 before the first."""
         return self.num_unparsable / max(self.num_judged, 1)
 
     @property
     def num_asked(self) -> int:
-        """Answers that the model gave."""
+        """Number of answers received from the model."""
         return self.chat.num_asked
 
     @property
     def num_cached(self) -> int:
-        """Answers that were known already."""
+        """Number of answers taken from the cache."""
         return self.chat.num_cached
 
     @property
     def num_refused(self) -> int:
-        """Questions that the model's server would not take; their verdicts count as unparsable."""
+        """Number of questions that the server refused; their verdicts count as unparsable."""
         return self.chat.num_refused
 
     @property
     def first_refusal(self) -> str:
-        """What the server said to the first question that it refused; empty where it refused none."""
+        """The server's message for the first question it refused; empty if it refused none."""
         return self.chat.first_refusal
 
 
 def _texts(chat: Chat, questions: Sequence[Dialogue], progress: Progress) -> list[str]:
-    """The chat's answers in the order of the questions, followed by `progress`; a refusal is an answer without a verdict."""
+    """The chat's answers in the order of the questions, reported to `progress`; a refusal becomes an answer without a verdict."""
     if not questions:
         return []
     texts: dict[int, str] = {}

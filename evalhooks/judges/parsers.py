@@ -1,7 +1,7 @@
-"""What a judge's text says: a rating, a choice, or nothing that can be read (None).
+"""Parses a judge's text into a rating or a choice, or None if it is unparsable.
 
-`official` follows RewardBench's reference implementation to the letter, for numbers that compare with published ones. It
-takes "8/10" for 10 and, of two verdicts, the one with the earlier letter. `strict` reads nothing where a text is not clear.
+`official` follows RewardBench's reference implementation to the letter, for numbers comparable with published ones. It
+reads "8/10" as 10 and, of two verdicts, takes the one with the earlier letter. `strict` rejects ambiguous texts.
 """
 
 import re
@@ -11,7 +11,7 @@ from evalhooks.judges.prompts import LETTERS
 
 
 class Parser(StrEnum):
-    """How the text of a judge is read."""
+    """How a judge's text is parsed."""
 
     strict = "strict"
     official = "official"
@@ -33,9 +33,9 @@ _VERDICT = re.compile(r"\[\[([A-Z])\]\]")
 def parse_rating(text: str, parser: Parser = Parser.strict) -> float | None:
     """A rating from 1 to 10.
 
-    Official: the whole number at the very end of the text. Strict: what the last line that is not empty says, where it
-    says nothing but a rating: a number, perhaps with decimals, "Rating:" or "Score:" before it, "/10" and a full stop
-    after it, in bold or double square brackets.
+    Official: the whole number at the very end of the text. Strict: the last non-empty line, if it holds nothing but a
+    rating: a number, possibly with decimals, optionally preceded by "Rating:" or "Score:", followed by "/10" or a full
+    stop, and in bold or double square brackets.
 
     >>> [parse_rating("Fair. 8/10", parser) for parser in Parser], [parse_rating("Fair.\\nRating: 8.5/10", parser) for parser in Parser]
     ([None, 10.0], [8.5, 10.0])
@@ -49,9 +49,9 @@ def parse_rating(text: str, parser: Parser = Parser.strict) -> float | None:
 
 
 def parse_ranking(text: str, num_answers: int, parser: Parser = Parser.strict) -> int | None:
-    """The place (from 0) of the best of `num_answers` answers, named as [[A]], [[B]], ...
+    """The index (from 0) of the best of `num_answers` answers, which the text names as [[A]], [[B]], ...
 
-    Official: the first letter of the alphabet that occurs so, wherever it stands. Strict: the one letter that does.
+    Official: the alphabetically first letter that occurs in this form anywhere. Strict: the only letter that does.
 
     >>> [parse_ranking("[[B]] is better than [[A]].", 4, parser) for parser in Parser]
     [None, 0]

@@ -1,7 +1,7 @@
-"""What a judge is asked. Both parsers of `evalhooks.judges.parsers` read the form of answer that is asked for.
+"""The prompts for judges. Both parsers in `evalhooks.judges.parsers` can read the answer format they ask for.
 
-RewardBench 2 (Malik et al., 2025, appendix G) rates or ranks with a language model; the wording here is our own, so that
-scores of a judge compare with each other, and with published ones only in kind.
+RewardBench 2 (Malik et al., 2025, appendix G) rates or ranks with a language model; the wording here is our own, so
+scores of a judge are comparable with each other, but not directly with published ones.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from string import ascii_uppercase
 from core.records import Dialogue, user
 
 LETTERS = ascii_uppercase
-"""The names of ranked answers, in the order shown."""
+"""Labels of ranked answers, in the order shown."""
 
 _CRITERIA = """\
 What counts, the first the most:
@@ -38,7 +38,7 @@ def rating(prompt: Dialogue, answer: str) -> Dialogue:
 
 
 def ties_rating(prompt: Dialogue, answer: str) -> Dialogue:
-    """As `rating`, where all that matters is that the answer is a correct one; for the Ties domain."""
+    """Like `rating`, but only the correctness of the answer counts; for the Ties domain."""
     task = (
         "You grade whether an AI assistant answered a question correctly. The question may have many correct answers, and\n"
         "each of them is worth the same: none is better for being more usual, more typical or more interesting. Depth and\n"
@@ -49,9 +49,9 @@ def ties_rating(prompt: Dialogue, answer: str) -> Dialogue:
 
 
 def ranking(prompt: Dialogue, answers: Sequence[str]) -> Dialogue:
-    """Asks which of 2 to 26 answers is the best, by its letter in double square brackets.
+    """Asks for the letter of the best of 2 to 26 answers, in double square brackets.
 
-    Raises `ValueError` for fewer or more answers.
+    Raises `ValueError` for any other number of answers.
     """
     if not 2 <= len(answers) <= len(LETTERS):
         raise ValueError(
@@ -72,8 +72,8 @@ def ranking(prompt: Dialogue, answers: Sequence[str]) -> Dialogue:
 
 
 def _ask(task: str, prompt: Dialogue, answers: dict[str, str], form: str) -> Dialogue:
-    """One user turn, since the templates of some models know no system turn: task, material, form of the verdict."""
-    # A code made from the material cannot occur in it, so no answer can close its own fence and speak from outside.
+    """A single user turn, since some chat templates have no system turn: task, material, format of the verdict."""
+    # A code hashed from the material cannot be predicted by it, so no answer can close its own fence and speak from outside.
     material = json.dumps([[(turn.role, turn.content) for turn in prompt], list(answers.values())])
     code = hashlib.sha256(material.encode()).hexdigest()[:10]
     turns = [_fenced(f"{turn.role} message", turn.content, code) for turn in prompt]

@@ -1,8 +1,8 @@
 """Two models on the same benchmark rows: do their scores differ by more than the choice of prompts explains?
 
-Everything is paired: only rows that both models scored count, and a resample draws a row (of Ties: a pair of prompts)
-with the results of both. That is far sharper than comparing two standard errors, since a hard row is hard for both. What
-the intervals leave out is the noise of training: two seeds of one recipe differ too.
+Everything is paired: only rows that both models scored count, and a resample draws a row (for Ties: a pair of prompts)
+with both models' results. That is far sharper than comparing two standard errors, since a hard row is hard for both. The
+intervals do not cover training noise: two seeds of one recipe differ too.
 """
 
 from collections import Counter
@@ -34,9 +34,9 @@ PRIOR_SETS = "Prior Sets"
 class Line:
     """One score of both models over `num_rows` shared rows, on the scale 0..1.
 
-    `difference` is a - b; `ci95` is its 95% paired bootstrap interval and `p_value` two-sided for no difference, both None
-    where there are not two rows (of Ties: pairs) to draw. `verdict` is "more than noise" only where the interval excludes
-    0. Of the rows, a earned more than b on `num_won` and less on `num_lost`.
+    `difference` is a - b; `ci95` is its 95% paired bootstrap interval and `p_value` two-sided for no difference; both are
+    None with fewer than two rows (for Ties: pairs). `verdict` is "more than noise" only if the interval excludes 0. Model a
+    earned more credit than b on `num_won` rows, and less on `num_lost`.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flip:
-    """A row on which the models' credits differ; the credit of a Ties prompt is 1 where it is accurate, else 0.
+    """A row on which the models' credits differ; the credit of a Ties prompt is 1 if it is accurate, else 0.
 
     >>> Flip(subset="Math", id="7", credit_a=1.0, credit_b=0.0).credit_a
     1.0
@@ -67,10 +67,10 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Model a against model b: a line per domain, and overall where every domain is there (else `reason` says what is not).
+    """Model a against model b: a line per domain, and overall if no domain is missing (else `reason` says which are).
 
-    `refusals` say why Ties has no line. `flips` begin with the largest difference of credits. Rows that only one of the
-    models has are counted in `num_only_a` and `num_only_b` and enter nothing.
+    `refusals` say why Ties has no line. `flips` are sorted by difference in credit, largest first. Rows that only one
+    model has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
 
     >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(3)]
     >>> compare(rows, rows).lines[0].verdict
@@ -106,7 +106,7 @@ class _Joined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """A score as a sum over units: what each adds to the score of a and to that of b, by stratum, the main stratum first."""
+    """A score as a sum over units: their contributions to the scores of a and b by stratum, main stratum first."""
 
     name: str
     flips: Sequence[Flip]
@@ -116,11 +116,11 @@ class _Part:
 
 
 def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: int = 10_000, seed: int = 0) -> Comparison:
-    """RewardBench 2: model a against model b, row by row of equal subset and id.
+    """RewardBench 2: model a against model b, matching rows by subset and id.
 
-    Lines come in the order of the domains, then any other subset; overall is the mean of the six domains and resamples
-    them jointly, each at its own size. Raises `ValueError` where nothing is shared, where a model has a row twice, where
-    the two rows of one id differ in their completions, and for `num_resamples` below 1.
+    Lines follow the order of the domains, then any other subset; overall is the mean of the six domains and resamples
+    them jointly, each at its own size. Raises `ValueError` if no rows are shared, if a model has a row twice, if the two
+    rows of one id differ in their completions, and if `num_resamples` is below 1.
     """
     joined = _join(a, b, v2.canonical)
     refusals = _ties_refusals(joined.by_subset.get(TIES, ()))
@@ -152,7 +152,7 @@ def compare1(
     """RewardBench 1: model a against model b, pair by pair; a line per section, for the prior sets, and for any other subset.
 
     A section is weighted over its shared subsets as in `v1.section_score`, and each subset is resampled at its
-    own size. `generative_*` as in `v1.pair_credit`. Raises as `compare`.
+    own size. `generative_*` as in `v1.pair_credit`. Raises like `compare`.
     """
     joined = _join(a, b, v1.canonical)
     groups: dict[str, Mapping[str, float]] = {**v1.COUNTS, PRIOR_SETS: dict.fromkeys(v1.PRIOR_SETS, 1.0)}
@@ -194,12 +194,12 @@ def _join(a: Sequence[ScoredRow], b: Sequence[ScoredRow], canonical: Callable[[s
         if (row.num_correct, len(row.scores)) != (other.num_correct, len(other.scores)):
             raise ValueError(
                 f"Row {id_!r} of {subset} has {len(row.scores)} scores in A, {row.num_correct} of them correct, and {len(other.scores)} "
-                f"in B, {other.num_correct} correct, so it is not the same row; score both models on one file."
+                f"in B, {other.num_correct} correct, so they are not the same row; score both models on one file."
             )
         by_subset.setdefault(subset, []).append(_Pair(a=row, b=other))
     num_shared = sum(len(pairs) for pairs in by_subset.values())
     if not num_shared:
-        raise ValueError(f"A ({len(a)} rows) and B ({len(b)} rows) share no row of equal subset and id; score both on one benchmark.")
+        raise ValueError(f"A ({len(a)} rows) and B ({len(b)} rows) share no row with the same subset and id; score both on one benchmark.")
     return _Joined(by_subset=by_subset, num_only_a=len(a) - num_shared, num_only_b=len(b) - num_shared)
 
 
@@ -207,7 +207,7 @@ def _keyed(name: str, rows: Sequence[ScoredRow], canonical: Callable[[str], str]
     keys = [(canonical(row.subset), row.id) for row in rows]
     for (subset, id_), uses in Counter(keys).items():
         if uses > 1:
-            raise ValueError(f"{name} has row {id_!r} of {subset} {uses} times, so it cannot be paired; give every row an id of its own.")
+            raise ValueError(f"{name} has row {id_!r} of {subset} {uses} times, so it cannot be paired; give every row a unique id.")
     return dict(zip(keys, rows, strict=True))
 
 
@@ -223,11 +223,11 @@ def _mean_part(
     credit_a: Callable[[ScoredRow], float],
     credit_b: Callable[[ScoredRow], float],
 ) -> _Part:
-    """The mean of the subsets' mean credits, weighted over those of `weights` that are there."""
+    """The mean of the subsets' mean credits, weighted by `weights` over the subsets that are present."""
     found = {subset: by_subset[subset] for subset in weights if subset in by_subset}
     total = sum(weights[subset] for subset in found)
     credits = {subset: np.array([[credit_a(pair.a), credit_b(pair.b)] for pair in pairs]) for subset, pairs in found.items()}
-    # The largest subset is the main stratum: one of two rows must not decide whether there is an interval.
+    # The largest subset is the main stratum, so a tiny subset does not decide whether there is an interval.
     strata = sorted(((weights[subset] / total) * values / len(values) for subset, values in credits.items()), key=len, reverse=True)
     flips = [flip for subset, pairs in found.items() for flip in _flips(subset, pairs, credits[subset])]
     num_rows = sum(len(pairs) for pairs in found.values())
@@ -264,7 +264,7 @@ def _comparison(
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1, 10000 is usual.")
     rng = np.random.default_rng(seed)
-    # One stream for all parts: two of equal size must not be resampled alike.
+    # One stream for all parts, or two of equal size would draw the same resamples.
     draws = [_draws(part, num_resamples, rng) for part in parts]
     lines = tuple(_line(part.name, [part], [1.0], [draw]) for part, draw in zip(parts, draws, strict=True))
     chosen = [(part, weights[part.name], draw) for part, draw in zip(parts, draws, strict=True) if part.name in weights]
@@ -282,7 +282,7 @@ def _comparison(
 
 
 def _draws(part: _Part, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Resampled differences a - b of the score; None where the main stratum is a single unit."""
+    """Resampled differences a - b of the score; None if the main stratum has only one unit."""
     differences = [a - b for a, b in zip(part.strata_a, part.strata_b, strict=True)]
     return resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else None
 

@@ -1,4 +1,4 @@
-"""A benchmark in RewardBench's schemas: read, checked, and scored with any Scorer."""
+"""Reads and checks benchmark rows in RewardBench's schemas, and scores them with any Scorer."""
 
 import random
 from collections import defaultdict
@@ -15,7 +15,7 @@ from core.records import BenchmarkRow, CompletionScore, DetailedScorer, ScoredRo
 
 HUB2 = "allenai/reward-bench-2"
 HUB1 = "allenai/reward-bench"
-"""The official benchmarks on the hub; their splits are `test` and `filtered`."""
+"""The official benchmarks on the hub; their splits are `SPLIT2` and `SPLIT1`."""
 
 SPLIT2, SPLIT1 = "test", "filtered"
 
@@ -34,7 +34,7 @@ _TABLE = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBenchmark:
-    """A scored benchmark: its rows, and for each row the details of its completions' scores (None: the scorer gives none).
+    """A scored benchmark: its rows, and per row the details of its completions' scores, None if the scorer gives none.
 
     >>> ScoredBenchmark(rows=(ScoredRow(id="7", subset="Math", num_correct=1, scores=(2.0, 0.5)),), details=(None,)).num_truncated
     0
@@ -50,31 +50,31 @@ class ScoredBenchmark:
 
 
 def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
-    """Rows in RewardBench 2's schema, a share `limit` (above 0, at most 1) of each domain.
+    """Rows in RewardBench 2's schema, a fraction `limit` (above 0, at most 1) of each domain.
 
-    `path` is a JSONL or parquet file, a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as
-    `org/name` or `org/name@revision`, of which the split `test` is read; a local dataset's only split is read whatever its
-    name. Ties are sampled in pairs. Raises a `ValueError` that names the row and the field at fault; counts that a row states
-    itself must agree with its lists.
+    `path` is a JSONL or parquet file, a folder of parquet files, a folder written by `datasets.save_to_disk`, or a hub
+    dataset as `org/name` or `org/name@revision`. The split `test` is read; a local dataset's only split is read whatever
+    its name. Ties are sampled in pairs. Raises `ValueError` that names the offending row and field; counts stated in a row
+    must agree with its lists.
     """
     return sample_rows([_row2(row, f"{path}, row {number}") for number, row in _read(path, SPLIT2)], limit, seed)
 
 
 def load_rewardbench1(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
-    """Pairs in RewardBench 1's schema (`prompt`, `chosen`, `rejected`, `subset`), a share `limit` of each subset.
+    """Pairs in RewardBench 1's schema (`prompt`, `chosen`, `rejected`, `subset`), a fraction `limit` of each subset.
 
-    As `load_rewardbench2`, with the split `filtered`. The row number serves as the id of a pair without one.
+    Like `load_rewardbench2`, but with the split `filtered`. The row number serves as the id of a pair without one.
     """
     return sample_rows([_row1(row, number, f"{path}, row {number}") for number, row in _read(path, SPLIT1)], limit, seed)
 
 
 def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[BenchmarkRow]:
-    """At least one row (for Ties: pair) of each subset and about `limit` of them, in the order of the file.
+    """About a fraction `limit` of each subset's rows (for Ties: pairs), at least one, in file order.
 
     Raises `ValueError` unless `limit` is above 0 and at most 1.
     """
     if not 0 < limit <= 1:
-        raise ValueError(f"The share of the benchmark to be read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
+        raise ValueError(f"The fraction of the benchmark to read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
     if limit == 1:
         return list(rows)
     groups: dict[str, dict[str | int, None]] = defaultdict(dict)
@@ -88,7 +88,7 @@ def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[B
 
 
 def _unit(place: int, row: BenchmarkRow) -> str | int:
-    """What is sampled as one: a row, by its index, and in Ties a pair of prompts, whose ids share what follows the colon."""
+    """Key of a sampling unit: a row's index, or for Ties the number after the colon, which both prompts of a pair share."""
     return row.id.rpartition(":")[2] if _is_ties(row) else place
 
 
@@ -97,9 +97,9 @@ def _is_ties(row: BenchmarkRow) -> bool:
 
 
 def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Scorer | None = None) -> ScoredBenchmark:
-    """The rows, in their order, with the scores of their completions.
+    """Scores the completions of all rows, keeping their order.
 
-    Ties rows go to `ties_scorer` if given: a judge that ranks the answers of other domains must rate those of Ties.
+    Ties rows go to `ties_scorer` if given: a judge that ranks answers in other domains must rate those of Ties.
     """
     if ties_scorer is None:
         return _score(rows, scorer)
@@ -133,7 +133,7 @@ def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
 def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | None]) -> None:
     """Writes per-row results as parquet: id, subset, num_correct, scores, credit, and num_tokens and truncated per completion.
 
-    `credits` are the `row_results` of the benchmark's formulas: RewardBench 1 and 2 differ in the credit for equal scores.
+    `credits` are the `row_results` of the benchmark's formulas: RewardBench 1 and 2 give different credit for equal scores.
     """
     table = [
         {
@@ -162,11 +162,11 @@ def is_result(path: Path) -> bool:
 
 
 def _read(path: str, split: str) -> list[tuple[int, Any]]:
-    """The rows of a benchmark, numbered from 1; raises a `ValueError` if there are none."""
+    """The rows of a benchmark, numbered from 1. Raises `ValueError` if there are none."""
     what = f"the benchmark {path}"
     rows = list(dataset_rows(path, split=split, what=what, remedy="save the one you mean alone", lone_split=True))
     if not rows:
-        raise ValueError(f"{what} holds no rows.")
+        raise ValueError(f"{what} contains no rows.")
     return rows
 
 
@@ -174,13 +174,13 @@ def _row2(row: Any, where: str) -> BenchmarkRow:
     _require(row, {"id": (str, int), "prompt": str, "chosen": list, "rejected": list, "subset": str}, where)
     chosen, rejected = row["chosen"], row["rejected"]
     if not chosen or not all(isinstance(text, str) for text in (*chosen, *rejected)):
-        raise ValueError(f"{where}: chosen and rejected must be lists of text, chosen not empty.")
+        raise ValueError(f"{where}: chosen and rejected must be lists of strings, and chosen must not be empty.")
     counts = {"num_correct": len(chosen), "num_incorrect": len(rejected), "total_completions": len(chosen) + len(rejected)}
     for key, found in counts.items():
         if row.get(key, found) not in (None, found):
             raise ValueError(
                 f"{where}: {key!r} is {row[key]!r}, but there are {len(chosen)} chosen and {len(rejected)} rejected completions; "
-                "mend the lists, or leave the count out."
+                "fix the lists, or leave the count out."
             )
     return BenchmarkRow(
         id=str(row["id"]), prompt=row["prompt"], completions=(*chosen, *rejected), num_correct=len(chosen), subset=row["subset"]
@@ -197,9 +197,9 @@ def _row1(row: Any, number: int, where: str) -> BenchmarkRow:
 
 def _require(row: Any, fields: Mapping[str, Any], where: str) -> None:
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is no JSON object.")
+        raise ValueError(f"{where} is not a JSON object.")
     if row.get("subset") == "":
-        raise ValueError(f"{where}: 'subset' is empty; name the domain of the row.")
+        raise ValueError(f"{where}: 'subset' is empty; name the row's domain.")
     for key, kind in fields.items():
         if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
             raise ValueError(f"{where}: {key!r} is missing or of the wrong type ({type(row.get(key)).__name__}).")

@@ -1,4 +1,4 @@
-"""Scores read from files, written by rewardloop or another tool, and the benchmark results they give: no model is needed."""
+"""Benchmark results from score files, written by rewardloop or another tool; no model is needed."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from evalhooks.rewardbench import v1, v2
 
 
 class RewardBench2Result(TypedDict):
-    """What result.json says of RewardBench 2; see `v2.BenchmarkScores`."""
+    """RewardBench 2 as stored in result.json; see `v2.BenchmarkScores`."""
 
     per_subset: dict[str, float]
     overall: float | None
@@ -27,7 +27,7 @@ class RewardBench2Result(TypedDict):
 
 
 class RewardBench1Result(TypedDict):
-    """What result.json says of RewardBench 1; see `v1.BenchmarkScores`."""
+    """RewardBench 1 as stored in result.json; see `v1.BenchmarkScores`."""
 
     per_subset: dict[str, float]
     sections: dict[str, float | None]
@@ -42,19 +42,19 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def read_scores2(path: str | Path) -> list[ScoredRow]:
-    """Rows `{"id", "subset", "num_correct", "scores"}` of a JSONL or parquet file, the scores of the correct completions first.
+    """Rows `{"id", "subset", "num_correct", "scores"}` of a JSONL or parquet file; scores of correct completions come first.
 
     A score is a number, one of the strings "NaN", "Infinity" and "-Infinity", or null, which means NaN. `total_completions`
     is optional but must agree with the scores. `evalhooks.rewardbench.rows.write_rows` writes such files, for RewardBench 1
-    too. Raises a `ValueError` that names the file, the row and the field at fault.
+    too. Raises `ValueError` that names the offending file, row and field.
     """
     return [_row2(row, f"{path}, row {number}") for number, row in _rows(Path(path))]
 
 
 def read_scores1(path: str | Path) -> list[ScoredRow]:
-    """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, both a score as in `read_scores2`.
+    """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, each a score as in `read_scores2`.
 
-    The row number serves as the id of a pair without one. Raises as `read_scores2`.
+    The row number serves as the id of a pair without one. Raises like `read_scores2`.
     """
     rows: list[ScoredRow] = []
     for number, row in _rows(Path(path)):
@@ -78,20 +78,20 @@ def read_credits(path: str | Path) -> list[float | None]:
 def read_prior_sets(path: str | Path) -> dict[str, float]:
     """Accuracies (0..1) of any of RewardBench 1's prior sets, from a JSON object keyed by name.
 
-    Raises a `ValueError` that names the file and the entry at fault.
+    Raises `ValueError` that names the file and the offending entry.
     """
     file = _file(Path(path))
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f'{path} is no JSON ({error}); write an object such as {{"shp": 0.61}}.') from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f'{path} is not valid JSON ({error}); write an object such as {{"shp": 0.61}}.') from error
     if not isinstance(found, dict):
-        raise ValueError(f'{path} holds no JSON object; write one such as {{"shp": 0.61}}.')
+        raise ValueError(f'{path} is not a JSON object; write one such as {{"shp": 0.61}}.')
     for name, accuracy in found.items():
         if name not in v1.PRIOR_SETS:
             raise ValueError(f"{path}: the prior set {name!r} is unknown; the names are {', '.join(v1.PRIOR_SETS)}.")
         if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-            raise ValueError(f"{path}: {name} is {accuracy!r}; give a share from 0 to 1 (points divided by 100).")
+            raise ValueError(f"{path}: {name} is {accuracy!r}; give a fraction from 0 to 1 (points divided by 100).")
     return {name: float(accuracy) for name, accuracy in found.items()}
 
 
@@ -113,7 +113,7 @@ def result2(rows: Sequence[ScoredRow]) -> RewardBench2Result:
 
 
 def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> RewardBench1Result:
-    """RewardBench 1's result for `rows`, ready for JSON; raises as `v1.scores`.
+    """RewardBench 1's result for `rows`, ready for JSON; raises like `v1.scores`.
 
     `sections` holds all four, None if all of a section's subsets are missing; `prior_sets` is their mean, or None.
     """
@@ -132,14 +132,14 @@ def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, gener
 def _file(path: Path) -> Path:
     file = path.expanduser()
     if not file.is_file():
-        raise ValueError(f"{path} is no file; check its name.")
+        raise ValueError(f"{path} is not a file; check its name.")
     return file
 
 
 def _rows(path: Path) -> list[tuple[int, Any]]:
     rows = list(read_rows(_file(path)))
     if not rows:
-        raise ValueError(f"{path} holds no rows; give one scored row a line.")
+        raise ValueError(f"{path} contains no rows; give one scored row per line.")
     return rows
 
 
@@ -147,11 +147,11 @@ def _row2(row: Any, where: str) -> ScoredRow:
     _require_object(row, where)
     scores = row.get("scores")
     if not isinstance(scores, list) or not scores:
-        raise ValueError(f"{where}: 'scores' is missing or no list with one score per completion, but {_shown(scores)}.")
+        raise ValueError(f"{where}: 'scores' is missing or not a list with one score per completion: {_shown(scores)}.")
     values = tuple(_score(value, f"{where}: score {index}") for index, value in enumerate(scores))
     num_correct, total = _count(row.get("num_correct"), f"{where}: 'num_correct'"), row.get("total_completions")
     if num_correct > len(values):
-        raise ValueError(f"{where}: 'num_correct' is {num_correct}, but there are only {len(values)} scores; mend one of them.")
+        raise ValueError(f"{where}: 'num_correct' is {num_correct}, but there are only {len(values)} scores; fix one of them.")
     if total is not None and _count(total, f"{where}: 'total_completions'") != len(values):
         raise ValueError(f"{where}: 'total_completions' is {total}, but there are {len(values)} scores; score every completion once.")
     return ScoredRow(id=_id(row, where), subset=_subset(row, where), num_correct=num_correct, scores=values)
@@ -170,32 +170,32 @@ def _score(value: object, where: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{where} is a whole number beyond the range of a float; write it as Infinity, or score the row again.") from error
+        raise ValueError(f"{where} is an integer beyond the range of a float; write it as Infinity, or score the row again.") from error
 
 
 def _count(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{where} is missing or no count from 0 up, but {_shown(value)}.")
+        raise ValueError(f"{where} is missing or not a non-negative integer: {_shown(value)}.")
     return value
 
 
 def _id(row: Mapping[str, Any], where: str) -> str:
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise ValueError(f"{where}: 'id' is missing or neither text nor a whole number, but {_shown(name)}.")
+        raise ValueError(f"{where}: 'id' is missing or neither a string nor an integer: {_shown(name)}.")
     return str(name)
 
 
 def _subset(row: Mapping[str, Any], where: str) -> str:
     name = row.get("subset")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: 'subset' is missing or no text, but {_shown(name)}; name the domain of the row.")
+        raise ValueError(f"{where}: 'subset' is missing or not a string: {_shown(name)}; name the row's domain.")
     return name
 
 
 def _require_object(row: Any, where: str) -> None:
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is no JSON object.")
+        raise ValueError(f"{where} is not a JSON object.")
 
 
 def _shown(value: object) -> str:

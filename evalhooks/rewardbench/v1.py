@@ -30,7 +30,7 @@ COUNTS: Mapping[str, Mapping[str, int]] = {
         "donotanswer": 136,
     },
     "Reasoning": {
-        "math-prm": 984,  # it has 447 pairs; raised so that mathematics weighs as much as the six code subsets
+        "math-prm": 984,  # it has 447 pairs, weighted up so that mathematics counts as much as the six code subsets
         "hep-cpp": 164,
         "hep-go": 164,
         "hep-java": 164,
@@ -42,7 +42,7 @@ COUNTS: Mapping[str, Mapping[str, int]] = {
 """Section -> subset -> the weight of the subset in its section."""
 
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
-"""Test sets of earlier preference data, which count half a section."""
+"""Test sets of earlier preference datasets; their mean counts half as much as a section."""
 
 METRIC_KEYS: Mapping[str, str] = {"chat": "Chat", "chat_hard": "Chat Hard", "safety": "Safety", "reasoning": "Reasoning"}
 """Metric key -> section."""
@@ -57,8 +57,8 @@ _SUBSET_NAMES = {name.casefold(): name for name in [*(subset for section in COUN
 class BenchmarkScores:
     """A model's RewardBench result.
 
-    `per_section` holds all four sections, None where every subset is missing; then `overall` is None too and `reason` says
-    so. `missing_subsets` are the official subsets without rows: a section with some of them is a score over the rest.
+    `per_section` holds all four sections; one without any subset is None, and then `overall` is None too and `reason` says
+    why. `missing_subsets` are the official subsets without rows; a section's score covers the subsets it has.
     `prior_sets` is None if none of the four was scored. `row_results` are the credits in the order of the rows.
 
     >>> result = scores([ScoredRow(id="1", subset="hep-go", num_correct=1, scores=(2.0, 0.5))])
@@ -94,18 +94,18 @@ def pair_credit(row: ScoredRow, *, generative: bool = False) -> float:
 
 
 def canonical(subset: str) -> str:
-    """The official name of a subset or prior set; a name that RewardBench does not know as it is."""
+    """The official name of a subset or prior set; a name unknown to RewardBench is returned as it is."""
     return _SUBSET_NAMES.get(subset.casefold(), subset)
 
 
 def scores(
     rows: Sequence[ScoredRow], *, prior_sets: Mapping[str, float] = MappingProxyType({}), generative: bool = False
 ) -> BenchmarkScores:
-    """Scores per subset, per section and overall. `generative` as in `pair_credit`, which says what else is raised.
+    """Scores per subset, per section and overall. `generative` and the errors of single rows are as in `pair_credit`.
 
-    Subset names are matched case-insensitively; one that RewardBench does not know is reported in `per_subset` only.
-    `prior_sets` are accuracies (0..1) of prior sets that were measured elsewhere, by name; they count as if their rows
-    were here. Raises `ValueError` for a name that is not in `PRIOR_SETS` or that has rows too, and for a value outside 0..1.
+    Subset names are matched case-insensitively; one unknown to RewardBench is reported in `per_subset` only.
+    `prior_sets` are accuracies (0..1) of prior sets measured elsewhere, by name; they count as if their rows were
+    here. Raises `ValueError` for a name that is not in `PRIOR_SETS` or that has rows too, and for a value outside 0..1.
     """
     row_results = tuple(pair_credit(row, generative=generative) for row in rows)
     credits: dict[str, list[float]] = {}
@@ -133,15 +133,15 @@ def _prior_set_accuracies(per_subset: Mapping[str, float], measured: Mapping[str
         if name not in PRIOR_SETS:
             raise ValueError(f"The prior set {name!r} is unknown; the names are {', '.join(PRIOR_SETS)}.")
         if name in per_subset:
-            raise ValueError(f"The prior set {name} is given as a number and by rows; leave one of them out.")
+            raise ValueError(f"The prior set {name} is given both as a number and as rows; leave one of them out.")
         if not 0 <= accuracy <= 1:
-            raise ValueError(f"The accuracy on the prior set {name} is {accuracy}; give a share from 0 to 1 (points divided by 100).")
+            raise ValueError(f"The accuracy on the prior set {name} is {accuracy}; give a fraction from 0 to 1 (points divided by 100).")
     known = {**per_subset, **measured}
     return {name: known[name] for name in PRIOR_SETS if name in known}
 
 
 def section_score(section: str, per_subset: Mapping[str, float]) -> float | None:
-    """Mean over the section's subsets that are present, weighted by `COUNTS` (not by the rows at hand); None if all are missing."""
+    """Mean over the section's subsets that are present, weighted by `COUNTS` (not by their numbers of rows); None if all are missing."""
     counts = {subset: count for subset, count in COUNTS[section].items() if subset in per_subset}
     return fmean((per_subset[subset] for subset in counts), weights=counts.values()) if counts else None
 
@@ -160,7 +160,7 @@ def overall_score(per_section: Mapping[str, float | None], prior_sets: float | N
 
 
 def metrics(result: BenchmarkScores) -> dict[str, float]:
-    """`rewardbench1/overall`, `rewardbench1/<section key>` and `rewardbench1/prior_sets`; what has no score is left out."""
+    """`rewardbench1/overall`, `rewardbench1/<section key>` and `rewardbench1/prior_sets`; missing scores are left out."""
     values = {"overall": result.overall, **{key: result.per_section[section] for key, section in METRIC_KEYS.items()}}
     values["prior_sets"] = result.prior_sets
     return {f"rewardbench1/{key}": value for key, value in values.items() if value is not None}

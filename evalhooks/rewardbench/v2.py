@@ -1,9 +1,9 @@
 """RewardBench 2 from the scores of a reward model: formulas only, no model and no files.
 
 Source: RewardBench 2 (Malik et al., 2025), section 3 "Scoring", and for ratings appendix G. The paper describes the Ties
-score in words; its weights are those of the reference implementation. Where that implementation crashes or answers NaN
-(NaN scores, a `tied` prompt with one correct answer, no incorrect answer, no pair), the Ties domain is refused with the
-names of the rows, and the other domains are kept. All scores lie on the scale 0..1 (Ties: -0.01..1.01).
+score in words; its weights are those of the reference implementation. Where that implementation crashes or returns NaN
+(NaN scores, a `tied` prompt with one correct answer, no incorrect answer, no pair), the Ties domain is refused, naming
+the rows, and the other domains are kept. All scores lie on the scale 0..1 (Ties: -0.01..1.01).
 """
 
 import math
@@ -39,10 +39,10 @@ _TIES_ID = re.compile(r"([^:]*):(-?\d+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TiesScore:
-    """The Ties score and what it is made of.
+    """The Ties score and its components.
 
-    `accuracy_tied` and `accuracy_ref` are shares of prompts on which every correct answer outscores every incorrect one.
-    Over the `num_pairs` numbers that have both prompts, `preferred` (P) is the share on which the tied prompt's margin
+    `accuracy_tied` and `accuracy_ref` are the fractions of prompts on which every correct answer outscores every incorrect one.
+    Over the `num_pairs` numbers that have both prompts, `preferred` (P) is the fraction on which the tied prompt's margin
     exceeds the spread of its correct answers, `preferred_hard` (H) the same with the smaller of both prompts' margins, and
     `margin` (M) the mean of tanh(smaller margin / spread - 1), in [-1, 1].
 
@@ -63,10 +63,10 @@ class TiesScore:
 class BenchmarkScores:
     """A model's RewardBench 2 result.
 
-    `per_subset` holds the domains first, under their canonical names, then any other subset as it was named; what could
-    not be scored is absent. `overall` is the mean of the six domains, or None, and then `reason` says which are missing
-    and why. `row_results` are the credits in the order of the rows, None for Ties, which is scored as a whole.
-    `refusals` say why Ties was refused and name the rows; `ties` is None where Ties is absent or refused.
+    `per_subset` holds the domains first, under their canonical names, then any other subset under its own name; subsets
+    that could not be scored are absent. `overall` is the mean of the six domains; if it is None, `reason` says which are
+    missing and why. `row_results` are the credits in the order of the rows, None for Ties, which is scored as a whole.
+    `refusals` say why Ties was refused and name the rows; `ties` is None if Ties is absent or refused.
 
     >>> result = scores([ScoredRow(id="7", subset="math", num_correct=1, scores=(2.0, 2.0, -1.0, 0.1))])
     >>> result.per_subset, result.overall, result.row_results
@@ -83,7 +83,7 @@ class BenchmarkScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TiesPrompt:
-    """One Ties prompt: is the margin positive; worst correct - best incorrect; best correct - worst correct."""
+    """One Ties prompt: whether its margin is positive; worst correct - best incorrect; best correct - worst correct."""
 
     accurate: bool
     margin: float
@@ -92,7 +92,7 @@ class _TiesPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TiesTable:
-    """All Ties prompts by number; the numbers of the pairs, ascending; and per pair what P, H and M are the means of."""
+    """All Ties prompts by number; the numbers of the pairs, ascending; and per pair the values that P, H and M average."""
 
     tied: Mapping[int, _TiesPrompt]
     ref: Mapping[int, _TiesPrompt]
@@ -105,14 +105,14 @@ class _TiesTable:
 def row_credit(row: ScoredRow) -> float:
     """Credit of a best-of-n row: 1/k if completion 0 is among the k completions with the highest score, else 0.
 
-    Only completion 0 counts as correct, whatever `num_correct` says, and a NaN anywhere gives 0. An unparsable rating of a
-    judge (-1) needs no rule of its own: it loses to every rating, and n of them tie to the credit of chance, 1/n. Raises
-    `ValueError` for a row without scores. Source: section 3 and, for partial credit, appendix G.
+    Only completion 0 counts as correct, whatever `num_correct` says, and any NaN gives 0. A judge's unparsable rating (-1)
+    needs no special case: it loses to every rating, and if all n are unparsable they tie for the credit of chance, 1/n.
+    Raises `ValueError` for a row without scores. Source: section 3 and, for partial credit, appendix G.
     """
     if not row.scores:
         raise ValueError(f"Row {row.id!r} of {row.subset} has no scores; give one per completion.")
     best = max(row.scores)
-    # max() passes over a NaN that does not come first, so NaN needs its own look.
+    # max() skips a NaN that does not come first, so NaN needs its own check.
     if any(math.isnan(score) for score in row.scores) or row.scores[0] != best:
         return 0.0
     return 1.0 / row.scores.count(best)
@@ -121,8 +121,8 @@ def row_credit(row: ScoredRow) -> float:
 def scores(rows: Sequence[ScoredRow]) -> BenchmarkScores:
     """Scores of every subset among `rows`, in any order, and overall.
 
-    Domain names are matched case-insensitively. A subset of another name is scored as best-of-n and does not enter
-    overall. Raises `ValueError` only for a best-of-n row without scores; what is wrong with Ties is in `refusals`.
+    Domain names are matched case-insensitively. Any other subset is scored as best-of-n and left out of overall.
+    Raises `ValueError` only for a best-of-n row without scores; problems with Ties are reported in `refusals`.
     """
     subsets = [canonical(row.subset) for row in rows]
     row_results = tuple(None if subset == TIES else row_credit(row) for row, subset in zip(rows, subsets, strict=True))
@@ -143,7 +143,7 @@ def scores(rows: Sequence[ScoredRow]) -> BenchmarkScores:
 def overall_score(per_subset: Mapping[str, float]) -> float | None:
     """The unweighted mean of the six domains (section 3), by canonical name; None if one is missing.
 
-    The mean of the domains at hand would look like an overall score and compare with nothing, so it is never given.
+    The mean of fewer domains would look like an overall score but be comparable with nothing, so there is none.
     """
     if any(name not in per_subset for name in DOMAINS.values()):
         return None
@@ -151,9 +151,9 @@ def overall_score(per_subset: Mapping[str, float]) -> float | None:
 
 
 def metrics(result: BenchmarkScores, errors: Mapping[str, float] | None = None) -> dict[str, float]:
-    """`rewardbench2/overall` and `rewardbench2/<domain key>` on the scale 0..1; what has no score is left out.
+    """`rewardbench2/overall` and `rewardbench2/<domain key>` on the scale 0..1; missing scores are left out.
 
-    The `standard_errors` that are given follow as `rewardbench2_se/...` under the same keys.
+    `errors`, as from `standard_errors`, are added as `rewardbench2_se/...` under the same keys.
     """
     scores = {"overall": result.overall, **{key: result.per_subset.get(name) for key, name in DOMAINS.items()}}
     found = {f"rewardbench2/{key}": score for key, score in scores.items() if score is not None}
@@ -162,16 +162,16 @@ def metrics(result: BenchmarkScores, errors: Mapping[str, float] | None = None) 
 
 
 def ties_problems(rows: Sequence[ScoredRow]) -> tuple[str, ...]:
-    """Why these Ties rows have no score, one message per cause with the names of its rows; empty if they have one."""
+    """Why these Ties rows cannot be scored: one message per cause, naming its rows; empty if they can be."""
     keys = [_ties_key(row) for row in rows]
     uses = Counter(keys)
     paired = {key[1] for key in uses if key and key[0] == "tied"} & {key[1] for key in uses if key and key[0] == "ref"}
     keyed = list(zip(rows, keys, strict=True))
-    # The spread of a single correct answer does not exist, but only a pair asks for it.
+    # A single correct answer has no spread, but only pairs need one.
     one_correct = [row for row, key in keyed if key and key[0] == "tied" and key[1] in paired and row.num_correct == 1]
     causes = {
-        "an id that is not ref:N or tied:N": [row for row, key in keyed if key is None],
-        "a number that another row of their kind has too": [row for row, key in keyed if key and uses[key] > 1],
+        "an id that is neither ref:N nor tied:N": [row for row, key in keyed if key is None],
+        "a number that another row of the same kind has too": [row for row, key in keyed if key and uses[key] > 1],
         "a NaN score (look for overflow, then score them again)": [row for row in rows if any(math.isnan(score) for score in row.scores)],
         "no correct completion": [row for row in rows if row.num_correct < 1 or not row.scores],
         "no incorrect completion": [row for row in rows if row.scores and row.num_correct >= len(row.scores)],
@@ -186,7 +186,7 @@ def ties_score(rows: Sequence[ScoredRow]) -> TiesScore:
 
     score = 0.30 accuracy_tied + 0.30 accuracy_ref + 0.20 P + 0.20 H + 0.01 M, all comparisons strict. Prompts without a
     partner count for the accuracies only. Infinite scores follow IEEE arithmetic: an undefined difference satisfies no
-    comparison and adds 0 to M. Raises `ValueError` with `ties_problems(rows)` where the score is undefined.
+    comparison and adds 0 to M. Raises `ValueError` with `ties_problems(rows)` if the score is undefined.
     """
     if problems := ties_problems(rows):
         raise ValueError(" ".join(problems))
@@ -215,14 +215,15 @@ def is_accurate(row: ScoredRow) -> bool:
 
 
 def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, seed: int = 0) -> Mapping[str, float]:
-    """Bootstrap standard error of every score of `scores(rows)`: by subset name, and `overall` where there is one.
+    """Bootstrap standard error of every score of `scores(rows)`, by subset name, and `overall` if there is one.
 
-    The rows of a subset are drawn with replacement, of Ties the pairs (and prompts without a partner among their like).
-    It is the noise of the choice of prompts; that of training, between seeds of one recipe, comes on top. A subset of one
-    row (or Ties of one pair) has no standard error, nor has overall then. Raises `ValueError` for `num_resamples` below 2.
+    The rows of a subset are drawn with replacement; for Ties the pairs are, and unpaired prompts within their own kind.
+    This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. A subset
+    with one row (or Ties with one pair) has no standard error, and then overall has none either.
+    Raises `ValueError` for `num_resamples` below 2.
     """
     if num_resamples < 2:
-        raise ValueError(f"num_resamples is {num_resamples}; a standard error needs at least 2, 1000 is usual.")
+        raise ValueError(f"num_resamples is {num_resamples}; a standard error needs at least 2; 1000 is usual.")
     rng = np.random.default_rng(seed)
     strata = {subset: [np.array(credits) / len(credits)] for subset, credits in _credits(rows).items()}
     ties_rows = [row for row in rows if canonical(row.subset) == TIES]
@@ -236,7 +237,7 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
 
 
 def canonical(subset: str) -> str:
-    """The name of the domain in its official case; another subset's name as it is."""
+    """The domain's official name; the name of any other subset is returned as it is."""
     return _SUBSET_NAMES.get(subset.casefold(), subset)
 
 
@@ -277,9 +278,9 @@ def _ties_table(rows: Sequence[ScoredRow]) -> _TiesTable:
     spread_P = np.array([tied[number].spread for number in numbers])
     margin_tied_P = np.array([tied[number].margin for number in numbers])
     margin_ref_P = np.array([ref[number].margin for number in numbers])
-    smaller_P = np.minimum(margin_ref_P, margin_tied_P)  # unlike min(), hands on the NaN of inf - inf
+    smaller_P = np.minimum(margin_ref_P, margin_tied_P)  # unlike min(), propagates the NaN of inf - inf
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        terms_P = np.tanh(smaller_P / spread_P - 1)  # a spread of 0 gives tanh(+-inf) = +-1, or NaN where the margin is 0 too
+        terms_P = np.tanh(smaller_P / spread_P - 1)  # a spread of 0 gives tanh(+-inf) = +-1, or NaN if the margin is 0 too
     return _TiesTable(
         tied=tied,
         ref=ref,
@@ -291,11 +292,11 @@ def _ties_table(rows: Sequence[ScoredRow]) -> _TiesTable:
 
 
 def ties_contributions(rows: Sequence[ScoredRow]) -> list[NDArray[np.float64]]:
-    """What every pair, every lone tied and every lone ref prompt of these Ties rows adds to the Ties score; the sum is the score.
+    """Contributions to the Ties score of every pair, every unpaired tied and every unpaired ref prompt; they sum to the score.
 
-    The score is linear in its prompts, so resampling these resamples the score. The strata keep their sizes, and with
-    them the denominators; the pairs come first, strata without prompts are left out. Each is ordered by number, so that
-    two models' contributions on the same rows stand side by side. The rows must have a score (see `ties_problems`).
+    The score is linear in its prompts, so resampling these resamples the score. The strata keep their sizes, and so their
+    denominators; pairs come first, and empty strata are left out. Each stratum is ordered by number, so two models'
+    contributions on the same rows line up. The rows must be scorable (see `ties_problems`).
     """
     table = _ties_table(rows)
     weight_tied, weight_ref, weight_p, weight_h, weight_m = TIES_WEIGHTS

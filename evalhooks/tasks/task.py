@@ -1,4 +1,4 @@
-"""Downstream tasks: prompts, and functions that judge an answer."""
+"""Downstream tasks: prompts, and verifiers of the answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from evalhooks.config import TaskConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A downstream task."""
+    """A downstream task: prompts with references, and the function that scores an answer."""
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -22,7 +22,7 @@ class Task:
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """The tasks by name; raises a `ValueError` that names the faulty file and row, or verifier."""
+    """The tasks by name. Raises `ValueError` that names the offending file and row, or verifier."""
     return {
         name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
     }
@@ -41,12 +41,12 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
         dialogue = parse_dialogue(row[config.prompt_key], where)
         prompts.append(Prompt(id=str(row.get("id", number)), dialogue=dialogue, task=name, reference=reference))
     if not prompts:
-        raise ValueError(f"tasks.{name}.path={config.path} holds no prompts.")
+        raise ValueError(f"tasks.{name}.path={config.path} contains no prompts.")
     return tuple(prompts)
 
 
 def answer(task: Task, generator: Generator, sampling: Sampling) -> tuple[list[list[Completion]], list[list[float]]]:
-    """Completions per prompt and their correctness."""
+    """`sampling.n` completions per prompt, and the verifier's score of each, 0..1."""
     completions = generator.generate([prompt.dialogue for prompt in task.prompts], sampling)
     correct = [
         [task.verifier(completion.text, prompt.reference) for completion in answers]

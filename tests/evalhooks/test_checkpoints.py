@@ -122,7 +122,7 @@ def test_what_is_left_out_is_not_measured(
 
 def test_more_candidates_than_the_pools_hold_are_refused_before_any_training() -> None:
     pools = {"fruits": [PoolRow(id="0", prompt=user("?"), completions=("A plum.", "No."), correct=(1.0, 0.0))]}
-    with pytest.raises(ValueError, match=r"hooks.best_of=\[1, 16\] asks for more than the 2"):
+    with pytest.raises(ValueError, match=r"hooks.best_of=\[1, 16\] exceeds the 2"):
         RewardModelHook(pools=pools, best_of=[1, 16])
 
 
@@ -132,7 +132,7 @@ def test_texts_beyond_the_length_are_told(
     said: list[str] = []
     row = PoolRow(id="0", prompt=user("Name a fruit."), completions=("0" * 2050, "fig"), correct=(1.0, 0.0))
     RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
-    assert said == ["1 scored texts were cut to 2048 tokens"]
+    assert said == ["1 scored texts were truncated to 2048 tokens"]
 
 
 def is_long(completion: str, reference: Mapping[str, Any]) -> float:
@@ -173,7 +173,7 @@ def test_held_out_pairs_beyond_the_length_are_left_out_and_counted_once(
     for _ in range(2):
         metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
         assert metrics.keys() == {"held_out/accuracy", "held_out/accuracy/accuracy"}
-    assert said == ["left out 1 of 2 held-out pairs above 100 tokens"]
+    assert said == ["left out 1 of 2 held-out pairs longer than 100 tokens"]
     assert HeldOutHook([long], max_length=100, say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
 
 

@@ -66,11 +66,11 @@ def test_rows_are_found_in_a_table_beside_a_result_in_a_folder_and_in_a_run(tmp_
         ("bare", "bare holds neither rows.parquet nor evals/step-*.rewardbench2.parquet"),
         ("lonely.json", "lonely.parquet must be there, or name the file with the rows"),
         ("torn.jsonl", "torn.jsonl, row 1 is no JSON"),
-        ("empty.jsonl", "empty.jsonl holds no rows"),
+        ("empty.jsonl", "empty.jsonl contains no rows"),
         ("broken.jsonl", "broken.jsonl, row 1: 'num_correct' is missing"),
         ("other.parquet", "other.parquet, row 1: 'scores' is missing"),
         ("noise.parquet", "noise.parquet is no parquet file"),
-        ("elsewhere.jsonl", "share no row of equal subset and id"),
+        ("elsewhere.jsonl", "share no row with the same subset and id"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_message_that_names_it(

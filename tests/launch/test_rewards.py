@@ -121,7 +121,7 @@ def test_what_cannot_run_is_refused_with_its_key(overrides: list[str], said: str
         (["reward=function", "reward.function=no_such_module:f"], r"reward\.function: no_such_module:f"),
         (
             ["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.tasks.verifiers:gsm8k"],
-            r"gsm8k, judging an answer to .*'plum' .*holds no number",
+            r"gsm8k, judging an answer to .*'plum' .*contains no number",
         ),
         (["reward=judge", "reward.judge.path=./a"], r"reward\.judge\.path=\./a does not exist"),
     ],

@@ -225,5 +225,5 @@ def test_a_file_that_cannot_hold_answers_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("These are notes, and no database at all, for several lines to come." * 20)
     with pytest.raises(ValueError, match=r"notes\.txt cannot be used \(file is not a database\); set reward\.judge\.cache"):
         AnswerCache(tmp_path / "notes.txt")
-    with pytest.raises(ValueError, match=r"the answer cache .*cannot be made .*set reward\.judge\.cache"):
+    with pytest.raises(ValueError, match=r"the answer cache .*cannot be created .*set reward\.judge\.cache"):
         AnswerCache(tmp_path / "notes.txt" / "judges.sqlite")

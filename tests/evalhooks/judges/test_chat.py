@@ -118,12 +118,12 @@ def refusal(status: int, message: str) -> Reply:
     [
         (refusal(401, "bad key"), r"http.* refuses the key in JUDGE_KEY: .*bad key.*reward\.judge\.api_key_env\."),
         (refusal(403, "not yours"), r"refuses the key in JUDGE_KEY: .*not yours"),
-        (refusal(404, "no model m"), r"is not there: .*no model m.*Check reward\.judge\.model, and .*base_url.* /v1\."),
-        (refusal(402, "too poor"), r"refuses a request: .*too poor.*Change the parameter"),
-        (Reply(body="<html>Welcome!</html>", content_type="text/html"), r"sent what is no chat completion: .*Welcome.*/v1\."),
-        (Reply(body="not json"), r"sent what is no chat completion"),
-        (Reply(body={"error": {"message": "upstream is down"}}), r"sent what is no chat completion: .*upstream is down"),
-        (Reply(body={"choices": []}), r"sent what is no chat completion"),
+        (refusal(404, "no model m"), r"was not found: .*no model m.*Check reward\.judge\.model, and .*base_url.* /v1\."),
+        (refusal(402, "too poor"), r"rejected a request: .*too poor.*Change the reward.judge parameter"),
+        (Reply(body="<html>Welcome!</html>", content_type="text/html"), r"sent something other than a chat completion: .*Welcome.*/v1\."),
+        (Reply(body="not json"), r"sent something other than a chat completion"),
+        (Reply(body={"error": {"message": "upstream is down"}}), r"sent something other than a chat completion: .*upstream is down"),
+        (Reply(body={"choices": []}), r"sent something other than a chat completion"),
     ],
 )
 def test_what_no_retry_can_mend_is_said_after_one_request(reply: Reply, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_a_single_refused_dialogue_takes_the_place_of_its_answer(status: int) ->
 def test_a_model_that_refuses_all_it_is_tried_with_fails(num_dialogues: int, num_requests: int, parallel: int) -> None:
     with JudgeServer(reply=lambda _: refusal(400, "no such parameter")) as server:
         message = failure_of(chat_with(server, parallel=parallel), numbered(num_dialogues))
-    assert re.search("refuses a request: .*no such parameter.*Change the parameter", message)
+    assert re.search("rejected a request: .*no such parameter.*Change the reward.judge parameter", message)
     assert len(server.requests) == num_requests
 
 
@@ -330,7 +330,7 @@ def test_a_missing_key_is_said_before_any_request(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="JUDGE_KEY is not set"):
         EndpointChat(model="m", api_key_env="JUDGE_KEY")
     monkeypatch.setenv("JUDGE_KEY", "sk-se\ncret")
-    with pytest.raises(ValueError, match="JUDGE_KEY holds characters that no key has") as caught:
+    with pytest.raises(ValueError, match="JUDGE_KEY contains characters that cannot be part of a key") as caught:
         EndpointChat(model="m", api_key_env="JUDGE_KEY")
     assert "cret" not in str(caught.value)
     monkeypatch.setenv("JUDGE_KEY", "sk-secret\n")

@@ -127,7 +127,7 @@ def test_rows_are_paired_by_id_not_by_place() -> None:
 
 
 def test_models_that_share_nothing_rows_given_twice_and_rows_of_other_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"A \(2 rows\) and B \(1 rows\) share no row of equal subset and id"):
+    with pytest.raises(ValueError, match=r"A \(2 rows\) and B \(1 rows\) share no row with the same subset and id"):
         compare(rows_of([1, 0]), rows_of([1], "Focus"))
     with pytest.raises(ValueError, match=r"B has row '0' of Math 2 times"):
         compare(rows_of([1]), [row("0", 1.0, 0.0), row("0", 1.0, 0.0, subset="MATH")])

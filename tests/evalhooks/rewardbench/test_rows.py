@@ -86,8 +86,8 @@ def test_a_text_may_hold_separators_that_other_readers_take_for_line_ends(tmp_pa
         ({"chosen": "4"}, r"rb2.jsonl, row 2: 'chosen' is missing or of the wrong type \(str\)"),
         ({"rejected": {"0": "5"}}, r"rb2.jsonl, row 2: 'rejected' is missing or of the wrong type \(dict\)"),
         ({"subset": 3}, r"rb2.jsonl, row 2: 'subset' is missing or of the wrong type \(int\)"),
-        ({"chosen": []}, r"rb2.jsonl, row 2: chosen and rejected must be lists of text, chosen not empty"),
-        ({"rejected": ["5", None]}, r"rb2.jsonl, row 2: chosen and rejected must be lists of text"),
+        ({"chosen": []}, r"rb2.jsonl, row 2: chosen and rejected must be lists of strings, and chosen must not be empty"),
+        ({"rejected": ["5", None]}, r"rb2.jsonl, row 2: chosen and rejected must be lists of strings"),
         ({"num_correct": 2}, r"rb2.jsonl, row 2: 'num_correct' is 2, but there are 1 chosen and 3 rejected completions"),
         ({"num_incorrect": 4}, r"rb2.jsonl, row 2: 'num_incorrect' is 4, but there are 1 chosen and 3 rejected"),
         ({"total_completions": 3}, r"rb2.jsonl, row 2: 'total_completions' is 3, but there are 1 chosen and 3 rejected"),
@@ -109,7 +109,7 @@ def test_broken_json_a_row_that_is_no_object_and_a_missing_file_are_refused(tmp_
     (tmp_path / "torn.jsonl").write_text(json.dumps(ROW2) + '\n{"id": "8", "pro')
     with pytest.raises(ValueError, match=r"torn.jsonl, row 2 is no JSON"):
         load_rewardbench2(str(tmp_path / "torn.jsonl"))
-    with pytest.raises(ValueError, match=r"rows.jsonl, row 1 is no JSON object"):
+    with pytest.raises(ValueError, match=r"rows.jsonl, row 1 is not a JSON object"):
         load_rewardbench2(jsonl(tmp_path / "rows.jsonl", [["id"]]))
     with pytest.raises(
         ValueError, match=r"missing.jsonl does not exist; give a JSONL or parquet file, a folder .* or a hub dataset such as org/name"
@@ -136,7 +136,7 @@ def test_a_folder_of_parquet_files_is_read_by_name_and_of_several_splits_only_th
 def test_a_row_of_a_folder_is_numbered_through_all_its_files(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", [ROW2, ROW2])
     parquet(tmp_path / "b.parquet", [ROW2 | {"chosen": []}])
-    with pytest.raises(ValueError, match=r"row 3: chosen and rejected must be lists of text"):
+    with pytest.raises(ValueError, match=r"row 3: chosen and rejected must be lists of strings"):
         load_rewardbench2(str(tmp_path))
 
 
@@ -162,7 +162,7 @@ def test_a_torn_saved_dataset_and_a_folder_without_a_benchmark_are_refused_by_na
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match=r"bare is a folder without parquet files and without a saved dataset"):
         load_rewardbench2(str(tmp_path / "bare"))
-    with pytest.raises(ValueError, match=r"none.parquet holds no rows"):
+    with pytest.raises(ValueError, match=r"none.parquet contains no rows"):
         load_rewardbench2(parquet(tmp_path / "none.parquet", []))
 
 

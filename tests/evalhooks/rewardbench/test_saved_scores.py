@@ -54,21 +54,21 @@ def test_scores_that_are_not_finite_come_as_text_as_bare_tokens_or_as_null(tmp_p
         ({"scores": [[1.0], [2.0]]}, r"s.jsonl, row 2: score 0 is the list \[1.0\]; a reward model has one output"),
         ({"scores": [1.0, True]}, r"s.jsonl, row 2: score 1 is True; give a number"),
         ({"scores": [1.0, "2.0"]}, r"s.jsonl, row 2: score 1 is '2.0'; give a number, or \"NaN\""),
-        ({"scores": [1.0, 10**400]}, r"s.jsonl, row 2: score 1 is a whole number beyond the range"),
-        ({"scores": []}, r"s.jsonl, row 2: 'scores' is missing or no list with one score per completion, but \[\]"),
-        ({"scores": 2.0}, r"s.jsonl, row 2: 'scores' is missing or no list with one score per completion, but 2.0"),
+        ({"scores": [1.0, 10**400]}, r"s.jsonl, row 2: score 1 is an integer beyond the range"),
+        ({"scores": []}, r"s.jsonl, row 2: 'scores' is missing or not a list with one score per completion: \[\]"),
+        ({"scores": 2.0}, r"s.jsonl, row 2: 'scores' is missing or not a list with one score per completion: 2.0"),
         ({"scores": None}, r"s.jsonl, row 2: 'scores' is missing"),
         ({"num_correct": 5}, r"s.jsonl, row 2: 'num_correct' is 5, but there are only 4 scores"),
-        ({"num_correct": -1}, r"s.jsonl, row 2: 'num_correct' is missing or no count from 0 up, but -1"),
-        ({"num_correct": 1.0}, r"s.jsonl, row 2: 'num_correct' is missing or no count from 0 up, but 1.0"),
-        ({"num_correct": True}, r"s.jsonl, row 2: 'num_correct' is missing or no count from 0 up, but True"),
+        ({"num_correct": -1}, r"s.jsonl, row 2: 'num_correct' is missing or not a non-negative integer: -1"),
+        ({"num_correct": 1.0}, r"s.jsonl, row 2: 'num_correct' is missing or not a non-negative integer: 1.0"),
+        ({"num_correct": True}, r"s.jsonl, row 2: 'num_correct' is missing or not a non-negative integer: True"),
         ({"num_correct": None}, r"s.jsonl, row 2: 'num_correct' is missing"),
         ({"total_completions": 3}, r"s.jsonl, row 2: 'total_completions' is 3, but there are 4 scores; score every completion once"),
-        ({"total_completions": "4"}, r"s.jsonl, row 2: 'total_completions' is missing or no count from 0 up, but '4'"),
-        ({"id": None}, r"s.jsonl, row 2: 'id' is missing or neither text nor a whole number, but None"),
-        ({"id": True}, r"s.jsonl, row 2: 'id' is missing or neither text nor a whole number, but True"),
-        ({"subset": ""}, r"s.jsonl, row 2: 'subset' is missing or no text, but ''; name the domain of the row"),
-        ({"subset": 3}, r"s.jsonl, row 2: 'subset' is missing or no text, but 3"),
+        ({"total_completions": "4"}, r"s.jsonl, row 2: 'total_completions' is missing or not a non-negative integer: '4'"),
+        ({"id": None}, r"s.jsonl, row 2: 'id' is missing or neither a string nor an integer: None"),
+        ({"id": True}, r"s.jsonl, row 2: 'id' is missing or neither a string nor an integer: True"),
+        ({"subset": ""}, r"s.jsonl, row 2: 'subset' is missing or not a string: ''; name the row's domain"),
+        ({"subset": 3}, r"s.jsonl, row 2: 'subset' is missing or not a string: 3"),
     ],
 )
 def test_a_broken_row_is_named_by_file_row_and_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -89,15 +89,15 @@ def test_a_row_may_have_no_correct_completion_or_only_correct_ones(tmp_path: Pat
 
 @pytest.mark.parametrize("read", [read_scores2, read_scores1])
 def test_files_without_rows_of_no_json_of_no_objects_or_that_are_not_there_are_refused(tmp_path: Path, read: Any) -> None:
-    with pytest.raises(ValueError, match=r"empty.jsonl holds no rows; give one scored row a line"):
+    with pytest.raises(ValueError, match=r"empty.jsonl contains no rows; give one scored row per line"):
         read(lines(tmp_path / "empty.jsonl", []))
-    with pytest.raises(ValueError, match=r"rows.jsonl, row 1 is no JSON object"):
+    with pytest.raises(ValueError, match=r"rows.jsonl, row 1 is not a JSON object"):
         read(lines(tmp_path / "rows.jsonl", [[1.0, 2.0]]))
     (tmp_path / "torn.jsonl").write_text(json.dumps(ROW2 | ROW1) + '\n{"id": "8", "sco')
     with pytest.raises(ValueError, match=r"torn.jsonl, row 2 is no JSON"):
         read(tmp_path / "torn.jsonl")
     for place in (tmp_path / "missing.jsonl", tmp_path):
-        with pytest.raises(ValueError, match=rf"{place.name} is no file; check its name"):
+        with pytest.raises(ValueError, match=rf"{place.name} is not a file; check its name"):
             read(place)
 
 
@@ -115,7 +115,7 @@ def test_pairs_are_read_with_the_chosen_score_first_and_numbered_where_they_have
         (ROW1 | {"chosen": [1.5]}, r"p.jsonl, row 2: 'chosen' is the list \[1.5\]; a reward model has one output"),
         (ROW1 | {"rejected": False}, r"p.jsonl, row 2: 'rejected' is False; give a number"),
         (ROW1 | {"rejected": "high"}, r"p.jsonl, row 2: 'rejected' is 'high'; give a number"),
-        (ROW1 | {"id": 1.5}, r"p.jsonl, row 2: 'id' is missing or neither text nor a whole number, but 1.5"),
+        (ROW1 | {"id": 1.5}, r"p.jsonl, row 2: 'id' is missing or neither a string nor an integer: 1.5"),
     ],
 )
 def test_a_broken_pair_is_named_by_file_row_and_field(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -143,13 +143,13 @@ def test_prior_sets_are_read_by_name_any_of_them(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"hhh": 0.5}', r"prior.json: the prior set 'hhh' is unknown; the names are anthropic_helpful, anthropic_hhh, shp, summarize"),
-        ('{"shp": 61.0}', r"prior.json: shp is 61.0; give a share from 0 to 1 \(points divided by 100\)"),
-        ('{"shp": -0.1}', r"prior.json: shp is -0.1; give a share"),
-        ('{"shp": NaN}', r"prior.json: shp is nan; give a share"),
-        ('{"shp": true}', r"prior.json: shp is True; give a share"),
-        ('{"shp": "0.5"}', r"prior.json: shp is '0.5'; give a share"),
-        ("[0.5]", r"prior.json holds no JSON object"),
-        ("{", r"prior.json is no JSON \("),
+        ('{"shp": 61.0}', r"prior.json: shp is 61.0; give a fraction from 0 to 1 \(points divided by 100\)"),
+        ('{"shp": -0.1}', r"prior.json: shp is -0.1; give a fraction"),
+        ('{"shp": NaN}', r"prior.json: shp is nan; give a fraction"),
+        ('{"shp": true}', r"prior.json: shp is True; give a fraction"),
+        ('{"shp": "0.5"}', r"prior.json: shp is '0.5'; give a fraction"),
+        ("[0.5]", r"prior.json is not a JSON object"),
+        ("{", r"prior.json is not valid JSON \("),
     ],
 )
 def test_broken_prior_sets_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -225,11 +225,11 @@ def test_without_prior_sets_overall_is_the_plain_mean_and_missing_sections_are_n
 def test_prior_sets_may_come_as_rows_and_as_numbers_but_not_one_of_them_as_both() -> None:
     rows = [*pairs(2), row("shp", 0.0, 1.0), row("SHP", 1.0, 0.0)]
     assert result1(rows, {"summarize": 0.7})["prior_sets"] == pytest.approx((0.5 + 0.7) / 2)
-    with pytest.raises(ValueError, match=r"prior set shp is given as a number and by rows"):
+    with pytest.raises(ValueError, match=r"prior set shp is given both as a number and as rows"):
         result1(rows, {"shp": 0.5})
     with pytest.raises(ValueError, match=r"prior set 'hhh' is unknown"):
         result1(rows, {"hhh": 0.5})
-    with pytest.raises(ValueError, match=r"prior set summarize is 70; give a share from 0 to 1"):
+    with pytest.raises(ValueError, match=r"prior set summarize is 70; give a fraction from 0 to 1"):
         result1(rows, {"summarize": 70})
 
 

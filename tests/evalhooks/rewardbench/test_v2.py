@@ -248,9 +248,9 @@ GOOD_PAIR = (ties("tied:1", [1.0, 1.0], [0.0]), ties("ref:1", [1.0], [0.0]))
         (ties("tied:7", [1.0, 1.0], []), r"no incorrect completion: tied:7\."),
         (ties("ref:7", [], [1.0, 1.0]), r"no correct completion: ref:7\."),
         (ties("ref:7", [], []), r"no correct completion: ref:7\."),
-        (ties("tied-7", [1.0, 1.0], [0.0]), r"an id that is not ref:N or tied:N: tied-7\."),
-        (ties("tied:x", [1.0, 1.0], [0.0]), r"an id that is not ref:N or tied:N: tied:x\."),
-        (ties("tied:1", [1.0, 1.0], [0.0]), r"another row of their kind has too: tied:1, tied:1\."),
+        (ties("tied-7", [1.0, 1.0], [0.0]), r"an id that is neither ref:N nor tied:N: tied-7\."),
+        (ties("tied:x", [1.0, 1.0], [0.0]), r"an id that is neither ref:N nor tied:N: tied:x\."),
+        (ties("tied:1", [1.0, 1.0], [0.0]), r"another row of the same kind has too: tied:1, tied:1\."),
     ],
 )
 def test_ties_is_refused_with_the_names_of_the_rows_and_the_rest_is_kept(bad: ScoredRow, message: str) -> None:

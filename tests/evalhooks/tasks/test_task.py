@@ -54,7 +54,7 @@ def test_the_key_of_the_prompt_and_the_number_of_rows_are_options(tmp_path: Path
         ('["a"]\n', r"row 1 has no 'prompt'"),
         ('{"prompt": [{"role": "user"}]}\n', r"row 1: every message needs a 'role' and a 'content'"),
         ('{"prompt": 5}\n', r"row 1: expected text or a non-empty list of messages, got int"),
-        ("", r"tasks.sums.path=.*sums.jsonl holds no prompts"),
+        ("", r"tasks.sums.path=.*sums.jsonl contains no prompts"),
     ],
 )
 def test_a_broken_file_is_refused_by_its_row(tmp_path: Path, text: str, message: str) -> None:

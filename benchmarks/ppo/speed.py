@@ -1,15 +1,14 @@
-"""How fast PPO is: ours beside the last PPOTrainer of TRL.
+"""Speed of PPO: ours against TRL's last PPOTrainer.
 
     python -m benchmarks.ppo.speed [--world runs/demo/world-0 --runs runs/demo] [--data FOLDER] [--rounds 1] [--json OUT]
 
 The same policy, reference, reward model, critic, prompts, lengths, batches, minibatches, epochs, losses, learning rate and
-number format. Every contender runs in a process of its own, one after another, `--rounds` times, and a round draws prompts
-of its own. The row `episodes` is the ratio of episodes per second, ours by the peer's; the first batch, which warms up,
-loading and checkpoints are left out. TRL is tried in several ways (batches of the rollout, number format of the weights),
-and its fastest counts.
+dtype. Every contender runs in its own process, one after another, `--rounds` times; each round draws its own prompts. The row
+`episodes` is the ratio of episodes per second, ours to the peer's, without the first batch (a warm-up), loading and
+checkpoints. TRL is run with several settings (rollout batch size, dtype of the weights), and its fastest counts.
 
-TRL removed its trainer; the last release with one has an environment of its own, see `make bench-ppo`. Both sides have the
-same torch and transformers.
+TRL removed its trainer; the last release that has it is installed in its own environment, see `make bench-ppo`. Both sides use
+the same torch and transformers.
 """
 
 import argparse
@@ -37,12 +36,12 @@ PROMPTS = "gsm8k_train.jsonl"
 PEER = Path(__file__).parents[2] / ".venv-ppo-peer" / "bin" / "python"
 
 Findings = dict[str, list[Finding]]
-"""By contender, one of every round."""
+"""One finding per round, by contender."""
 
 
 def main() -> None:
     arguments = parse()
-    logging.disable(logging.WARNING)  # what libraries say of themselves and of new heads
+    logging.disable(logging.WARNING)  # libraries' banners, and warnings about new heads
     disable_progress_bar()
     results: dict[str, Any] = {"machine": describe_machine(), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +80,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def chosen(arguments: argparse.Namespace, folder: Path) -> Iterator[Subject]:
-    """The subjects that were asked for, one at a time."""
+    """The requested subjects, one at a time."""
     if "microworld" in arguments.only:
         yield microworld(arguments.world, arguments.runs, folder)
     if "smollm2" in arguments.only:
@@ -89,7 +88,7 @@ def chosen(arguments: argparse.Namespace, folder: Path) -> Iterator[Subject]:
 
 
 def beside_trl(subject: Subject, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The row of one subject, printed."""
+    """Prints and returns the row of one subject."""
     findings: Findings = {}
     for seed in range(arguments.rounds):
         plan = subject.plan(arguments.batches or subject.num_batches, seed)
@@ -102,7 +101,7 @@ def beside_trl(subject: Subject, arguments: argparse.Namespace, folder: Path) ->
 
 
 def peers(subject: Subject, plan: Plan) -> dict[str, Plan]:
-    """The ways in which TRL is tried."""
+    """The settings that TRL is run with."""
     return {
         f"TRL, rollout of {rows}" + (f", weights in {weights}" if weights else ""): replace(
             plan, peer={"rollout_batch": rows, "weights": weights}
@@ -113,7 +112,7 @@ def peers(subject: Subject, plan: Plan) -> dict[str, Plan]:
 
 
 def contend(name: str, plan: Plan, peer: Path, folder: Path) -> Finding:
-    """Runs one contender in a process of its own."""
+    """Runs one contender in its own process."""
     files = plan.save(folder / "plan.json"), folder / "finding.json"
     python, module = (sys.executable, "benchmarks.ppo.ours") if name == OURS else (str(peer), "benchmarks.ppo.peer")
     done = subprocess.run([python, "-m", module, *map(str, files)], capture_output=True, text=True)
@@ -123,7 +122,7 @@ def contend(name: str, plan: Plan, peer: Path, folder: Path) -> Finding:
 
 
 def row(subject: Subject, findings: Findings) -> dict[str, Any]:
-    """The row of a subject: the medians over the rounds of ours and of the peer's fastest way, and what every round had."""
+    """The row of a subject: medians over the rounds for us and for the peer's fastest setting, and the findings of every round."""
     rates = {name: [rate(finding, subject) for finding in found] for name, found in findings.items()}
     best = max((name for name in rates if name != OURS), key=lambda name: statistics.median(rates[name]))
     ratios = [ours / peer for ours, peer in zip(rates[OURS], rates[best], strict=True)]
@@ -147,7 +146,7 @@ def rate(finding: Finding, subject: Subject) -> float:
 
 
 def side(findings: Sequence[Finding], rates: Sequence[float]) -> dict[str, Any]:
-    """Medians over the rounds; seconds per batch, whole and by part; memory in MiB, the highest of them; the first round's curves."""
+    """Medians over the rounds; seconds per batch, total and by part; the highest memory in MiB; the first round's curves."""
     first = findings[0]
     return {
         "episodes_per_second": statistics.median(rates),

@@ -23,10 +23,10 @@ MAX_PROMPT = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A policy and a reward model of one tokenizer, in folders that any tool loads, with prompts and the sizes of the training.
+    """A policy and a reward model with the same tokenizer, as plain model folders, with prompts and training sizes.
 
-    `rollout_batches` and `weights` are what the peer is tried with: rows that it draws at a time, and the number format in
-    which it holds policy and critic (empty: fp32, under autocast where the subject's is bf16).
+    `rollout_batches` and `weights` are the peer's settings: rollout batch sizes, and the dtype of policy and critic (empty:
+    fp32, under autocast if the subject's dtype is bf16).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Subject:
     weights: tuple[str, ...] = ("",)
 
     def plan(self, num_batches: int, seed: int) -> Plan:
-        """The first batch of it warms up. Each round has prompts of its own, as far as there are enough."""
+        """A plan whose first batch is a warm-up; each seed samples its own prompts."""
         tokenizer = load_tokenizer(ModelConfig(path=str(self.policy)))
         ids = encode_prompts(tokenizer, self.prompts)
         fitting = [i for i, row in enumerate(ids) if len(row) <= MAX_PROMPT]
@@ -69,11 +69,11 @@ class Subject:
 
 
 def microworld(world: Path | None, runs: Path | None, folder: Path) -> Subject:
-    """The PPO of the demo: the policy of a world and the reward model of `runs` that scores best on RewardBench 2.
+    """The demo's PPO: the policy of a world and the reward model in `runs` that scores best on RewardBench 2.
 
-    Without a world one is made, and a policy of its shape with random weights; without runs the reward model has a fresh head.
+    Without a world, one is made, with an untrained policy; without runs, the reward model has a new head.
     """
-    untrained = rm_subjects.microworld(world, folder)  # and where there is no world it makes this one
+    untrained = rm_subjects.microworld(world, folder)  # also makes the world if there is none
     world = world or folder / "world"
     return Subject(
         name="microworld",
@@ -92,7 +92,7 @@ def microworld(world: Path | None, runs: Path | None, folder: Path) -> Subject:
 
 
 def smollm2(prompts: Path, path: str, folder: Path) -> Subject:
-    """A pretrained model answers GSM8K's questions; the reward model is the same with a fresh head."""
+    """A pretrained model answers GSM8K questions; the reward model is the same model with a new head."""
     for name, (model, tokenizer) in {
         "policy": load_policy(ModelConfig(path=path)),
         "reward": new_reward_model(ModelConfig(path=path), seed=rm_subjects.SEED),
@@ -117,7 +117,7 @@ def smollm2(prompts: Path, path: str, folder: Path) -> Subject:
 
 
 def best_reward_model(runs: Path) -> Path:
-    """The last checkpoint of the finished run of a study whose reward model, of the policy's lineage, scores best."""
+    """The last checkpoint of the study's finished reward-model run of the policy's lineage that scores best."""
     finals: dict[Path, float] = {}
     for file in runs.glob("rm-*/record.json"):
         record: Mapping[str, Any] = json.loads(file.read_text())

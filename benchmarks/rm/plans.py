@@ -1,4 +1,4 @@
-"""What the contenders of `benchmarks.rm.speed` train on: the same pairs as tokens, dealt into batches, and how much work that is."""
+"""What the contenders of `benchmarks.rm.speed` train on: the same tokenised pairs, split into batches, and how much work they are."""
 
 import json
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ BATCH = 8
 """Pairs per step: TRL's default."""
 
 Batches = list[list[int]]
-"""Numbers of pairs, step by step."""
+"""Indices of pairs, by step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All that a contender needs: the folder of a reward model, pairs as (chosen, rejected) token ids, and the batches.
+    """Everything that a contender needs: the folder of a reward model, pairs as (chosen, rejected) token ids, and the batches.
 
-    `shuffled` are the batches in our own order, `grouped` in that of TRL with length grouping; both hold the same pairs. The
-    batch `probe`, if it has pairs, is trained on before and after them, outside of the timing: it warms up, and its last
-    loss compares contenders that had other batches.
+    `shuffled` are the batches in our own order, `grouped` in TRL's order with length grouping; both hold the same pairs. The
+    batch `probe`, if not empty, is trained on before and after them, untimed: it is a warm-up, and its final loss allows
+    comparing contenders whose batches differ.
     """
 
     model: str
@@ -50,18 +50,18 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Tokens of some batches: those of the texts, those with the shared prompts counted once, and those with padding."""
+    """Token counts of some batches: of the texts, with shared prompts counted once, and with padding."""
 
     tokens: int
     unique: int
     padded: int
     seen: int
-    """Pairs of a query and a key that it sees, over the unique tokens."""
+    """Query-key pairs attended to, over the unique tokens."""
     padded_seen: int
 
 
 def work(pairs: Sequence[TokenPair], batches: Batches) -> Work:
-    """What the batches hold; all texts of a batch are padded to its longest, as TRL's collator does."""
+    """The work in the batches; all texts of a batch are padded to its longest, as TRL's collator does."""
     chosen = [pairs[i] for batch in batches for i in batch]
     shapes = [(2 * len(batch), max(longest(pairs[i]) for i in batch)) for batch in batches]
     return Work(
@@ -85,7 +85,7 @@ def shuffled(num_pairs: int, seed: int) -> Batches:
 
 def grouped(pairs: Sequence[TokenPair], seed: int) -> Batches:
     """One epoch in the order of transformers' length grouping (train_sampling_strategy="group_by_length") over all pairs."""
-    from transformers.trainer_pt_utils import LengthGroupedSampler  # which imports all that any trainer needs
+    from transformers.trainer_pt_utils import LengthGroupedSampler  # imports everything that any trainer needs
 
     sampler = LengthGroupedSampler(BATCH, lengths=[longest(pair) for pair in pairs], generator=torch.Generator().manual_seed(seed))
     order = list(sampler)
@@ -94,7 +94,7 @@ def grouped(pairs: Sequence[TokenPair], seed: int) -> Batches:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Some of all pairs, dealt into batches as a `Plan` has them."""
+    """A sample of the pairs, split into batches as in a `Plan`."""
 
     pairs: list[TokenPair]
     shuffled: Batches
@@ -105,9 +105,9 @@ class Sample:
 def sample(pairs: Sequence[TokenPair], num_batches: int, seed: int) -> Sample:
     """Pairs for `num_batches` batches, and 8 more for the probe.
 
-    Grouping a small sample by itself would pad more than grouping all pairs does, and make the peer slower than it is. So
-    the sample is made of whole batches of a grouped epoch over all pairs: these sorted by length, the middle one of each of
-    `num_batches` equal parts, so that the sample also has the lengths of the whole. The probe is shorter than most.
+    Grouping a small sample by itself would pad more than grouping all pairs and make the peer look slower than it is. So the
+    sample consists of whole batches of an epoch grouped over all pairs: sorted by length, the middle batch of each of
+    `num_batches` equal parts, so that the sample has the length distribution of the whole. The probe is shorter than most.
     """
     whole = [batch for batch in grouped(pairs, seed) if len(batch) == BATCH]
     whole.sort(key=lambda batch: max(longest(pairs[i]) for i in batch))

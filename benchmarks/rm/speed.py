@@ -1,15 +1,15 @@
-"""How fast reward models are trained: prompt trees beside TRL's own RewardTrainer.
+"""Speed of reward-model training: prompt trees against TRL's RewardTrainer.
 
     python -m benchmarks.rm.speed --data FOLDER [--only coconot] [--batches 6] [--rounds 1] [--json OUT]
     python -m benchmarks.rm.speed --data FOLDER --curves     the losses of both, step by step, in fp32
-    python -m benchmarks.rm.speed --gpu                      a Llama of 1B random weights, 2048 tokens, with its MFU
+    python -m benchmarks.rm.speed --gpu                      a 1B Llama with random weights, 2048 tokens, with MFU
 
-The same weights, head, pairs, tokens, learning rates, AdamW and number format; 8 pairs per step, TRL's default. Every
-contender runs in a process of its own, one after another, `--rounds` times, and a round draws pairs of its own; a ratio is
-the median over the rounds of the peer's seconds by ours, tokenising and loading left out.
+The same weights, head, pairs, tokens, learning rates, AdamW and dtype; 8 pairs per step, TRL's default. Every contender runs
+in its own process, one after another, `--rounds` times; each round draws its own pairs. A ratio is the median over the rounds
+of the peer's seconds divided by ours, without tokenisation and loading.
 
-- `TRL default`: our batches, in our order, under TRL's defaults: checkpointing of activations, random order.
-- `TRL grouped`: its best here: no checkpointing, and the batches that transformers' length grouping makes of all pairs.
+- `TRL default`: our batches in our order, with TRL's defaults: activation checkpointing, random order.
+- `TRL grouped`: its best setting here: no checkpointing, and batches from transformers' length grouping over all pairs.
 """
 
 import argparse
@@ -45,12 +45,12 @@ TARGETS = {
 FILES = {"coconot": "coconot_pref.jsonl", "hh_harmless": "hh_harmless_test.jsonl"}
 MICROWORLD = "microworld"
 LARGEST_DIFFERENCE = 1e-3
-"""That two loss curves in fp32 may have."""
+"""The largest allowed difference between two loss curves in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """What the contenders made of one draw of pairs; the work by contender, and how many pairs it was."""
+    """The contenders' findings on one sample of pairs, the work by contender, and the number of pairs."""
 
     findings: dict[str, Finding]
     work: dict[str, Work]
@@ -59,7 +59,7 @@ class Round:
 
 def main() -> None:
     arguments = parse()
-    logging.disable(logging.WARNING)  # what libraries say of themselves and of new heads
+    logging.disable(logging.WARNING)  # libraries' banners, and warnings about new heads
     disable_progress_bar()
     results: dict[str, Any] = {"machine": describe_machine(arguments), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
 
 
 def describe_machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What it runs on; the peak is a GPU's by its data sheet, else that of a plain matrix product, measured."""
+    """The machine; the peak is a GPU's data-sheet value, otherwise measured with a plain matrix product."""
     measured = Dtype(arguments.dtype or Dtype.bf16)
     peak = peak_flops(device()) or matmul_peak(DTYPES[measured])
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -118,7 +118,7 @@ def describe_machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def chosen(arguments: argparse.Namespace, folder: Path) -> Iterator[Subject]:
-    """The sets of pairs that were asked for, each with its model, one at a time."""
+    """The requested sets of pairs, each with its model, one at a time."""
     if arguments.gpu:
         yield llama_1b(folder)
         return
@@ -152,7 +152,7 @@ def beside_trl(subject: Subject, arguments: argparse.Namespace, peak: float, fol
 
 
 def contend(name: str, plan: Plan, folder: Path) -> Finding:
-    """Runs one contender in a process of its own."""
+    """Runs one contender in its own process."""
     files = plan.save(folder / "plan.json"), folder / "finding.json"
     command = [sys.executable, "-m", "benchmarks.rm.contender", name, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -162,7 +162,7 @@ def contend(name: str, plan: Plan, folder: Path) -> Finding:
 
 
 def row(subject: Subject, peer: str, rounds: Sequence[Round], peak: float) -> dict[str, Any]:
-    """One row of the table, printed."""
+    """Prints and returns one row of the table."""
     name = f"{subject.name} vs {peer}"
     whole = {DEFAULT: shuffled(len(subject.pairs), 0), GROUPED: grouped(subject.pairs, 0)}[peer]
     found: dict[str, Any] = {
@@ -182,7 +182,7 @@ def row(subject: Subject, peer: str, rounds: Sequence[Round], peak: float) -> di
 
 
 def side(name: str, rounds: Sequence[Round], peak: float) -> dict[str, float]:
-    """Medians over the rounds; memory in MiB, the highest of them. `share_of_peak` is an MFU (Chowdhery et al. 2022, appendix B)
+    """Medians over the rounds; the highest memory in MiB. `share_of_peak` is an MFU (Chowdhery et al. 2022, appendix B)
     that counts attention, and padding where there is any."""
     findings = [r.findings[name] for r in rounds]
     return {

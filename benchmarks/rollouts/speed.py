@@ -1,11 +1,11 @@
-"""Completions of a policy: tokens per second of our engine beside `model.generate` of transformers.
+"""Speed of generation: tokens per second of our engine against transformers' `model.generate`.
 
     python -m benchmarks.rollouts.speed --rounds 3 --json rollouts.json
 
 The peer is what a user of transformers writes: the prompts in batches of `--batch`, in the order given, padded on the left,
 `do_sample=True, top_k=0, top_p=1`, the same limit, EOS and number of completions per prompt. Both sides answer the same
-prompts with the same weights in one process, in turns, and are counted by the tokens that they drew up to EOS: their draws
-differ, and so do their lengths a little. `--engine continuous` puts transformers' continuous batching in our place.
+prompts with the same weights in one process, alternately, and are measured by the tokens sampled up to EOS: their samples
+differ, and so, slightly, do the lengths. `--engine continuous` uses transformers' continuous batching in place of our engine.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SENTENCE = "what is the sum of two and three name a short fruit that grows on tr
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How many completions of which length are drawn; prompts have from `shortest` to `longest` words."""
+    """Number of prompts and completions; prompts have from `shortest` to `longest` words."""
 
     what: str
     prompts: int
@@ -63,12 +63,12 @@ class Subject:
     temperature: float
 
     def ours(self, prompts: Sequence[Dialogue], per_prompt: int, seed: int) -> int:
-        """The number of tokens that our engine drew."""
+        """The number of tokens that our engine sampled."""
         sampling = Sampling(n=per_prompt, temperature=self.temperature, max_new_tokens=self.limit, seed=seed)
         return sum(len(completion.token_ids) for row in self.engine.generate(prompts, sampling) for completion in row)
 
     def peer(self, prompts: Sequence[Dialogue], per_prompt: int, seed: int) -> int:
-        """The number of tokens that `generate` of transformers drew up to EOS."""
+        """The number of tokens that transformers' `generate` sampled up to EOS."""
         torch.manual_seed(seed)
         num_tokens = 0
         at_once = max(1, self.batch // per_prompt)
@@ -133,7 +133,7 @@ def prepare(arguments: argparse.Namespace) -> Subject:
 
 
 def questions(shape: Shape, scale: float) -> list[Dialogue]:
-    """Prompts of mixed lengths; what they ask does not matter."""
+    """Prompts of mixed lengths; their content does not matter."""
     draw = random.Random(0)
     num = max(1, round(shape.prompts * scale))
     words = SENTENCE.split()
@@ -169,7 +169,7 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def explain(subject: Subject, scale: float) -> None:
-    """What takes our time."""
+    """Where our time goes."""
     prompts = questions(SHAPES[0], scale)
     parts = sorted(shares(lambda: subject.ours(prompts, 1, 0)).items(), key=lambda item: -item[1])
     print("time by operation: " + ", ".join(f"{kind} {share:.0%}" for kind, share in parts))

@@ -1,14 +1,14 @@
-"""How fast a reward model is scored: prompt trees beside the official tool's way and beside transformers' pipeline.
+"""Speed of scoring with a reward model: prompt trees against the official tool and against transformers' pipeline.
 
     python -m benchmarks.scoring.speed --rows rows.jsonl [--limit 0.05] [--model pip:smollm2-135m] [--dtype bf16] [--json OUT]
 
-One reward model (a fresh head on `--model`, saved once), the same rows, the same number format, both sides timed in turn in
-one go with tokenisation, `--rounds` times; a ratio is the median over the rounds of peer / ours.
+One reward model (a fresh head on `--model`, saved once), the same rows and dtype, both sides timed alternately in one
+run, tokenisation included, `--rounds` times; a ratio is the median over the rounds of peer / ours.
 
-- `official loop`: batches of 64 texts in the order of the data, padded: the `rewardbench` package's own pipeline class in an
-  environment of its own where `--official` (made by `make bench-official`) has one, else the same loop on transformers here.
+- `official loop`: batches of 64 texts in the order of the data, padded: the `rewardbench` package's own pipeline class in its
+  environment, if `--official` (made by `make bench-official`) exists, otherwise the same loop on this transformers.
 - `best padded`: transformers' pipeline on texts sorted by length, at its best batch size of a few.
-- `shared prompt P+NxC`: N completions of C tokens to one prompt of P tokens, peer: whole rows of equal length, best batch.
+- `shared prompt P+NxC`: N completions of C tokens for one prompt of P tokens; peer: whole rows of equal length, best batch.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def groups_of(subject: Subject) -> list[list[list[int]]]:
 
 
 def describe(subject: Subject) -> None:
-    """What the counts of tokens alone would make the ratios."""
+    """The ratios that token counts alone predict."""
     scorer = RewardModelScorer(subject.model, subject.tokenizer)
     groups = groups_of(subject)
     lengths = [len(row) for group in groups for row in group]
@@ -170,7 +170,7 @@ def plain_loop(subject: Subject, texts: Sequence[str]) -> list[float]:
 
 
 def best_padded(subject: Subject, rounds: int) -> dict[str, object]:
-    """transformers' pipeline, given its texts by length, at the batch size that is fastest on a sample of them."""
+    """transformers' pipeline on texts sorted by length, at the batch size that is fastest on a sample."""
     assert isinstance(subject.tokenizer, PreTrainedTokenizerFast)
     options: dict[str, Any] = {"function_to_apply": "none", "truncation": True, "max_length": 2048}
     classify = pipeline("text-classification", model=subject.model, tokenizer=subject.tokenizer, **options)
@@ -190,7 +190,7 @@ def best_padded(subject: Subject, rounds: int) -> dict[str, object]:
 
 
 def shared_prompt(subject: Subject, prompt: int, num: int, completion: int, rounds: int) -> dict[str, object]:
-    """Random tokens: what counts is the shape."""
+    """Random tokens: only the shape matters."""
     draw = random.Random(0)
     beginning = [draw.randrange(1000) for _ in range(prompt)]
     rows = [beginning + [draw.randrange(1000) for _ in range(completion)] for _ in range(num)]
@@ -242,7 +242,7 @@ def measured(
 
 @torch.no_grad()
 def explain(subject: Subject) -> None:
-    """How near to the machine's limit we are, and what takes the time."""
+    """How close we are to the machine's limit, and where the time goes."""
     scorer = RewardModelScorer(subject.model, subject.tokenizer)
     groups = groups_of(subject)
     batch = tree_batches(groups, 4096)[0]
@@ -264,7 +264,7 @@ def explain(subject: Subject) -> None:
 
 
 def num_seen(stream: Stream) -> int:
-    """Pairs of a query and a key that it sees: every key is seen from its own place to the end of its subtree."""
+    """Query-key pairs attended to: a key is visible from its own position to the end of its subtree."""
     return int((stream.subtree_end_N - torch.arange(len(stream.subtree_end_N))).sum())
 
 

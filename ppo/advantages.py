@@ -1,4 +1,7 @@
-"""Rewards per token, generalised advantage estimation, whitening."""
+"""Rewards per token, generalised advantage estimation, whitening.
+
+Shapes: B episodes, T tokens of a completion, 1 an axis of size one.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advantages:
-    """Advantages and returns of shape (B, T); zero where the mask is."""
+    """Advantages and returns of shape (B, T); zero outside the mask."""
 
     advantages_BT: Tensor
     returns_BT: Tensor

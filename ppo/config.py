@@ -22,29 +22,84 @@ from core.config import (
 )
 
 
+class KLPlace(StrEnum):
+    """Where the KL penalty acts."""
+
+    reward = "reward"
+    """In every token's reward, and so in advantages and values."""
+    loss = "loss"
+    """In the loss, as a term that is differentiated."""
+
+
+class KLEstimator(StrEnum):
+    """Estimators of the KL from one sample (Schulman 2020, "Approximating KL divergence"); `ppo.kl.kl_estimate` has the formulas."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class MissingEOS(StrEnum):
+    """What happens to the score of a completion that was cut at the token limit."""
+
+    keep = "keep"
+    replace = "replace"  # pyright: ignore[reportAssignmentType]  # the word in configurations; it hides `str.replace`, which nothing needs
+    """By `value`, as open-instruct does."""
+    subtract = "subtract"
+    """Less `value`, as TRL did."""
+
+
+class Center(StrEnum):
+    """The mean that is subtracted from scores."""
+
+    reference = "reference"
+    """Of the reference's completions before training."""
+    running = "running"
+    """Of all episodes so far."""
+    none = "none"
+
+
+class Scale(StrEnum):
+    """The standard deviation that scores are divided by."""
+
+    reference = "reference"
+    """Of the reference's completions before training."""
+    running = "running"
+    """Of all episodes so far."""
+    fixed = "fixed"
+    """`std`."""
+
+
+class CriticStart(StrEnum):
+    """The model that the critic's body is initialised from."""
+
+    reward = "reward"
+    """The reward model, if the reward is a model whose architecture and vocabulary fit; otherwise the policy."""
+    policy = "policy"
+
+
 @dataclass(kw_only=True)
 class KLConfig:
-    """Penalty for leaving the reference policy."""
+    """Penalty for moving away from the reference policy."""
 
     beta: Hashed[float] = 0.05
-    """Coefficient of the penalty; where `target` is set, the one that the run begins with."""
-    place: Hashed[str] = "reward"
-    """`reward`: part of every token's reward, and so of advantages and values. `loss`: a term of the loss, differentiated."""
-    estimator: Hashed[str] = "k1"
-    """k1, k2 or k3 of Schulman's note "Approximating KL divergence"; in the loss k2 or k3 (see ppo.kl.kl_loss)."""
+    """Coefficient of the penalty; with `target`, its initial value."""
+    place: Hashed[KLPlace] = KLPlace.reward
+    estimator: Hashed[KLEstimator] = KLEstimator.k1
+    """In the loss k2 or k3 (see ppo.kl.kl_loss)."""
     target: Hashed[float | None] = None
-    """KL in nats per completion that the coefficient is adapted to (Ziegler et al. 2019, section 2.2); empty: it stays `beta`."""
+    """KL in nats per completion that the coefficient adapts to (Ziegler et al. 2019, section 2.2); empty: it stays at `beta`."""
     horizon: Hashed[int] = 10_000
-    """Episodes over which the adaptation works; lower is faster."""
+    """Episodes over which the coefficient adapts; lower is faster."""
     stop: Hashed[float | None] = None
-    """The run ends with an error where the mean KL of a batch, in nats per completion, is above this; empty: never."""
+    """The run ends with an error if the mean KL of a batch, in nats per completion, is above this; empty: never."""
 
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise ValueError(f"kl.beta is {self.beta}; it must be 0 or above.")
-        _require_choice("kl.estimator", self.estimator, ("k1", "k2", "k3"))
-        _require_choice("kl.place", self.place, ("reward", "loss"))
-        if self.place == "loss" and self.estimator == "k1":
+        _require_choice("kl.estimator", self.estimator, KLEstimator)
+        _require_choice("kl.place", self.place, KLPlace)
+        if self.place == KLPlace.loss and self.estimator == KLEstimator.k1:
             raise ValueError("kl.estimator=k1 has a gradient of zero in expectation in the loss; choose k2 (or k3), or kl.place=reward.")
         require_positive("kl.horizon", self.horizon)
         for key in ("target", "stop"):
@@ -56,26 +111,25 @@ class KLConfig:
 
 @dataclass(kw_only=True)
 class MissingEOSConfig:
-    """What becomes of the score of a completion that was cut at the token limit, in units of the shaped score."""
+    """What happens to the score of a completion that was cut off at the token limit, in units of the shaped score."""
 
-    how: Hashed[str] = "keep"
-    """`keep` the score, `replace` it by `value` (as open-instruct does), or `subtract` `value` from it (as TRL did)."""
+    how: Hashed[MissingEOS] = MissingEOS.keep
     value: Hashed[float | None] = None
 
     def __post_init__(self) -> None:
         key = "shaping.missing_eos"
-        _require_choice(f"{key}.how", self.how, ("keep", "replace", "subtract"))
-        if self.how == "keep" and self.value is not None:
+        _require_choice(f"{key}.how", self.how, MissingEOS)
+        if self.how == MissingEOS.keep and self.value is not None:
             raise ValueError(f"{key}.value={self.value} has no effect where {key}.how=keep; add {key}.how=replace or subtract.")
-        if self.how != "keep" and self.value is None:
+        if self.how != MissingEOS.keep and self.value is None:
             raise ValueError(
-                f"{key}.value is empty; {key}.how={self.how} needs a number, such as {3.0 if self.how == 'subtract' else -3.0}."
+                f"{key}.value is empty; {key}.how={self.how} needs a number, such as {3.0 if self.how == MissingEOS.subtract else -3.0}."
             )
 
 
 @dataclass(kw_only=True)
 class OverlongConfig:
-    """Soft penalty for completions that come near the token limit (DAPO, Yu et al. 2025, eq. 13)."""
+    """Soft penalty for completions close to the token limit (DAPO, Yu et al. 2025, eq. 13)."""
 
     buffer: Hashed[int] = 0
     """The penalty grows linearly over this many tokens before max_new_tokens; 0: none."""
@@ -90,31 +144,29 @@ class OverlongConfig:
 
 @dataclass(kw_only=True)
 class ShapingConfig:
-    """From raw to shaped scores, in the order of the keys (see ppo.shaping.shaped_scores)."""
+    """How raw scores are shaped, in the order of the keys (see ppo.shaping.shaped_scores)."""
 
-    center: Hashed[str] = "reference"
-    """The mean taken off: of the `reference`'s answers before training, `running` (all episodes so far), or `none`."""
-    scale: Hashed[str] = "reference"
-    """The standard deviation divided by: of the `reference`'s answers, `running`, or `fixed`, which is `std`."""
+    center: Hashed[Center] = Center.reference
+    scale: Hashed[Scale] = Scale.reference
     std: Hashed[float | None] = None
     """For scale=fixed; 1 leaves scores as they are."""
     clip: Hashed[float | None] = 5.0
-    """Scores are clipped to +- this; empty: not."""
+    """Scores are clipped to +- this; empty: not at all."""
     missing_eos: Hashed[MissingEOSConfig] = field(default_factory=MissingEOSConfig)
     overlong: Hashed[OverlongConfig] = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
-        _require_choice("shaping.center", self.center, ("reference", "running", "none"))
-        _require_choice("shaping.scale", self.scale, ("reference", "running", "fixed"))
+        _require_choice("shaping.center", self.center, Center)
+        _require_choice("shaping.scale", self.scale, Scale)
         for key in ("std", "clip"):
             if (value := getattr(self, key)) is not None:
                 require_positive(f"shaping.{key}", value)
-        if (self.scale == "fixed") != (self.std is not None):
+        if (self.scale == Scale.fixed) != (self.std is not None):
             raise ValueError(f"shaping.scale={self.scale} with shaping.std={self.std}: set both (shaping.scale=fixed shaping.std=1.0).")
 
 
 class Algo(StrEnum):
-    """The online algorithm. Those but `ppo` have no critic and are run by TRL's trainers."""
+    """The online algorithm. All but `ppo` have no critic and are run by TRL's trainers."""
 
     ppo = "ppo"
     rloo = "rloo"
@@ -130,16 +182,16 @@ class PPOConfig:
     model: Hashed[ModelConfig]
     algo: Hashed[Algo] = Algo.ppo
     group_size: Hashed[int] = 8
-    """rloo, grpo: completions per prompt, which are each other's baseline."""
+    """rloo, grpo: completions per prompt, which serve as each other's baseline."""
     lora: Hashed[LoraConfig] = field(default_factory=LoraConfig)
     engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
     rollout: Hashed[RolloutConfig] = field(default_factory=RolloutConfig)
     prompts: ContentHashed[list[str]] = field(default_factory=list)
-    """JSONL files with a `prompt` field; preference files are welcome."""
+    """Files, folders or hub datasets with a prompt in each row, preference data included (see ppo.prompts.read_prompts)."""
     optim: Hashed[OptimConfig] = field(default_factory=lambda: OptimConfig(lr=3e-7))
     """The default rate is that of the RewardBench 2 paper (Malik et al. 2025, section 5.2)."""
     critic_lr: Hashed[float | None] = None
-    """Learning rate of the critic; empty: that of the policy."""
+    """Learning rate of the critic; empty: the policy's."""
     kl: Hashed[KLConfig] = field(default_factory=KLConfig)
     num_batches: Hashed[int] = 100
     """Rollout batches, each followed by `epochs` passes of updates."""
@@ -148,11 +200,11 @@ class PPOConfig:
     minibatch_size: Hashed[int] = 64
     """Episodes per optimiser step."""
     micro_batch_size: Hashed[int] = 4
-    """Episodes per forward and backward pass of one process. It bounds memory and changes no result."""
+    """Episodes per forward and backward pass of one process. Bounds memory and changes no result."""
     epochs: Hashed[int] = 2
     max_new_tokens: Hashed[int] = 1024
     max_prompt_length: Hashed[int] = 1024
-    """Tokens; prompts above it are dropped and counted."""
+    """In tokens; longer prompts are dropped and counted."""
     temperature: Hashed[float] = 1.0
     gamma: Hashed[float] = 1.0
     lam: Hashed[float] = 0.95
@@ -162,25 +214,24 @@ class PPOConfig:
     value_clip: Hashed[float] = 0.2
     value_coef: Hashed[float] = 0.1
     value_warmup: Hashed[int] = 0
-    """First batches in which the critic alone is trained; the schedule of the learning rates counts them."""
+    """Batches at the beginning that train only the critic; the learning-rate schedule counts them."""
     entropy_coef: Hashed[float] = 0.0
-    """Weight of the entropy, a bonus in the loss."""
+    """Weight of the entropy bonus in the loss."""
     importance_cap: Hashed[float | None] = None
-    """Upper bound of the weights that correct for an engine whose log-probabilities are not the trainer's (usual: 2); empty: no
-    weights. Needs a generator that gives the log-probabilities it drew with."""
+    """Upper bound of the weights that correct for a generator whose log-probabilities are not the trainer's (usual: 2); empty: no
+    weights. Needs a generator that reports the log-probabilities it sampled with."""
     whiten_advantages: Hashed[bool] = True
     shaping: Hashed[ShapingConfig] = field(default_factory=ShapingConfig)
-    critic: Hashed[str] = "reward"
-    """What the critic's body starts from: `reward` (the RM, where architectures agree) or `policy`."""
+    critic: Hashed[CriticStart] = CriticStart.reward
     best_metric: Hashed[str] = "downstream/average"
     stop_after_falls: Hashed[int | None] = None
-    """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose over them
+    """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose
     (over-optimisation, Gao et al. 2023); empty: never."""
     num_checkpoints: Hashed[int] = 4
     save_minutes: Unhashed[float] = 15.0
-    """Time after which training is saved between checkpoints, so that a killed run loses no more than that and a batch."""
+    """Minutes without a checkpoint after which one is saved to resume from: a killed run loses no more than that and a batch."""
     gradient_checkpointing: Hashed[bool] = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them."""
     seed: Hashed[int] = 0
 
     def __post_init__(self) -> None:
@@ -195,14 +246,12 @@ class PPOConfig:
         if self.model.quantize != Quantize.none and self.engine.kind in (EngineKind.fsdp2, EngineKind.zero3):
             raise ValueError(f"engine={self.engine.kind} cannot shard packed weights (model.quantize={self.model.quantize}); choose ddp.")
         if self.algo == Algo.ppo and self.lora.dropout:
-            raise ValueError(f"lora.dropout={self.lora.dropout} would update another policy than the one that draws; leave it at 0.")
+            raise ValueError(f"lora.dropout={self.lora.dropout} would train another policy than the one that samples; leave it at 0.")
         if self.model.dtype == Dtype.fp16:
-            raise ValueError("model.dtype=fp16 would need its losses scaled in training; choose bf16, or fp32.")
+            raise ValueError("model.dtype=fp16 would need loss scaling in training; choose bf16 or fp32.")
         if self.rollout.kind == RolloutKind.vllm and self.lora.rank:
-            raise ValueError(
-                "rollout.kind=vllm is sent whole weights, and an adapter has none; leave out lora.rank, or choose transformers."
-            )
-        _require_choice("critic", self.critic, ("reward", "policy"))
+            raise ValueError("rollout.kind=vllm needs whole weights, and an adapter has none; leave out lora.rank, or choose transformers.")
+        _require_choice("critic", self.critic, CriticStart)
         for key in ("gamma", "lam"):
             require_fraction(key, getattr(self, key))
         for key in ("critic_lr", "clip", "value_clip", "importance_cap", "stop_after_falls"):
@@ -216,16 +265,34 @@ class PPOConfig:
                 f"value_warmup={self.value_warmup} leaves no batch for the policy; choose one below num_batches={self.num_batches}."
             )
         if self.dual_clip is not None and self.dual_clip <= 1:
-            raise ValueError(f"dual_clip is {self.dual_clip}; it bounds the ratio of bad actions from above and must be over 1 (usual: 3).")
+            raise ValueError(
+                f"dual_clip is {self.dual_clip}; it bounds the ratio of bad actions from above and must be above 1 (usual: 3)."
+            )
         if self.shaping.overlong.buffer >= self.max_new_tokens:
             raise ValueError(
-                f"shaping.overlong.buffer={self.shaping.overlong.buffer} leaves no length without penalty; choose one below "
+                f"shaping.overlong.buffer={self.shaping.overlong.buffer} leaves no length without a penalty; choose one below "
                 f"max_new_tokens={self.max_new_tokens}."
             )
         if not self.prompts:
             raise ValueError("prompts is empty; give prompt files, for instance 'prompts=[pairs.jsonl]'.")
 
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimiser steps for each rollout batch."""
+        return self.epochs * (self.batch_size // self.minibatch_size)
 
-def _require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{key} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
+    @property
+    def num_updates(self) -> int:
+        """Optimiser steps of the whole run, over which the learning rate decays."""
+        return self.num_batches * self.updates_per_batch
+
+    def batch_seed(self, step: int) -> int:
+        """The seed of everything that batch `step` draws."""
+        return self.seed * 100_003 + step
+
+
+def _require_choice(key: str, value: str, choices: type[StrEnum]) -> None:
+    """Refuses a word that is none of the choices. Configurations built in Python reach the dataclass unconverted."""
+    *most, last = choices
+    if value not in (*most, last):
+        raise ValueError(f"{key} is {str(value)!r}; choose {', '.join(most)} or {last}.")

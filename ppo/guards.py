@@ -1,4 +1,7 @@
-"""What ends a run with an error: numbers that are not finite, and a policy that ran away."""
+"""What ends a run with an error: numbers that are not finite, and a policy too far from its reference.
+
+Shapes: B episodes.
+"""
 
 import math
 from collections.abc import Generator
@@ -8,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from core.runs.checkpoints import complete_steps, step_folder
-from ppo.config import KLConfig
+from ppo.config import Algo, KLConfig
 
 
 class DivergenceError(ValueError):
@@ -16,7 +19,7 @@ class DivergenceError(ValueError):
 
 
 def require_finite_scores(scores_B: Tensor, name: str) -> None:
-    """Raises `DivergenceError` where a score of the reward `name` is NaN or infinite."""
+    """Raises `DivergenceError` if a score of the reward `name` is NaN or infinite."""
     if rows := (~scores_B.isfinite()).nonzero().flatten().tolist():
         raise DivergenceError(
             f"{len(rows)} of {len(scores_B)} scores of {name} are not finite (the first is {scores_B[rows[0]].item()}, of episode "
@@ -25,7 +28,7 @@ def require_finite_scores(scores_B: Tensor, name: str) -> None:
 
 
 def require_kl_below(kl: float, config: KLConfig) -> None:
-    """Raises `DivergenceError` where the mean KL of a batch, in nats per completion, is not finite or above `config.stop`."""
+    """Raises `DivergenceError` if the mean KL of a batch, in nats per completion, is not finite or above `config.stop`."""
     if not math.isfinite(kl):
         raise DivergenceError(f"the KL to the reference is {kl}. Lower optim.lr or epochs, or load the policy with model.dtype=fp32.")
     if config.stop is not None and kl > config.stop:
@@ -36,7 +39,7 @@ def require_kl_below(kl: float, config: KLConfig) -> None:
 
 
 def require_finite_step(loss: float, grad_norm: float) -> None:
-    """Raises `DivergenceError` where the loss or the gradient norm of an optimiser step is NaN or infinite."""
+    """Raises `DivergenceError` if the loss or the gradient norm of an optimiser step is NaN or infinite."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergenceError(
             f"the loss is {loss} and the gradient norm {grad_norm}. Lower optim.lr, epochs or optim.max_grad_norm, set dual_clip=3, "
@@ -45,18 +48,18 @@ def require_finite_step(loss: float, grad_norm: float) -> None:
 
 
 @contextmanager
-def guarded(run_dir: Path, batch: int) -> Generator[None]:
-    """Adds to a `DivergenceError` raised within it the batch that ended the run and the checkpoints that are left."""
+def guarded(run_dir: Path, algo: Algo, batch: int) -> Generator[None]:
+    """Adds to a `DivergenceError` raised inside it the algorithm, the batch and the checkpoints that remain."""
     try:
         yield
     except DivergenceError as error:
-        raise DivergenceError(ended(run_dir, batch, str(error))) from None
+        raise DivergenceError(ended(run_dir, algo, batch, str(error))) from None
 
 
-def ended(run_dir: Path, step: int, why: str) -> str:
-    """The message of a run that batch `step` ended: why, and which checkpoints are left."""
+def ended(run_dir: Path, algo: Algo, batch: int, why: str) -> str:
+    """The message of a run that ended in `batch`: why, and which checkpoints remain."""
     steps = complete_steps(run_dir)
     left = f"The last complete checkpoint is {step_folder(run_dir, steps[-1])}" if steps else "No checkpoint was written yet"
     if (run_dir / "best").is_symlink():
         left += f", the best {(run_dir / 'best').readlink().name}"
-    return f"PPO ended in batch {step}: {why} {left}."
+    return f"{algo.upper()} ended in batch {batch}: {why} {left}."

@@ -2,6 +2,8 @@
 
 Sums, not means: the caller divides by the number of tokens of the global minibatch, so that the gradient is the same
 however the minibatch is split.
+
+Shapes: B episodes, T tokens of a completion.
 """
 
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ def ppo_loss(
 ) -> LossOutput:
     """Clipped surrogate loss (Schulman et al. 2017, eq. 7), optionally with dual clip (Ye et al. 2020, eq. 5).
 
-    `weights_BT`, where given, multiplies each token's loss after both clips (see `importance_weights`).
+    `weights_BT`, if given, multiplies each token's loss after both clips (see `importance_weights`).
     """
-    # Padding may overflow the exponential, and no mask takes a NaN away afterwards.
+    # Padding may overflow the exponential, and no mask removes a NaN afterwards.
     ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - old_logprobs_BT, 0.0).exp()
     plain_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
@@ -61,8 +63,8 @@ def ppo_loss(
 def importance_weights(logprobs_BT: Tensor, engine_BT: Tensor, mask_BT: Tensor, *, cap: float) -> Tensor:
     """min(p_trainer / p_engine, cap) per token, 1 outside the mask and without gradient.
 
-    Both are log-probabilities of the policy that drew the tokens: `logprobs_BT` as the trainer computes them, `engine_BT`
-    as the engine did that drew. Truncated importance sampling (Yao et al. 2025, "Your Efficient RL Framework Secretly
+    Both are log-probabilities under the policy that sampled the tokens: `logprobs_BT` as computed by the trainer, `engine_BT`
+    by the engine that sampled. Truncated importance sampling (Yao et al. 2025, "Your Efficient RL Framework Secretly
     Brings You Off-Policy RL Training"; truncation after Ionides 2008).
     """
     log_ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - engine_BT, 0.0)
@@ -70,7 +72,7 @@ def importance_weights(logprobs_BT: Tensor, engine_BT: Tensor, mask_BT: Tensor, 
 
 
 def value_loss(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, *, clip: float) -> ValueLossOutput:
-    """Half the squared error, the larger of the plain one and that of values clipped to `old_values_BT` +- clip."""
+    """Half the squared error of the values or of the values clipped to `old_values_BT` +- clip, whichever is larger."""
     clipped_values_BT = torch.clamp(values_BT, old_values_BT - clip, old_values_BT + clip)
     plain_BT = (values_BT - returns_BT).square()
     clipped_BT = (clipped_values_BT - returns_BT).square()

@@ -1,9 +1,9 @@
-"""What policy training logs: the name, unit and source of every metric, and how each is computed.
+"""What policy training logs: name, unit and source of every metric, and how it is computed.
 
 Shapes: B episodes, T tokens of a completion, N tokens inside the mask, K sums of an update.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ppo.advantages import Advantages
+from ppo.config import KLEstimator
 from ppo.kl import kl_estimate
 from ppo.rollout import Episodes
 
 
 class Metric(StrEnum):
-    """The names, as logged under `train/`; those of the last rollout are logged with the checkpoint too, without a prefix.
+    """The names, as logged under `train/`; those of the last rollout are also logged with the checkpoint, without a prefix.
 
-    Beside these: `reward/<term>`, the mean raw score of each term of a reward that has several, and `seconds/<part>`, the
+    In addition: `reward/<term>`, the mean raw score of each term of a reward that has several, and `seconds/<part>`, the
     wall-clock time of each part of a batch on the slowest process.
     """
 
@@ -27,21 +28,21 @@ class Metric(StrEnum):
     KL_K3 = "kl_k3"
     """The same by k3, which is never negative."""
     KL_COEF = "kl_coef"
-    """Coefficient of the KL penalty in this batch (Ziegler et al. 2019, section 2.2, where it adapts)."""
+    """Coefficient of the KL penalty in this batch; how it adapts: Ziegler et al. 2019, section 2.2."""
     RM_SCORE = "rm_score"
-    """Mean reward as scored, before shaping, in the scorer's units."""
+    """Mean reward before shaping, in the scorer's units."""
     RM_SCORE_STD = "rm_score_std"
     """Its standard deviation over the episodes (population)."""
     SCORE = "score"
-    """Mean reward after shaping (`ppo.shaping`), which is what the policy is trained on."""
+    """Mean reward after shaping (`ppo.shaping`), which the policy is trained on."""
     SCORE_STD = "score_std"
     """Its standard deviation over the episodes (population)."""
     LENGTH = "length"
     """Mean tokens per completion, EOS included."""
     EOS_RATE = "eos_rate"
-    """Share of the completions that ended by themselves, before the token limit."""
+    """Share of the completions that ended with EOS, before the token limit."""
     IMPORTANCE_GAP = "importance_gap"
-    """Mean over tokens of |logprob in the trainer - logprob in the engine that drew|, in nats, where the engine reports it."""
+    """Mean over tokens of |logprob in the trainer - logprob in the engine that sampled|, in nats, if the engine reports it."""
     ADVANTAGE = "advantage"
     """Mean over tokens of the advantages before whitening, in units of the shaped score (Schulman et al. 2016, eq. 16)."""
     ADVANTAGE_STD = "advantage_std"
@@ -55,7 +56,7 @@ class Metric(StrEnum):
     VALUE_LOSS = "loss/value"
     """Half the squared error of the critic, mean over the tokens of the update."""
     KL_LOSS = "loss/kl"
-    """The KL term before its coefficient, mean over tokens; 0 where the KL is part of the reward."""
+    """The KL term without its coefficient, mean over tokens; 0 if the KL is part of the reward."""
     ENTROPY = "entropy"
     """Entropy of the policy's next-token distribution in nats, mean over the tokens of the update."""
     CLIP_FRACTION = "clip_fraction"
@@ -65,13 +66,13 @@ class Metric(StrEnum):
     VALUE_CLIP_FRACTION = "value_clip_fraction"
     """Share of the update's tokens at which the clip of the values was active."""
     IMPORTANCE_WEIGHT = "importance_weight"
-    """Mean over tokens of the capped ratio of the trainer's to the drawing engine's probability; 1 without a correction."""
+    """Mean over tokens of the capped ratio of the trainer's probability to the sampling engine's; 1 without a correction."""
     APPROX_KL = "approx_kl"
-    """KL between the policy that drew and the one in training, by k3, in nats per token, mean over the update."""
+    """KL between the policy that sampled and the one in training, by k3, in nats per token, mean over the update."""
     GRAD_NORM = "grad_norm"
     """L2 norm of the gradient before clipping, mean over the optimiser steps of the batch."""
     FIRST_RATIO_ERROR = "first_ratio_error"
-    """Largest |ratio - 1| in the first minibatch, where it must be rounding error."""
+    """Largest |ratio - 1| in the first minibatch, where only rounding may cause it."""
     LR = "lr"
     """Learning rate of the policy at the end of the batch."""
     CRITIC_LR = "critic_lr"
@@ -80,7 +81,7 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSums:
-    """What one update adds up over its tokens: the sums of one micro batch, or of all of them; each a tensor without dimensions."""
+    """Sums over the tokens of a micro batch or of a whole update; each is a scalar tensor."""
 
     policy_loss: Tensor
     value_loss: Tensor
@@ -93,7 +94,7 @@ class TokenSums:
     approx_kl: Tensor
 
     def stacked(self) -> Tensor:
-        """The sums in one tensor of shape (K,), in fp64 and without a gradient."""
+        """All sums in one tensor of shape (K,), in fp64 and detached."""
         return torch.stack([getattr(self, field.name).detach().double() for field in fields(self)])
 
     @classmethod
@@ -106,7 +107,7 @@ NUM_SUMS = len(fields(TokenSums))
 
 
 def completion_metrics(scores_B: Tensor, finished_B: Tensor, lengths_B: Tensor) -> dict[str, float]:
-    """Raw score, length and EOS rate of a rollout, whichever trainer drew it."""
+    """Raw score, length and EOS rate of a rollout by any trainer."""
     return {
         Metric.RM_SCORE: scores_B.mean().item(),
         Metric.RM_SCORE_STD: scores_B.std(correction=0).item(),
@@ -116,10 +117,10 @@ def completion_metrics(scores_B: Tensor, finished_B: Tensor, lengths_B: Tensor) 
 
 
 def rollout_metrics(episodes: Episodes) -> dict[str, float]:
-    """Everything measured of a rollout before rewards are shaped: KL, scores, lengths, seconds and, if known, `importance_gap`."""
+    """What is measured in a rollout before rewards are shaped: KL, scores, lengths, seconds and, if known, `importance_gap`."""
     mask_BT = episodes.mask_BT
-    k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k1") * mask_BT).sum(-1)
-    k3_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, "k3") * mask_BT).sum(-1)
+    k1_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, KLEstimator.k1) * mask_BT).sum(-1)
+    k3_B = (kl_estimate(episodes.logprobs_BT, episodes.reference_BT, KLEstimator.k3) * mask_BT).sum(-1)
     metrics: dict[str, float] = {
         Metric.KL: k1_B.mean().item(),
         Metric.KL_K3: k3_B.mean().item(),
@@ -176,8 +177,3 @@ def update_metrics(sums: TokenSums, num_tokens: float, *, grad_norms: Sequence[f
         Metric.GRAD_NORM: sum(grad_norms) / len(grad_norms),
         Metric.FIRST_RATIO_ERROR: first_ratio_error,
     }
-
-
-def training_row(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a batch under the names they have on the axis `train/step`."""
-    return {f"train/{name}": value for name, value in metrics.items()}

@@ -1,10 +1,13 @@
-"""Actor, critic and reference in one module, so that one engine wraps, shards and saves all of them."""
+"""Actor, critic and reference in one module, so that one engine wraps, shards and saves all of them.
+
+Shapes: B episodes, T tokens of a completion, L tokens of prompt and completion, N tokens in a stream, H hidden size, V vocabulary.
+"""
 
 import copy
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +21,15 @@ from core.trees.attention import encode, obstacle, tree_attention
 from core.trees.layout import Stream, pack_trees
 
 UNIT = 64
-"""Packed rows are filled up to a multiple of this many tokens: matrix products of other heights round by their height, and then a
+"""Packed rows are padded to a multiple of this many tokens: the rounding of other matrix products depends on their height, so that a
 row's log-probabilities would depend on what else is in its pass."""
 MAX_LENGTH = 4096
 
 
 class ForwardOutput(NamedTuple):
-    """What a pass through all networks gives for the last T tokens, each of shape (B, T).
+    """The output of all networks for the last T tokens, each of shape (B, T).
 
-    A named tuple, which the engines look into. `reference_BT` are the reference's log-probabilities, where asked for.
+    A named tuple, since engines look inside for tensors. `reference_BT` are the reference's log-probabilities, if requested.
     """
 
     logprobs_BT: Tensor
@@ -35,9 +38,19 @@ class ForwardOutput(NamedTuple):
     reference_BT: Tensor | None
 
 
+class Networks(Protocol):
+    """An `ActorCritic`, or an engine's wrapper of one."""
+
+    def __call__(
+        self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, /, *, entropy_gradient: bool = False, with_reference: bool = False
+    ) -> ForwardOutput:
+        """See `ActorCritic.forward`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Packed:
-    """Rows one behind another, without padding; `places_N` are those before the tokens that are asked for, `tokens_N`."""
+    """Rows one after another, without padding; `places_N` are the positions that predict the completions' tokens, `tokens_N`."""
 
     stream: Stream
     places_N: Tensor
@@ -45,12 +58,12 @@ class _Packed:
     inside_BT: Tensor
 
     def hidden(self, model: nn.Module) -> Tensor:
-        """The last hidden states before the tokens, of shape (N, H)."""
+        """The last layer's hidden states that predict the tokens, of shape (N, H)."""
         assert isinstance(model, PreTrainedModel)
         return encode(model, self.stream)[self.places_N]
 
     def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits that predict the tokens; shape (N, V)."""
+        """The logits that predict the tokens, of shape (N, V)."""
         head = model.get_output_embeddings()
         assert head is not None
         return head(self.hidden(model))
@@ -58,7 +71,7 @@ class _Packed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Padded:
-    """Rows under each other, padded at both ends, whose last `num_tokens` columns hold the tokens that are asked for."""
+    """Rows padded at both ends to one width, whose last `num_tokens` columns are the completions."""
 
     ids_BL: Tensor
     mask_BL: Tensor
@@ -67,12 +80,12 @@ class _Padded:
     inside_BT: Tensor
 
     def hidden(self, model: nn.Module) -> Tensor:
-        """The last hidden states before the tokens, of shape (N, H)."""
+        """The last layer's hidden states that predict the tokens, of shape (N, H)."""
         hidden_BLH = model(**self._inputs()).last_hidden_state
         return hidden_BLH[:, -self.num_tokens - 1 : -1][self.inside_BT]
 
     def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits that predict the tokens; shape (N, V)."""
+        """The logits that predict the tokens, of shape (N, V)."""
         return completion_logits(model, self.ids_BL, self.mask_BL, self.num_tokens)
 
     def _inputs(self) -> dict[str, Any]:
@@ -83,8 +96,8 @@ class _Padded:
 class ActorCritic(nn.Module):
     """A causal language model, a critic with a body of its own and a scalar head, and the reference policy.
 
-    The reference is a frozen copy of the actor; None where the actor is an adapter on frozen weights, which are the reference
-    with the adapter switched off.
+    The reference is a frozen copy of the actor. It is None if the actor is an adapter on frozen weights: these are the
+    reference, with the adapter switched off.
     """
 
     def __init__(
@@ -102,7 +115,7 @@ class ActorCritic(nn.Module):
         self.reference = reference
         self.temperature = temperature
         self.value_scale = (1.0, 0.0)
-        """Values are a * head + b, for a head that was trained in other units (see ppo.shaping.value_scale)."""
+        """Values are a * head + b, for a head that was trained in different units (see ppo.shaping.value_scale)."""
         self.padding_reason = _padding_reason(actor, critic_body, max_length)
 
     def forward(
@@ -110,9 +123,9 @@ class ActorCritic(nn.Module):
     ) -> ForwardOutput:
         """Log-probabilities, entropies and values of the last `num_tokens` tokens, zeros for padding.
 
-        The value at t is that of the state before token t: it is read where the token before it stands. The entropies carry a
-        gradient where `entropy_gradient`, for the memory of one more array of the size of the logits. Rows go through the
-        networks packed, without padding, unless `padding_reason` gives a reason.
+        The value at t is that of the state before token t, so it is read at the preceding token. With `entropy_gradient` the
+        entropies carry a gradient, which costs memory for one more array of the size of the logits. Rows pass through the
+        networks packed, without padding, unless there is a `padding_reason`.
         """
         read = _padded if self.padding_reason else _packed
         batch = read(ids_BL, mask_BL, num_tokens)
@@ -160,10 +173,10 @@ def actor_critic(
     base: ModelLocation | None = None,
     seed: int = 0,
 ) -> ActorCritic:
-    """The critic starts as a copy of the reward model where one is given, else as the policy's body with a head of zeros.
+    """The critic starts as a copy of the reward model if one is given, otherwise as the policy's body with a head of zeros.
 
-    With `lora` the actor becomes an adapter on its own weights, which stay the reference, and the critic's body one on its; the
-    critic's head is trained whole; `base` says where the actor's weights lie, for those who load the adapter. `max_length`
+    With `lora`, actor and critic body get adapters on their own weights, and the actor's weights stay the reference; the
+    critic's head is trained in full. `base` is where the actor's weights can be found, for users of the adapter. `max_length`
     bounds the tokens of a row.
     """
     if reward_model is not None:
@@ -183,7 +196,7 @@ def actor_critic(
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The reference policy: a copy that never learns."""
+    """The reference policy: a copy that is never trained."""
     reference = copy.deepcopy(model).eval()
     return reference.requires_grad_(False)
 
@@ -200,7 +213,7 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
     rows = [[row] for row in (part.tolist() for part in ids_N.split(lengths_B.tolist()))]
     filling = -len(ids_N) % UNIT
     stream = pack_trees([*rows, *([[[0] * filling]] if filling else [])])
-    # Each row is a tree of its own, and they lie in their order.
+    # Each row is a tree of its own, and their order is kept.
     assert stream.lengths[: len(rows)] == tuple(lengths_B.tolist())
     ends_B, counts_B = lengths_B.cumsum(0), inside_BT.sum(-1)
     first_B = ends_B - counts_B - 1
@@ -213,19 +226,19 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int) -> _Packed:
 def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str | None:
     """Why rows cannot be packed; None if they can."""
     if not has_plain_head(actor):
-        return f"{type(actor).__name__} does more to its logits than a product"
+        return f"{type(actor).__name__} does more to its logits than a matrix product"
     assert isinstance(critic_body, PreTrainedModel)
     return obstacle(actor, max_length) or obstacle(critic_body, max_length)
 
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Generator[None]:
-    """Within it a model gives what it would without its adapter."""
+    """Inside it the model's output is that without its adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
-        layer._disable_adapters = True  # pyright: ignore[reportPrivateUsage]  # `enable_adapters` would also freeze them, under an engine that has counted on them
+        layer._disable_adapters = True  # pyright: ignore[reportPrivateUsage]  # `enable_adapters` would also freeze them, and the engine holds them as trainable
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Prompts for PPO: read from whatever data has one in each row, and dealt out to rollout batches."""
+"""Prompts for PPO: read from any data that has one in each row, and distributed over rollout batches."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +13,18 @@ from ppo.config import PPOConfig
 
 KEYS = ("prompt", "question", "messages")
 MAX_REPORTED = 5
-"""Broken rows that a message lists one by one."""
+"""Broken rows that a message lists with their reasons."""
 
 
 def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]:
-    """The different prompts of all sources, in order, at most `limit` of them.
+    """The distinct prompts of all sources, in order, at most `limit` of them.
 
     A source is a JSONL or parquet file, a folder of parquet files, a saved dataset or a hub dataset (`org/name` or
-    `org/name@revision`), of which the split `train` is read. A row holds its prompt as `prompt`, `question` or `messages`, or
-    as what two dialogues `chosen` and `rejected` begin with. What a verifier judges by is the row's `reference` where that is
-    a mapping, else the row itself without its answers `chosen` and `rejected`; a prompt that comes twice keeps its first one.
+    `org/name@revision`), whose split `train` is read. A row has its prompt as `prompt`, `question` or `messages`, or as the
+    common beginning of two dialogues `chosen` and `rejected`. What a verifier judges by is the row's `reference` if that is a
+    mapping, otherwise the row without its answers `chosen` and `rejected`; of a repeated prompt the first row counts.
 
-    Raises `ValueError` that names the source that cannot be read, and its broken rows by number.
+    Raises a `ValueError` that names a source that cannot be read, and its broken rows by number.
     """
     prompts = list(islice(_different(paths), limit))
     if not prompts:
@@ -33,9 +33,9 @@ def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]
 
 
 def batch_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
-    """The prompts of batch `step`, a function of the seed and the step: successive passes over all prompts, each shuffled anew.
+    """The prompts of batch `step`, a function of seed and step: successive passes over all prompts, each shuffled anew.
 
-    Step 0, which measures the untrained policy, gets those of step 1.
+    Step 0, which measures the untrained policy, has those of step 1.
     """
     start = max(0, step - 1) * config.batch_size
 
@@ -48,11 +48,11 @@ def batch_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> 
     return list(islice(stream(), skip, skip + config.batch_size))
 
 
-def parse_prompt(row: Any) -> Dialogue:
-    """The prompt of one row; raises `ValueError` with the reason where it has none. A null counts as a missing field.
+def parse_prompt(row: object) -> Dialogue:
+    """The prompt of one row; raises a `ValueError` with the reason if it has none. A null counts as a missing field.
 
-    Of `messages` that end with an answer of the assistant the prompt is what comes before it. A text `prompt` beside two
-    dialogues may be one of many turns, so the dialogues tell it (see `core.data.preferences`).
+    If `messages` end with an answer of the assistant, the prompt is everything before it. A text `prompt` beside two dialogues
+    may be one of many turns, so the prompt is read from the dialogues (see `core.data.preferences`).
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"not a JSON object: {row!r:.80}")
@@ -68,12 +68,12 @@ def parse_prompt(row: Any) -> Dialogue:
     if not turns:
         raise ValueError(f"{key} holds an answer and no prompt")
     for turn in turns:
-        turn.content.encode()  # raises a ValueError for half of a surrogate pair, which no tokenizer takes
+        turn.content.encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
     return turns
 
 
 def _different(paths: Sequence[str]) -> Iterator[Prompt]:
-    """Each prompt where it comes first."""
+    """Each prompt at its first occurrence."""
     seen: set[Dialogue] = set()
     for path in paths:
         broken: list[str] = []
@@ -90,11 +90,11 @@ def _different(paths: Sequence[str]) -> Iterator[Prompt]:
         if broken:
             listed, more = "\n  ".join(broken[:MAX_REPORTED]), f"\n  and {len(broken) - MAX_REPORTED} more" if broken[MAX_REPORTED:] else ""
             raise ValueError(
-                f"prompts names {path}, which has {len(broken)} row(s) without a prompt:\n  {listed}{more}\nMend or remove them."
+                f"prompts names {path}, which has {len(broken)} row(s) without a prompt:\n  {listed}{more}\nFix or remove them."
             )
 
 
 def _reference(row: Mapping[str, Any]) -> Mapping[str, Any]:
     given = row.get("reference")
-    # Without the answers: of a large preference dataset they would take gigabytes for nothing.
+    # Without the answers, which would take gigabytes of a large preference dataset for nothing.
     return given if isinstance(given, Mapping) else {key: value for key, value in row.items() if key not in SIDES}

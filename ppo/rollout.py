@@ -1,9 +1,11 @@
-"""Episodes: sampled, scored, and measured by policy, reference and critic."""
+"""Episodes: sampled, scored, and measured by policy, reference and critic.
+
+Shapes: B episodes, T tokens of a completion, P tokens of a prompt, L tokens of both.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +18,17 @@ from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
 from core.scorers.weighted import WeightedScorer
 from ppo.guards import require_finite_scores
+from ppo.model import Networks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episodes:
-    """A batch of episodes, whole on every process. Prompts are padded at the start and completions at the end: the last T columns
-    are completion.
+    """A batch of episodes, complete on every process. Prompts are padded at the start and completions at the end, so the last T
+    columns are the completions.
 
-    `scores_B` are the rewards as scored, before shaping, and `terms` the raw scores that they are the sum of. `logprobs_BT` are
-    the trainer's, under the policy that drew; `engine_logprobs_BT` are those of the engine that drew, where it told them.
-    `seconds` tells where the time went, on the slowest process.
+    `scores_B` are the rewards before shaping, and `terms` the raw scores that they combine. `logprobs_BT` are the trainer's
+    log-probabilities under the policy that sampled, `engine_logprobs_BT` those of the engine that sampled, if it reports them.
+    `seconds` are the durations of each part on the slowest process.
     """
 
     ids_BL: Tensor
@@ -53,7 +56,7 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredCompletions:
-    """Completions of some prompts, one each, with the raw scores of every term of the reward."""
+    """One completion for each of some prompts, with its raw score by every term of the reward."""
 
     completions: Sequence[Completion]
     terms: Mapping[str, Sequence[float]]
@@ -79,18 +82,17 @@ def rollout(
     world: World,
     generator: Generator | None,
     scorer: WeightedScorer,
-    module: Any,
+    networks: Networks,
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
     micro_batch_size: int,
 ) -> Episodes:
     """One completion per prompt with everything that the update needs; nothing here keeps a gradient.
 
-    Every process draws, scores and measures its share; where there is a `generator` on the main one alone, which must be said
-    by None on all others, it draws and scores for all. `module` is an `ActorCritic` or the engine's wrapper of one. The first
-    rollout of a run gives the scorer its moments.
+    Every process samples, scores and measures its share. If only the main process has a `generator` (None on all others), it
+    samples and scores for all. The first rollout of a run fits the scorer's moments.
 
-    Raises `DivergenceError` where a score is not finite.
+    Raises `DivergenceError` if a score is not finite.
     """
     alone = world.size > 1 and any(world.all_gather(lambda: generator is None))
     own = slice(0, len(prompts)) if alone else world.shard(len(prompts))
@@ -105,7 +107,7 @@ def rollout(
     scores_B = combined_scores(scorer, terms)
     started = time.perf_counter()
     ids_BL, mask_BL, mask_BT = _tensors(prompts, completions, tokenizer)
-    logprobs_BT, values_BT, reference_BT = _measure(module, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size, world)
+    logprobs_BT, values_BT, reference_BT = _measure(networks, ids_BL, mask_BL, mask_BT.shape[1], micro_batch_size, world)
     seconds = {name: max(part.seconds[name] for part in parts) for name in parts[0].seconds}
     return Episodes(
         ids_BL=ids_BL,
@@ -123,7 +125,7 @@ def rollout(
 
 
 def combined_scores(scorer: WeightedScorer, terms: Mapping[str, Tensor]) -> Tensor:
-    """The rewards that the terms' raw scores come to, of shape (B,). Raises `DivergenceError` where one is not finite."""
+    """The rewards that the terms' raw scores combine to, of shape (B,). Raises `DivergenceError` if one is not finite."""
     for name, scores_B in terms.items():
         require_finite_scores(scores_B, name)
     parts = {name: [[score] for score in scores_B.tolist()] for name, scores_B in terms.items()}
@@ -137,13 +139,13 @@ def _tensors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     pad = pad_id(tokenizer)
     prompt_BP, prompt_mask_BP = pad_left(encode_prompts(tokenizer, prompts), pad)
-    # The ids that were drawn, not the text tokenised again: they can differ, and the ratio would be off.
+    # The ids that were sampled, not the text tokenised again: the two can differ, and the ratio would be wrong.
     ids_BT, mask_BT = pad_right([c.token_ids for c in completions], pad)
     return torch.cat([prompt_BP, ids_BT], 1), torch.cat([prompt_mask_BP, mask_BT], 1), mask_BT
 
 
 def _engine_logprobs(completions: Sequence[Completion], mask_BT: Tensor) -> Tensor | None:
-    """The log-probabilities that the completions were drawn with, zero outside the mask; None where an engine does not tell."""
+    """The log-probabilities that the completions were sampled with, zero outside the mask; None if the engine does not report them."""
     known = [c.logprobs for c in completions if c.logprobs is not None]
     if len(known) < len(completions):
         return None
@@ -154,15 +156,16 @@ def _engine_logprobs(completions: Sequence[Completion], mask_BT: Tensor) -> Tens
 
 @torch.no_grad()
 def _measure(
-    module: Any, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int, world: World
+    networks: Networks, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, micro_batch_size: int, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and the reference's log-probabilities of all rows, each of shape (B, T), on the CPU."""
     own = world.shard(len(ids_BL))
     parts: list[tuple[Tensor, ...]] = []
-    # Where rows are padded, then to the width of the whole batch, as in the update: in another width attention rounds otherwise.
+    # If rows are padded, then to the width of the whole batch, as in the update: at another width attention rounds differently.
     for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
-        passed = module(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
-        parts.append(tuple(tensor.float().cpu() for tensor in (passed.logprobs_BT, passed.values_BT, passed.reference_BT)))
+        output = networks(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
+        assert output.reference_BT is not None
+        parts.append(tuple(tensor.float().cpu() for tensor in (output.logprobs_BT, output.values_BT, output.reference_BT)))
     whole = [part for share in world.all_gather(lambda: parts) for part in share]
     logprobs_BT, values_BT, reference_BT = (torch.cat(rows) for rows in zip(*whole, strict=True))
     return logprobs_BT, values_BT, reference_BT

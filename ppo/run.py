@@ -1,6 +1,5 @@
-"""A run of PPO: its checkpoints, the hooks at each of them, the best one, and how it resumes."""
+"""A run of PPO: saving, the hooks at each checkpoint, resuming."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +15,14 @@ from ppo.guards import guarded
 from ppo.metrics import rollout_metrics
 from ppo.session import PPOSession
 from ppo.shaping import ScoreStatistics
-from ppo.state import PPOState, read_state, write_state
-from ppo.stopping import checkpoint_batches, take_evaluation
+from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation, write_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PPOResult:
-    """The last and the best checkpoint's steps (0 is the policy before training), and the best value of the metric that counts.
+    """The steps of the last and the best checkpoint (0 is the policy before training), and the best value of `best_metric`.
 
-    `stopped_because` is empty for a run that did all its batches.
+    `stopped_because` is empty for a run that completed all its batches.
     """
 
     last_step: int
@@ -35,7 +33,7 @@ class PPOResult:
 
 
 class PPORun:
-    """What happens to a session's policy outside its updates: it is saved, handed to the hooks, compared, restored."""
+    """What happens to a session's policy between updates: it is saved, evaluated by the hooks, and restored."""
 
     def __init__(self, session: PPOSession, context: RunContext, preemption: Preemption) -> None:
         self.session, self.context, self.preemption, self.config = session, context, preemption, session.config
@@ -45,30 +43,30 @@ class PPORun:
         self.timer = SaveTimer(self.config.save_minutes)
 
     def begin(self) -> PPOState:
-        """The state of the newest checkpoint that can be resumed from, else of step 0; with the hooks that are missing run."""
+        """The state of the newest checkpoint that can be resumed from, otherwise of step 0; runs its hooks if they have not finished."""
         step = newest_step(self.context.world, self.context.dir, self.context.say)
         state = self._restored(step) if step else self._untrained()
         if not step or (step in self.planned and not self.context.world.from_main(eval_file(self.context.dir, step).exists)):
             self._evaluate(state)
         elif step in self.planned:
-            self._compare(state, self.context.world.from_main(lambda: read_evaluation(self.context.dir, step)))
+            take_evaluation(state, self.context.world.from_main(lambda: read_evaluation(self.context.dir, step)), self.config, self.context)
         self.saved_step = state.step
         self.timer.restart()
         return state
 
     def is_over(self, state: PPOState) -> bool:
-        """Whether all batches are done, or the hooks have shown that more would do harm."""
+        """Whether all batches are done, or the evaluations gave a reason to stop early."""
         return state.step >= self.config.num_batches or bool(state.stopped_because)
 
     def stop_if_asked(self, state: PPOState) -> None:
-        """Raises `Preempted` if a process was told to stop while it drew: the weights are still those of `state`, which is saved."""
+        """Raises `Preempted` if a process was told to stop during the rollout; the weights are still those of `state`, which is saved."""
         if any(self.context.world.all_sum([self.preemption.requested])):
             if self.saved_step < state.step:
                 self._save(state)
             raise self._preempted(state)
 
     def checkpoint(self, state: PPOState) -> None:
-        """Saves and calls the hooks where they are due after a batch; raises `Preempted`, saved, if the run was told to stop."""
+        """Saves and runs the hooks if they are due after this batch; raises `Preempted`, after saving, if the run was told to stop."""
         planned = state.step in self.planned
         # Summed, so that all processes act alike.
         stop, overdue = self.context.world.all_sum([self.preemption.requested, self.timer.overdue])
@@ -81,7 +79,7 @@ class PPORun:
                 self._evaluate(state)
 
     def finish(self, state: PPOState) -> PPOResult:
-        """What the run has come to; tells the hooks that it has ended."""
+        """The result of the run; tells the hooks that it has ended."""
         reason = state.stopped_because
         if reason:
             self.context.say(f"stopped after batch {state.step} of {self.config.num_batches}: {reason}")
@@ -97,7 +95,7 @@ class PPORun:
     def _untrained(self) -> PPOState:
         """Step 0: the policy before training, whose scores are what shaping centres on and scales by."""
         session = self.session
-        with guarded(self.context.dir, 0):
+        with guarded(self.context.dir, self.config.algo, 0):
             episodes = session.episodes(0)
         statistics = ScoreStatistics.of_reference(episodes.scores_B)
         state = PPOState(
@@ -119,7 +117,7 @@ class PPORun:
         return state
 
     def _save(self, state: PPOState) -> None:
-        """Writes a checkpoint: a policy that any tool loads, and beside it what resuming needs."""
+        """Writes a checkpoint: a policy that any tool loads, and what resuming needs."""
         session = self.session
         weights = session.engine.weights("actor.") if session.engine.sharded else None
 
@@ -132,7 +130,7 @@ class PPORun:
         self.timer.restart()
 
     def _evaluate(self, state: PPOState) -> None:
-        """Calls the hooks on the policy in memory, while the other processes wait."""
+        """Runs the hooks on the policy in memory while the other processes wait."""
         session, context = self.session, self.context
         event = CheckpointSaved(
             step=state.step,
@@ -145,10 +143,7 @@ class PPORun:
         )
         with autocast(context.world.device, self.config.model.dtype):
             metrics = context.world.from_main(lambda: run_hooks(context.hooks, event, context.tracker))
-        self._compare(state, metrics)
-
-    def _compare(self, state: PPOState, metrics: Mapping[str, float]) -> None:
-        take_evaluation(state, metrics, self.config, run_dir=self.context.dir, hooks=self.context.hooks, world=self.context.world)
+        take_evaluation(state, metrics, self.config, self.context)
 
     def _preempted(self, state: PPOState) -> Preempted:
         return Preempted.saved_at(f"batch {state.step} of {self.config.num_batches}")

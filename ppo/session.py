@@ -1,4 +1,4 @@
-"""What a PPO run trains: networks under their engine, with what generates and scores; and one batch of it."""
+"""What a PPO run trains: the networks under their engine, with generator and scorer; and one batch of it."""
 
 import copy
 import time
@@ -22,22 +22,22 @@ from core.records import Dialogue, Generator, RolloutEngine, Sampling, Scorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages
-from ppo.config import PPOConfig
+from ppo.config import CriticStart, PPOConfig
 from ppo.metrics import Metric
 from ppo.model import ActorCritic, actor_critic
 from ppo.prompts import batch_prompts
 from ppo.rollout import Episodes, rollout
 from ppo.shaping import ScoreStatistics, value_scale
-from ppo.update import num_updates, update, updates_per_batch
+from ppo.update import update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PPOSession:
-    """Actor, critic and reference under their engine, what draws and what scores; one batch is `episodes`, then `update`.
+    """Actor, critic and reference under their engine, with generator and scorer; one batch is `episodes`, then `update`.
 
-    `rollout_policy` is the policy that generation and hooks read: the actor itself, or a whole copy of it beside an engine that
-    shards. `generator` is None on processes that leave generation to the main one. `critic_source` is the reward model that the
-    critic started from, if it did.
+    `rollout_policy` is the policy that generation and hooks use: the actor itself, or a full copy of it if the engine shards.
+    `generator` is None on processes that leave generation to the main one. `critic_source` is the reward model that the critic
+    started from, if any.
     """
 
     config: PPOConfig
@@ -53,54 +53,54 @@ class PPOSession:
     scorer: WeightedScorer
 
     def episodes(self, step: int) -> Episodes:
-        """The episodes of batch `step`: a function of the weights, the seed and the step.
+        """The episodes of batch `step`, a function of weights, seed and step.
 
-        Raises `ValueError` if the configuration corrects for the generator's log-probabilities and the generator gives none.
+        Raises `ValueError` if `importance_cap` is set and the generator reports no log-probabilities.
         """
         config = self.config
         self.engine.module.eval()
         self._sync_generator()
-        sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003 + step)
+        sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.batch_seed(step))
         with autocast(self.world.device, config.model.dtype):
             episodes = rollout(
                 batch_prompts(self.prompts, step, config),
                 world=self.world,
                 generator=self.generator,
                 scorer=self.scorer,
-                module=self.engine.module,
+                networks=self.engine.module,
                 tokenizer=self.tokenizer,
                 sampling=sampling,
                 micro_batch_size=config.micro_batch_size,
             )
         if config.importance_cap is not None and episodes.engine_logprobs_BT is None:
             raise ValueError(
-                f"importance_cap={config.importance_cap} weighs tokens by the log-probabilities of the engine that drew them, and this "
-                "generator gives none; leave importance_cap out."
+                f"importance_cap={config.importance_cap} weighs tokens by the log-probabilities they were sampled with, and this "
+                "generator reports none; leave importance_cap out."
             )
         return episodes
 
     def update(self, episodes: Episodes, advantages: Advantages, *, step: int, kl_coef: float) -> dict[str, float]:
-        """Trains on the episodes of batch `step`; returns what was measured on the way, and the learning rates at its end."""
+        """Trains on the episodes of batch `step`; returns the metrics of the update and the learning rates at its end."""
         started = time.perf_counter()
-        # Layers recompute their activations only in training mode, which changes nothing else: PPOConfig refuses dropout.
+        # Layers recompute their activations only in training mode, which changes nothing else: PPOConfig rejects dropout.
         self.engine.module.train(self.config.gradient_checkpointing)
         with self.networks.attention():
             measured = update(self.engine, self.world, self.config, episodes, advantages, step=step, kl_coef=kl_coef)
         optim = self.config.optim
-        rate = schedule(optim, step * updates_per_batch(self.config) + 1, num_updates(self.config))
+        rate = schedule(optim, step * self.config.updates_per_batch + 1, self.config.num_updates)
         rates = {Metric.LR: optim.lr * rate, Metric.CRITIC_LR: (self.config.critic_lr or optim.lr) * rate}
         return {**measured, **rates, "seconds/update": time.perf_counter() - started}
 
     def policy_to_evaluate(self) -> PreTrainedModel:
-        """The policy with the weights in training, whole and in evaluation mode; all processes must ask for it."""
+        """The policy with its current weights, whole and in evaluation mode; all processes must call it."""
         self.engine.module.eval()
         self._sync_rollout_policy()
         return self.rollout_policy
 
     def first_value_scale(self, episodes: Episodes, statistics: ScoreStatistics) -> tuple[float, float]:
-        """The scale and shift that put a critic which starts as one of the reward's models into units of the shaped score.
+        """The scale and shift that convert the values of a critic that starts as a reward model to units of the shaped score.
 
-        `episodes` are those of the untrained policy. For any other critic the values are those of its head.
+        `episodes` are those of the untrained policy. For any other critic the values are its head's.
         """
         for term in self.scorer.terms:
             if isinstance(term.scorer, RewardModelScorer) and term.scorer.model is self.critic_source:
@@ -110,14 +110,14 @@ class PPOSession:
         return self.networks.value_scale
 
     def _sync_rollout_policy(self) -> None:
-        """Copies the weights in training into the rollout policy where it is a copy."""
+        """Copies the current weights into the rollout policy if that is a copy."""
         if self.engine.sharded:
             own = self.rollout_policy.state_dict()
             for name, weight in self.engine.iter_weights("actor."):
                 own[name].copy_(weight)
 
     def _sync_generator(self) -> None:
-        """Gives the weights in training to what generates from a copy of them."""
+        """Hands the current weights to a generator that works on a copy."""
         self._sync_rollout_policy()
         if self.config.rollout.kind == RolloutKind.vllm and isinstance(self.generator, RolloutEngine):
             self.generator.load_weights(self.rollout_policy.state_dict().items())
@@ -126,14 +126,14 @@ class PPOSession:
 def open_session(
     config: PPOConfig, *, prompts: Sequence[Dialogue], scorer: Scorer, reward_model: PreTrainedModel | None, world: World
 ) -> PPOSession:
-    """Loads the policy and builds everything around it; nothing is trained or drawn yet."""
+    """Loads the policy and builds everything around it; nothing is trained or sampled yet."""
     _require_shares(config, world)
     require_no_adapter(config.model, config.lora)
-    # What is trained is held in fp32, where small steps are not lost; frozen weights beside an adapter need not be.
+    # Trained weights are kept in fp32, where small steps are not lost; frozen weights under an adapter need not be.
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
     actor, tokenizer = load_policy(held)
     fitting, num_dropped = _fitting(prompts, tokenizer, config)
-    critic_source = reward_model if config.critic == "reward" else None
+    critic_source = reward_model if config.critic == CriticStart.reward else None
     networks = actor_critic(
         actor,
         critic_source,
@@ -171,7 +171,7 @@ def open_session(
 def _require_shares(config: PPOConfig, world: World) -> None:
     for key in ("batch_size", "minibatch_size"):
         if getattr(config, key) % world.size:
-            raise ValueError(f"{key}={getattr(config, key)} cannot be dealt out evenly to {world.size} processes; choose a multiple.")
+            raise ValueError(f"{key}={getattr(config, key)} cannot be divided evenly among {world.size} processes; choose a multiple.")
 
 
 def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> tuple[list[Dialogue], int]:

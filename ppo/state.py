@@ -1,23 +1,34 @@
-"""What a policy run keeps on disk: checkpoints that any tool loads, and what resuming needs (see core.engines.resume)."""
+"""Where a policy run stands: what resuming needs besides weights, the best checkpoint so far, and whether to stop early."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from core.disk import write_json
+from core.hooks.hook import best_step, read_evaluations
+from core.hooks.run_context import RunContext
+from core.records import AXIS
+from core.runs.checkpoints import checkpoint_steps, point_best
+from ppo.config import PPOConfig
+from ppo.metrics import Metric
 from ppo.shaping import Moments, ScoreStatistics
 
 PROGRESS = "progress.json"
+ON_POLICY = "on_policy/rm_score"
+"""The mean reward on the answers to all downstream prompts, if hooks measure it: the same prompts every time, so less noise."""
 
 
 @dataclass(kw_only=True, slots=True)
 class PPOState:
-    """Where a run stands, and all that the next batch depends on besides weights, optimiser and seed.
+    """Where a run stands: everything that the next batch depends on besides weights, optimiser and seed.
 
-    All random draws are functions of the seed and the step, so the step alone stands for the generators' state. `statistics`
-    are those of the raw scores, `moments` those of standardised terms of the reward, `value_scale` are the critic's units,
-    `kl_coef` is the coefficient of the next batch, `metrics` are those of the last rollout. `stopped_because` says why the run
-    ended before its last batch, if it did.
+    All random draws are functions of seed and step, so no generator's state is needed. `statistics` are those of the raw
+    scores, `moments` those of standardised terms of the reward, `value_scale` converts the critic's values to their units,
+    `kl_coef` is the coefficient of the next batch, `metrics` are those of the last rollout. `best_step` 0 is the policy before
+    training. `stopped_because` says why the run ended before its last batch, if it did.
     """
 
     step: int
@@ -29,13 +40,6 @@ class PPOState:
     best_step: int = 0
     best_value: float | None = None
     stopped_because: str = ""
-
-    def consider(self, step: int, value: float | None) -> bool:
-        """Takes `step` as the best if its value is higher than any before; says whether it did."""
-        if value is None or (self.best_value is not None and value <= self.best_value):
-            return False
-        self.best_step, self.best_value = step, value
-        return True
 
 
 def write_state(folder: Path, state: PPOState) -> None:
@@ -51,3 +55,72 @@ def read_state(folder: Path) -> PPOState:
     moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
     scale, shift = state["value_scale"]
     return PPOState(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
+
+
+def checkpoint_batches(config: PPOConfig) -> list[int]:
+    """The batches after which a checkpoint is saved and the hooks run, evenly spaced; the last batch is always one of them."""
+    return checkpoint_steps(config.num_batches, num_checkpoints=config.num_checkpoints, to_step=round)
+
+
+def take_evaluation(state: PPOState, metrics: Mapping[str, float], config: PPOConfig, context: RunContext) -> None:
+    """Records in `state` which of the checkpoints so far is the best, and whether the run should stop after that of `state.step`.
+
+    `metrics` are the evaluation of `state.step`. If that checkpoint is the best, the run's link `best` is pointed at it. A value
+    that is not finite is never the best. All processes call it. Raises `ValueError` if no hook measures `config.best_metric`.
+    """
+    metric = config.best_metric
+    require_measured(metric, metrics, context.hooks)
+    if not math.isfinite(value := metrics.get(metric, 0.0)):
+        context.say(f"{metric} is {value} at step {state.step}, so this checkpoint cannot become the best")
+    steps = [step for step in (0, *checkpoint_batches(config)) if step <= state.step]
+    # Read by one process for all of them: they must not see different states of the disk.
+    evaluations = context.world.from_main(lambda: read_evaluations(context.dir, steps))
+    best = best_step(evaluations, metric)
+    if best is not None:
+        state.best_step, state.best_value = best, evaluations[best][metric]
+        if 0 < best == state.step and context.world.is_main:
+            point_best(context.dir, best)
+    state.stopped_because = stop_reason(evaluations, metric, config.stop_after_falls) or ""
+
+
+def require_measured(metric: str, metrics: Mapping[str, float], hooks: Sequence[object]) -> None:
+    """Raises `ValueError` if neither hooks nor trainer measured the metric that the best checkpoint is chosen by."""
+    if hooks and metric not in metrics:
+        names = ", ".join(sorted(name for name in metrics if "seconds/" not in name and name != AXIS))
+        raise ValueError(f"best_metric={metric} is not measured; choose one of {names}, or add the hook or task that measures it.")
+
+
+def over_optimised(values: Sequence[float], scores: Sequence[float], num_falls: int) -> bool:
+    """Whether each of the last `num_falls` values is below the one before, while the score rose over the same checkpoints.
+
+    `values` are of what is wanted (a downstream metric) and `scores` of its proxy, both by checkpoint. This is what
+    over-optimisation looks like (Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization").
+    """
+    if len(values) <= num_falls:
+        return False
+    last = values[-num_falls - 1 :]
+    return all(later < earlier for earlier, later in pairwise(last)) and scores[-1] > scores[-num_falls - 1]
+
+
+def stop_reason(evaluations: Mapping[int, Mapping[str, float]], metric: str, num_falls: int | None) -> str | None:
+    """Why a run with these evaluations, by step in ascending order, should stop; None if it should go on.
+
+    Raises `ValueError` if `metric` was not measured at every step.
+    """
+    if num_falls is None:
+        return None
+    if missing := [step for step, metrics in evaluations.items() if metric not in metrics]:
+        raise ValueError(
+            f"stop_after_falls={num_falls} watches best_metric={metric}, which no hook measured at step {missing[0]}; add the hook or "
+            f"task, or choose one of {', '.join(sorted(evaluations[missing[0]]))}."
+        )
+    values = [metrics[metric] for metrics in evaluations.values()]
+    score = ON_POLICY if all(ON_POLICY in metrics for metrics in evaluations.values()) else Metric.RM_SCORE
+    scores = [metrics[score] for metrics in evaluations.values()]
+    if not over_optimised(values, scores, num_falls):
+        return None
+    begin = -num_falls - 1
+    return (
+        f"{metric} fell at {num_falls} checkpoints in a row, from {values[begin]:.4g} to {values[-1]:.4g}, while {score} rose from "
+        f"{scores[begin]:.4g} to {scores[-1]:.4g} (stop_after_falls={num_falls})"
+    )

@@ -1,4 +1,7 @@
-"""PPO as one loop: rollout, rewards, advantages, update, log, checkpoint, hooks."""
+"""PPO as one loop: rollout, rewards, advantages, update, log, checkpoint, hooks.
+
+Shapes: B episodes, T tokens of a completion.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +13,7 @@ from core.hooks.run_context import RunContext
 from core.process.signals import Preemption
 from core.records import Dialogue, Scorer
 from ppo.advantages import gae, token_rewards, whiten
-from ppo.config import PPOConfig
+from ppo.config import KLPlace, PPOConfig
 from ppo.guards import guarded, require_kl_below
 from ppo.kl import kl_estimate, next_coefficient
 from ppo.metrics import Metric, batch_metrics, rollout_metrics
@@ -26,8 +29,8 @@ def train(
 ) -> PPOResult:
     """Trains a policy against `scorer`; continues from the newest complete checkpoint in the run's folder, if there is one.
 
-    `reward_model`, where given, is what the critic starts from (config.critic says whether it should). The hooks run on
-    the untrained policy as step 0 and at every checkpoint. All processes call it.
+    The critic starts from `reward_model` if one is given and `config.critic` asks for it. The hooks run on the untrained policy
+    as step 0 and at every checkpoint. All processes call it.
 
     Raises `DivergenceError`, a `ValueError` that names batch, remedy and last checkpoint, if scores, loss or gradients are not
     finite or the KL is above `config.kl.stop`; and `Preempted`, with everything saved, after a SIGTERM.
@@ -52,7 +55,7 @@ def _loop(run: PPORun, state: PPOState) -> None:
     context.progress.start("PPO", session.config.num_batches)
     context.progress.advance(state.step)
     while not run.is_over(state):
-        with guarded(context.dir, state.step + 1):
+        with guarded(context.dir, session.config.algo, state.step + 1):
             episodes = session.episodes(state.step + 1)
             run.stop_if_asked(state)
             measured = _learn(session, state, episodes)
@@ -63,7 +66,7 @@ def _loop(run: PPORun, state: PPOState) -> None:
 
 
 def _learn(session: PPOSession, state: PPOState, episodes: Episodes) -> dict[str, float]:
-    """One batch of PPO on its episodes; moves `state` on by a step and returns what is logged."""
+    """One PPO step on the episodes of a batch; advances `state` by a step and returns the metrics to log."""
     config = session.config
     state.step += 1
     state.metrics = rollout_metrics(episodes)
@@ -94,6 +97,6 @@ def shaped(episodes: Episodes, statistics: ScoreStatistics, config: PPOConfig) -
 
 
 def rewards(episodes: Episodes, scores_B: Tensor, kl_coef: float, config: PPOConfig) -> Tensor:
-    """Rewards per token of shape (B, T): the KL penalty, unless it is in the loss, and the shaped score at the end."""
+    """Rewards per token, of shape (B, T): the KL penalty, unless it is in the loss, plus the shaped score at the end."""
     kl_BT = kl_estimate(episodes.logprobs_BT, episodes.reference_BT, config.kl.estimator)
-    return token_rewards(scores_B, kl_BT, episodes.mask_BT, beta=kl_coef if config.kl.place == "reward" else 0.0)
+    return token_rewards(scores_B, kl_BT, episodes.mask_BT, beta=kl_coef if config.kl.place == KLPlace.reward else 0.0)

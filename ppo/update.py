@@ -1,8 +1,10 @@
-"""The update: minibatch epochs over one batch of episodes."""
+"""The update: epochs of minibatches over one batch of episodes.
+
+Shapes: B episodes, T tokens of a completion, L tokens of prompt and completion, K sums.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +13,18 @@ from core.engines.engine import Engine
 from core.engines.optim import schedule
 from core.process.world import World
 from ppo.advantages import Advantages
-from ppo.config import PPOConfig
+from ppo.config import KLPlace, PPOConfig
 from ppo.guards import require_finite_step
 from ppo.kl import kl_loss
 from ppo.loss import importance_weights, ppo_loss, value_loss
 from ppo.metrics import NUM_SUMS, TokenSums, update_metrics
+from ppo.model import Networks
 from ppo.rollout import Episodes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """The rows of a batch that pass through the model at once, all of shape (B, T)."""
+    """The rows of a batch that pass through the networks at once, all of shape (B, T)."""
 
     mask_BT: Tensor
     old_logprobs_BT: Tensor
@@ -46,16 +49,16 @@ def update(
 ) -> dict[str, float]:
     """`config.epochs` passes over the episodes in shuffled minibatches, one optimiser step each.
 
-    Losses are means over the tokens of the whole minibatch, however it is split into processes and micro batches. During the
-    value warm-up the group "actor" of the engine stands still: AdamW leaves its parameters and moments alone.
+    Losses are means over the tokens of the whole minibatch, however it is split over processes and micro batches. During the
+    value warm-up the engine's group "actor" is frozen: AdamW changes neither its parameters nor its moments.
 
     Returns means over the tokens of the update, and `first_ratio_error`: how far the first minibatch's ratios are from 1,
-    which must be rounding. Raises `DivergenceError` at a step whose loss or gradient is not finite.
+    which only rounding may cause. Raises `DivergenceError` at a step whose loss or gradient is not finite.
     """
     train_policy = step > config.value_warmup
     sums_K = torch.zeros(NUM_SUMS, dtype=torch.float64, device=world.device)  # on the device: no transfer per micro batch
     num_tokens, norms, first_ratio_error = 0.0, list[float](), 0.0
-    for rows in minibatches(len(episodes.scores_B), config, seed=config.seed * 100_003 + step):
+    for rows in minibatches(len(episodes.scores_B), config, seed=config.batch_seed(step)):
         tokens = episodes.mask_BT[rows].sum().item()
         minibatch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         micro_batches = rows[world.rank :: world.size].split(config.micro_batch_size)
@@ -67,8 +70,8 @@ def update(
             sums_K += total.sums.stacked()
             if not norms:
                 first_ratio_error = max(first_ratio_error, total.max_ratio_error.item())
-        done = (step - 1) * updates_per_batch(config) + len(norms) + 1
-        norms.append(engine.step(schedule(config.optim, done, num_updates(config)), frozen_groups=() if train_policy else ("actor",)))
+        done = (step - 1) * config.updates_per_batch + len(norms) + 1
+        norms.append(engine.step(schedule(config.optim, done, config.num_updates), frozen_groups=() if train_policy else ("actor",)))
         require_finite_step(world.all_sum([minibatch_loss.item()])[0], norms[-1])
         num_tokens += tokens
     return update_metrics(
@@ -77,16 +80,6 @@ def update(
         grad_norms=norms,
         first_ratio_error=max(world.all_gather(lambda: first_ratio_error)),
     )
-
-
-def updates_per_batch(config: PPOConfig) -> int:
-    """Optimiser steps of one batch of episodes."""
-    return config.epochs * (config.batch_size // config.minibatch_size)
-
-
-def num_updates(config: PPOConfig) -> int:
-    """Optimiser steps of the whole run, over which the learning rate decays."""
-    return config.num_batches * updates_per_batch(config)
 
 
 def minibatches(num_episodes: int, config: PPOConfig, *, seed: int) -> Iterator[Tensor]:
@@ -101,7 +94,7 @@ def total_loss(
 ) -> TotalLoss:
     """The loss summed over the tokens of a micro batch, with the sums that are logged.
 
-    policy loss + kl_coef * KL (where kl.place=loss) - entropy_coef * entropy + value_coef * value loss; the first three at
+    policy loss + kl_coef * KL (if kl.place=loss) - entropy_coef * entropy + value_coef * value loss; the first three have
     weight zero unless `train_policy`.
     """
     mask_BT = batch.mask_BT
@@ -120,9 +113,9 @@ def total_loss(
     value = value_loss(values_BT, batch.old_values_BT, batch.returns_BT, mask_BT, clip=config.value_clip)
     entropy = torch.where(mask_BT.bool(), entropy_BT, 0.0).sum()
     kl = logprobs_BT.new_zeros(())
-    if config.kl.place == "loss":
+    if config.kl.place == KLPlace.loss:
         kl = kl_loss(logprobs_BT, batch.reference_BT, mask_BT, config.kl.estimator)
-    # At weight zero rather than left out: engines of several processes wait for a gradient of every parameter.
+    # At weight zero rather than left out: with several processes, engines wait for a gradient of every parameter.
     loss = config.value_coef * value.loss + float(train_policy) * (policy.loss + kl_coef * kl - config.entropy_coef * entropy)
     with torch.no_grad():
         log_ratio_BT = torch.where(mask_BT.bool(), logprobs_BT - batch.old_logprobs_BT, 0.0)
@@ -142,7 +135,7 @@ def total_loss(
 
 
 def _micro_loss(
-    module: Any,
+    networks: Networks,
     config: PPOConfig,
     episodes: Episodes,
     advantages: Advantages,
@@ -163,5 +156,5 @@ def _micro_loss(
         advantages_BT=part(advantages.advantages_BT),
         returns_BT=part(advantages.returns_BT),
     )
-    passed = module(part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0)
-    return total_loss(passed.logprobs_BT, passed.entropy_BT, passed.values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)
+    output = networks(part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0)
+    return total_loss(output.logprobs_BT, output.entropy_BT, output.values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)

@@ -1,7 +1,7 @@
-"""Which pairs an optimiser step has, and how they are dealt out over processes and forward passes.
+"""Which pairs each optimiser step trains on, and how they are distributed over processes and forward passes.
 
-All of it is a function of the seed, the step and the sizes of the pairs: a resumed run needs to know its step alone, and
-every process knows what the others do without asking.
+Everything is a function of the seed, the step and the sizes of the pairs: a run resumes from its step number alone, and every
+process knows what the others do without communication.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def num_steps(num_pairs: int, *, batch_size: int, epochs: int) -> int:
-    """Optimiser steps of a run: the last batch of an epoch has what is left.
+    """Optimiser steps of a run; the last batch of an epoch may be smaller than the others.
 
     >>> num_steps(10, batch_size=4, epochs=3)
     9
@@ -19,7 +19,7 @@ def num_steps(num_pairs: int, *, batch_size: int, epochs: int) -> int:
 
 
 class Order:
-    """The pairs of every step: shuffled passes over all of them, cut into batches."""
+    """Which pairs each step trains on: every epoch is a shuffled pass over all of them, cut into batches."""
 
     def __init__(self, num_pairs: int, *, batch_size: int, seed: int) -> None:
         self.num_pairs, self.batch_size, self.seed = num_pairs, batch_size, seed
@@ -27,7 +27,7 @@ class Order:
         self._shuffled: list[int] = []
 
     def batch(self, step: int) -> list[int]:
-        """Numbers of the pairs of optimiser step `step`, counted from 1."""
+        """Indices of the pairs of optimiser step `step`; steps are counted from 1."""
         epoch, place = divmod(step - 1, math.ceil(self.num_pairs / self.batch_size))
         if epoch != self._epoch:
             self._epoch = epoch
@@ -37,14 +37,14 @@ class Order:
 
 
 def micro_batches(sizes: Sequence[int], *, budget: int, max_pairs: int | None = None, processes: int = 1) -> list[list[list[int]]]:
-    """Micro batches of a step: for every process as many as for the others, each a list of places in `sizes`.
+    """The micro batches of a step by process, equally many for each; a micro batch is a list of indices into `sizes`.
 
-    `sizes` are tokens. The sizes of a micro batch add up to at most `budget`, where no single one is above it, and there are
-    at most `max_pairs` of them; all are filled evenly, and those that run at the same time are of about one size. With fewer
-    pairs than processes some micro batches are empty.
+    `sizes` are in tokens. A micro batch has at most `max_pairs` pairs and at most `budget` tokens, unless a single pair is
+    larger. All are filled evenly, and those that run at the same time have about the same size. With fewer pairs than
+    processes some micro batches are empty.
     """
     largest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    # Pairs above the budget go alone: never more micro batches than pairs.
+    # A pair above the budget has a micro batch of its own, so there are never more micro batches than pairs.
     num_bins = min(len(sizes), max(1, math.ceil(sum(sizes) / budget), math.ceil(len(sizes) / (max_pairs or len(sizes)))))
     num_bins = math.ceil(num_bins / processes) * processes
     while True:
@@ -57,9 +57,9 @@ def micro_batches(sizes: Sequence[int], *, budget: int, max_pairs: int | None = 
 
 
 def padded_micro_batches(lengths: Sequence[int], *, budget: int, max_pairs: int | None = None, processes: int = 1) -> list[list[list[int]]]:
-    """As `micro_batches`, for rows that are padded to the longest of their micro batch: neighbours in length go together.
+    """Like `micro_batches`, for rows padded to the longest in their micro batch: pairs of similar length go together.
 
-    `lengths` are those of each pair's longer side; a micro batch of k pairs takes 2 k times the longest.
+    `lengths` are those of each pair's longer side; a micro batch of k pairs takes 2 k times its longest.
     """
     largest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     runs: list[list[int]] = []
@@ -76,7 +76,7 @@ def padded_micro_batches(lengths: Sequence[int], *, budget: int, max_pairs: int 
 
 
 def _fill(largest_first: Sequence[int], sizes: Sequence[int], num_bins: int, max_pairs: int) -> tuple[list[list[int]], list[int]]:
-    """Each pair, the largest first, into the emptiest of the bins that take another."""
+    """Puts each pair, the largest first, into the emptiest bin that may take another."""
     bins: list[list[int]] = [[] for _ in range(num_bins)]
     filled = [0] * num_bins
     for i in largest_first:

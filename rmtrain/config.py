@@ -22,7 +22,7 @@ from core.config import (
 
 
 class Decontaminate(StrEnum):
-    """What happens to training pairs whose prompt overlaps with one of the benchmark's."""
+    """What happens to training pairs whose prompt overlaps with a benchmark prompt."""
 
     ignore = "ignore"
     report = "report"
@@ -30,7 +30,7 @@ class Decontaminate(StrEnum):
 
 
 class Overlong(StrEnum):
-    """What happens to pairs of more than `max_length` tokens: dropped, or their prompt cut at its beginning."""
+    """What happens to pairs longer than `max_length` tokens: they are dropped, or the beginning of their prompt is cut off."""
 
     drop = "drop"
     cut = "cut"
@@ -38,17 +38,17 @@ class Overlong(StrEnum):
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """One part of a mix.
+    """One source of a data mix.
 
-    A JSONL or parquet file, a folder of parquet files, one of `datasets.save_to_disk`, or a hub dataset (`org/name` or
-    `org/name@revision`).
+    A JSONL or parquet file, a folder of parquet files, a folder written by `datasets.save_to_disk`, or a hub dataset
+    (`org/name` or `org/name@revision`).
     """
 
     path: ContentHashed[str] = ""
     split: Hashed[str] = "train"
-    """Split of a hub dataset or of a folder that holds several; a file has none."""
+    """Split of a hub dataset or of a folder with several; a file has none."""
     weight: Hashed[float] = 1.0
-    """How often the mix holds each pair: 1 once, 0.5 a seeded half of them, 2 all of them twice."""
+    """How often the mix contains each pair: 1 is once, 0.5 a seeded half of them once, 2 all of them twice."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -61,24 +61,24 @@ class SourceConfig:
 class PreferenceDataConfig:
     """Where preference pairs come from and what is done to them, in the order of the fields.
 
-    `sources` form a mix by their weights; `paths` is short for sources of weight 1, named after the files.
+    `sources` are mixed by their weights; `paths` is short for sources of weight 1, named after their files.
     """
 
     name: Hashed[str] = "custom"
     paths: ContentHashed[list[str]] = field(default_factory=list)
     sources: Hashed[dict[str, SourceConfig]] = field(default_factory=dict)
     skip_broken: Hashed[bool] = False
-    """Leave broken rows out, and count them, instead of refusing the data."""
+    """Skip and count broken rows instead of rejecting the data."""
     deduplicate: Hashed[bool] = True
-    """Keep one of the pairs that are equal in prompt, chosen and rejected."""
+    """Keep one of several pairs with the same prompt, chosen and rejected."""
     decontaminate: Hashed[Decontaminate] = Decontaminate.report
     """Against the prompts of the benchmarks that the hooks score."""
     subsample: Hashed[float] = 1.0
-    """Share of the pairs that is kept, seeded."""
+    """Share of the pairs to keep, drawn by the seed."""
     held_out: Hashed[float] = 0.0
-    """Share of the pairs kept out of training to measure accuracy on; no prompt is on both sides."""
+    """Share of the pairs held out of training to measure accuracy on; no prompt is in both parts."""
     flip: Hashed[float] = 0.0
-    """Share of the pairs whose label is flipped, seeded; 1.0 inverts all of them."""
+    """Share of the pairs whose label is flipped, drawn by the seed; 1.0 inverts all of them."""
 
     def __post_init__(self) -> None:
         if not self.paths and not self.sources:
@@ -100,28 +100,28 @@ class RewardModelConfig:
     engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
     epochs: Hashed[int] = 1
     batch_size: Hashed[int] = 128
-    """Pairs per optimiser step, over all processes and forward passes; the default and that of `max_length` are the Tulu 3 recipe's."""
+    """Pairs per optimiser step, over all processes and forward passes. This default and that of `max_length` are the Tulu 3 recipe's."""
     micro_batch_tokens: Hashed[int] = 8192
-    """Tokens per forward pass of one process; a larger pair goes alone. It bounds memory and changes no result."""
+    """Tokens per forward pass of one process; a larger pair has a pass of its own. Bounds memory and changes no result."""
     micro_batch_size: Hashed[int | None] = None
-    """Pairs per forward pass at most; empty: as many as the tokens allow."""
+    """Maximum number of pairs per forward pass; empty: as many as the tokens allow."""
     max_length: Hashed[int] = 2048
-    """Tokens of prompt and completion."""
+    """Tokens of prompt and completion together."""
     overlong: Hashed[Overlong] = Overlong.drop
     label_smoothing: Hashed[float] = 0.0
     center: Hashed[float] = 0.0
-    """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
+    """Weight of a penalty, the squared sum of a pair's rewards, which keeps rewards around zero."""
     gradient_checkpointing: Hashed[bool] = False
     num_checkpoints: Hashed[int] = 3
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
     checkpoint_every: Hashed[float] = 0.0
-    """Instead of `num_checkpoints`: a checkpoint every so many steps, or below 1, every such share of an epoch; and at the end."""
+    """Instead of `num_checkpoints`: a checkpoint every so many steps or, below 1, every such share of an epoch, and one at the end."""
     save_minutes: Unhashed[float] = 15.0
-    """Time after which training is saved between checkpoints, so that a killed run loses no more than that."""
+    """Minutes without a checkpoint after which one is saved to resume from, so that a killed run loses no more than that."""
     best_metric: Hashed[str] = ""
-    """The checkpoint highest in it becomes `best`; empty: the first there is of rewardbench2/overall, held_out/accuracy."""
+    """The checkpoint with its highest value becomes `best`; empty: rewardbench2/overall or, if not measured, held_out/accuracy."""
     log_every: Hashed[int] = 10
-    """Steps whose means make one row of the training log."""
+    """Steps averaged into one row of the training log."""
     seed: Hashed[int] = 0
 
     def __post_init__(self) -> None:
@@ -131,10 +131,10 @@ class RewardModelConfig:
             require_positive("micro_batch_size", self.micro_batch_size)
         require_trainable(self.model, self.lora)
         if self.model.dtype == Dtype.fp16:
-            raise ValueError("model.dtype=fp16 would need its losses scaled in training; choose bf16, or fp32.")
+            raise ValueError("model.dtype=fp16 would need loss scaling in training; choose bf16 or fp32.")
         if self.model.quantize != Quantize.none and self.engine.kind in (EngineKind.fsdp2, EngineKind.zero3):
             raise ValueError(
-                f"engine={self.engine.kind} shards weights, which packed ones (model.quantize) do not bear; choose ddp or zero2."
+                f"engine={self.engine.kind} cannot shard packed weights (model.quantize={self.model.quantize}); choose ddp or zero2."
             )
         every = self.checkpoint_every
         if not 0 <= every < math.inf or (every > 1 and every != int(every)):

@@ -1,4 +1,4 @@
-"""Preference pairs for training: mixed out of sources, cleaned, sampled, held out and flipped."""
+"""Preference pairs for training: mixed from sources, cleaned, sampled, split and flipped."""
 
 import random
 from collections import defaultdict
@@ -15,10 +15,10 @@ from rmtrain.rows import ReadPairs, read_pairs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreferenceData:
-    """The pairs of a mix, those to train on and those kept out, and what became of all that was read.
+    """The pairs of a mix, those to train on and those held out, and counts of what happened to the rows that were read.
 
-    `counts` is plain data for the run's record: `sources` holds by source the rows read, those left out and why, those
-    kept, and how many of them are held out and trained on (repeats counted); beside it the totals.
+    `counts` is plain data for the run's record. Under `sources` it has, for each source, the rows read, those left out by
+    reason, those kept, and how many of these are held out and trained on (repeats counted); next to it are totals.
 
     >>> PreferenceData(training=[], held_out=[], counts={"flipped": 0}).counts["flipped"]
     0
@@ -31,7 +31,7 @@ class PreferenceData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
-    """A pair that the mix holds `copies` times, and the source that it was read from, whatever the row itself says of it."""
+    """A pair that the mix contains `copies` times, and the source it was read from, whatever source the row itself names."""
 
     pair: Preference
     origin: str
@@ -41,13 +41,13 @@ class _Entry:
 def load_preferences(
     config: PreferenceDataConfig, *, seed: int, benchmark_prompts: Mapping[str, Sequence[str]] = {}, say: Callable[[str], None] = print
 ) -> PreferenceData:
-    """Training and held-out pairs of all sources, every draw by a seed of its own.
+    """The training and held-out pairs of all sources; every draw has a seed of its own.
 
-    In this order: read; equal sides, duplicates and overlaps with `benchmark_prompts` (by benchmark) dropped; weights
-    below 1 and `subsample` drawn; the held-out share split off, by prompts; flipped; weights above 1 repeated, so that all
-    copies of a pair agree; shuffled. Held-out pairs are neither flipped nor repeated: they measure against the labels as
-    given. `say` hears of everything that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`, or where no pair is
-    left to train on.
+    The steps, in order: read; drop pairs with equal sides, duplicates and overlaps with `benchmark_prompts` (by benchmark);
+    draw by weights below 1 and by `subsample`; split off the held-out share, by prompt; flip; repeat for weights above 1, so
+    that all copies of a pair agree; shuffle. Held-out pairs are neither flipped nor repeated: accuracy is measured against
+    the labels as given. `say` gets a line about everything that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`
+    does, and if no pair is left to train on.
     """
     sources = named_sources(config)
     read = {
@@ -57,7 +57,7 @@ def load_preferences(
     num_contradictions = _count_contradictions(unique, say)
     clean = decontaminate(unique, benchmark_prompts, config.decontaminate, say)
     if not any(clean.pairs.values()):
-        raise ValueError("every pair overlaps with a benchmark, so that none is left to train on; set data.decontaminate=report.")
+        raise ValueError("every pair overlaps with a benchmark, so none is left to train on; set data.decontaminate=report.")
 
     entries = [entry for name, pairs in clean.pairs.items() for entry in _weighted(pairs, name, sources[name].weight, seed)]
     random.Random(f"shuffle {seed}").shuffle(entries)
@@ -67,10 +67,10 @@ def load_preferences(
     if not training:
         raise ValueError(f"data.held_out={config.held_out} leaves none of {len(entries)} pair(s) to train on; lower it.")
     if config.held_out and not any(held_out):
-        say(f"data.held_out={config.held_out} holds out none of {len(entries)} pair(s): too few, or of too few prompts")
+        say(f"data.held_out={config.held_out} holds out none of {len(entries)} pair(s): too few pairs, or too few different prompts")
     flipped = flip([entry.pair for entry in training], config.flip, seed=seed)
     repeated = [replace(entry, pair=pair) for entry, pair in zip(training, flipped, strict=True) for _ in range(entry.copies)]
-    if len(repeated) > len(training):  # copies lie side by side
+    if len(repeated) > len(training):  # the copies of a pair are still next to each other
         random.Random(f"shuffle repeats {seed}").shuffle(repeated)
 
     kept_out = [entry for entry, is_out in zip(entries, held_out, strict=True) if is_out]
@@ -85,7 +85,7 @@ def load_preferences(
 
 
 def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:
-    """All sources by name: those of `paths` under the names of their files (a second one of a name as name-2), then `sources`."""
+    """All sources by name: `paths` under the names of their files (the second of the same name as name-2), then `sources`."""
     named: dict[str, SourceConfig] = {}
     for path in config.paths:
         name = stem = dataset_name(path)
@@ -98,7 +98,7 @@ def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:
 
 
 def flip(pairs: Sequence[Preference], share: float, *, seed: int) -> list[Preference]:
-    """The pairs with exactly `round(share * n)` labels exchanged; the order stays."""
+    """The pairs, in the same order, with exactly `round(share * n)` labels swapped."""
     flipped = set(random.Random(f"flip {seed}").sample(range(len(pairs)), round(share * len(pairs))))
     return [replace(pair, chosen=pair.rejected, rejected=pair.chosen) if index in flipped else pair for index, pair in enumerate(pairs)]
 
@@ -108,7 +108,7 @@ def _key(config: PreferenceDataConfig, name: str) -> str:
 
 
 def _deduplicated(read: Mapping[str, ReadPairs], say: Callable[[str], None]) -> tuple[dict[str, list[Preference]], dict[str, int]]:
-    """The first of equal pairs over all sources, by source, and how many of each source were dropped."""
+    """The pairs by source, keeping only the first of equal ones over all sources, and how many each source lost."""
     seen: set[tuple[Dialogue, str, str]] = set()
     unique: dict[str, list[Preference]] = {}
     num_dropped: dict[str, int] = {}
@@ -121,12 +121,12 @@ def _deduplicated(read: Mapping[str, ReadPairs], say: Callable[[str], None]) -> 
                 unique[name].append(pair)
         num_dropped[name] = len(source.pairs) - len(unique[name])
         if num_dropped[name]:
-            say(f"dropped {num_dropped[name]} of {len(source.pairs)} pairs of {name} that were there already")
+            say(f"dropped {num_dropped[name]} of {len(source.pairs)} pairs of {name} that are duplicates")
     return unique, num_dropped
 
 
 def _count_contradictions(sources: Mapping[str, Sequence[Preference]], say: Callable[[str], None]) -> int:
-    """How many pairs are also there with chosen and rejected exchanged; each such two count as one."""
+    """How many pairs also occur with chosen and rejected swapped; the two count as one."""
     distinct = {(pair.prompt, pair.chosen, pair.rejected) for pairs in sources.values() for pair in pairs}
     num = sum((prompt, rejected, chosen) in distinct for prompt, chosen, rejected in distinct) // 2
     if num:
@@ -135,9 +135,9 @@ def _count_contradictions(sources: Mapping[str, Sequence[Preference]], say: Call
 
 
 def _weighted(pairs: Sequence[Preference], name: str, weight: float, seed: int) -> list[_Entry]:
-    """The pairs with their copies: `weight` times each, its fraction as one more copy of a seeded share of them.
+    """The pairs with their numbers of copies: `weight`, whose fraction is one more copy of a seeded share of them.
 
-    The share grows with the fraction, so that a larger weight contains what a smaller one does; at least one pair is left.
+    The shares are nested, so a larger weight contains everything that a smaller one does; at least one pair is left.
     """
     whole = int(weight)
     order = random.Random(f"weight {seed} {name}").sample(range(len(pairs)), len(pairs))
@@ -147,9 +147,9 @@ def _weighted(pairs: Sequence[Preference], name: str, weight: float, seed: int) 
 
 
 def _held_out(entries: Sequence[_Entry], share: float) -> list[bool]:
-    """For each entry whether it is held out: prompt by prompt, as long as that brings the number closer to its share.
+    """Whether each entry is held out; prompts are taken in order, each if it brings the number closer to the share.
 
-    Where all prompts differ, that is the first `round(share * n)`.
+    If all prompts differ, these are the first `round(share * n)`.
     """
     wanted = round(share * len(entries))
     groups: dict[Dialogue, int] = defaultdict(int)

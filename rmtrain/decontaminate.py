@@ -1,8 +1,8 @@
 """Training prompts that overlap with a benchmark's, by the rule of Tulu 3 (Lambert et al. 2024, section 3.2).
 
-A word of a benchmark prompt counts as seen where the training prompt has an 8-gram that holds it; a training prompt
-contaminates a benchmark prompt of which more than half of the words are seen. Tulu 3 counts words of spaCy; here they are
-lower-cased runs of letters, digits and underscores.
+A word of a benchmark prompt counts as seen if it is part of an 8-gram that the training prompt has too; a training prompt
+contaminates a benchmark prompt if more than half of its words are seen. Tulu 3 counts spaCy tokens; here words are lower-cased
+runs of letters, digits and underscores.
 """
 
 import re
@@ -16,12 +16,12 @@ from core.records import Dialogue, Preference
 from rmtrain.config import Decontaminate
 
 NGRAM = 8
-"""Words that training and benchmark must have in common in one piece."""
+"""Consecutive words that training and benchmark must have in common."""
 
 _WORD = re.compile(r"\w+")
 
 BenchmarkPrompt = tuple[str, int]
-"""Name of a benchmark, and the place of a prompt in it."""
+"""Name of a benchmark, and the index of a prompt in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +36,14 @@ class Overlap:
     source: str
     num_pairs: int
     num_prompts: int
-    """Prompts of the benchmark that are hit."""
+    """Prompts of the benchmark that are affected."""
     example: tuple[str, str]
     """The last user turn of a training prompt, and the benchmark prompt that it overlaps with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decontaminated:
-    """The pairs by source, without those that were dropped; the overlaps; and how many pairs of each source were dropped."""
+    """The remaining pairs by source, the overlaps, and how many pairs of each source were dropped."""
 
     pairs: dict[str, list[Preference]]
     overlaps: list[Overlap]
@@ -51,7 +51,7 @@ class Decontaminated:
 
 
 class BenchmarkIndex:
-    """The 8-grams of benchmark prompts, ready to be looked up."""
+    """An index of the 8-grams of benchmark prompts."""
 
     def __init__(self, benchmarks: Mapping[str, Sequence[str]]) -> None:
         self._places: dict[tuple[str, ...], list[tuple[BenchmarkPrompt, int]]] = defaultdict(list)
@@ -69,14 +69,14 @@ class BenchmarkIndex:
                     self._places[gram].append(((name, number), ((1 << NGRAM) - 1) << start))
 
     def overlaps(self, prompt: Dialogue) -> tuple[BenchmarkPrompt, ...]:
-        """The benchmark prompts that a training prompt contaminates by the 8-grams of all its user turns, in no set order.
+        """The benchmark prompts that a training prompt contaminates by the 8-grams of its user turns, in no particular order.
 
-        Benchmark prompts of fewer than 8 words have no 8-gram: they are contaminated by a user turn that is equal but for
-        case, spaces and the punctuation around it.
+        Benchmark prompts of fewer than 8 words have no 8-gram: they are contaminated by a user turn that is equal up to
+        case, whitespace and surrounding punctuation.
         """
         turns = [turn.content for turn in prompt if turn.role == "user"]
         hits = frozenset(self._places.keys() & chain.from_iterable(map(_ngrams, turns)))
-        if hits not in self._known:  # what many prompts say alike ("answer the following question ...") is worked out once
+        if hits not in self._known:  # phrases that many prompts share ("answer the following question ...") are worked out once
             self._known[hits] = self._seen(hits)
         short = {found for text in turns for found in self._short.get(_normalised(text), ())} if self._short else ()
         return (*self._known[hits], *short)
@@ -95,10 +95,10 @@ def decontaminate(
     mode: Decontaminate,
     say: Callable[[str], None] = print,
 ) -> Decontaminated:
-    """Looks for pairs whose prompts overlap with a benchmark's, and drops them where `mode` says so.
+    """Finds pairs whose prompts overlap with a benchmark's, and drops them if `mode` says so.
 
-    `sources` holds the pairs by source, `benchmarks` the prompts by benchmark. `say` hears one line per source and
-    benchmark that overlap, with an example.
+    `sources` has the pairs by source, `benchmarks` the prompts by benchmark. `say` gets one line, with an example, for each
+    source and benchmark that overlap.
     """
     if mode == Decontaminate.drop and not any(benchmarks.values()):
         say("data.decontaminate=drop has nothing to compare with, since the hooks score no benchmark (hooks.rewardbench2)")

@@ -1,4 +1,7 @@
-"""The Bradley-Terry loss."""
+"""The Bradley-Terry loss.
+
+Shapes: B pairs.
+"""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -10,7 +13,7 @@ def bradley_terry_loss(
     """Mean negative log-likelihood of the preferences under Bradley-Terry (RewardBench 2 paper, section 2).
 
     With d = chosen - rejected - margin the loss of a pair is `-(1 - s) log sigmoid(d) - s log sigmoid(-d)`, where s is
-    the share of labels taken to be wrong (Mitchell 2023, "A note on DPO with noisy preferences"), plus
+    the share of labels assumed to be wrong (Mitchell 2023, "A note on DPO with noisy preferences"), plus
     `center * (chosen + rejected)^2`, which keeps rewards near zero (Eisenstein et al. 2023, eq. 2).
     Rewards are of shape (B,); the result is a scalar in nats.
     """

@@ -1,6 +1,6 @@
 """What reward-model training logs: sums over pairs, so that they add up over micro batches, steps and processes.
 
-Shapes: B pairs, S sums.
+Shapes: B pairs, K sums.
 """
 
 from dataclasses import dataclass, fields
@@ -14,9 +14,9 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairSums:
-    """Sums over pairs in fp64: scalars, but for those by bin of confidence, of shape (NUM_BINS,).
+    """Sums over pairs in fp64: scalars, except those by bin of confidence, of shape (NUM_BINS,).
 
-    `num_tokens` counts all tokens of both sides, `num_unique_tokens` those of their common beginning once.
+    `num_tokens` counts all tokens of both sides; `num_unique_tokens` counts their common beginning once.
     """
 
     num_pairs: Tensor
@@ -40,24 +40,24 @@ class PairSums:
         return cls.unstacked(torch.zeros(NUM_SUMS, dtype=torch.float64))
 
     def stacked(self) -> Tensor:
-        """All sums in one tensor of shape (S,), in the order of the fields."""
+        """All sums in one tensor of shape (K,), in the order of the fields."""
         return torch.cat([getattr(self, field.name).reshape(-1) for field in fields(self)])
 
     @classmethod
-    def unstacked(cls, sums_S: Tensor) -> "PairSums":
+    def unstacked(cls, sums_K: Tensor) -> "PairSums":
         """The inverse of `stacked`."""
-        parts = sums_S.split(list(_SIZES.values()))
+        parts = sums_K.split(list(_SIZES.values()))
         return cls(**{name: part if part.numel() > 1 else part.squeeze(0) for name, part in zip(_SIZES, parts, strict=True)})
 
     def __add__(self, other: "PairSums") -> "PairSums":
         return PairSums.unstacked(self.stacked() + other.stacked())
 
     def metrics(self) -> dict[str, float]:
-        """Means over the pairs; rewards' standard deviations per side; the expected calibration error.
+        """Means over the pairs; the rewards' standard deviations by side; the expected calibration error.
 
-        The model's probability of the given label is sigmoid(chosen - rejected), its confidence that or one minus that, the
-        higher; the error is the mean distance of confidence and accuracy over ten bins of equal width from 0.5 to 1,
-        weighted by their pairs (Guo et al. 2017, eq. 3).
+        The model's probability p of the given label is sigmoid(chosen - rejected), its confidence max(p, 1 - p). The error
+        is the mean distance between confidence and accuracy over ten bins of equal width from 0.5 to 1, weighted by their
+        pairs (Guo et al. 2017, eq. 3).
         """
         pairs = max(1.0, self.num_pairs.item())
         error = sum((self.bin_confidence - self.bin_correct).abs().tolist())
@@ -91,7 +91,7 @@ def pair_sums(loss: Tensor, chosen_B: Tensor, rejected_B: Tensor, *, num_tokens:
         return values_B.new_zeros(NUM_BINS).index_add_(0, bin_B, values_B)
 
     def count(number: int) -> Tensor:
-        return chosen_B.new_full((), number)  # filled on the device, which a copy from the host would wait for
+        return chosen_B.new_full((), number)  # filled on the device: a copy from the host would wait for it
 
     return PairSums(
         num_pairs=count(len(chosen_B)),

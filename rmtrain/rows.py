@@ -1,10 +1,9 @@
-"""Preference pairs out of the rows of a file, a folder or a hub dataset, in the forms that such data comes in."""
+"""Preference pairs from the rows of a file, a folder or a hub dataset, in the forms that such data comes in."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core.data.preferences import parse_preference
 from core.data.rows import dataset_rows, numbered_lines, parquet_rows
@@ -12,9 +11,9 @@ from core.records import Preference
 from rmtrain.config import SourceConfig
 
 MAX_REPORTED = 5
-"""Broken rows that a message lists one by one, with their reasons."""
+"""Broken rows that a message lists with their reasons."""
 MAX_NUMBERED = 50
-"""Further ones that it lists by number."""
+"""Further broken rows that it lists by number."""
 
 ROW_FORMS = "A row is {'prompt', 'chosen', 'rejected'} as text or messages, or {'chosen', 'rejected'} as messages that begin alike."
 
@@ -38,9 +37,9 @@ def read_pairs(
 ) -> ReadPairs:
     """All pairs of a source: a JSONL or parquet file, a folder of parquet files, a saved dataset, or a hub dataset.
 
-    Rows whose two completions are equal carry no preference: they are dropped, and `say` is told how many. A row without
-    a `source` of its own gets `name`. Raises `ValueError` that names `key` for what cannot be read, and one that lists the
-    broken rows by number unless `skip_broken` leaves them out and tells `say` of them.
+    Rows whose two completions are equal express no preference: they are dropped, and `say` is told how many. A row without
+    a `source` of its own gets `name`. Raises a `ValueError` that names `key` for a source that cannot be read, and one that
+    lists the broken rows, unless `skip_broken`: then they are left out and reported to `say`.
     """
     pairs: list[Preference] = []
     broken: dict[int, str] = {}
@@ -54,7 +53,7 @@ def read_pairs(
     if broken:
         listed = _listed(broken, num_rows)
         if not pairs or not skip_broken:
-            remedy = "Mend these rows." if skip_broken else "Mend or remove these rows, or leave them out with data.skip_broken=true."
+            remedy = "Fix these rows." if skip_broken else "Fix or remove these rows, or leave them out with data.skip_broken=true."
             raise ValueError(f"{source.path} has {listed}\n{ROW_FORMS} {remedy}")
         say(f"{source.path}: left out {listed}")
     different = [pair for pair in pairs if pair.chosen != pair.rejected]
@@ -74,8 +73,8 @@ def _listed(broken: Mapping[int, str], num_rows: int) -> str:
     return f"{len(broken)} broken row(s) of {num_rows}:\n  {listed}{more}"
 
 
-def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, Any]]:
-    """Rows with their numbers, counted from 1; a line that is no JSON is yielded as text and found broken later."""
+def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, object]]:
+    """Rows with their numbers, counted from 1; a line that is not JSON is yielded as text and rejected later."""
     file = Path(source.path).expanduser()
     if not file.is_file():
         split_key = (
@@ -88,8 +87,8 @@ def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, Any]]:
     yield from parquet_rows(file) if file.suffix == ".parquet" else ((number, _json(line)) for number, line in numbered_lines(file))
 
 
-def _json(line: str) -> Any:
+def _json(line: str) -> object:
     try:
         return json.loads(line)
-    except (ValueError, RecursionError):  # also numbers of thousands of digits, and brackets as deep
+    except (ValueError, RecursionError):  # numbers of thousands of digits and brackets nested as deep raise them too
         return line.strip()

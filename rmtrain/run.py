@@ -1,4 +1,4 @@
-"""A run of reward-model training: its checkpoints, the hooks at each of them, the best one, and how it resumes."""
+"""A run of reward-model training: saving, the hooks at each checkpoint, the best checkpoint, resuming."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from rmtrain.config import RewardModelConfig
 from rmtrain.session import RMSession, StepResult
 
 BEST_METRICS = ("rewardbench2/overall", "held_out/accuracy")
-"""What the best checkpoint is chosen by if the configuration names no metric: the first of these that the hooks measured."""
+"""If the configuration names no metric, the best checkpoint is chosen by the first of these that was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RMResult:
-    """The last checkpoint with its step and metrics, the best one's, and what became of the data.
+    """The last and the best checkpoint with their steps and metrics, and the numbers of pairs trained on, dropped and cut.
 
-    `best_metric` is the name of what the best was chosen by, empty if none of the candidates was measured. `train_s` are
-    seconds of training in this process, of which it spent `hooks_s` waiting for the hooks.
+    `best_metric` names the metric that the best was chosen by; it is empty if none of the candidates was measured. Training
+    took `train_s` seconds in this process, `hooks_s` of them waiting for the hooks.
     """
 
     checkpoint: Path
@@ -41,7 +41,7 @@ class RMResult:
 
 
 class RMRun:
-    """What happens to a session's model outside its optimiser steps: it is saved, handed to the hooks, compared, restored."""
+    """What happens to a session's model between optimiser steps: it is saved, evaluated by the hooks, and restored."""
 
     def __init__(self, session: RMSession, context: RunContext, preemption: Preemption, *, separate: str | None) -> None:
         self.session, self.context, self.preemption = session, context, preemption
@@ -55,21 +55,21 @@ class RMRun:
         self.timer = SaveTimer(session.config.save_minutes)
 
     def resume(self) -> int:
-        """Loads the newest checkpoint that can be resumed from; returns its step, 0 if there is none."""
+        """Loads the newest checkpoint that can be resumed from; returns its step, or 0 if there is none."""
         step = newest_step(self.context.world, self.context.dir, self.context.say)
         if step:
             self.session.engine.load(step_folder(self.context.dir, step) / STATE)
         return step
 
     def evaluate_missing(self, step: int) -> None:
-        """Runs the hooks of checkpoints up to `step`, whose weights are in memory, that have not run to their end."""
+        """Runs the hooks that have not finished for checkpoints up to `step`, the one whose weights are in memory."""
         due = [earlier for earlier in self.planned if earlier <= step]
-        # One process looks, for all: they must not see different states of the disk.
+        # One process looks for all of them: they must not see different states of the disk.
         for missing in self.context.world.from_main(lambda: missing_evaluations(self.context.dir, due)):
             self._evaluate(missing, in_memory=missing == step)
 
     def checkpoint(self, step: int, result: StepResult) -> None:
-        """Saves and calls the hooks where they are due after a step; raises `Preempted`, saved, if the run was told to stop."""
+        """Saves and runs the hooks if they are due after this step; raises `Preempted`, after saving, if the run was told to stop."""
         planned = step in self.planned
         if planned or result.stop or result.overdue:
             self._save(step)
@@ -84,7 +84,7 @@ class RMRun:
             raise Preempted.saved_at(f"step {step} of {self.session.num_steps}")
 
     def finish(self) -> None:
-        """Waits for hooks that still run, and tells them that the run has ended."""
+        """Waits for hooks that are still running, and tells them that the run has ended."""
 
         def wait() -> None:
             self.evaluations.finish()
@@ -94,7 +94,7 @@ class RMRun:
             self.context.world.from_main(wait)
 
     def result(self, seconds: float) -> RMResult:
-        """What the run has come to after `seconds`; points `best` at the best checkpoint."""
+        """The result after `seconds` of training; points `best` at the best checkpoint."""
         session, context, last = self.session, self.context, self.planned[-1]
         evaluations = read_evaluations(context.dir, self.planned)
         metric, best = choose_best(evaluations, session.config.best_metric)
@@ -103,7 +103,7 @@ class RMRun:
         best = last if best is None else best
         if context.world.is_main:
             point_best(context.dir, best)
-            # The last state stays until the run counts as finished: whoever starts it again must find it done.
+            # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
             forget_states(context.dir, keep=[last], planned=self.planned)
         waited = self.evaluations.waited
         if waited:
@@ -123,9 +123,9 @@ class RMRun:
         )
 
     def _save(self, step: int) -> None:
-        """Writes the checkpoint of a step: a model that any tool loads, and beside it the engine's state.
+        """Writes the checkpoint of a step: a model that any tool loads, and the state of the engine.
 
-        The order of the pairs and all draws are functions of seed and step, so the step alone stands for them.
+        The order of the pairs and all random draws are functions of seed and step, so nothing else is needed to resume.
         """
         session = self.session
         weights = session.engine.weights("model.") if session.engine.sharded else None
@@ -136,7 +136,7 @@ class RMRun:
         save_step(self.context.world, session.engine, self.context.dir, step, planned=self.planned, write=write)
 
     def _evaluate(self, step: int, *, in_memory: bool) -> None:
-        """Runs the hooks on a saved checkpoint while the other processes wait; a signal ends it at once, since all is saved."""
+        """Runs the hooks on a saved checkpoint while the other processes wait; a signal ends the run at once, as all is saved."""
         session, world = self.session, self.context.world
         if world.all_sum([self.preemption.requested])[0]:  # all processes stop together: one alone would leave the others waiting
             raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
@@ -147,23 +147,23 @@ class RMRun:
             world.from_main(lambda: self.evaluations.submit(saved, *held))
 
     def _warn_if_not_measured(self, step: int) -> None:
-        """Says at the first checkpoint, not at the end, that the metric to choose the best by does not exist."""
+        """Reports at the first checkpoint, rather than at the end, that the metric that should choose the best is not measured."""
         evaluations, metric = read_evaluations(self.context.dir, [step]), self.session.config.best_metric
         if metric and evaluations and best_step(evaluations, metric) is None:
             self.context.say(_not_measured(metric, evaluations))
 
 
 def planned_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
-    """The steps whose checkpoints the hooks run on: by number, by step or by share of an epoch, and the last."""
+    """The steps whose checkpoints the hooks run on, by number, by steps or by share of an epoch; the last step is one of them."""
     every = config.checkpoint_every
-    # The product before the quotient: half of an epoch must not round to a hair more than half.
+    # Multiplied before divided: half an epoch must not round to slightly more than half.
     return checkpoint_steps(
         num_steps, num_checkpoints=config.num_checkpoints, every=every * num_steps / config.epochs if every < 1 else every
     )
 
 
 def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> tuple[str, int | None]:
-    """The metric that counts, `metric` or the first of `BEST_METRICS` that was measured, and the step highest in it; ("", None) without."""
+    """The deciding metric, `metric` or the first of `BEST_METRICS` that was measured, and its best step; ("", None) if there is none."""
     measured = {name for metrics in evaluations.values() for name in metrics}
     name = metric or next((name for name in BEST_METRICS if name in measured), "")
     step = best_step(evaluations, name)
@@ -172,4 +172,5 @@ def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> 
 
 def _not_measured(metric: str, evaluations: Mapping[int, Mapping[str, float]]) -> str:
     names = sorted({name for metrics in evaluations.values() for name in metrics} - {AXIS})
-    return f"best_metric={metric} was not measured, so the last checkpoint counts as the best; there are: {', '.join(names) or 'none'}"
+    reason = "was not measured" if metric not in names else "has no finite value"
+    return f"best_metric={metric} {reason}, so the last checkpoint counts as the best; measured: {', '.join(names) or 'nothing'}"

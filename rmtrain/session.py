@@ -1,4 +1,4 @@
-"""The model of a reward-model run under its engine, and one optimiser step of it.
+"""A reward model in training under its engine, and one optimiser step.
 
 Shapes: B pairs, R token rows (two for each pair).
 """
@@ -33,16 +33,16 @@ from rmtrain.tokens import TokenPair, tokenize
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """The token rows of some pairs, (chosen, rejected) each: a type that engines pass on to the model without looking inside."""
+    """The token rows of some pairs, (chosen, rejected) each, as a type that engines pass on without looking inside."""
 
     rows: Sequence[Sequence[TokenIds]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """One optimiser step, the same on all processes: sums over the pairs of the global batch, and the norm of their gradient.
+    """The outcome of an optimiser step, the same on all processes: sums over the pairs of the global batch, and the gradient norm.
 
-    `stop` says that a process was told to stop, `overdue` that one finds saving overdue, so that all processes act alike.
+    `stop` is true if any process was told to stop, `overdue` if saving is overdue on any, so that all processes act alike.
     """
 
     sums: PairSums
@@ -54,7 +54,7 @@ class StepResult:
 class PairRewards(nn.Module):
     """A reward model as engines wrap it: maps a `PairBatch` to the rewards of its rows in fp32, shape (R,).
 
-    A pair goes through the model as one prompt tree, or padded if `padding_reason` says why it cannot.
+    A pair passes through the model as one prompt tree or, if `padding_reason` says why it cannot, padded.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
@@ -74,7 +74,7 @@ class PairRewards(nn.Module):
 
 
 class RMSession:
-    """A reward model under its engine, the pairs as tokens, and what each step trains on."""
+    """A reward model under its engine, the tokenised pairs, and the order in which steps train on them."""
 
     def __init__(
         self,
@@ -107,29 +107,29 @@ class RMSession:
     def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> StepResult:
         """One optimiser step on the mean loss over the pairs of the global batch, however they are split into micro batches.
 
-        `stop` and `overdue` are what this process knows. Raises `ValueError` if the loss or the gradient is not finite.
+        `stop` and `overdue` are this process's own flags. Raises `ValueError` if the loss or the gradient is not finite.
         """
-        # An adapter's dropout draws from the seed, the step and the process alone, so that a resumed run repeats it.
+        # An adapter's dropout depends on seed, step and process only, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.seed, step, self.world.rank)) % 2**63)
         own = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
         grad_norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
-        # One reduction for all: the sums, and what every process must know.
+        # One reduction for both: the sums, and the flags that all processes must agree on.
         *summed, num_stop, num_overdue = self.world.all_sum([*own.stacked().tolist(), float(stop), float(overdue)])
         sums = PairSums.unstacked(torch.tensor(summed, dtype=torch.float64))
         self._require_finite(step, (sums.loss / sums.num_pairs).item(), grad_norm)
         return StepResult(sums=sums, grad_norm=grad_norm, stop=num_stop > 0, overdue=num_overdue > 0)
 
     def accumulate(self, batch: Sequence[TokenPair]) -> PairSums:
-        """Adds the gradient of this process's part of the batch's mean loss; returns the sums over that part."""
+        """Adds the gradient of this process's share of the batch's mean loss; returns the sums over that share."""
         own_micro_batches = self._micro_batches(batch)
         sums: list[Tensor] = []
         # One context for all passes: autocast then casts the weights once a step.
         with self.rewards.attention(), self.engine.autocast():
             for number, indices in enumerate(own_micro_batches, 1):
-                # With fewer pairs than processes, some run the first pair at weight zero: all must make the same passes.
+                # With fewer pairs than processes, some run the first pair at weight zero: all must make the same number of passes.
                 pairs = [batch[i] for i in indices] or [batch[0]]
                 loss, measured = self._loss(pairs, share=len(indices) / len(batch))
-                with without_autocast(self.world.device):  # a backward pass has the formats of its forward pass
+                with without_autocast(self.world.device):  # the backward pass uses the dtypes of the forward pass
                     self.engine.backward(loss, last=number == len(own_micro_batches))
                 if indices:
                     sums.append(measured.stacked())
@@ -137,11 +137,11 @@ class RMSession:
         return PairSums.unstacked(torch.stack(sums).sum(0).cpu()) if sums else PairSums.zeros()
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate that step `step` has led to; zero after the last, unless it is constant."""
+        """The learning rate after step `step`; zero after the last one, unless the schedule is constant."""
         return self.config.optim.lr * schedule(self.config.optim, step + 1, self.num_steps)
 
     def epoch(self, step: int) -> float:
-        """Passes over the data that step `step` completes."""
+        """Passes over the data completed after step `step`."""
         return self.config.epochs * step / self.num_steps
 
     def _micro_batches(self, batch: Sequence[TokenPair]) -> list[list[int]]:
@@ -154,7 +154,7 @@ class RMSession:
         return plan(sizes, budget=config.micro_batch_tokens, max_pairs=config.micro_batch_size, processes=processes)[self.world.rank]
 
     def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, PairSums]:
-        """The pairs' part of the global batch's mean loss, and what is logged of them."""
+        """The pairs' share of the global batch's mean loss, and the sums to log."""
         batch = PairBatch([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
         with self.engine.autocast():
             rewards_R = self.engine.module(batch)
@@ -174,14 +174,14 @@ class RMSession:
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ValueError(
-                f"step {step}: the loss is {loss} and the gradient's norm {norm}. Training stops here, what was saved before stays; "
-                f"lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup. "
-                "That makes it a new run, in a folder of its own."
+                f"step {step}: the loss is {loss} and the gradient norm {norm}. Training stops; earlier checkpoints are kept. Lower "
+                f"optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup, which "
+                "makes it a new run in a folder of its own."
             )
 
 
 def num_unique_tokens(pair: TokenPair) -> int:
-    """Tokens of a pair whose common beginning counts once."""
+    """Tokens of a pair, counting the common beginning once."""
     shorter = min(len(pair.chosen), len(pair.rejected))
     parted = np.flatnonzero(pair.chosen[:shorter] != pair.rejected[:shorter])
     shared = int(parted[0]) if len(parted) else shorter

@@ -1,4 +1,4 @@
-"""How fast training goes."""
+"""Training throughput."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from rmtrain.session import RMSession
 
 
 class Meter:
-    """Measures from one row of the training log to the next; `pause` leaves out time spent on hooks and saving."""
+    """Measures throughput from one row of the training log to the next; `pause` excludes time spent on hooks and saving."""
 
     def __init__(self, session: RMSession, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # 2 forward, 2 backward for the gradients of the inputs, and 2 for those of the weights if they are trained.
+        # 2 forward, 2 backward for the gradients of the inputs, and 2 for those of the weights unless they are frozen.
         frozen = session.config.lora.rank > 0
         self._flops_per_token = (4 if frozen else 6) * session.num_weights
         self._peak = peak_flops(session.world.device)
@@ -21,11 +21,11 @@ class Meter:
         self._started = clock()
 
     def metrics(self, sums: PairSums) -> dict[str, float]:
-        """Rates since the last call; `sums` are over the pairs trained on since then.
+        """Rates since the last call; `sums` cover the pairs trained on since then.
 
-        `tokens_per_second` and `pairs_per_second` count all tokens of both sides; `tflops` the work on the unique ones, 6 per
+        `tokens_per_second` and `pairs_per_second` count all tokens of both sides; `tflops` is the work on the unique ones, 6 per
         weight and token (4 where the weights themselves are frozen), without embeddings and attention (Kaplan et al. 2020,
-        section 2.1); `mfu` is its share of the devices' peak, where that is known (Chowdhery et al. 2022, appendix B).
+        section 2.1); `mfu` is its share of the devices' peak, if that is known (Chowdhery et al. 2022, appendix B).
         """
         seconds = max(self._clock() - self._started, 1e-9)
         flops = self._flops_per_token * sums.num_unique_tokens.item() / seconds
@@ -38,5 +38,5 @@ class Meter:
         return measured | ({"mfu": flops / (self._peak * self._processes)} if self._peak else {})
 
     def pause(self, since: float) -> None:
-        """Leaves out the time since `since`, a reading of the clock."""
+        """Excludes the time since `since`, a reading of the clock."""
         self._started += self._clock() - since

@@ -1,4 +1,6 @@
-"""Preference pairs as token ids, within a length limit."""
+"""Preference pairs as token ids, within a length limit.
+
+Shapes: L tokens of prompt and completion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 512
-"""Pairs that are tokenised at a time: what the tokenizer returns is many times as large as the ids that are kept of it."""
+"""Pairs tokenised at a time: what the tokenizer returns is many times as large as the ids that are kept."""
 MIN_PROMPT = 8
-"""Tokens of the prompt, BOS included, that a cut must leave."""
+"""Tokens of the prompt, BOS included, that must remain after a cut."""
 
 _Rows = tuple[list[int], list[int]]
 """Token ids of the chosen and the rejected side."""
@@ -26,7 +28,7 @@ _Rows = tuple[list[int], list[int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenPair:
-    """The int32 token ids of prompt and completion, of shape (L,), for both sides of a pair; 4 bytes a token.
+    """The int32 token ids of prompt and completion, of shape (L,), for both sides of a pair: 4 bytes per token.
 
     >>> TokenPair(chosen=np.array([0, 5]), rejected=np.array([0, 6]), margin=0.0).margin
     0.0
@@ -35,12 +37,12 @@ class TokenPair:
     chosen: NDArray[np.int32]
     rejected: NDArray[np.int32]
     margin: float
-    """0 where the pair has none."""
+    """0 if the pair has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenPairs:
-    """The pairs that fit, in their order, how many did not, and of how many the prompt was cut so that they fit."""
+    """The pairs that fit, in order, how many did not, and how many had their prompt cut so that they fit."""
 
     pairs: list[TokenPair]
     num_dropped: int
@@ -55,11 +57,11 @@ def tokenize(
     overlong: Overlong,
     progress: Progress | None = None,
 ) -> TokenPairs:
-    """Both sides of every pair, rendered by the chat template; pairs of more than `max_length` tokens are dropped or cut.
+    """Both sides of every pair, rendered by the chat template; pairs longer than `max_length` tokens are dropped or cut.
 
-    A cut takes tokens from the beginning of the prompt after BOS, as many from both sides, so that the longer one has
-    `max_length`; a pair of which fewer than 8 tokens of the prompt would be left is dropped. Raises `ValueError` where no
-    pair is left, and one that names source and prompt of a pair that the chat template refuses.
+    A cut removes tokens from the beginning of the prompt after BOS, equally many on both sides, so that the longer one has
+    `max_length`; a pair that would keep fewer than 8 tokens of its prompt is dropped. Raises `ValueError` if no pair is
+    left, and one that names source and prompt of a pair that the chat template rejects.
     """
     progress = progress or NoProgress()
     pairs: list[TokenPair] = []
@@ -108,10 +110,10 @@ def _require_renderable(pair: Preference, tokenizer: "PreTrainedTokenizerBase") 
 
 
 def _cut(rows: _Rows, pair: Preference, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> _Rows | None:
-    """The two rows with the beginning of the prompt taken out, or None where too little of it would be left."""
+    """Both rows with the beginning of the prompt removed, or None if too little of it would be left."""
     chosen, rejected = rows
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
-    # Answers that begin alike share more than the prompt, and a template may end a bare prompt otherwise than an answered one.
+    # Answers that begin alike share more than the prompt, and a template may end a bare prompt differently from an answered one.
     prompt = min(shared, len(encode_prompts(tokenizer, [pair.prompt])[0]))
     excess = max(map(len, rows)) - max_length
     if prompt - excess < MIN_PROMPT:

@@ -1,4 +1,4 @@
-"""Training of one reward model as one loop: step, log, checkpoint, hooks."""
+"""Reward-model training as one loop: step, log, checkpoint, hooks."""
 
 import time
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from rmtrain.speed import Meter
 
 
 def train(config: RewardModelConfig, context: RunContext, *, preferences: Sequence[Preference], separate: str | None = None) -> RMResult:
-    """Fits a Bradley-Terry reward model and has the hooks run at every checkpoint.
+    """Fits a Bradley-Terry reward model, and runs the hooks at every checkpoint.
 
-    Continues from the newest complete checkpoint in the run's folder, if there is one, to the same weights, bit for bit. With
-    `separate` the hooks run in a process of their own that sees the devices it names (empty: those of this one). All
-    processes call it. Raises `Preempted`, with everything saved, after a SIGTERM.
+    Continues from the newest complete checkpoint in the run's folder, if there is one, and ends at the same weights, bit for
+    bit. With `separate` the hooks run in a process of their own, which sees the devices that it names (empty: those of this
+    process). All processes call it. Raises `Preempted`, with everything saved, after a SIGTERM.
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ppo.stopping import over_optimised
+from ppo.state import over_optimised
 
 LAST_BATCHES = 10
 """The final KL is the mean over these: the KL of a single batch of 128 answers is mostly noise."""

@@ -19,7 +19,7 @@ from core.hooks.run_context import RunContext
 from core.models.load import load_reward_model
 from core.process.memory import keep_freed_memory
 from core.scorers.reward_model import RewardModelScorer
-from ppo.config import KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
+from ppo.config import Center, KLConfig, MissingEOS, MissingEOSConfig, PPOConfig, Scale, ShapingConfig
 from ppo.train import train
 
 NO_CLIPPING = 1e9
@@ -59,7 +59,11 @@ def config_of(plan: Plan) -> PPOConfig:
         max_prompt_length=max(map(len, plan.prompt_ids)),
         temperature=plan.temperature,
         shaping=ShapingConfig(
-            center="none", scale="fixed", std=1.0, clip=None, missing_eos=MissingEOSConfig(how="subtract", value=plan.missing_eos)
+            center=Center.none,
+            scale=Scale.fixed,
+            std=1.0,
+            clip=None,
+            missing_eos=MissingEOSConfig(how=MissingEOS.subtract, value=plan.missing_eos),
         ),
         num_checkpoints=1,  # after the last batch, when timing is over
         seed=plan.seed,

@@ -12,7 +12,7 @@ MAX_MARGIN = 1e6
 """Far above any difference of rewards: a larger margin is a mistake."""
 
 
-def parse_preference(row: Any, *, source: str = "") -> Preference:
+def parse_preference(row: object, *, source: str = "") -> Preference:
     """The pair in one row; raises a `ValueError` with the reason if there is none. A null counts as a missing field.
 
     The prompt is the row's `prompt` (text or messages) or, without one, the shared beginning of the two dialogues. If

@@ -41,14 +41,14 @@ def read_evaluations(run_dir: Path, steps: Iterable[int]) -> dict[int, dict[str,
 
 
 def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
-    """The step with the highest `metric`, the earliest of equals; None if it was never measured. NaN does not count as measured.
+    """The step with the highest finite `metric`, the earliest of equals; None if there is none.
 
     >>> best_step({2: {"accuracy": 0.7}, 4: {"accuracy": 0.7}, 6: {"accuracy": 0.6}}, "accuracy")
     2
     """
     values = {step: metrics[metric] for step, metrics in evaluations.items() if metric in metrics}
-    values = {step: value for step, value in values.items() if not math.isnan(value)}
-    return max(values, key=lambda step: (values[step], -step)) if values else None
+    values = {step: value for step, value in values.items() if math.isfinite(value)}
+    return max(values, key=lambda step: (values[step], -step), default=None)
 
 
 def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:

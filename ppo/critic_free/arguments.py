@@ -1,11 +1,11 @@
-"""What a configuration of PPO means for RLOO and GRPO as TRL runs them, and what cannot be had there."""
+"""How a configuration of PPO translates to RLOO and GRPO as run by TRL, and what is not supported there."""
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import Dtype, EngineKind, LoraConfig, Quantize, RolloutKind, Schedule
-from ppo.config import Algo, KLConfig, PPOConfig
+from ppo.config import Algo, KLConfig, KLEstimator, KLPlace, PPOConfig
 
 if TYPE_CHECKING:
     import peft
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from trl.trainer.rloo_config import RLOOConfig
 
 NO_CRITIC = ("critic", "critic_lr", "value_clip", "value_coef", "lam")
-"""Keys that say something of a critic alone; where there is none they change nothing."""
+"""Keys that concern only a critic and have no effect without one."""
 MEASURE_ONLY = 1e-12
-"""In place of kl.beta=0, with which TRL loads no reference and so measures no KL. Its share of a reward or loss is below rounding."""
+"""In place of kl.beta=0, with which TRL loads no reference and measures no KL. Its share of a reward or loss is below rounding."""
 
 
 def require_supported(config: PPOConfig) -> None:
-    """Raises `ValueError`, naming key and remedy, for what a run of `config.algo` by TRL could not do as it was asked."""
+    """Raises `ValueError`, naming key and remedy, for settings that `config.algo` as run by TRL cannot honour."""
     for wrong, message in (*_refused(config), *_refused_by_algo(config)):
         if wrong:
             raise ValueError(f"algo={config.algo}: {message}")
 
 
 def ignored_settings(config: PPOConfig) -> str | None:
-    """A line for the user that names the keys that were set and have no effect, if there are any."""
+    """A line for the user that names the keys that were set but have no effect, if there are any."""
     defaults = PPOConfig(model=config.model, prompts=config.prompts)
     vain = [f"{key}={getattr(config, key)}" for key in NO_CRITIC if getattr(config, key) != getattr(defaults, key)]
-    return f"algo={config.algo} has no critic; without effect: {', '.join(vain)}" if vain else None
+    return f"algo={config.algo} has no critic; these have no effect: {', '.join(vain)}" if vain else None
 
 
 def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
-    """What neither algorithm does, each with whether it was asked for."""
+    """What neither algorithm supports, each with whether it was requested."""
     size, group, kl = config.batch_size, config.group_size, config.kl
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     one = "runs in one process"
@@ -44,13 +44,13 @@ def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
         (config.value_warmup > 0, f"value_warmup={config.value_warmup} trains a critic, and there is none; set it to 0."),
         (
             config.importance_cap is not None,
-            f"importance_cap={config.importance_cap} corrects for another engine, and the trainer itself draws here; leave it out.",
+            f"importance_cap={config.importance_cap} corrects for another engine, but here the trainer itself samples; leave it out.",
         ),
-        (kl.target is not None, f"kl.target={kl.target} adapts the coefficient, which TRL keeps; leave it out, or use algo=ppo."),
+        (kl.target is not None, f"kl.target={kl.target} adapts the coefficient, which TRL keeps fixed; leave it out, or use algo=ppo."),
         (config.rollout.kind != RolloutKind.transformers, f"rollout={config.rollout.kind} is for algo=ppo; use rollout.kind=transformers."),
         (
             config.rollout.batch_size < size and config.rollout.batch_size != type(config.rollout)().batch_size,
-            f"rollout.batch_size={config.rollout.batch_size} is below batch_size={size}, which TRL draws at once; lower batch_size.",
+            f"rollout.batch_size={config.rollout.batch_size} is below batch_size={size}, which TRL samples at once; lower batch_size.",
         ),
         (config.engine.kind not in (EngineKind.auto, EngineKind.single), f"{one}; engine={config.engine.kind} is for algo=ppo."),
         (processes > 1, f"{one}, and this is one of {processes}; start it without torchrun, or use algo=ppo."),
@@ -60,7 +60,7 @@ def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
 
 
 def _refused_by_algo(config: PPOConfig) -> list[tuple[bool, str]]:
-    """What one of the algorithms does in a way of its own."""
+    """What is not supported by one of the algorithms."""
     kl, default = (config.kl.place, config.kl.estimator), (KLConfig().place, KLConfig().estimator)
     asked = f"kl.place={kl[0]} kl.estimator={kl[1]}"
     if config.algo == Algo.rloo:
@@ -72,10 +72,10 @@ def _refused_by_algo(config: PPOConfig) -> list[tuple[bool, str]]:
     bound = 1 + config.clip
     return [
         (
-            kl not in (default, ("loss", "k3")),
+            kl not in (default, (KLPlace.loss, KLEstimator.k3)),
             f"the KL is in the loss, by k3 (Shao et al. 2024, eq. 4), not {asked}; set kl.place=loss kl.estimator=k3, or use algo=ppo.",
         ),
-        # TRL caps the ratio of good tokens too, which the clip has done already only where the cap is the higher.
+        # TRL caps the ratio of good tokens too, which changes nothing only if the clip, at a lower ratio, has done so already.
         (
             config.dual_clip is not None and config.dual_clip <= bound,
             f"dual_clip={config.dual_clip} is not above 1 + clip = {bound:g}; raise it (usual: 3).",
@@ -84,12 +84,12 @@ def _refused_by_algo(config: PPOConfig) -> list[tuple[bool, str]]:
 
 
 def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "RLOOConfig | GRPOConfig":
-    """`config` in TRL's words; what the trainer saves goes to `scratch`.
+    """`config` as TRL's arguments; the trainer saves to `scratch`.
 
-    Of RLOO the loss is per completion (its ratio is that of the whole completion). GRPO gets TRL's loss_type "dapo": a mean
-    over tokens, which micro batches do not change; "bnpo" weighs by micro batch, "grpo" by completion, which favours short
-    good ones and long bad ones (Yu et al. 2025, section 3.3). `whiten_advantages` divides by the standard deviation: of the
-    group in GRPO (Shao et al. 2024, section 4.1.2), of the batch in RLOO.
+    The loss of RLOO is per completion (its ratio is that of the whole completion). GRPO uses TRL's loss_type "dapo": a mean
+    over tokens, independent of micro batches; "bnpo" weighs by micro batch, "grpo" by completion, which favours short good
+    ones and long bad ones (Yu et al. 2025, section 3.3). `whiten_advantages` divides by the standard deviation: of the group
+    in GRPO (Shao et al. 2024, section 4.1.2), of the batch in RLOO.
     """
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.rloo_config import RLOOConfig
@@ -108,7 +108,7 @@ def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "RLOOCon
 
 
 def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]:
-    optim, steps = config.optim, updates(config) * config.num_batches
+    optim, steps = config.optim, config.num_updates
     schedule = "constant_with_warmup" if optim.schedule == Schedule.constant else str(optim.schedule)
     return {
         "output_dir": str(scratch),
@@ -135,7 +135,7 @@ def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]
         "use_cpu": on_cpu,
         "dataloader_pin_memory": not on_cpu,
         "activation_checkpointing": config.gradient_checkpointing,
-        "shuffle_dataset": False,  # the rows are in their order already
+        "shuffle_dataset": False,  # the rows are in order already
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",  # a callback decides
@@ -144,13 +144,8 @@ def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]
     }
 
 
-def updates(config: PPOConfig) -> int:
-    """Optimiser steps per rollout batch."""
-    return config.epochs * (config.batch_size // config.minibatch_size)
-
-
 def peft_arguments(lora: LoraConfig) -> "peft.LoraConfig | None":
-    """peft's configuration of an adapter in a policy; None where all weights are trained."""
+    """peft's configuration of an adapter on the policy; None if all weights are trained."""
     if not lora.rank:
         return None
     from peft import LoraConfig as PeftConfig
@@ -159,7 +154,7 @@ def peft_arguments(lora: LoraConfig) -> "peft.LoraConfig | None":
     return PeftConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as whole, and used as a factor
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as int, but used as a factor
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or "all-linear",
     )

@@ -1,7 +1,6 @@
-"""What our runs add to TRL's loop: seeds, guards, metrics, checkpoints, and the hooks' place in it."""
+"""What our runs add to TRL's loop: seeds, guards, metrics, checkpoints, hooks."""
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,57 +13,54 @@ from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import Place
 from core.process.signals import Preemption
 from core.records import CheckpointSaved, RunEnded
-from core.runs.checkpoints import step_folder
+from core.runs.checkpoints import SaveTimer, step_folder
 from ppo.config import PPOConfig
-from ppo.critic_free.arguments import updates
 from ppo.critic_free.checkpoints import keep_checkpoint
 from ppo.critic_free.names import renamed
 from ppo.critic_free.reward import BatchReward
 from ppo.guards import DivergenceError, guarded, require_kl_below
 from ppo.metrics import Metric
-from ppo.state import PPOState
-from ppo.stopping import checkpoint_batches, take_evaluation
+from ppo.state import PPOState, checkpoint_batches, take_evaluation
 
 
 class RunCallback(TrainerCallback):
-    """Keeps the state of a run in step with TRL's trainer, whose steps are optimiser updates: several to a rollout batch."""
+    """Keeps a run's state in step with TRL's trainer, whose steps are optimiser updates: several per rollout batch."""
 
     def __init__(self, config: PPOConfig, run: RunContext, state: PPOState, reward: BatchReward, preemption: Preemption) -> None:
         self.config, self.run, self.state, self.reward, self.preemption = config, run, state, reward, preemption
-        self.updates, self.planned = updates(config), checkpoint_batches(config)
-        self.saved_at = time.monotonic()
+        self.updates, self.planned = config.updates_per_batch, checkpoint_batches(config)
+        self.timer = SaveTimer(config.save_minutes)
         self.logs: list[Mapping[str, Any]] = []
-        """What TRL has logged in this batch, once per update."""
+        """What TRL has logged in this batch, one entry per update."""
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Everything a batch draws is then a function of seed and batch, so that a resumed run draws the same.
+        # All random draws of a batch are then functions of seed and batch, so that a resumed run repeats them.
         if state.global_step % self.updates == 0:
-            set_seed(self.config.seed * 100_003 + self.state.step + 1)
+            set_seed(self.config.batch_seed(self.state.step + 1))
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
-        # One transfer from the device; a sum is finite only where all of its terms are.
+        # One transfer from the device; a sum is finite only if all of its terms are.
         if not torch.stack([gradient.float().abs().sum() for gradient in gradients]).sum().isfinite():
-            with guarded(self.run.dir, self.state.step + 1):
+            with guarded(self.run.dir, self.config.algo, self.state.step + 1):
                 raise DivergenceError("a gradient is not finite. Lower optim.lr or epochs, or train with model.dtype=fp32.")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.updates:
-            return  # the weights are between two batches only after the last update of one, so nothing is saved before
+            return  # only the last update of a batch leaves the weights between two batches, so nothing is saved before
         self.state.step = state.global_step // self.updates
         self.run.progress.advance()
-        overdue = time.monotonic() - self.saved_at > 60 * self.config.save_minutes
-        control.should_save = self.state.step in self.planned or overdue or self.preemption.requested
+        control.should_save = self.state.step in self.planned or self.timer.overdue or self.preemption.requested
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if "loss" not in kwargs["logs"]:  # the summary that the trainer logs when it ends
+        if "loss" not in kwargs["logs"]:  # the summary that the trainer logs at its end
             return
         self.logs.append(kwargs["logs"])
         metrics = self.state.metrics
         if len(self.logs) == 1:
-            # At the first update the policy is still the one that drew. TRL's KL is a mean over tokens, ours is per completion.
+            # At the first update the policy is still the one that sampled. TRL's KL is a mean over tokens, ours is per completion.
             metrics[Metric.KL] = float(kwargs["logs"].get("kl", math.nan)) * metrics[Metric.LENGTH]
-            with guarded(self.run.dir, (state.global_step - 1) // self.updates + 1):
+            with guarded(self.run.dir, self.config.algo, (state.global_step - 1) // self.updates + 1):
                 require_kl_below(metrics[Metric.KL], self.config.kl)
         if len(self.logs) == self.updates:
             measured = {**metrics, **self.reward.shaped, Metric.KL_COEF: self.config.kl.beta, **renamed(self.logs)}
@@ -73,12 +69,12 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
-        self.saved_at = time.monotonic()
+        self.timer.restart()
         keep_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.run.dir, self.state, planned=self.planned)
         self.preemption.check()
 
     def place(self, args: TrainingArguments, state: TrainerState) -> Place:
-        """Where the last checkpoint lies, for the hooks."""
+        """The last checkpoint, as the hooks need it."""
         step = self.state.step
         return Place(
             step=step,
@@ -90,12 +86,12 @@ class RunCallback(TrainerCallback):
         )
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes in what the hooks measured at the last checkpoint."""
-        take_evaluation(self.state, metrics, self.config, run_dir=self.run.dir, hooks=self.run.hooks, world=self.run.world)
+        """Takes in the hooks' metrics of the last checkpoint."""
+        take_evaluation(self.state, metrics, self.config, self.run)
 
 
 class StopCallback(TrainerCallback):
-    """Ends the training where the run has a reason to stop. Runs after the hooks."""
+    """Ends training if the run has a reason to stop. Runs after the hooks."""
 
     def __init__(self, state: PPOState) -> None:
         self.state = state
@@ -105,7 +101,7 @@ class StopCallback(TrainerCallback):
 
 
 class InterruptibleHook(Hook):
-    """A hook during which a signal ends the run at once, since everything is saved."""
+    """A hook that a signal interrupts at once, since everything is saved."""
 
     def __init__(self, hook: Hook, preemption: Preemption) -> None:
         self.hook, self.preemption = hook, preemption

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' trainers as checkpoints of a run, and back."""
+"""Converts checkpoints of transformers' trainers to checkpoints of a run, and back."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.
 
 
 def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Container[int]) -> None:
-    """Moves what transformers saved to `checkpoints/step-NNNNNN/`: a plain model, and what resuming needs under `trainer/`.
+    """Moves what transformers saved to `checkpoints/step-NNNNNN/`: a plain model, and under `trainer/` what resuming needs.
 
     Earlier checkpoints at `planned` steps lose their optimiser state; others, saved only to resume from, are deleted.
     """
@@ -24,22 +24,22 @@ def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Con
     with atomic_folder(target) as folder:
         (folder / TRAINER).mkdir()
         for file in saved.iterdir():
-            if file.name != "training_args.bin":  # a pickle that nobody reads
+            if file.name != "training_args.bin":  # a pickle that nothing reads
                 shutil.move(file, folder / TRAINER / file.name if file.name in RESUME_FILES else folder / file.name)
         write_state(folder, state)
     shutil.rmtree(saved)
     for earlier in complete_steps(run_dir):
-        if earlier < state.step:  # only the newest is ever resumed from
+        if earlier < state.step:  # only the newest is resumed from
             folder = step_folder(run_dir, earlier)
             (folder / TRAINER / "optimizer.pt").unlink(missing_ok=True)
             if earlier not in planned:
-                (folder / MARKER).unlink()  # first: half of a checkpoint must not be taken for a whole one
+                (folder / MARKER).unlink()  # first: half a checkpoint must not be taken for a whole one
                 shutil.rmtree(folder)
 
 
 @contextmanager
 def as_saved(checkpoint: Path) -> Generator[str]:
-    """A temporary folder of links in which transformers finds a checkpoint of ours laid out as its own."""
+    """A temporary folder of links in which one of our checkpoints is laid out as transformers expects."""
     with tempfile.TemporaryDirectory() as folder:
         for file in (*checkpoint.iterdir(), *(checkpoint / TRAINER).iterdir()):
             if file.is_file():

@@ -1,4 +1,7 @@
-"""The reward that TRL's trainers ask for: our scores, shaped as in PPO."""
+"""The reward function for TRL's trainers: our scores, shaped as in PPO.
+
+Shapes: B completions of all groups.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -23,7 +26,7 @@ Turns: TypeAlias = Sequence[Mapping[str, str]]
 
 
 class BatchReward:
-    """Scores each rollout batch, and records its statistics and metrics in the run's state. `eos_ids` end a completion."""
+    """Scores each rollout batch, and records its statistics and metrics in the run's state. `eos_ids` are those that end a completion."""
 
     def __init__(self, config: PPOConfig, run: RunContext, state: PPOState, scorer: WeightedScorer, eos_ids: frozenset[int]) -> None:
         self.config, self.run, self.state, self.scorer, self.eos_ids = config, run, state, scorer, eos_ids
@@ -33,12 +36,12 @@ class BatchReward:
     def reward(
         self, prompts: Sequence[Turns], completions: Sequence[str | Turns], completion_ids: Sequence[Sequence[int]], **_: object
     ) -> list[float]:
-        """The shaped scores of a batch: of `group_size` completions of a prompt, then of those of the next. TRL calls it."""
+        """The shaped scores of a batch: `group_size` completions of a prompt, then those of the next. Called by TRL."""
         size = self.config.group_size
         dialogues = [parse_dialogue(prompt, "a prompt") for prompt in prompts[::size]]
         texts = [_text(completion) for completion in completions]
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
-        with guarded(self.run.dir, self.state.step + 1):
+        with guarded(self.run.dir, self.config.algo, self.state.step + 1):
             scores_B = score_groups(self.scorer, dialogues, groups)
         finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.eos_ids for ids in completion_ids])
         lengths_B = torch.tensor([len(ids) for ids in completion_ids])
@@ -57,7 +60,7 @@ class BatchReward:
 
 
 def score_groups(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]]) -> Tensor:
-    """The rewards of a group of completions for each prompt, of shape (B,). Raises `DivergenceError` where one is not finite."""
+    """The rewards of a group of completions for each prompt, of shape (B,). Raises `DivergenceError` if one is not finite."""
     with without_autocast():
         parts = scorer.parts(prompts, groups)
     terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}

@@ -1,8 +1,10 @@
 """RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024) by TRL's trainers, with our rewards, hooks, checkpoints and metrics.
 
-Neither has a critic: the completions of a prompt are each other's baseline. TRL draws and updates; what a PPO run promises
-holds here too: the same prompts in the same order, shaped scores, metric names, steps that count rollout batches, folders.
-Import this module only for such a run: its imports take seconds.
+Neither has a critic: the completions of a prompt are each other's baseline. TRL samples and updates; the rest is as in a PPO
+run: the same prompts in the same order, shaped scores, metric names, steps that count rollout batches, folders. Import this
+module only for such a run: its imports take seconds.
+
+Shapes: B completions of all groups.
 """
 
 import shutil
@@ -34,18 +36,17 @@ from ppo.critic_free.trainer import eos_ids_of, fitting_prompts, group_prompts, 
 from ppo.metrics import Metric, completion_metrics
 from ppo.run import PPOResult
 from ppo.shaping import ScoreStatistics
-from ppo.state import PPOState, read_state
-from ppo.stopping import checkpoint_batches, take_evaluation
+from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation
 
 SCRATCH = "trl"
-"""Where in a run's folder TRL writes a checkpoint before it is moved to its place; nothing is left there."""
+"""Where in a run's folder TRL writes a checkpoint before it is moved into place; removed at the end."""
 
 
 def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[Dialogue], scorer: Scorer) -> PPOResult:
     """Trains a policy against `scorer` by `config.algo`, rloo or grpo; continues from the newest complete checkpoint in `run.dir`.
 
-    The hooks run on the untrained policy as step 0 and at every checkpoint. Raises `ValueError` before any work where TRL
-    cannot do what `config` asks for (`require_supported`), `DivergenceError` where scores or gradients are not finite or
+    The hooks run on the untrained policy as step 0 and at every checkpoint. Raises `ValueError` before any work if TRL
+    does not support what `config` asks for (`require_supported`), `DivergenceError` if scores or gradients are not finite or
     the KL is above `config.kl.stop`, and `Preempted`, with everything saved, after a SIGTERM.
     """
     require_supported(config)
@@ -91,10 +92,10 @@ def _untrained(
     prompts: Sequence[Dialogue],
     scorer: WeightedScorer,
 ) -> PPOState:
-    """Step 0: the policy before training, on a batch of its own, whose scores are the statistics of the reference."""
+    """Step 0: the policy before training, on a batch whose scores are the statistics of the reference."""
     asked = group_prompts(prompts, 0, config)
     sampling = Sampling(
-        n=config.group_size, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed * 100_003
+        n=config.group_size, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.batch_seed(0)
     )
     with autocast(run.world.device, config.model.dtype):
         groups = TransformersGenerator(policy, tokenizer).generate(asked, sampling)
@@ -114,15 +115,15 @@ def _untrained(
 
 
 def _resumed(config: PPOConfig, run: RunContext, checkpoint: Path, tokenizer: PreTrainedTokenizerBase, scorer: WeightedScorer) -> PPOState:
-    """The state of a checkpoint; its hooks run now if they were due and did not finish."""
+    """The state of a checkpoint; its hooks run now if they were due and have not finished."""
     run.say(f"resuming {run.dir.name} from {checkpoint.name}")
     state = read_state(checkpoint)
     scorer.moments = state.moments
-    if state.step not in checkpoint_batches(config):  # saved only to resume from
+    if state.step not in checkpoint_batches(config):  # saved only for resuming
         return state
     if eval_file(run.dir, state.step).exists():
         metrics = read_evaluation(run.dir, state.step)
-        take_evaluation(state, metrics, config, run_dir=run.dir, hooks=run.hooks, world=run.world)
+        take_evaluation(state, metrics, config, run)
     else:
         model, _ = load_policy(replace(config.model, path=str(checkpoint), revision=None, dtype=Dtype.fp32))
         _evaluate(config, run, state, model, tokenizer, checkpoint)
@@ -138,16 +139,16 @@ def _evaluate(
     )
     with autocast(run.world.device, config.model.dtype):
         metrics = run_hooks(run.hooks, event, run.tracker)
-    take_evaluation(state, metrics, config, run_dir=run.dir, hooks=run.hooks, world=run.world)
+    take_evaluation(state, metrics, config, run)
 
 
 def _train(
     callback: RunCallback, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue], resumed: Path | None
 ) -> None:
-    """Has TRL train on the batches that are left."""
+    """Trains with TRL on the remaining batches."""
     run = callback.run
     scratch = run.dir / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left behind by a killed process
     trainer = open_trainer(callback.config, policy, tokenizer, prompts, reward=callback.reward.reward, scratch=scratch)
     trainer.remove_callback(PrinterCallback)
     hooks = HookCallback(run.hooks, run.tracker, tokenizer, place=callback.place, then=callback.evaluated)

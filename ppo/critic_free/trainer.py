@@ -1,4 +1,4 @@
-"""TRL's trainer for RLOO and GRPO, over our policy, our prompts and our reward."""
+"""TRL's trainer for RLOO and GRPO, with our policy, prompts and reward."""
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -35,7 +35,7 @@ def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> list[Dialogue]:
     """The prompts of at most `max_prompt_length` tokens.
 
-    Raises `ValueError` where there is none, and where TRL would not give the policy the tokens that all else here does.
+    Raises `ValueError` if there is none, and if TRL would give the policy other tokens than the rest of this project does.
     """
     ids = encode_prompts(tokenizer, prompts)
     fitting = [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) <= config.max_prompt_length]
@@ -44,7 +44,7 @@ def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerB
     rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
     if rendered["input_ids"] != ids[0]:
         raise ValueError(
-            f"{config.model.path}: its chat template leaves BOS to the tokenizer, and TRL adds none; put {{{{ bos_token }}}} at the "
+            f"{config.model.path}: its chat template leaves BOS to the tokenizer, but TRL adds none; put {{{{ bos_token }}}} at the "
             "beginning of tokenizer.chat_template, or use algo=ppo."
         )
     return fitting
@@ -59,8 +59,8 @@ def open_trainer(
     reward: Callable[..., list[float]],
     scratch: Path,
 ) -> RLOOTrainer | GRPOTrainer:
-    """TRL's trainer of `config.algo`, over the prompts of the whole run in their order; it trains `policy` in place."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  # an earlier job of this process may have used another precision
+    """TRL's trainer of `config.algo`, with the prompts of the whole run in order; it trains `policy` in place."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  # an earlier job in this process may have used another precision
     asked = [prompt for step in range(1, config.num_batches + 1) for prompt in group_prompts(prompts, step, config)]
     args = trl_arguments(config, scratch, on_cpu=not torch.cuda.is_available())
     parts: dict[str, Any] = {
@@ -78,12 +78,13 @@ def open_trainer(
         adapter.base_model_name_or_path = str(Path(source.path).resolve()) if Path(source.path).is_dir() else source.path
         adapter.revision = source.revision
     else:
+        assert isinstance(trainer.ref_model, PreTrainedModel)
         _align(trainer.ref_model, policy)
     return trainer
 
 
 def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
-    """The prompts of rollout batch `step`, one per group: PPO's order (`ppo.prompts.batch_prompts`)."""
+    """The prompts of rollout batch `step`, one per group, in PPO's order (`ppo.prompts.batch_prompts`)."""
     num = config.batch_size // config.group_size
     return batch_prompts(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
 
@@ -99,14 +100,14 @@ def eos_ids_of(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
 
 @contextmanager
 def old_names() -> Generator[None]:
-    """Within it nothing is said of the attribute that TRL and peft ask transformers for under its old name."""
+    """Suppresses the warning about an attribute that TRL and peft access in transformers by its old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 
 
-def _align(reference: Any, policy: PreTrainedModel) -> None:
-    """TRL reads the reference anew from its folder; here the policy may have been merged, or have taken a pad token."""
+def _align(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
+    """Copies the policy's weights: TRL loads the reference from its folder, but the policy may have been merged or given a pad token."""
     rows = len(policy.get_input_embeddings().get_parameter("weight"))
     if len(reference.get_input_embeddings().get_parameter("weight")) != rows:
         reference.resize_token_embeddings(rows, mean_resizing=False)

@@ -11,7 +11,7 @@ from core.config import LoraConfig, ModelConfig, OptimConfig, RolloutConfig, Sch
 from evalhooks.config import HooksConfig
 from launch.compose import ConfigError, command, composed
 from launch.schema import BoNJob, PPOJob, RMJob
-from ppo.config import MissingEOSConfig, PPOConfig, ShapingConfig
+from ppo.config import Center, MissingEOS, MissingEOSConfig, PPOConfig, Scale, ShapingConfig
 from rmtrain.config import Decontaminate, RewardModelConfig
 
 EMBEDDED = ("coast", "ridge")
@@ -120,7 +120,7 @@ def test_ppo_on_the_embedded_world_is_a_quick_run(overrides: list[str]) -> None:
     assert (job.batch_size, job.minibatch_size, job.micro_batch_size) == (128, 64, 64)
     assert (job.max_prompt_length, job.max_new_tokens, job.temperature) == (1024, 24, 1.0)
     assert job.shaping == ShapingConfig(
-        center="reference", scale="reference", clip=5.0, missing_eos=MissingEOSConfig(how="replace", value=-3.0)
+        center=Center.reference, scale=Scale.reference, clip=5.0, missing_eos=MissingEOSConfig(how=MissingEOS.replace, value=-3.0)
     )
     assert (job.rollout, job.best_metric) == (RolloutConfig(batch_size=512), "downstream/average")
     assert list(job.tasks) == ["facts", "lists", "sums", "requests", "topics", "choices"]

@@ -89,5 +89,5 @@ def test_checkpoints_of_every_engine_are_policies_that_load_anywhere(found: Any,
 def test_a_batch_that_cannot_be_dealt_out_is_refused(policy_folder: Path, key: str, size: int) -> None:
     world = World(rank=0, size=size, device=torch.device("cpu"))
     config = config_of(str(policy_folder), "ddp")
-    with pytest.raises(ValueError, match=f"{key}=. cannot be dealt out evenly to {size} processes; choose a multiple"):
+    with pytest.raises(ValueError, match=f"{key}=. cannot be divided evenly among {size} processes; choose a multiple"):
         open_session(config, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, world=world)

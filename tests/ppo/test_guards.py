@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.runs.checkpoints import point_best
-from ppo.config import KLConfig
+from core.disk import mark_complete
+from core.runs.checkpoints import point_best, step_folder
+from ppo.config import Algo, KLConfig
 from ppo.guards import DivergenceError, ended, require_finite_scores, require_finite_step, require_kl_below
-from tests.ppo.test_stopping import evaluated
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -36,9 +36,11 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_what_to_change(
 
 
 def test_the_end_names_the_batch_and_the_checkpoints_that_are_left(tmp_path: Path) -> None:
-    assert ended(tmp_path, 3, "why.") == "PPO ended in batch 3: why. No checkpoint was written yet."
-    evaluated(tmp_path, 2)
-    evaluated(tmp_path, 4)
-    assert re.fullmatch(r"PPO ended in batch 5: why. The last complete checkpoint is .*/step-000004\.", ended(tmp_path, 5, "why."))
+    assert ended(tmp_path, Algo.ppo, 3, "why.") == "PPO ended in batch 3: why. No checkpoint was written yet."
+    for step in (2, 4):
+        step_folder(tmp_path, step).mkdir(parents=True)
+        mark_complete(step_folder(tmp_path, step))
+    told = ended(tmp_path, Algo.grpo, 5, "why.")
+    assert re.fullmatch(r"GRPO ended in batch 5: why. The last complete checkpoint is .*/step-000004\.", told)
     point_best(tmp_path, 2)
-    assert ended(tmp_path, 5, "why.").endswith("step-000004, the best step-000002.")
+    assert ended(tmp_path, Algo.rloo, 5, "why.").endswith("step-000004, the best step-000002.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.config import ModelConfig
 from ppo.advantages import Advantages, gae, whiten
-from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
+from ppo.config import Center, KLConfig, KLEstimator, KLPlace, MissingEOS, MissingEOSConfig, OverlongConfig, PPOConfig, Scale, ShapingConfig
 from ppo.rollout import Episodes
 from ppo.shaping import ScoreStatistics
 from ppo.train import rewards, shaped
@@ -167,9 +167,9 @@ def tensors(episodes: list[Episode]) -> Episodes:
 
 def random_config(draw: random.Random) -> PPOConfig:
     """Any combination of the knobs."""
-    place = draw.choice(["reward", "loss"])
-    scale = draw.choice(["reference", "running", "fixed"])
-    how = draw.choice(["keep", "replace", "subtract"])
+    place = draw.choice(list(KLPlace))
+    scale = draw.choice(list(Scale))
+    how = draw.choice(list(MissingEOS))
     return PPOConfig(
         model=ModelConfig(path="."),
         prompts=["."],
@@ -181,13 +181,13 @@ def random_config(draw: random.Random) -> PPOConfig:
         entropy_coef=draw.choice([0.0, 0.1]),
         importance_cap=draw.choice([None, 1.2, 2.0]),
         whiten_advantages=draw.random() < 0.5,
-        kl=KLConfig(place=place, estimator=draw.choice(["k2", "k3"] if place == "loss" else ["k1", "k2", "k3"])),
+        kl=KLConfig(place=place, estimator=draw.choice(list(KLEstimator)[1:] if place == KLPlace.loss else list(KLEstimator))),
         shaping=ShapingConfig(
-            center=draw.choice(["reference", "running", "none"]),
+            center=draw.choice(list(Center)),
             scale=scale,
-            std=2.5 if scale == "fixed" else None,
+            std=2.5 if scale == Scale.fixed else None,
             clip=draw.choice([None, 1.0]),
-            missing_eos=MissingEOSConfig(how=how, value=None if how == "keep" else 1.5),
+            missing_eos=MissingEOSConfig(how=how, value=None if how == MissingEOS.keep else 1.5),
             overlong=OverlongConfig(buffer=draw.choice([0, 5]), penalty=draw.uniform(0.5, 2)),
         ),
     )

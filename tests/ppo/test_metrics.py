@@ -7,17 +7,7 @@ import pytest
 import torch
 
 from ppo.advantages import Advantages
-from ppo.metrics import (
-    NUM_SUMS,
-    Metric,
-    TokenSums,
-    batch_metrics,
-    completion_metrics,
-    explained_variance,
-    rollout_metrics,
-    training_row,
-    update_metrics,
-)
+from ppo.metrics import NUM_SUMS, TokenSums, batch_metrics, completion_metrics, explained_variance, rollout_metrics, update_metrics
 from tests.ppo.episodes import episodes_with
 
 
@@ -111,7 +101,3 @@ def test_an_update_is_logged_as_means_over_its_tokens() -> None:
             "first_ratio_error": 1e-7,
         }
     )
-
-
-def test_names_on_the_training_axis_carry_its_prefix() -> None:
-    assert training_row({Metric.KL: 1.0, "seconds/update": 2.0}) == {"train/kl": 1.0, "train/seconds/update": 2.0}

@@ -13,7 +13,18 @@ from core.config import OptimConfig
 from core.engines.resume import STATE
 from core.hooks.hook import read_evaluation
 from core.runs.checkpoints import step_folder
-from ppo.config import KLConfig, MissingEOSConfig, OverlongConfig, ShapingConfig
+from ppo.config import (
+    Center,
+    CriticStart,
+    KLConfig,
+    KLEstimator,
+    KLPlace,
+    MissingEOS,
+    MissingEOSConfig,
+    OverlongConfig,
+    Scale,
+    ShapingConfig,
+)
 from ppo.state import PROGRESS
 from tests.fakes import ListTracker, tiny_llama
 from tests.ppo.fakes import DyingTracker, ValuesByStep, WeightHook, without_seconds
@@ -73,16 +84,16 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     }
 
 
-def all_knobs(value_warmup: int, place: str) -> dict[str, Any]:
+def all_knobs(value_warmup: int, place: KLPlace) -> dict[str, Any]:
     """A configuration in which everything that a run remembers changes from batch to batch."""
     return {
-        "kl": KLConfig(place=place, estimator="k3", target=0.01, horizon=20, stop=100.0),
+        "kl": KLConfig(place=place, estimator=KLEstimator.k3, target=0.01, horizon=20, stop=100.0),
         "shaping": ShapingConfig(
-            center="running",
-            scale="running",
+            center=Center.running,
+            scale=Scale.running,
             clip=2.0,
             overlong=OverlongConfig(buffer=3),
-            missing_eos=MissingEOSConfig(how="replace", value=-1.0),
+            missing_eos=MissingEOSConfig(how=MissingEOS.replace, value=-1.0),
         ),
         "importance_cap": 2.0,
         "value_warmup": value_warmup,
@@ -93,9 +104,9 @@ def all_knobs(value_warmup: int, place: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("value_warmup", "place"), [(1, "reward"), (1, "loss"), (3, "reward")])
+@pytest.mark.parametrize(("value_warmup", "place"), [(1, KLPlace.reward), (1, KLPlace.loss), (3, KLPlace.reward)])
 def test_a_run_with_every_knob_on_resumes_bit_for_bit(
-    policy_folder: Path, reward_model: LlamaForSequenceClassification, tmp_path: Path, value_warmup: int, place: str
+    policy_folder: Path, reward_model: LlamaForSequenceClassification, tmp_path: Path, value_warmup: int, place: KLPlace
 ) -> None:
     config, uninterrupted, dying, after = (
         config_of(policy_folder, **all_knobs(value_warmup, place)),
@@ -144,7 +155,7 @@ def test_a_policy_whose_embeddings_are_tied_resumes_too(tokenizer: PreTrainedTok
     folder = tmp_path / "tied"
     LlamaForCausalLM(tiny_llama(tokenizer, tie_word_embeddings=True)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    config = config_of(folder, num_batches=2, num_checkpoints=2, critic="policy")
+    config = config_of(folder, num_batches=2, num_checkpoints=2, critic=CriticStart.policy)
     run(config, tmp_path / "whole", hooks=[WeightHook()])
     with pytest.raises(RuntimeError, match="the machine went away"):
         run(config, tmp_path / "torn", hooks=[WeightHook(dies_at=1)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.config import ModelConfig
-from ppo.config import MissingEOSConfig, OverlongConfig, PPOConfig, ShapingConfig
+from ppo.config import Center, MissingEOS, MissingEOSConfig, OverlongConfig, PPOConfig, Scale, ShapingConfig
 from ppo.shaping import Moments, ScoreStatistics, overlong_penalty, shaped_scores, value_scale
 
 # Mean 1 and deviation 2 (squares 4 * 4 / 4) of the reference; 3 and 1 (squares 8 / 8) of all episodes.
@@ -34,11 +34,11 @@ def shaped(
         # Of the scores 7 and -9:
         (ShapingConfig(clip=None), [3.0, -5.0]),  # (7 - 1) / 2, (-9 - 1) / 2
         (ShapingConfig(clip=4.0), [3.0, -4.0]),
-        (ShapingConfig(clip=None, center="none"), [3.5, -4.5]),
-        (ShapingConfig(clip=None, center="running"), [2.0, -6.0]),  # (7 - 3) / 2, (-9 - 3) / 2
-        (ShapingConfig(clip=None, scale="running"), [6.0, -10.0]),
-        (ShapingConfig(clip=None, scale="fixed", std=4.0), [1.5, -2.5]),
-        (ShapingConfig(clip=None, center="none", scale="fixed", std=1.0), [7.0, -9.0]),
+        (ShapingConfig(clip=None, center=Center.none), [3.5, -4.5]),
+        (ShapingConfig(clip=None, center=Center.running), [2.0, -6.0]),  # (7 - 3) / 2, (-9 - 3) / 2
+        (ShapingConfig(clip=None, scale=Scale.running), [6.0, -10.0]),
+        (ShapingConfig(clip=None, scale=Scale.fixed, std=4.0), [1.5, -2.5]),
+        (ShapingConfig(clip=None, center=Center.none, scale=Scale.fixed, std=1.0), [7.0, -9.0]),
     ],
 )
 def test_scores_are_centred_then_scaled_then_clipped(config: ShapingConfig, expected: list[float]) -> None:
@@ -50,8 +50,8 @@ def test_scores_are_centred_then_scaled_then_clipped(config: ShapingConfig, expe
     [
         # (7 - 1) / 2 = 3 clipped to 2, (3 - 1) / 2 = 1; the second and the third were cut.
         (MissingEOSConfig(), [2.0, 2.0, 1.0]),
-        (MissingEOSConfig(how="replace", value=-3.0), [2.0, -3.0, -3.0]),
-        (MissingEOSConfig(how="subtract", value=3.0), [2.0, -1.0, -2.0]),
+        (MissingEOSConfig(how=MissingEOS.replace, value=-3.0), [2.0, -3.0, -3.0]),
+        (MissingEOSConfig(how=MissingEOS.subtract, value=3.0), [2.0, -1.0, -2.0]),
     ],
 )
 def test_the_score_of_a_cut_completion_is_kept_replaced_or_lowered_after_the_clip(
@@ -69,7 +69,7 @@ def test_the_overlong_penalty_grows_over_the_last_tokens_before_the_limit() -> N
 
 
 def test_the_overlong_penalty_comes_last_and_on_top_of_that_for_a_missing_end() -> None:
-    config = ShapingConfig(clip=2.0, missing_eos=MissingEOSConfig(how="replace", value=-3.0), overlong=OverlongConfig(buffer=4))
+    config = ShapingConfig(clip=2.0, missing_eos=MissingEOSConfig(how=MissingEOS.replace, value=-3.0), overlong=OverlongConfig(buffer=4))
     # 3 clipped to 2, less 2/4 at 8 tokens; replaced by -3, less 1 at the limit.
     assert shaped(config, [7.0, 7.0], finished=[True, False], lengths=[8, 10]) == [1.5, -4.0]
 
@@ -115,7 +115,7 @@ def test_shaping_that_cannot_be_is_refused_by_its_key(options: dict[str, object]
 
 def test_a_missing_end_needs_a_value_where_it_changes_the_score() -> None:
     with pytest.raises(ValueError, match=r"missing_eos.value is empty; shaping.missing_eos.how=replace needs a number, such as -3.0"):
-        MissingEOSConfig(how="replace")
+        MissingEOSConfig(how=MissingEOS.replace)
     with pytest.raises(ValueError, match=r"shaping.missing_eos.value=-3.0 has no effect"):
         MissingEOSConfig(value=-3.0)
 
@@ -145,7 +145,7 @@ def test_a_critic_from_a_reward_model_begins_in_units_of_the_shaped_score() -> N
     # Its mean reward stands for the mean score, which is shaped to 0: 4 * 0.5 - 2 = 0.
     assert scale == (4.0, -2.0)
     # Not centred and divided by 8: its mean reward stands for 2 / 8 = 0.25 = 0.5 * 0.5 + 0.
-    assert value_scale(statistics, ShapingConfig(center="none", scale="fixed", std=8.0), mean=0.5, weight=4.0) == (0.5, 0.0)
+    assert value_scale(statistics, ShapingConfig(center=Center.none, scale=Scale.fixed, std=8.0), mean=0.5, weight=4.0) == (0.5, 0.0)
 
 
 def test_the_units_of_the_critic_are_those_of_the_shaped_score_of_a_lone_reward_model() -> None:

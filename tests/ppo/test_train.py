@@ -12,6 +12,7 @@ from core.hooks.hook import Hook, read_evaluation
 from core.models.load import load_policy
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
+from ppo.config import CriticStart
 from ppo.run import PPOResult
 from tests.fakes import ListTracker, RecordingHook
 from tests.ppo.fakes import ValuesByStep
@@ -22,7 +23,7 @@ def test_training_for_length_makes_the_answers_longer(policy_folder: Path, tmp_p
     tracker = ListTracker()
     optim = OptimConfig(lr=2e-2)
     sizes = {"batch_size": 32, "minibatch_size": 16, "micro_batch_size": 16, "num_batches": 12, "max_new_tokens": 12}
-    config = config_of(policy_folder, **sizes, optim=optim, critic="policy", num_checkpoints=1)
+    config = config_of(policy_folder, **sizes, optim=optim, critic=CriticStart.policy, num_checkpoints=1)
     run(config, tmp_path, tracker=tracker)
     logged = tracker.on("train/step")
     assert list(logged) == list(range(1, 13))

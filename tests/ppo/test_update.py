@@ -16,7 +16,7 @@ from core.generators.local import TransformersGenerator
 from core.records import Sampling, user
 from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages, gae
-from ppo.config import KLConfig, PPOConfig
+from ppo.config import KLConfig, KLEstimator, KLPlace, PPOConfig
 from ppo.guards import DivergenceError
 from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout
@@ -55,7 +55,7 @@ def episodes(model: ActorCritic, tokenizer: PreTrainedTokenizerFast) -> Episodes
         world=ALONE,
         generator=TransformersGenerator(model.actor, tokenizer),
         scorer=WeightedScorer.of(LengthScorer()),
-        module=model,
+        networks=model,
         tokenizer=tokenizer,
         sampling=Sampling(temperature=TEMPERATURE, max_new_tokens=12, seed=5),
         micro_batch_size=8,
@@ -158,7 +158,12 @@ def with_every_term(episodes: Episodes) -> Episodes:
     return replace(episodes, reference_BT=episodes.reference_BT + shifts[0], engine_logprobs_BT=episodes.logprobs_BT + shifts[1])
 
 
-EVERY_TERM: dict[str, Any] = {"kl": KLConfig(place="loss", estimator="k3"), "entropy_coef": 0.05, "importance_cap": 1.1, "dual_clip": 3.0}
+EVERY_TERM: dict[str, Any] = {
+    "kl": KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3),
+    "entropy_coef": 0.05,
+    "importance_cap": 1.1,
+    "dual_clip": 3.0,
+}
 
 
 def test_the_step_with_every_term_is_that_of_their_token_means(model: ActorCritic, episodes: Episodes) -> None:

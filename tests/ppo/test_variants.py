@@ -105,8 +105,8 @@ def test_the_reference_of_an_adapter_is_its_base_without_a_second_copy(
         "sampling": Sampling(max_new_tokens=6),
         "micro_batch_size": 5,
     }
-    adapted = rollout(PROMPTS, module=model, **drawn)
-    plain = rollout(PROMPTS, module=actor_critic(copy.deepcopy(policy), None, temperature=1.0), **drawn)
+    adapted = rollout(PROMPTS, networks=model, **drawn)
+    plain = rollout(PROMPTS, networks=actor_critic(copy.deepcopy(policy), None, temperature=1.0), **drawn)
     assert torch.equal(adapted.reference_BT, plain.logprobs_BT)
     assert (adapted.logprobs_BT - adapted.reference_BT).abs().max() > 0.1  # afterwards the adapter is on again
     assert all("lora_" in name or name.startswith("critic_head") for name, weight in model.named_parameters() if weight.requires_grad)
@@ -275,7 +275,7 @@ def test_a_reward_that_fails_leaves_what_was_saved(policy_folder: Path, tmp_path
     [
         ({"lora": LORA, "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")}, "an adapter has none"),
         ({"model": ModelConfig(path="x", dtype=Dtype.fp16)}, "model.dtype=fp16 would need"),
-        ({"lora": LoraConfig(rank=4, dropout=0.1)}, "lora.dropout=0.1 would update another policy"),
+        ({"lora": LoraConfig(rank=4, dropout=0.1)}, "lora.dropout=0.1 would train another policy"),
         ({"save_minutes": 0.0}, "save_minutes is 0.0"),
         ({"group_size": 0}, "group_size is 0"),
     ],

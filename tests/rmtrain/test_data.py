@@ -133,7 +133,7 @@ def test_equal_pairs_are_there_once_over_all_sources(tmp_path: Path) -> None:
         ("4", "b"),
     ]
     assert {name: counts["duplicates"] for name, counts in data.counts["sources"].items()} == {"a": 1, "b": 3}
-    assert said == ["dropped 1 of 4 pairs of a that were there already", "dropped 3 of 5 pairs of b that were there already"]
+    assert said == ["dropped 1 of 4 pairs of a that are duplicates", "dropped 3 of 5 pairs of b that are duplicates"]
 
 
 def test_pairs_that_differ_in_one_answer_are_no_duplicates(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_it_is_said_when_nothing_could_be_held_out(tmp_path: Path) -> None:
     said: list[str] = []
     config = PreferenceDataConfig(paths=[write_jsonl(tmp_path / "pairs.jsonl", asked("p", 10))], held_out=0.2)
     assert load_preferences(config, seed=0, say=said.append).held_out == []
-    assert said == ["data.held_out=0.2 holds out none of 10 pair(s): too few, or of too few prompts"]
+    assert said == ["data.held_out=0.2 holds out none of 10 pair(s): too few pairs, or too few different prompts"]
 
 
 def test_held_out_pairs_are_not_repeated(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_the_best_checkpoint_is_pointed_at(policy_folder: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(policy_folder: Path, tmp_path: Path) -> None:
     config = config_of(policy_folder, num_checkpoints=6)
     config.optim = OptimConfig(lr=1e30)
-    with pytest.raises(ValueError, match=r"what was saved before stays; lower optim\.lr=1e\+30"):
+    with pytest.raises(ValueError, match=r"earlier checkpoints are kept\. Lower optim\.lr=1e\+30"):
         fit(config, tmp_path / "run")
 
 
@@ -232,6 +232,6 @@ def test_an_adapter_measures_the_same_inline_and_in_a_process_of_its_own(policy_
 def test_a_metric_for_the_best_that_is_not_measured_is_told_at_the_first_checkpoint(policy_folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     outcome, _ = fit(config_of(policy_folder, best_metric="rewardbench3"), tmp_path / "run", [RecordingHook(quality=1.0)], said=said)
-    line = "best_metric=rewardbench3 was not measured, so the last checkpoint counts as the best; there are: quality"
+    line = "best_metric=rewardbench3 was not measured, so the last checkpoint counts as the best; measured: quality"
     assert said.count(line) == 2  # then, and at the end
     assert (outcome.best_step, outcome.best_metric) == (6, "")

@@ -74,7 +74,7 @@ def test_the_first_five_broken_rows_are_listed_with_what_a_row_should_be(tmp_pat
     assert [number for number in range(1, 9) if f"row {number}: " in message] == [2, 3, 4, 5, 6]
     assert "and 2 more" in message
     assert "A row is {'prompt', 'chosen', 'rejected'}" in message
-    assert message.endswith("Mend or remove these rows, or leave them out with data.skip_broken=true.")
+    assert message.endswith("Fix or remove these rows, or leave them out with data.skip_broken=true.")
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_broken_rows_are_left_out_on_request_and_the_first_are_listed(tmp_path: 
 
 
 def test_data_of_nothing_but_broken_rows_is_refused_though_they_may_be_left_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has 2 broken row\(s\) of 2:(.|\n)*Mend these rows\.$"):
+    with pytest.raises(ValueError, match=r"has 2 broken row\(s\) of 2:(.|\n)*Fix these rows\.$"):
         read(write_jsonl(tmp_path / "pairs.jsonl", ["{torn"] * 2), skip_broken=True)
 
 

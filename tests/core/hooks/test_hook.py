@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from core.disk import write_json
-from core.hooks.hook import Hook, eval_file, run_hooks
+from core.hooks.hook import Hook, best_step, eval_file, run_hooks
 from core.hooks.trainer_callback import HookCallback, Place
 from core.records import AXIS, CheckpointSaved, RunEnded
 from tests.fakes import ListTracker, RecordingHook
@@ -188,3 +188,26 @@ def test_a_rerun_of_the_hooks_of_a_step_replaces_its_file(
     write_json(eval_file(tmp_path, 12), {AXIS: 12, "stale": 1.0})
     run_hooks([RecordingHook(accuracy=0.5)], saved(tmp_path, policy, tokenizer), ListTracker())
     assert json.loads(eval_file(tmp_path, 12).read_text()) == {AXIS: 12, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({2: 0.6, 4: 0.7, 6: 0.5}, 4),
+        ({6: 0.7, 4: 0.7, 2: 0.6}, 4),  # the earlier of two equal ones, in whatever order they come
+        ({2: -0.7, 4: -0.6}, 4),
+        ({0: 0.7, 2: 0.7}, 0),
+        ({2: float("nan"), 4: 0.1}, 4),
+        ({2: 0.1, 4: float("nan"), 6: float("inf")}, 2),
+        ({2: float("nan"), 4: float("-inf")}, None),
+        ({}, None),
+    ],
+)
+def test_the_best_step_is_the_earliest_with_the_highest_finite_value(values: dict[int, float], expected: int | None) -> None:
+    assert best_step({step: {"accuracy": value, "other": -value} for step, value in values.items()}, "accuracy") == expected
+
+
+def test_steps_at_which_the_metric_was_not_measured_are_no_candidates_for_the_best() -> None:
+    evaluations = {2: {"other": 9.0}, 4: {"accuracy": 0.1}}
+    assert best_step(evaluations, "accuracy") == 4
+    assert best_step(evaluations, "margin") is None

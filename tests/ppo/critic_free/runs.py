@@ -11,13 +11,13 @@ from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
 from core.records import Dialogue, Scorer, Tracker, user
-from ppo.config import Algo, PPOConfig, ShapingConfig
+from ppo.config import Algo, Center, PPOConfig, Scale, ShapingConfig
 from ppo.critic_free.train import train_critic_free
 from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker
 
 PROMPTS = [user(f"Name {number} fruits.") for number in range(10)]
-AS_SCORED = ShapingConfig(center="none", scale="fixed", std=1.0, clip=None)
+AS_SCORED = ShapingConfig(center=Center.none, scale=Scale.fixed, std=1.0, clip=None)
 BOTH = pytest.mark.parametrize("algo", [Algo.rloo, Algo.grpo])
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from core.config import EngineConfig, EngineKind, OptimConfig, RolloutConfig, RolloutKind
-from ppo.config import Algo, KLConfig, MissingEOSConfig, PPOConfig, ShapingConfig
-from ppo.critic_free.arguments import NO_CRITIC, ignored_settings, require_supported, trl_arguments, updates
+from ppo.config import Algo, KLConfig, KLEstimator, KLPlace, MissingEOS, MissingEOSConfig, PPOConfig, ShapingConfig
+from ppo.critic_free.arguments import NO_CRITIC, ignored_settings, require_supported, trl_arguments
 from tests.ppo.critic_free.runs import BOTH, config_of, run
 
 
@@ -16,7 +16,7 @@ from tests.ppo.critic_free.runs import BOTH, config_of, run
 def test_a_configuration_reaches_trl_key_by_key(algo: Algo) -> None:
     config = config_of(Path("."), algo, temperature=0.7, clip=0.3, seed=5, epochs=3, optim=OptimConfig(lr=2e-4, warmup_ratio=0.5))
     args = trl_arguments(config, Path("scratch"), on_cpu=True)
-    assert updates(config) == 6  # three passes over two minibatches
+    assert config.updates_per_batch == 6  # three passes over two minibatches
     assert (args.max_steps, args.warmup_steps, args.learning_rate) == (24, 12, 2e-4)
     assert (args.generation_batch_size, args.num_generations, args.num_iterations) == (8, 4, 3)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.steps_per_generation) == (2, 2, 4)
@@ -43,9 +43,13 @@ def test_what_the_algorithms_have_of_their_own_is_carried_over() -> None:
         (Algo.grpo, {"value_warmup": 1}, "value_warmup=1 trains a critic.* set it to 0"),
         (Algo.grpo, {"importance_cap": 2.0}, "importance_cap=2.0 corrects .* leave it out"),
         (Algo.grpo, {"kl": KLConfig(target=1.0)}, "kl.target=1.0 adapts .* leave it out"),
-        (Algo.grpo, {"kl": KLConfig(place="loss", estimator="k2")}, "not kl.place=loss kl.estimator=k2; set kl.place=loss kl.estimator=k3"),
-        (Algo.rloo, {"kl": KLConfig(place="loss", estimator="k3")}, "leave out kl.place=loss kl.estimator=k3"),
-        (Algo.rloo, {"kl": KLConfig(estimator="k3")}, "leave out kl.place=reward kl.estimator=k3"),
+        (
+            Algo.grpo,
+            {"kl": KLConfig(place=KLPlace.loss, estimator=KLEstimator.k2)},
+            "not kl.place=loss kl.estimator=k2; set kl.place=loss kl.estimator=k3",
+        ),
+        (Algo.rloo, {"kl": KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3)}, "leave out kl.place=loss kl.estimator=k3"),
+        (Algo.rloo, {"kl": KLConfig(estimator=KLEstimator.k3)}, "leave out kl.place=reward kl.estimator=k3"),
         (Algo.rloo, {"dual_clip": 3.0}, "dual_clip=3.0 has no counterpart.* algo=grpo"),
         (Algo.grpo, {"dual_clip": 1.1}, "dual_clip=1.1 is not above 1 \\+ clip = 1.2; raise it"),
         (Algo.rloo, {"entropy_coef": 0.1}, "entropy_coef=0.1 has no counterpart.* algo=grpo"),
@@ -69,16 +73,19 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @BOTH
 def test_a_configuration_of_ppo_is_taken_as_it_is_but_for_the_algorithm(algo: Algo) -> None:
-    shaping = ShapingConfig(missing_eos=MissingEOSConfig(how="replace", value=-3.0))
+    shaping = ShapingConfig(missing_eos=MissingEOSConfig(how=MissingEOS.replace, value=-3.0))
     config = config_of(Path("."), algo, critic_lr=1e-3, lam=0.9, shaping=shaping, kl=KLConfig(stop=10.0))
     require_supported(config)
-    assert ignored_settings(config) == f"algo={algo} has no critic; without effect: critic_lr=0.001, lam=0.9"
+    assert ignored_settings(config) == f"algo={algo} has no critic; these have no effect: critic_lr=0.001, lam=0.9"
 
 
 def test_keys_of_a_critic_are_told_to_be_without_effect() -> None:
     config = config_of(Path("."), Algo.grpo)
     assert ignored_settings(config) is None
-    assert ignored_settings(replace(config, critic_lr=1e-3, lam=1.0)) == "algo=grpo has no critic; without effect: critic_lr=0.001, lam=1.0"
+    assert (
+        ignored_settings(replace(config, critic_lr=1e-3, lam=1.0))
+        == "algo=grpo has no critic; these have no effect: critic_lr=0.001, lam=1.0"
+    )
 
 
 def test_every_key_of_the_configuration_has_been_thought_of() -> None:

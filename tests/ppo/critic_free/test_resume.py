@@ -14,7 +14,7 @@ from core.hooks.hook import read_evaluation
 from core.models.load import load_policy
 from core.process.signals import Preempted
 from core.runs.checkpoints import complete_steps, step_folder
-from ppo.config import Algo, ShapingConfig
+from ppo.config import Algo, Center, Scale, ShapingConfig
 from ppo.state import PROGRESS
 from tests.fakes import ListTracker, RecordingHook
 from tests.ppo.critic_free.runs import BOTH, config_of, run
@@ -36,7 +36,7 @@ def snapshot(run_dir: Path) -> dict[str, Any]:
     }
 
 
-RUNNING = ShapingConfig(center="running", scale="running")
+RUNNING = ShapingConfig(center=Center.running, scale=Scale.running)
 
 
 @BOTH

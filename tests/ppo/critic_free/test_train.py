@@ -15,7 +15,7 @@ from core.hooks.hook import read_evaluation
 from core.models.load import load_policy
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
-from ppo.config import Algo, KLConfig, MissingEOSConfig
+from ppo.config import Algo, KLConfig, MissingEOS, MissingEOSConfig
 from ppo.critic_free.trainer import eos_ids_of, group_prompts, open_trainer
 from ppo.prompts import batch_prompts
 from ppo.run import PPOResult
@@ -73,7 +73,7 @@ def test_the_prompts_of_a_batch_are_ppos_for_as_many_episodes_as_there_are_group
 
 def test_scores_are_shaped_before_they_reach_the_trainer(policy_folder: Path, tmp_path: Path) -> None:
     tracker = ListTracker()
-    shaping = replace(AS_SCORED, missing_eos=MissingEOSConfig(how="replace", value=-3.0))
+    shaping = replace(AS_SCORED, missing_eos=MissingEOSConfig(how=MissingEOS.replace, value=-3.0))
     config = config_of(policy_folder, Algo.rloo, num_batches=1, num_checkpoints=1, max_new_tokens=1, shaping=shaping)
     scorer = LengthScorer()
     run(config, tmp_path, scorer=scorer, tracker=tracker)

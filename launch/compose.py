@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.schema import SCHEMAS, RunSettings, register
+from launch.schema import SCHEMAS, BoNJob, PPOJob, RMJob, RunSettings, register
 
 GROUPS = files("conf")
 """The folder whose folders are the groups of files to choose from."""
@@ -49,7 +49,6 @@ class Command:
 
 def composed(name: str, overrides: Sequence[str]) -> Composed:
     """The configuration of job `name` under `overrides`; raises `ConfigError`."""
-    _require_own_model(name, overrides)
     with _hydra(name, overrides):
         return validated(name, compose(name, overrides=list(overrides)))
 
@@ -68,8 +67,6 @@ def command(name: str, overrides: Sequence[str], *, multirun: bool) -> Command:
     if not sweeping:
         return Command(jobs=(composed(name, overrides).job,), sweeping=False)
     lists = combinations([*params, *overrides])
-    for texts in lists:
-        _require_own_model(name, texts)
     _require_one_sweep(name, overrides, lists)
     return Command(jobs=tuple(_jobs(name, lists)), sweeping=True)
 
@@ -101,7 +98,19 @@ def _job(name: str, cfg: DictConfig) -> Any:
     assert isinstance(job, SCHEMAS[name])
     if isinstance(job, RunSettings):
         _ = job.resumes  # raises for a word that says neither
+    if isinstance(job, RMJob | PPOJob | BoNJob):
+        _require_own_sizes(job)
     return job
+
+
+def _require_own_sizes(job: RMJob | PPOJob | BoNJob) -> None:
+    """Refuses another model under the embedded world's: it would get their sizes, data and hooks, however its path was given."""
+    if job.embedded_model and job.model.path != job.embedded_model:
+        embedded = job.embedded_model.rpartition("/")[2]
+        raise ConfigError(
+            f"model.path={job.model.path} with model={embedded}, whose sizes, data and hooks are those of the embedded world; choose "
+            "model=custom, which has the defaults for real models (add preset=microworld to keep the embedded world's)."
+        )
 
 
 @contextmanager
@@ -173,19 +182,6 @@ def _is_plain(override: Override) -> bool:
 def _params(hydra: DictConfig) -> Mapping[str, Any]:
     """What the files sweep, by key."""
     return OmegaConf.select(hydra, "sweeper.params") or {}
-
-
-def _require_own_model(name: str, overrides: Sequence[str]) -> None:
-    """Refuses a model by path alone: it would be trained with the sizes, data and hooks of the embedded world's default model."""
-    if "model" not in {item.name for item in fields(SCHEMAS[name])}:
-        return
-    keys = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "model.path" in keys and not keys & {"model", "preset", "experiment"}:
-        path = next(text for text in overrides if text.partition("=")[0].lstrip("+") == "model.path")
-        raise ConfigError(
-            f"{path} alone leaves model=coast chosen, whose sizes, data and hooks are those of the embedded world; add model=custom, "
-            "which has the defaults for real models, or preset=microworld to keep them."
-        )
 
 
 def _require_one_sweep(name: str, overrides: Sequence[str], lists: Sequence[Sequence[str]]) -> None:

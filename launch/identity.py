@@ -9,8 +9,9 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from core.config import IdentityRole, ModelConfig
-from core.data.fingerprint import fingerprint
+from core.data.fingerprint import fingerprint, program_fingerprint
 from core.models.adapters import model_fingerprint
+from evalhooks.config import TaskConfig
 from launch.rewards.config import RewardConfig
 from launch.rewards.locate import locate_reward
 from launch.schema import MAIN_REWARD, BenchJob, PPOJob, RunSettings
@@ -54,6 +55,8 @@ def _settings(value: object, key: str, unread: frozenset[str]) -> Any:
     """The hashed settings of a configuration as nested mappings; any other value as it is."""
     if isinstance(value, Mapping):
         return {name: _settings(item, f"{key}.{name}", unread) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_settings(item, f"{key}.{number}", unread) for number, item in enumerate(value)]
     if not is_dataclass(value):
         return value
     return {
@@ -64,30 +67,47 @@ def _settings(value: object, key: str, unread: frozenset[str]) -> Any:
 
 
 def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) -> Iterator[tuple[str, Any]]:
-    """What lies at the places that a configuration names, by key; the parts of it that belong together are read together."""
+    """What lies at the places that a configuration names, by key."""
+    together, covered = _read_together(value, key, runs_dir)
+    yield from together.items()
     match value:
-        case ModelConfig():
-            yield f"{key}.path", model_fingerprint(value, f"{key}.path")
-        case RewardConfig():
-            located = locate_reward(value, runs_dir, key, say=lambda line: None)  # whoever builds the reward says it
-            yield from ((f"{key}.{own}", content) for own, content in located.contents().items())
-        case PreferenceDataConfig():
-            # Numbered, since their order decides which of two equal pairs stays, and what a seed draws.
-            for number, (name, source) in enumerate(named_sources(value).items()):
-                yield f"{key}.{number}.{name}", fingerprint(source.path)
         case Mapping():
             for name, item in value.items():
                 yield from _contents(item, f"{key}.{name}", unread, runs_dir)
+        case list():
+            for number, item in enumerate(value):
+                yield from _contents(item, f"{key}.{number}", unread, runs_dir)
         case _ if is_dataclass(value):
             for name, role in roles_of(type(value)).items():
-                if (own := _join(key, name)) in unread:
+                own = _join(key, name)
+                if own in unread or own in covered:
                     continue
                 if role == IdentityRole.content_hashed:
                     yield from _files(_value(value, name), own)
                 elif role == IdentityRole.hashed:
-                    yield from _contents(_value(value, name), own, unread, runs_dir)
+                    yield from _contents(_value(value, name), own, unread | covered, runs_dir)
         case _:
             pass  # a plain value, which stands among the settings
+
+
+def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """The contents of settings that only make sense together, by key, and the keys of the settings that they cover."""
+    match value:
+        case ModelConfig():
+            return {f"{key}.path": model_fingerprint(value, f"{key}.path")}, frozenset({f"{key}.path", f"{key}.revision"})
+        case RewardConfig():
+            located = locate_reward(value, runs_dir, key, say=lambda line: None)  # whoever builds the reward says it
+            covered = {f"{key}.{name}" for name in ("path", "revision", "reference", "members", "judge.path")}
+            return {f"{key}.{own}": content for own, content in located.contents().items()}, frozenset(covered)
+        case PreferenceDataConfig():
+            # Numbered, since their order decides which of two equal pairs stays, and what a seed draws.
+            sources = enumerate(named_sources(value).items())
+            contents = {f"{key}.{number}.{name}": fingerprint(source.path) for number, (name, source) in sources}
+            return contents, frozenset({f"{key}.paths", *(f"{key}.sources.{name}.path" for name in value.sources)})
+        case TaskConfig():
+            return {f"{key}.verifier": program_fingerprint(value.verifier)}, frozenset()
+        case _:
+            return {}, frozenset()
 
 
 def _files(place: object, key: str) -> Iterator[tuple[str, str]]:

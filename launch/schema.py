@@ -65,6 +65,8 @@ class Launch(RunSettings):
 
     world: Unhashed[str] = "runs/demo/world-0"
     """Folder of the microworld that the default data, models and tasks lie in."""
+    embedded_model: Unhashed[str] = ""
+    """Set by the files of the microworld's models: the model that their small sizes are meant for. Leave it alone."""
     hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
     tasks: Hashed[dict[str, TaskConfig]] = field(default_factory=dict)
     dry_run: Unhashed[bool] = False

@@ -36,7 +36,7 @@ RUN_KINDS = ("rm", "ppo")
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is faster, and not everywhere
 
-_OWN = {"dry_run"}  # the question itself
+_OWN = {"dry_run", "embedded_model"}  # the question itself, and what goes with a model's path
 
 _IN_NAME = {"name", "model.lineage"}  # they change no result, but the name of the run's folder
 

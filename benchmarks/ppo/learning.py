@@ -80,7 +80,7 @@ def run_arm(arm: Arm, name: str, seed: int, world: Path, runs_dir: Path) -> Path
     base = []
     if arm.other_base:
         other = last_line([sys.executable, "-m", "benchmarks.ppo.other_base", str(world), str(runs_dir / STUDY / "other-base")])
-        base = [f"model.path={other}", "preset=microworld"]
+        base = ["model=custom", f"model.path={other}", "preset=microworld"]
     # Pools are for best-of-N, which is not measured here.
     rm = rewardloop("rm", [*common, *base, f"name={arm.rm}-{seed}", "num_checkpoints=1", "hooks.pools=", *arm.rm_overrides])
     return rewardloop("ppo", [*common, f"name={name.replace(' ', '-')}-{seed}", f"reward.path={rm}", *arm.ppo_overrides])

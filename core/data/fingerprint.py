@@ -1,12 +1,15 @@
-"""Fingerprints of inputs: files and folders by their content, repositories on the hub by their id."""
+"""Fingerprints of inputs: files, folders and programs by their content, repositories on the hub by their id."""
 
 import hashlib
+import inspect
 from collections.abc import Iterable
+from importlib import util
 from pathlib import Path
 
 from core.data.hub import HubId
+from core.functions import load_function
 
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.txt")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _NOT_THE_MODEL = {"training_args.bin", "trainer_state.json", "record.json"}
 """Files of those kinds in a model's folder that do not change what the model computes."""
 _WHOLE_FILE_LIMIT = 64 * 2**20
@@ -31,6 +34,19 @@ def fingerprint(source: str | Path) -> str:
     if isinstance(source, Path) or source.startswith((".", "~")) or ("/" in source and HubId.parse(source) is None):
         raise FileNotFoundError(f"There is no file or folder {source}; give an existing path or a hub id such as org/name@revision.")
     return source
+
+
+def program_fingerprint(name: str) -> str:
+    """Identifies the program `module:function` by the file that it names and the one that the function is written in.
+
+    Empty where Python has no file for it. What the program calls elsewhere is not known. Raises as `load_function`.
+    """
+    function = load_function(name, "the program")  # also makes the current folder importable
+    spec = util.find_spec(name.partition(":")[0])
+    files = [spec.origin] if spec is not None and spec.has_location and spec.origin else []
+    if inspect.isroutine(function) or inspect.isclass(function):
+        files += [file for file in [inspect.getsourcefile(inspect.unwrap(function))] if file]
+    return " ".join(dict.fromkeys(_sha256_of_file(Path(file)) for file in files if Path(file).is_file()))
 
 
 def _sha256_of_file(path: Path) -> str:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 from core.config import ModelConfig
-from core.data.fingerprint import fingerprint
+from core.data.fingerprint import program_fingerprint
 from core.functions import load_function, load_verifier
 from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
@@ -31,7 +30,7 @@ class LocatedReward:
         """What its models are, and the file that holds its program, by setting."""
         found = {own: model_fingerprint(model, own) for own, model in self.models.items()}
         if program := KINDS[self.config.kind].program:
-            found[program] = _program_content(getattr(self.config, program))
+            found[program] = program_fingerprint(getattr(self.config, program))
         return found
 
 
@@ -97,10 +96,3 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
             raise ValueError(f"{key}={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
         return last
     return folder if folder.is_dir() else path
-
-
-def _program_content(name: str) -> str:
-    """The content of the file that holds `module:function`; empty where Python has none for it."""
-    load_function(name, "the reward's program")  # also makes the current folder importable
-    spec = util.find_spec(name.partition(":")[0])
-    return fingerprint(spec.origin) if spec is not None and spec.has_location and spec.origin else ""

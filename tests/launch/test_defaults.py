@@ -160,10 +160,25 @@ def test_a_sweep_over_models_gives_each_its_own_defaults() -> None:
     ]
 
 
-@pytest.mark.parametrize("multirun", [False, True])
-def test_a_path_alone_does_not_train_a_real_model_with_toy_sizes(multirun: bool) -> None:
-    overrides = ["model.path=org/name,org/other"] if multirun else ["model.path=org/name"]
-    with pytest.raises(ConfigError, match=r"model\.path=org/name alone leaves model=coast chosen.* add model=custom"):
-        command("rm", overrides, multirun=multirun)
-    with pytest.raises(ConfigError, match="add model=custom"):
-        composed("ppo", ["model.path=org/name", "reward.path=rm"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.path=org/name"],
+        ["model=ridge", "model.path=org/name"],
+        ["model={path: org/name}"],
+        ["++model.path=org/name"],
+        ["experiment=theirs"],
+    ],
+)
+@pytest.mark.parametrize("job", ["rm", "ppo"])
+def test_another_model_does_not_get_the_toy_sizes_however_its_path_is_given(job: str, overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "theirs.yaml").write_text("# @package _global_\nmodel:\n  path: org/name\n")
+    given = [f"hydra.searchpath=[file://{tmp_path}]", "reward.path=rm"] if job == "ppo" else [f"hydra.searchpath=[file://{tmp_path}]"]
+    with pytest.raises(ConfigError, match=r"model\.path=org/name with model=.*choose model=custom"):
+        composed(job, [*given, *overrides])
+
+
+def test_a_sweep_is_refused_where_one_of_its_models_would_get_the_toy_sizes() -> None:
+    with pytest.raises(ConfigError, match=r"model\.path=org/name with model=coast"):
+        command("rm", ["model=coast,custom", "model.path=org/name", "data=tulu"], multirun=True)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -10,12 +10,16 @@ from typing import Annotated, Any, get_args, get_type_hints
 import pytest
 from huggingface_hub import constants
 
-from core.config import Hashed, IdentityRole
+from core.config import ContentHashed, Hashed, IdentityRole, ModelConfig
+from core.data.fingerprint import program_fingerprint
 from core.runs.identity import identity_hash
+from evalhooks.config import TaskConfig
+from evalhooks.judges.config import JudgeConfig
 from launch.compose import composed
 from launch.identity import identity_of, roles_of
+from launch.rewards.config import RewardConfig
 from launch.schema import SCHEMAS, PPOJob, RMJob, RunSettings
-from rmtrain.config import SourceConfig
+from rmtrain.config import PreferenceDataConfig, SourceConfig
 
 OWN = ["model=custom", "data=custom", "hooks=none", "tracker=files"]
 
@@ -239,3 +243,61 @@ def test_a_record_shows_its_inputs_by_key(inputs: Path) -> None:
     identity = identity_of(jobs()["rm"])
     assert (identity["seed"], identity["optim"]["schedule"]) == (0, "linear")
     assert {"model.path", "data.0.pairs", "data.1.more", "hooks.pools"} <= identity["inputs"].keys()
+
+
+@pytest.mark.parametrize("config", [ModelConfig, RewardConfig, JudgeConfig, PreferenceDataConfig, SourceConfig, TaskConfig])
+def test_a_new_place_anywhere_in_a_configuration_counts_by_its_content(config: type, inputs: Path) -> None:
+    found = jobs()
+    holder, name = {
+        ModelConfig: (found["rm"], "model"),
+        RewardConfig: (found["ppo"], "reward"),
+        JudgeConfig: (found["ppo"].rewards["judge"], "judge"),
+        PreferenceDataConfig: (found["rm"], "data"),
+        SourceConfig: (found["rm"].data.sources, "more"),
+        TaskConfig: (found["ppo"].tasks, "gsm8k"),
+    }[config]
+    widened = make_dataclass("Widened", [("rubric", ContentHashed[str], "rubric.txt")], bases=(config,), kw_only=True)
+    old = holder[name] if isinstance(holder, dict) else getattr(holder, name)
+    new = widened(**{item.name: getattr(old, item.name) for item in fields(old)})
+    if isinstance(holder, dict):
+        holder[name] = new
+    else:
+        setattr(holder, name, new)
+    job = found["rm" if config in (ModelConfig, PreferenceDataConfig, SourceConfig) else "ppo"]
+    hashes: list[str] = []
+    for text in ("one", "one", "another"):
+        (inputs / "rubric.txt").write_text(text)
+        hashes.append(identity_hash(identity_of(job)))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_list_of_configurations_counts_by_their_contents(inputs: Path) -> None:
+    @dataclass(kw_only=True)
+    class Several(RMJob):
+        extras: Hashed[list[ModelConfig]] = field(default_factory=list)
+
+    rm = jobs()["rm"]
+    ours = {item.name: getattr(rm, item.name) for item in fields(rm)}
+    alike = [identity_hash(identity_of(Several(**ours, extras=[ModelConfig(path=path)]))) for path in ("rm", "rm-copy", "rm-other")]
+    assert alike[0] == alike[1] != alike[2]
+
+
+def test_an_edited_verifier_of_a_task_makes_another_run(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs()["bon"]
+    (inputs / "my_verdicts.py").write_text("def v(completion, reference):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(str(inputs))
+    job.tasks["gsm8k"].verifier = "my_verdicts:v"
+    before = identity_hash(identity_of(job))
+    assert identity_hash(identity_of(job)) == before
+    (inputs / "my_verdicts.py").write_text("def v(completion, reference):\n    return 0.0\n")
+    assert identity_hash(identity_of(job)) != before
+
+
+def test_a_function_that_a_package_hands_on_is_known_by_the_file_it_is_written_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "handing_on").mkdir()
+    (tmp_path / "handing_on" / "__init__.py").write_text("from handing_on.inner import f\n")
+    (tmp_path / "handing_on" / "inner.py").write_text("def f(prompts, completions):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = program_fingerprint("handing_on:f")
+    (tmp_path / "handing_on" / "inner.py").write_text("def f(prompts, completions):\n    return 2\n")
+    assert program_fingerprint("handing_on:f") != before

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def parse_dialogue(value: Any, where: str) -> Dialogue:
+def parse_dialogue(value: object, where: str) -> Dialogue:
     """The dialogue in a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
     if isinstance(value, str):
         return user(value)

@@ -77,7 +77,7 @@ def _require_alike(chosen: Dialogue, rejected: Dialogue) -> None:
     )
 
 
-def _transcript(value: Any, key: str) -> Dialogue:
+def _transcript(value: object, key: str) -> Dialogue:
     """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:".
 
     Two turns in a row by one speaker (9 of the 2,312 rows of HH's harmless test set) become one turn of two paragraphs:

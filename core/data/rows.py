@@ -1,4 +1,4 @@
-"""Records of files, folders and hub datasets as they were written, each with its row number from 1 for error messages."""
+"""Rows of files, folders and hub datasets as stored, each with its row number, counted from 1, for error messages."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from core.data.hub import HubId, require_hub
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _USUAL_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
-"""Names of parquet files that stand for a split; `part-0` or `pairs` does not."""
+"""Names of parquet files that denote a split, unlike `part-0` or `pairs`."""
 
 _T = TypeVar("_T")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank.
+    """The non-blank lines of a text file.
 
     Only line feeds end a line: `str.splitlines` would also split at U+2028, which JSON strings may contain. Raises a
     `ValueError` that names the file if it is not UTF-8.
@@ -37,7 +37,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
 def parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """The rows of a parquet file; raises a `ValueError` that names the file if it cannot be read."""
     try:
-        with pq.ParquetFile(file) as table:  # in batches: as Python objects, long texts take several times the memory
+        with pq.ParquetFile(file) as table:  # in batches, since long texts take several times as much memory as Python objects
             yield from enumerate((row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist()), 1)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file} is no parquet file ({error}).") from error
@@ -57,7 +57,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wanted:
-    """The split to read of a dataset, and the words of error messages: see `dataset_rows`."""
+    """The split of a dataset to read, and the wording of error messages; see `dataset_rows`."""
 
     split: str
     what: str

@@ -1,4 +1,4 @@
-"""What a scorer reads: one token row (a sequence of token ids) for each completion with its prompt."""
+"""What scorers read: one token row (a sequence of token ids) per completion, including its prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRows:
-    """One token row per completion, prompt by prompt, cut at its end to the limit if `truncated`.
+    """One token row per completion, prompt by prompt; `truncated` ones were cut at the end to the length limit.
 
-    `bounds` holds the index of each prompt's first row, followed by the number of rows.
+    `bounds` holds the index of each prompt's first row, and at the end the number of rows.
     """
 
     rows: tuple[list[int], ...]
@@ -25,7 +25,7 @@ class TokenRows:
 
     @property
     def places(self) -> list[range]:
-        """The indices of each prompt's rows, without prompts that have none."""
+        """The row indices of each prompt that has any."""
         return [range(start, end) for start, end in pairwise(self.bounds) if end > start]
 
     def completion_scores(self, rewards: Sequence[float]) -> list[list[CompletionScore]]:
@@ -40,7 +40,7 @@ class TokenRows:
 def token_rows(
     tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]], max_length: int
 ) -> TokenRows:
-    """The chat template's rendering of every prompt with each of its completions, as rows of at most `max_length` tokens."""
+    """Renders every prompt with each of its completions by the chat template, as rows of at most `max_length` tokens."""
     dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
     whole = encode_answered(tokenizer, dialogues, [answer for answers in completions for answer in answers])
     bounds = [0]

@@ -1,4 +1,4 @@
-"""What training keeps on disk to go on from: checkpoints, the newest two of them with the state of the engine."""
+"""Saving for resumption: checkpoints, of which the newest two also hold the engine's state."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from core.disk import atomic_folder, is_complete
 from core.runs.checkpoints import complete_steps, saved_steps, step_folder, torn_line
 
-if TYPE_CHECKING:  # torch, which `forget_states` does without
+if TYPE_CHECKING:  # imports torch, which `forget_states` does not need
     from core.engines.engine import Engine
     from core.process.world import World
 
@@ -17,14 +17,14 @@ STATE = "state"
 
 
 def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
-    """Writes `checkpoints/step-NNNNNN/`: what `write` puts there, on the main process, and under `state/` what the engine saves.
+    """Writes `checkpoints/step-NNNNNN/`: what `write` puts there, on the main process, and the engine's state under `state/`.
 
-    All processes call it. Of the earlier checkpoints the newest keeps its state, in case this one gets lost; those that
-    were not `planned` are removed.
+    All processes must call it. Of the earlier checkpoints, only the newest keeps its state, in case the new one gets lost;
+    older ones whose steps are not `planned` are removed altogether.
     """
     target = step_folder(run_dir, step)
     if world.is_main:
-        if target.exists():  # torn, or of a run that began anew before it, for want of its state
+        if target.exists():  # torn, or its state is missing, so that the run resumed from an earlier one
             shutil.rmtree(target)
         older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
         _forget(run_dir, older, set(planned))
@@ -41,10 +41,10 @@ def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, pla
 
 
 def newest_step(world: "World", run_dir: Path, say: Callable[[str], None]) -> int:
-    """The newest step that can be resumed from, 0 where there is none; `say` hears of torn ones. Removes leftovers of killed saves."""
+    """The newest step to resume from, 0 if there is none; reports torn checkpoints to `say`. Removes leftovers of killed saves."""
 
     def newest() -> int:
-        # Whoever works on a run holds its lock: what lies here half written or half removed is nobody's any more.
+        # This process holds the run's lock, so nobody is still writing or removing what lies here unfinished.
         for leftover in (run_dir / "checkpoints").glob(".tmp-*"):
             shutil.rmtree(leftover)
         steps = resumable_steps(run_dir)
@@ -59,25 +59,25 @@ def newest_step(world: "World", run_dir: Path, say: Callable[[str], None]) -> in
 
 
 def forget_states(run_dir: Path, *, keep: Iterable[int] = (), planned: Iterable[int] | None = None) -> None:
-    """Removes what only resuming needs, but for the steps in `keep`: from a finished run, which nobody goes on with.
+    """Removes what only resuming needs from a finished run, except at the steps in `keep`.
 
-    With `planned`, checkpoints at other steps go as a whole.
+    With `planned`, checkpoints at other steps are removed altogether.
     """
     steps = [step for step in resumable_steps(run_dir) if step not in set(keep)]
     _forget(run_dir, steps, set(steps if planned is None else planned))
 
 
 def resumable_steps(run_dir: Path) -> list[int]:
-    """The steps of the complete checkpoints that still have their training state, ascending."""
+    """The steps of complete checkpoints that still have their training state, ascending."""
     return [step for step in complete_steps(run_dir) if (step_folder(run_dir, step) / STATE).is_dir()]
 
 
 def _forget(run_dir: Path, steps: Iterable[int], planned: set[int]) -> None:
-    """Removes the training state of checkpoints, and all of those that were saved between the planned ones."""
+    """Removes the training state of checkpoints, and unplanned checkpoints altogether."""
     for step in steps:
         folder = step_folder(run_dir, step)
         doomed = folder / STATE if step in planned else folder
-        # Renamed first: half of a state must not be taken for a whole one.
+        # Renamed first, so that a partly removed state cannot be mistaken for a complete one.
         aside = folder.parent / f".tmp-old-{folder.name}"
         doomed.rename(aside)
         shutil.rmtree(aside)

@@ -1,4 +1,4 @@
-"""Which engine wrote a training state, and on how many processes: beside the state, to be compared before it is read."""
+"""A note beside a training state of the engine and number of processes that wrote it, checked before loading."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ def write_engine(folder: Path, kind: EngineKind, world: World) -> None:
 
 
 def require_same_engine(folder: Path, kind: EngineKind, world: World, *, any_size: bool) -> None:
-    """Raises `ValueError` where the state in the folder is another engine's."""
+    """Raises `ValueError` if another engine, or unless `any_size` another number of processes, wrote the state in the folder."""
     found = json.loads((folder / ENGINE).read_text(encoding="utf-8"))
     plain = {EngineKind.single, EngineKind.ddp}
     same = found["kind"] == kind or {found["kind"], str(kind)} <= plain
     if not same or (found["processes"] != world.size and not any_size):
         raise ValueError(
             f"{folder} was saved by engine={found['kind']} on {found['processes']} process(es), not engine={kind} on {world.size}; "
-            "start it that way again, or give resume=false to start anew."
+            "start it the same way again, or set resume=false to start anew."
         )

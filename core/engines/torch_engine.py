@@ -1,4 +1,4 @@
-"""PyTorch's own engines: one process, DistributedDataParallel, and FSDP2."""
+"""PyTorch's engines: one process, DistributedDataParallel, and FSDP2."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _TRAINED = StateDictOptions(ignore_frozen_params=True)
 
 
 class TorchEngine:
-    """PyTorch's own: one process, DistributedDataParallel, or FSDP2's `fully_shard` (Zhao et al. 2023)."""
+    """One process, DistributedDataParallel, or FSDP2's `fully_shard` (Zhao et al. 2023)."""
 
     def __init__(
         self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
@@ -34,15 +34,15 @@ class TorchEngine:
         self.kind, self.world, self.dtype = kind, world, dtype
         self.sharded = kind == EngineKind.fsdp2
         self.plain = self.module = module
-        places = _places(module, groups)
+        named_groups = _with_names(module, groups)
         if kind == EngineKind.ddp:
             self.module = DistributedDataParallel(module)
         elif kind == EngineKind.fsdp2:
             _shard(module, dtype)
             _require_sharded(module)
-        # Sharding puts new parameters in the places of the old.
+        # Sharding replaces parameters by new ones under the same names.
         named = dict(module.named_parameters())
-        self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in places], optim)
+        self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in named_groups], optim)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.max_grad_norm = optim.max_grad_norm
 
@@ -50,8 +50,8 @@ class TorchEngine:
         return autocast(self.world.device, self.dtype)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        # Both DDP and FSDP2 divide by the number of processes. FSDP2 scatters gradients after every micro batch: what it would
-        # save in traffic by waiting, it would hold in memory.
+        # Both DDP and FSDP2 divide by the number of processes. FSDP2 reduces gradients after every micro-batch: waiting would save
+        # traffic, but keep unsharded gradients in memory.
         waits = isinstance(self.module, DistributedDataParallel) and not last
         with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             (loss * self.world.size).backward()
@@ -61,7 +61,7 @@ class TorchEngine:
             group["lr"] = full * rate
             if group.get("name") in frozen_groups:
                 for parameter in group["params"]:
-                    parameter.grad = None  # not zero, which would still count as a step of AdamW
+                    parameter.grad = None  # a zero gradient would still count as a step of AdamW
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
         norm = (clipped.full_tensor() if isinstance(clipped, DTensor) else clipped).item()
@@ -76,7 +76,7 @@ class TorchEngine:
                 yield name.removeprefix(prefix), tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
     def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
-        # Gathered by all processes together, to be kept by one.
+        # All processes take part in gathering; only the main one keeps the result.
         full = {name: weight.cpu() for name, weight in self.iter_weights(prefix) if self.world.is_main}
         return full if self.world.is_main else None
 
@@ -85,7 +85,7 @@ class TorchEngine:
             if self.world.is_main:
                 torch.save({"model": _trained(self.plain), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
         else:
-            _begin_states(self.optimizer)
+            _fill_states(self.optimizer)
             model, optimizer = get_state_dict(self.plain, self.optimizer, options=_TRAINED)
             save_shards({"model": model, "optimizer": optimizer}, storage_writer=FileSystemWriter(folder))
         write_engine(folder, self.kind, self.world)
@@ -104,8 +104,8 @@ class TorchEngine:
         )
 
 
-def _begin_states(optimizer: torch.optim.Optimizer) -> None:
-    """Gives parameters that have stood still so far the state that AdamW begins with: a sharded state is read by all their names."""
+def _fill_states(optimizer: torch.optim.Optimizer) -> None:
+    """Adds AdamW's initial state for parameters that were frozen so far: loading a sharded state expects all of them."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not optimizer.state[parameter]:
@@ -113,19 +113,19 @@ def _begin_states(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
-def _places(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
-    """The groups with the names of their parameters that are trained."""
+def _with_names(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The groups, each with the names of its trainable parameters."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [(group, [names[id(parameter)] for parameter in group["params"] if parameter.requires_grad]) for group in groups]
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
-    """What training changes: an adapter's base is not stored again and again."""
+    """The weights that training changes: an adapter's base is not saved with every checkpoint."""
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def _shard(module: nn.Module, dtype: Dtype) -> None:
-    """Shards every decoder layer by itself, then the rest. Layers travel in bf16 where it is asked for; embeddings and head in fp32."""
+    """Shards each decoder layer separately, then the rest. With bf16, layers are gathered in bf16, embeddings and head in fp32."""
     kinds = {kind for part in module.modules() for kind in (getattr(part, "_no_split_modules", None) or ())}
     layers = [part for part in module.modules() if type(part).__name__ in kinds]
     if not layers:

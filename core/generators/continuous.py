@@ -1,4 +1,4 @@
-"""Sampling with the continuous batching of transformers: a finished row makes room for the next prompt at once."""
+"""Sampling with transformers' continuous batching: a finished row immediately makes room for the next prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,38 +10,38 @@ from core.data.chat import encode_prompts, pad_id
 from core.records import Completion, Dialogue, Sampling
 
 PAGE = 64
-"""Tokens of a row that are given memory together."""
+"""Tokens per block of the paged cache."""
 MAX_BATCH_TOKENS = 8192
-"""Tokens in one pass of the model, those of new prompts included."""
+"""Tokens in one forward pass, including those of new prompts."""
 OTHER = "rollout.kind=transformers"
 
 
 class ContinuousGenerator:
-    """Generates with a causal language model in this process, over a paged cache of keys and values.
+    """Generates with a causal language model in this process, with a paged KV cache.
 
-    All prompts of a call share one seed, a function of `sampling.seed` and `sampling.first`, and one stream of random
-    numbers: equal calls give equal completions on one machine and one version of transformers, but what a prompt gets
-    depends on the others. So a resumed run, whose batches are the same, goes on as before; one with another batch size
-    or number of processes draws otherwise.
+    All prompts of a call share one seed, derived from `sampling.seed` and `sampling.first`, and one stream of random numbers.
+    Equal calls give equal completions on the same machine and version of transformers, but a prompt's completions depend on
+    the other prompts. A resumed run, whose batches are the same, therefore continues as before; a run with another batch size
+    or number of processes samples differently.
 
-    `memory` is the share of the device's free memory that the cache takes during a call.
+    `memory` is the fraction of the device's free memory that the cache takes during a call.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
         self.model, self.tokenizer, self.memory = model, tokenizer, memory
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
-        """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` where the engine fails."""
+        """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` if the engine fails."""
         if not prompts:
             return []
         # n copies, not num_return_sequences: the blocks of a prompt are shared among its copies either way.
         inputs = [ids for ids in encode_prompts(self.tokenizer, prompts) for _ in range(sampling.n)]
         greedy = sampling.temperature == 0
-        # The engine reseeds torch's own generators, which the rest of the run draws from.
+        # The engine reseeds torch's global generators, which the rest of the run uses.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             try:
                 found = self._run(inputs, sampling, _blocks(inputs, sampling.max_new_tokens))
-            except MemoryError:  # not all of them fit at once: as many as the memory holds
+            except MemoryError:  # they do not all fit at once; the engine then runs as many as fit
                 found = self._run(inputs, sampling, None)
         outputs = list(found.values())
         failed = [output.error for output in outputs if output.error is not None]
@@ -80,16 +80,16 @@ class ContinuousGenerator:
             num_blocks=num_blocks,
             max_batch_tokens=min(MAX_BATCH_TOKENS, sum(map(len, inputs))),
             max_memory_percent=self.memory,
-            # An overlapped engine admits prompts by timing, and with them the order of the draws.
+            # Asynchronous batching admits prompts depending on timing, which would change the order of random draws.
             use_async_batching=False,
         )
-        typeless: Any = self.model  # the types of transformers hide generate_batch() from its own models
+        untyped: Any = self.model  # transformers' annotations hide generate_batch() from its own models
         try:
-            return typeless.generate_batch(inputs=inputs, generation_config=generation, continuous_batching_config=batching)
+            return untyped.generate_batch(inputs=inputs, generation_config=generation, continuous_batching_config=batching)
         except ValueError as error:
             raise ValueError(f"continuous batching does not start ({error}); raise rollout.memory, or use {OTHER}.") from error
 
 
 def _blocks(inputs: Sequence[list[int]], max_new_tokens: int) -> int:
-    """Blocks of `PAGE` tokens that hold all rows to their ends."""
+    """The number of blocks of `PAGE` tokens that hold all rows at full length."""
     return sum(-(-(len(ids) + max_new_tokens) // PAGE) for ids in inputs) + 1

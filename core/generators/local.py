@@ -1,4 +1,7 @@
-"""Sampling with transformers: every prompt is prefilled once, whatever the number of completions."""
+"""Sampling with transformers: every prompt is prefilled once, whatever the number of completions.
+
+Shapes: B prompts, R rows (completions) in a batch, L tokens of prompt and completion, T completion tokens, V vocabulary.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +16,16 @@ from core.data.padding import pad_left
 from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
-"""Finished rows leave the batch once fewer than this share is still being written."""
+"""Finished rows are dropped from the batch once less than this share of rows is unfinished."""
 
 GROWTH = 64
-"""Tokens by which a full cache grows: it is copied once for so many tokens, not at each of them."""
+"""Tokens by which a full cache grows, so that it is copied only once per this many tokens."""
 
 
 class TransformersGenerator:
     """Generates with a causal language model in this process.
 
-    The completions of a prompt are a function of the seed, the prompt and its place in the list, not of the batches.
+    A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
@@ -58,7 +61,7 @@ def sample(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Token ids of `sampling.n` completions of each prompt, EOS included, and their log-probabilities.
 
-    `indices` are the prompts' places, which seed their draws.
+    `indices` are the prompts' indices, from which their random numbers are seeded.
     """
     ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
     cache = growing_cache(model.config)
@@ -71,11 +74,11 @@ def sample(
     next_positions_R = mask_RL[:, :width].sum(-1)
     uniforms_RT = torch.cat([_uniforms(sampling, index) for index in indices]).to(model.device)
 
-    # What is drawn stays on the device until the end: a transfer at every step would make it wait for us.
+    # Samples stay on the device until the end: a transfer at every step would make it wait for the host.
     tokens_RT = torch.zeros_like(uniforms_RT, dtype=torch.long)
     logprobs_RT = torch.zeros_like(uniforms_RT)
     lengths_R = torch.zeros_like(next_positions_R)
-    alive = torch.arange(num_rows, device=model.device)  # rows of the batch that are still being written
+    alive = torch.arange(num_rows, device=model.device)  # rows that are still in the batch
     active = torch.ones(num_rows, dtype=torch.bool, device=model.device)
     for step in range(sampling.max_new_tokens):
         next_R, logprobs_R = sample_tokens(logits_RV, sampling.temperature, uniforms_RT[alive, step])
@@ -97,22 +100,22 @@ def sample(
 def sample_tokens(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row by inverting the cumulative distribution at `uniforms_R`, and its log-probability in nats.
 
-    At temperature 0 it is the most likely token, which is certain: its log-probability is 0.
+    At temperature 0 it is the most likely token, with log-probability 0 since it is certain.
     """
     if temperature == 0:
         return logits_RV.argmax(-1), torch.zeros(len(logits_RV), device=logits_RV.device)
-    # Over a large vocabulary each pass counts, and division by 1 changes nothing.
+    # Over a large vocabulary every pass is expensive, so division by 1 is skipped.
     scaled_RV = logits_RV.float() if temperature == 1 else logits_RV.float() / temperature
     probabilities_RV = torch.softmax(scaled_RV, -1)
     cumulative_RV = probabilities_RV.cumsum(-1)
-    # Scaled by the last entry: rounding leaves it a little off 1, and a token beyond the vocabulary must not be drawn.
+    # Scaled by the last entry, which rounding leaves slightly off 1: no token beyond the vocabulary must be drawn.
     targets_R1 = (uniforms_R * cumulative_RV[:, -1])[:, None]
     tokens_R = torch.searchsorted(cumulative_RV, targets_R1, right=True).squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
     return tokens_R, probabilities_RV.gather(-1, tokens_R[:, None]).squeeze(-1).log()
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer in memory with room to spare, so that a new token is written and nothing is copied.
+    """Keys and values of one layer in memory with spare room, so that a new token is written without copying the others.
 
     `DynamicLayer` makes a new tensor of all tokens for every token. Here `keys` and `values`, of shape (R, heads, L, channels),
     are the filled part of larger tensors, which grow by `GROWTH` tokens once they are full.

@@ -1,4 +1,4 @@
-"""The engine that a configuration names."""
+"""Opens the configured generator."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from core.vllm.weights import BroadcastTransfer, FolderTransfer, NCCLGroup, Weig
 
 
 def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Generator:
-    """What draws the completions of `model`, the policy in training.
+    """The generator for completions of `model`, the policy in training.
 
-    A `RolloutEngine` (vllm) has weights of its own: those of `model` must be loaded into it before it first generates and
-    after every update. Of several processes only one may open it. Raises `ValueError` where the server cannot be reached.
+    A `RolloutEngine` (vllm) has its own copy of the weights: load those of `model` into it before it first generates and after
+    every update, and open it on one process only. Raises `ValueError` if the server cannot be reached.
     """
     match config.kind:
         case RolloutKind.transformers:
@@ -32,7 +32,7 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
 
 
 def weight_transfer(config: RolloutConfig, device: torch.device) -> WeightTransfer:
-    """The way of the weights into the server. Raises `ValueError` for NCCL without a GPU."""
+    """How weights are sent to the server. Raises `ValueError` for NCCL without a GPU."""
     dtype = DTYPES[config.dtype]
     if config.sync == WeightSync.folder:
         return FolderTransfer(Path(config.folder).absolute(), dtype)

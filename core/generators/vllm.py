@@ -1,13 +1,15 @@
-"""Completions by a vLLM server, token ids in and token ids out; it is sent the weights after every update."""
+"""Sampling with a vLLM server, token ids in and token ids out; it receives the weights after every update."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts
+from core.disk import Json
 from core.records import Completion, Dialogue, Sampling
 from core.vllm.server import Server
 from core.vllm.weights import DEV_MODE, WeightTransfer
@@ -18,17 +20,17 @@ class VLLMGenerator:
 
         VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs
 
-    The server gets token ids, made here with the policy's own `tokenizer`, one request per prompt, `parallel` of them at a
-    time; it stops at the tokenizer's EOS and nothing else. Its log-probabilities are those of the sampling temperature only
-    with `--logprobs-mode processed_logprobs`; without it they are those of temperature 1.
+    The server gets token ids from the policy's own `tokenizer`, one request per prompt, `parallel` requests at a time, and
+    stops at the tokenizer's EOS only. Without `--logprobs-mode processed_logprobs` its log-probabilities are those at
+    temperature 1, not at the sampling temperature.
 
-    Every prompt has a seed of its own, a function of the seed and of its place. Yet the server batches what arrives
-    together, and rounding differs from batch to batch: two runs of one seed are alike, not equal bit for bit, and so is a
-    resumed run to an uninterrupted one.
+    Every prompt has its own seed, derived from the seed and the prompt's index. But the server batches whatever arrives
+    together, and rounding differs from batch to batch: runs with the same seed are similar, not bit-identical, and so are
+    a resumed and an uninterrupted run.
 
-    A server that holds no weights of this run yet must be given them by `load_weights` before it generates.
-    Requests are tried again and errors are `ValueError`s as in `core.vllm.server.Server`. Tried against a stand-in with the
-    server's interface only, not against vLLM on hardware.
+    Call `load_weights` before the first `generate` unless the server already holds the policy's weights. Requests are retried
+    and fail with `ValueError` as in `core.vllm.server.Server`. Tested only against a stand-in with the server's interface, not
+    against vLLM on hardware.
     """
 
     def __init__(self, server: Server, tokenizer: PreTrainedTokenizerBase, transfer: WeightTransfer, *, parallel: int = 64) -> None:
@@ -39,28 +41,28 @@ class VLLMGenerator:
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
         if not self._weights_are_whole:
-            raise ValueError(f"{self.server.base_url} got only a part of the last weights; load them again before it generates.")
+            raise ValueError(f"{self.server.base_url} received only part of the last weights; load them again before generating.")
         bodies = [self._request(ids, sampling, sampling.first + i) for i, ids in enumerate(encode_prompts(self.tokenizer, prompts))]
         with ThreadPoolExecutor(self.parallel) as pool:
             answers = list(pool.map(lambda body: self.server.post("/v1/completions", body), bodies))
         return [self._completions(answer, sampling) for answer in answers]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Pauses the server, sends it the weights of the policy by the names of its state dict, and lets it go on.
+        """Pauses the server, sends it the policy's weights under their state-dict names, and resumes it.
 
-        Requests under way end first, and what the server remembers of prompts is dropped: keys and values of the old weights.
-        Where the transfer fails the server stays paused, for its weights may be half old and half new.
+        Running requests finish first, and the prefix cache, computed with the old weights, is cleared. If the transfer fails,
+        the server stays paused, since its weights may be partly old and partly new.
         """
         self._weights_are_whole = False
         self.server.post("/pause?mode=wait", remedy=DEV_MODE)
         self.transfer.send(self.server, weights)
         reset = self.server.post("/reset_prefix_cache?reset_running_requests=true", remedy=DEV_MODE)
         if isinstance(reset, dict) and reset.get("success") is False:
-            raise ValueError(f"{self.server.base_url} could not forget the prompts it read with the old weights; restart it.")
+            raise ValueError(f"{self.server.base_url} could not clear its prefix cache, which belongs to the old weights; restart it.")
         self.server.post("/resume", remedy=DEV_MODE)
         self._weights_are_whole = True
 
-    def _request(self, ids: list[int], sampling: Sampling, place: int) -> dict[str, Any]:
+    def _request(self, ids: list[int], sampling: Sampling, index: int) -> dict[str, Any]:
         return {
             "model": self.model,
             "prompt": ids,
@@ -71,44 +73,69 @@ class VLLMGenerator:
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            # vLLM adds a completion's number among the n to the seed; without the product prompts would share draws.
-            "seed": (sampling.seed * 1_000_003 + place) * sampling.n % 2**62,
-            # The folder of a model may name other ends beside EOS; with ignore_eos it is this list alone that ends.
+            # vLLM adds a completion's index among the n to the seed; without the factor n, prompts would share seeds.
+            "seed": (sampling.seed * 1_000_003 + index) * sampling.n % 2**62,
+            # A model's generation config may name more stop tokens than EOS; with ignore_eos only this list counts.
             "ignore_eos": True,
             "stop_token_ids": [self.tokenizer.eos_token_id],
-            "logprobs": 0,  # none beside that of the token itself
+            "logprobs": 0,  # only that of the sampled token
             "return_token_ids": True,
         }
 
-    def _completions(self, answer: Any, sampling: Sampling) -> list[Completion]:
+    def _completions(self, answer: Json, sampling: Sampling) -> list[Completion]:
         url = f"{self.server.base_url}/v1/completions"
-        try:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            rows = [[int(token) for token in choice["token_ids"]] for choice in choices]
-            logprobs = [[float(value) for value in choice["logprobs"]["token_logprobs"]] for choice in choices]
-            reasons = [choice["finish_reason"] for choice in choices]
-        except (LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{url} answered {str(answer)!r:.200}, without token ids and their logprobs; is it a vLLM server?") from error
-        if len(rows) != sampling.n or [len(row) for row in rows] != [len(row) for row in logprobs]:
-            raise ValueError(f"{url} gave {len(rows)} completions of {sampling.n}, or not one logprob per token; is it a vLLM server?")
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [self._completion(*parts, sampling) for parts in zip(texts, rows, logprobs, reasons, strict=True)]
+        choices = _choices(answer)
+        if choices is None:
+            raise ValueError(f"{url} answered {str(answer)!r:.200}, without token ids and their logprobs; is it a vLLM server?")
+        if len(choices) != sampling.n or any(len(choice.token_ids) != len(choice.logprobs) for choice in choices):
+            raise ValueError(f"{url} gave {len(choices)} completions of {sampling.n}, or not one logprob per token; is it a vLLM server?")
+        texts = self.tokenizer.batch_decode([choice.token_ids for choice in choices], skip_special_tokens=True)
+        return [self._completion(text, choice, sampling) for text, choice in zip(texts, choices, strict=True)]
 
-    def _completion(self, text: str, row: list[int], logprobs: list[float], reason: str, sampling: Sampling) -> Completion:
+    def _completion(self, text: str, choice: "_Choice", sampling: Sampling) -> Completion:
+        row = choice.token_ids
         finished = row[-1:] == [self.tokenizer.eos_token_id]
         if not finished and len(row) != sampling.max_new_tokens:
             raise ValueError(
                 f"{self.server.base_url} ended a completion after {len(row)} of {sampling.max_new_tokens} tokens without EOS "
-                f"(finish_reason {reason!r}); raise the server's --max-model-len, and let nobody else pause it."
+                f"(finish_reason {choice.finish_reason!r}); raise the server's --max-model-len, and let nobody else pause it."
             )
-        told = tuple(logprobs) if sampling.temperature > 0 else (0.0,) * len(row)  # a greedy token is certain
-        return Completion(text=text, token_ids=tuple(row), finished=finished, logprobs=told)
+        logprobs = tuple(choice.logprobs) if sampling.temperature > 0 else (0.0,) * len(row)  # greedy tokens are certain
+        return Completion(text=text, token_ids=tuple(row), finished=finished, logprobs=logprobs)
 
 
 def _served_model(server: Server) -> str:
-    """The name under which the server answers for its model."""
+    """The name under which the server serves its model."""
     found = server.get("/v1/models")
-    try:
-        return str(found["data"][0]["id"])
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"{server.base_url}/v1/models answered {str(found)!r:.200}; is it a vLLM server?") from error
+    match found:
+        case {"data": [{"id": str(name)}, *_]}:
+            return name
+        case _:
+            raise ValueError(f"{server.base_url}/v1/models answered {str(found)!r:.200}; is it a vLLM server?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    """One completion in a server's answer."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: object
+
+
+def _choices(answer: Json) -> list[_Choice] | None:
+    """The completions in a server's answer, in order of their indices; None for an answer of another form."""
+    if not isinstance(answer, dict) or not isinstance(entries := answer.get("choices"), list):
+        return None
+    found: dict[int, _Choice] = {}
+    for entry in entries:
+        match entry:
+            case {"index": int(index), "token_ids": [*token_ids], "logprobs": {"token_logprobs": [*logprobs]}, "finish_reason": reason}:
+                ids = [token for token in token_ids if isinstance(token, int)]
+                numbers = [float(value) for value in logprobs if isinstance(value, int | float)]
+                if len(ids) != len(token_ids) or len(numbers) != len(logprobs):
+                    return None
+                found[index] = _Choice(token_ids=ids, logprobs=numbers, finish_reason=reason)
+            case _:
+                return None
+    return [found[index] for index in sorted(found)]

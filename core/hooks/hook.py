@@ -1,4 +1,4 @@
-"""Hooks: what runs when a trainer has saved a checkpoint."""
+"""Hooks: code that runs when a trainer has saved a checkpoint."""
 
 import json
 import math
@@ -11,32 +11,32 @@ from core.runs.checkpoints import step_folder
 
 
 class Hook:
-    """Base of all hooks; every method does nothing.
+    """Base class of all hooks; every method does nothing.
 
-    Hooks run on the main process alone while the others wait. A raise ends the run as failed: the checkpoint is already
-    complete, and a resumed run begins by calling the hook that failed.
+    Hooks run on the main process only, while the others wait. An exception ends the run as failed; the checkpoint is already
+    complete, and a resumed run starts by calling the failed hook again.
     """
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        """Called after the checkpoint is complete on disk; returns metrics for the step axis of checkpoints."""
+        """Called after the checkpoint is complete on disk; returns metrics to log on the axis `checkpoint/step`."""
         return {}
 
     def on_end(self, event: RunEnded) -> None:
-        """Called once after the last checkpoint's hooks."""
+        """Called once, after the hooks of the last checkpoint."""
 
 
 def eval_file(run_dir: Path, step: int) -> Path:
-    """Where the metrics of the hooks at `step` are written: `evals/step-NNNNNN.json`."""
+    """The file for the hooks' metrics at `step`: `evals/step-NNNNNN.json`."""
     return run_dir / "evals" / f"{step_folder(run_dir, step).name}.json"
 
 
 def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
-    """The metrics of the hooks at `step`, as written by `run_hooks`."""
+    """The hooks' metrics at `step`, as written by `run_hooks`."""
     return {name: float(value) for name, value in json.loads(eval_file(run_dir, step).read_text()).items()}
 
 
 def read_evaluations(run_dir: Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
-    """The metrics of the hooks by step, of those `steps` whose hooks have run."""
+    """The hooks' metrics by step, for those of `steps` whose hooks have run."""
     return {step: read_evaluation(run_dir, step) for step in steps if eval_file(run_dir, step).exists()}
 
 
@@ -52,7 +52,7 @@ def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> in
 
 
 def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:
-    """Calls every hook, merges what they and the trainer measured, and writes it to the tracker and to `evals/`."""
+    """Calls every hook, merges their metrics with the trainer's, and writes them to the tracker and to `evals/`."""
     metrics = dict(event.metrics)
     was_training = event.model.training
     event.model.eval()

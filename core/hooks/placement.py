@@ -1,4 +1,4 @@
-"""Where the hooks of a checkpoint run: in the training process while it waits, or in a process of their own beside it."""
+"""Where a checkpoint's hooks run: in the training process, which waits, or in a separate process beside it."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from core.config import LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
@@ -19,16 +19,19 @@ from core.records import AXIS, CheckpointSaved, Tracker
 from core.runs.checkpoints import step_folder
 from core.runs.tracking import Trackers
 
+if TYPE_CHECKING:  # both take seconds to import
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 TASK, LOG = "task.pickle", "output.log"
 SECONDS = "train/hook_seconds"
-"""How long the hooks of a checkpoint took, logged beside training: it says nothing of the model."""
+"""Duration of a checkpoint's hooks, logged with training metrics since it says nothing about the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """A complete checkpoint on disk whose hooks are to run.
+    """A complete checkpoint on disk whose hooks are to be run.
 
-    `base` is the model that training began from, whose dtype is the format of the matrix products in evaluation too; `lora`
+    `base` is the model that training started from; its dtype is also used for matrix products during evaluation. `lora` is
     the adapter on it.
 
     >>> Saved(step=4, num_steps=8, run_dir=Path("runs/demo/rm-a"), base=ModelConfig(path="org/name"), lora=LoraConfig()).path.name
@@ -46,50 +49,49 @@ class Saved:
         """The folder of the checkpoint."""
         return step_folder(self.run_dir, self.step)
 
-    def event(self, model: Any, tokenizer: Any) -> CheckpointSaved:
-        """What the hooks are told."""
+    def event(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> CheckpointSaved:
+        """The event that hooks receive."""
         return CheckpointSaved(
             step=self.step, num_steps=self.num_steps, path=self.path, run_dir=self.run_dir, model=model, tokenizer=tokenizer
         )
 
 
 class Evaluations(Protocol):
-    """Runs the hooks of checkpoints; the metrics of each land on its own step, whenever they come.
+    """Runs the hooks of checkpoints; metrics are logged at their checkpoint's step, whenever they arrive.
 
-    What a hook raised is raised by `submit` and `finish`.
+    Failures of hooks are raised by `submit` and `finish`.
     """
 
     waited: float
-    """Seconds that training stood still for the hooks."""
+    """Seconds that training has waited for hooks."""
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
-        """Has the hooks run on a checkpoint, whose model may be in memory."""
+    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
+        """Has the hooks run on a checkpoint; `loaded` is its model and tokenizer if they are in memory."""
         ...
 
     def collect(self) -> None:
-        """Takes in what has finished meanwhile. Never raises: other processes are not here to hear of it."""
+        """Logs what has finished in the meantime. Never raises, since the other processes would not notice."""
         ...
 
     def finish(self) -> None:
-        """Returns once all hooks have run."""
+        """Waits until all hooks have run."""
         ...
 
     def close(self) -> None:
-        """Ends what still runs; whatever has not run to its end runs again when the run goes on."""
+        """Stops running hooks; unfinished ones run again when the run is resumed."""
         ...
 
 
 class InlineEvaluations:
-    """The hooks in this process, on the model in memory where there is one."""
+    """Runs the hooks in this process, on the model in memory if there is one."""
 
     def __init__(self, hooks: Sequence[Hook], tracker: Tracker, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self.hooks, self.tracker, self.autocast = hooks, tracker, autocast
         self.waited = 0.0
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
+    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
         started = time.monotonic()
-        if model is None:
-            model, tokenizer = _loaded(saved)
+        model, tokenizer = loaded or _load(saved)
         with self.autocast():
             run_hooks(self.hooks, saved.event(model, tokenizer), self.tracker)
         seconds = time.monotonic() - started
@@ -107,10 +109,10 @@ class InlineEvaluations:
 
 
 class SeparateEvaluations:
-    """The hooks in a process that reads the checkpoint from disk, one checkpoint after another, while training goes on.
+    """Runs the hooks in a process that reads checkpoints from disk, one after another, while training continues.
 
-    The process dies with this one. Its output lies in `evals/step-NNNNNN.process/` until it ends well. `device` is what it
-    sees as CUDA_VISIBLE_DEVICES; empty: the devices of this process.
+    The process dies with this one. Its output is in `evals/step-NNNNNN.process/` until it succeeds. `device` is its
+    CUDA_VISIBLE_DEVICES; empty: the same devices as this process.
     """
 
     def __init__(self, hooks: Sequence[Hook], tracker: Tracker, *, device: str = "", say: Callable[[str], None] = print) -> None:
@@ -120,14 +122,14 @@ class SeparateEvaluations:
         self._failure: RuntimeError | None = None
         self._running: tuple[Saved, subprocess.Popen[bytes], float] | None = None
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
+    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
         self._waiting.append(saved)
         self.collect()
         self._raise_failure()
 
     def collect(self) -> None:
         if self._running is not None and self._running[1].poll() is not None:
-            self._take_in()
+            self._log_finished()
         if self._running is None and self._waiting and self._failure is None:
             self._start(self._waiting.popleft())
 
@@ -158,10 +160,10 @@ class SeparateEvaluations:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TASK).write_bytes(pickle.dumps((self.hooks, saved)))
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": self.device} if self.device else {})}
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # it is none of the training processes
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # it is not one of the training processes
             environment.pop(name, None)
         with (folder / LOG).open("wb") as log:
-            # The pipe stays open as long as this process lives, which is how the other one knows.
+            # The pipe closes when this process dies, which the other one notices.
             process = subprocess.Popen(
                 [sys.executable, "-m", "core.hooks.placement", str(folder / TASK)],
                 stdin=subprocess.PIPE,
@@ -171,7 +173,7 @@ class SeparateEvaluations:
             )
         self._running = (saved, process, time.monotonic())
 
-    def _take_in(self) -> None:
+    def _log_finished(self) -> None:
         assert self._running is not None
         saved, process, started = self._running
         self._running = None
@@ -196,7 +198,7 @@ class SeparateEvaluations:
 
 
 def missing_evaluations(run_dir: Path, steps: Sequence[int]) -> list[int]:
-    """The steps whose hooks have not run to their end."""
+    """The steps whose hooks have not finished."""
     return [step for step in steps if not eval_file(run_dir, step).exists()]
 
 
@@ -204,8 +206,8 @@ def _process_folder(saved: Saved) -> Path:
     return eval_file(saved.run_dir, saved.step).with_suffix(".process")
 
 
-def _loaded(saved: Saved) -> tuple[Any, Any]:
-    """Model and tokenizer as training has them in memory: an adapter beside its base, not merged, which would round otherwise."""
+def _load(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model and tokenizer as in training: an adapter stays unmerged, since merging rounds differently."""
     from core.models.export import read_weights
     from core.models.load import load_reward_model, new_reward_model
 
@@ -218,26 +220,26 @@ def _loaded(saved: Saved) -> tuple[Any, Any]:
 
 
 def run_task(task: Path) -> None:
-    """The life of the other process."""
+    """What the separate process does: load the checkpoint and run the hooks."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
     from core.process.precision import autocast
 
     hooks, saved = pickle.loads(task.read_bytes())
-    model, tokenizer = _loaded(saved)
+    model, tokenizer = _load(saved)
     with autocast(model.device, saved.base.dtype):
-        run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the metrics are logged by the process that waits for them
+        run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the training process logs the metrics
 
 
 def _die_with_parent() -> None:
-    """Standard input ends when the process at its other end does."""
-    while os.read(0, 1024):  # not through `sys.stdin`, whose lock the end of the process would wait for
+    """Ends this process when the parent dies, which closes standard input."""
+    while os.read(0, 1024):  # not through `sys.stdin`, whose lock would block the exit of this process
         pass
     os._exit(1)
 
 
 if __name__ == "__main__":
-    # Run as a script, this module is `__main__`, and what was pickled knows it by its name.
+    # As a script this module is `__main__`, but the pickle refers to it by its own name.
     from core.hooks import placement as evaluation
 
     evaluation.run_task(Path(sys.argv[1]))

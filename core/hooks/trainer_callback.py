@@ -1,4 +1,4 @@
-"""The hooks inside other trainers. A module of its own: what transformers' trainers import takes seconds."""
+"""The hooks inside other trainers. A module of its own: transformers' trainers take seconds to import."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from core.hooks.hook import Hook, run_hooks
 from core.records import CheckpointSaved, RunEnded, Tracker
@@ -14,9 +14,9 @@ from core.records import CheckpointSaved, RunEnded, Tracker
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a checkpoint of another trainer lies, and how its steps are counted; `metrics` are the trainer's own at this step.
+    """Where another trainer's checkpoint lies and how its steps are counted; `metrics` are the trainer's own at this step.
 
-    No hooks run on a checkpoint that is not `due`: one saved against loss alone.
+    Hooks run only if the checkpoint is `due`, not if it was saved merely to guard against loss.
 
     >>> Place(step=2, num_steps=4, path=Path("run/checkpoint-2"), run_dir=Path("run")).metrics
     {}
@@ -31,25 +31,25 @@ class Place:
 
 
 def transformers_place(args: TrainingArguments, state: TrainerState) -> Place:
-    """Where the trainers of transformers and TRL save: `checkpoint-N` in `output_dir`, N counting optimiser updates."""
+    """Where transformers' and TRL's trainers save: `checkpoint-N` in `output_dir`, with N counting optimiser updates."""
     run_dir = Path(args.output_dir or ".")
     path = run_dir / f"checkpoint-{state.global_step}"
     return Place(step=state.global_step, num_steps=state.max_steps, path=path, run_dir=run_dir)
 
 
 class HookCallback(TrainerCallback):
-    """The hooks for any trainer of transformers or TRL: `trainer.add_callback(HookCallback(hooks, tracker, tokenizer))`.
+    """Runs hooks in any transformers or TRL trainer: `trainer.add_callback(HookCallback(hooks, tracker, tokenizer))`.
 
-    They run whenever the trainer saves, and hear when it has ended, on the main process. Of a peft model they see the
-    model that its adapter lies in. `place` says where the checkpoint lies, for a loop that keeps its checkpoints elsewhere;
-    `then` is called after the hooks with the step and all that they measured.
+    On the main process, hooks run whenever the trainer saves and are told when it ends. For a peft model they get the base
+    model with the adapter injected. `place` locates the checkpoint, for loops that keep their checkpoints elsewhere; `then` is
+    called after the hooks with the step and all their metrics.
     """
 
     def __init__(
         self,
         hooks: Sequence[Hook],
         tracker: Tracker,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         place: Callable[[TrainingArguments, TrainerState], Place] = transformers_place,
         then: Callable[[int, Mapping[str, float]], None] | None = None,

@@ -1,7 +1,7 @@
 """LoRA adapters in peft's format: injected into a model for training, found on disk, and merged into their base.
 
-In training an adapter lives inside the model, without a wrapper, so that body, head and attention functions stay where they
-always are. When loaded for anything else it is merged, so that all other code sees a plain model.
+For training, an adapter is injected into the model without a wrapper, so that body, head and attention functions stay in
+their usual places. For anything else it is merged, so that all other code sees a plain model.
 """
 
 import json
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.config import LoraConfig, ModelConfig, Quantize
 from core.data.fingerprint import fingerprint
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 HEAD = "score"
-"""The linear layer of a classifier that is trained whole beside its adapter."""
+"""The classifier's linear layer, which is fully trained beside an adapter."""
 PACKED_BASE = "packed_base.json"
-"""Our own file in an adapter's folder: how the weights of its base were packed in training, which peft does not note."""
+"""Our own file in an adapter's folder: how its base was quantized in training, which peft does not record."""
 _NAME = "default"
-"""What peft calls an adapter that nobody named."""
+"""peft's name for an unnamed adapter."""
 _PREFIX = "base_model.model."
-"""What peft writes before the name of every weight."""
+"""peft's prefix of every weight's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapter:
     """An adapter and the model that it was trained on; `task` is peft's name for the kind of model, "SEQ_CLS" or "CAUSAL_LM".
 
-    `quantize` says how the weights of the base were packed in training.
+    `quantize` is the quantization of the base in training.
 
     >>> Adapter(source=ModelLocation(path="org/lora"), base=ModelLocation(path="org/name", revision="v1.0"), task="SEQ_CLS").base.path
     'org/name'
@@ -48,7 +48,7 @@ class Adapter:
 
 
 def find_adapter(source: ModelLocation) -> Adapter | None:
-    """The adapter at `source` with its base, None where `source` holds a whole model.
+    """The adapter at `source` with its base, or None if `source` holds a full model.
 
     Raises `ValueError` for a method other than LoRA, for a configuration that names no base, and for a base that does not
     exist or is an adapter itself.
@@ -70,8 +70,8 @@ def find_adapter(source: ModelLocation) -> Adapter | None:
     return Adapter(source=source, base=base, task=found.get("task_type") or "", quantize=quantize)
 
 
-def model_fingerprint(config: ModelConfig, key: str = "model.path") -> Any:
-    """What a model is, for the identity of a run: its `fingerprint`, and with an adapter in a folder that of its base too."""
+def model_fingerprint(config: ModelConfig, key: str = "model.path") -> str | dict[str, str]:
+    """A model's `fingerprint` for a run's identity; for a local adapter, also that of its base."""
     own, source = fingerprint(resolve(config, key)), locate(config, key)
     adapter = find_adapter(source) if Path(source.path).is_dir() else None
     if adapter is None:
@@ -80,9 +80,9 @@ def model_fingerprint(config: ModelConfig, key: str = "model.path") -> Any:
 
 
 def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
-    """The tensors of an adapter by name: its matrices, and whole weights under the names that they have in the base.
+    """An adapter's tensors by name: its low-rank matrices, and fully trained weights under their names in the base.
 
-    Raises `ValueError` where the folder of an adapter holds no weights.
+    Raises `ValueError` if the adapter's folder holds no weights.
     """
     from peft.utils import load_peft_weights
 
@@ -93,18 +93,18 @@ def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":
 
 
 def require_no_adapter(config: ModelConfig, lora: LoraConfig) -> None:
-    """Raises `ValueError` for a new adapter on a model that is an adapter itself: nothing could load what it would be saved as."""
+    """Raises `ValueError` for a new adapter on a model that is itself an adapter: no tool could load the result."""
     if lora.rank and find_adapter(locate(config)) is not None:
         raise ValueError(f"lora.rank={lora.rank} on {config.path}, an adapter itself; save the merged model and name its folder.")
 
 
 def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLocation, draw: "Generator") -> None:
-    """Puts an adapter into `model`, in place: the linear layers of its body become peft's, a classifier's head stays the layer it is.
+    """Injects an adapter into `model` in place: linear layers of the body become peft's, a classifier's head stays as it is.
 
-    Afterwards A, B and that head require gradients, and nothing else. A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
-    and B is zero, as in peft: at first the model is what it was. Both are held in fp32, whatever the base is held in.
-    `base` is where the weights of the model lie, for those who load the adapter. Raises `ValueError` for a name in
-    `lora.targets` that no linear layer of the body has.
+    Afterwards only A, B and that head require gradients. As in peft, A is drawn from U(-1/sqrt(n), 1/sqrt(n)) for n inputs
+    and B is zero, so that at first the model is unchanged. Both are kept in fp32, whatever the base's data type. `base` is the
+    location of the model's weights, recorded for those who load the adapter. Raises `ValueError` for a name in `lora.targets`
+    that no linear layer of the body has.
     """
     import torch
     from peft import LoraConfig as PeftConfig
@@ -116,7 +116,7 @@ def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLoc
     config = PeftConfig(
         task_type=TaskType.SEQ_CLS if has_head else TaskType.CAUSAL_LM,
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as whole, and used as a factor
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as int, used as a factor
         lora_dropout=lora.dropout,
         target_modules=lora.targets or sorted({name.rpartition(".")[2] for name in linear}),
     )
@@ -124,7 +124,7 @@ def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLoc
     folder = Path(base.path)
     config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else base.path
     config.revision = base.revision
-    # Set afterwards: the head needs no copy beside an original. But whoever loads the adapter must know that it has one.
+    # Set only now: injection must not copy the head, but whoever loads the adapter must know that it has one.
     config.modules_to_save = [HEAD] if has_head else None
     for name, weight in model.named_parameters():
         if ".lora_A." in name:
@@ -138,32 +138,32 @@ def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLoc
 
 
 def injected_adapter(model: "PreTrainedModel") -> "peft.LoraConfig | None":
-    """peft's configuration of the adapter in a model, None where it has none."""
+    """peft's configuration of a model's injected adapter, None if it has none."""
     return vars(model).get("peft_config", {}).get(_NAME)
 
 
 def adapter_tensors(model: "PreTrainedModel", weights: "Mapping[str, Tensor] | None" = None) -> "dict[str, Tensor]":
-    """What the adapter in a model has learned, under peft's names: A and B of every layer, and the head.
+    """An injected adapter's trained tensors under peft's names: A and B of every layer, and the head.
 
-    `weights` is the model's state dict, or what matters of it; empty: the model's own.
+    `weights` is the model's state dict, or its relevant part; None: taken from the model.
     """
     from peft import get_peft_model_state_dict
 
     found = dict(model.state_dict() if weights is None else weights)
-    # Embeddings that took a pad token are not among it: they are frozen, and made again from the tokenizer.
+    # Embeddings resized for a pad token are left out: they are frozen, and rebuilt from the tokenizer.
     tensors = get_peft_model_state_dict(model, state_dict=found, adapter_name=_NAME, save_embedding_layers=False)
     tensors |= {name: weight for name, weight in found.items() if name.startswith(f"{HEAD}.")}
     return {_PREFIX + name: weight for name, weight in tensors.items()}
 
 
 def adapter_state(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """The reverse of `adapter_tensors`: by the names of the state dict of a model with an adapter in it."""
+    """The inverse of `adapter_tensors`: the tensors under the state-dict names of a model with an injected adapter."""
     own = {name.removeprefix(_PREFIX): weight for name, weight in tensors.items()}
     return {re.sub(r"\.(lora_[AB])\.", rf".\1.{_NAME}.", name): weight for name, weight in own.items()}
 
 
 def _linear_layers(model: "PreTrainedModel") -> set[str]:
-    """The names of the linear layers of a model's body; packed layers are linear too."""
+    """The names of the linear layers of a model's body, quantized ones included."""
     from torch import nn
 
     return {name for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
@@ -177,9 +177,9 @@ def _require_targets(targets: list[str], linear: set[str], model: str) -> None:
 
 
 def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
-    """`model`, changed in place: the adapter's updates added to its weights, and the weights saved whole in place of its own.
+    """Merges an adapter into `model` in place: adds its updates and replaces the weights that were fully trained.
 
-    The embeddings take the number of tokens that the adapter's have. Raises `ValueError` where the adapter does not fit.
+    Embeddings are resized to the adapter's. Raises `ValueError` if the adapter does not fit the model.
     """
     from peft import LoraConfig as PeftConfig
     from peft import PeftModel
@@ -192,11 +192,11 @@ def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[
             raise ValueError(f"the {name} of the adapter {adapter.source.path} has the shape {shapes}; it belongs to another model.")
     config = PeftConfig.from_pretrained(adapter.source.path, revision=adapter.source.revision)
     assert isinstance(config, PeftConfig)
-    # What was saved whole goes straight into the model, whether or not the configuration lists it: a trained head must not
-    # get lost. And for a task peft asks more of the model than merging takes, for instance that it can generate.
+    # Fully trained weights are copied below, whether or not the configuration lists them: a trained head must not get lost.
+    # And with a task type peft demands more of the model than merging needs, for instance that it can generate.
     config.modules_to_save, config.task_type = None, None
     with warnings.catch_warnings():
-        # peft asks transformers for an attribute under its old name.
+        # peft uses a deprecated attribute of transformers.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         try:
             wrapped = PeftModel.from_pretrained(
@@ -206,13 +206,13 @@ def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"the adapter {adapter.source.path} does not fit its base, {adapter.base.path}: {reason}") from error
     plain = wrapped.merge_and_unload()
-    # By name once more: where LoRA wraps a module that was saved whole, peft does not find the place of its weight.
+    # Again by name: if LoRA wraps a module that was also saved in full, peft does not find its weight.
     plain.load_state_dict(whole, strict=False)
-    return plain.requires_grad_(True)  # peft freezes what it wraps, and a policy from here may be trained
+    return plain.requires_grad_(True)  # peft freezes what it wraps, but the model may be trained as a policy
 
 
 def _match_vocabulary(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> None:
-    """Gives the embeddings as many rows as those saved with an adapter, where there are any."""
+    """Resizes the embeddings to those saved with an adapter, if there are any."""
     embeddings = model.get_input_embeddings().get_parameter("weight")
     for name, parameter in model.named_parameters():
         saved = weights.get(name, weights.get(f"{name.removesuffix('.weight')}.base_layer.weight"))

@@ -1,8 +1,8 @@
-"""Checkpoints that any tool loads: transformers from 4.46 on, and what stands on it, such as the official rewardbench tool.
+"""Checkpoints that any tool can load: transformers from 4.46 on and what builds on it, such as the official rewardbench tool.
 
-transformers 5 writes some facts where transformers 4 does not look, which then falls back on defaults without a word: of
-its rotary embeddings and so gives other rewards; of the tokenizer's class and so fails. Here these facts are written under
-both names. transformers 5 reads its own names where it finds them.
+transformers 5 stores some settings where transformers 4 does not look. The latter then silently falls back on defaults: for
+rotary embeddings, which changes rewards, and for the tokenizer's class, which makes it fail. So these settings are written
+under both names; transformers 5 prefers its own.
 """
 
 import copy
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,29 +25,28 @@ if TYPE_CHECKING:
     import peft
 
 _OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
-"""What transformers 4 calls the parameters of rotary embeddings, by type of model, where not by the names of today."""
+"""Names of rotary-embedding parameters in transformers 4, for model types where they differ from today's."""
 _NEW_CLASS, _OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def export_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Writes a trained model and its tokenizer into `folder`, so that other tools load them with the same rewards.
+    """Writes a trained model and its tokenizer into `folder`, so that other tools compute the same rewards.
 
-    A whole model becomes a folder for `AutoModelForSequenceClassification.from_pretrained`; one with an adapter in it
-    (`core.models.adapters.inject_adapter`) becomes an adapter folder of peft, with the head, which needs its base to be where it was.
-    To load that by peft's own classes, say what the base does not know, as peft asks everyone: `num_labels=1`, and set
-    `model.config.pad_token_id` to the tokenizer's before padding; `core.models.load.load_reward_model` does both. And where the
-    base was packed in training (`model.quantize`), peft must load it packed alike for the same rewards, with transformers'
-    `BitsAndBytesConfig`; to give such a model away, load it by `load_reward_model`, which merges it, and export that.
+    A plain model becomes a folder for `AutoModelForSequenceClassification.from_pretrained`. One with an injected adapter
+    (`core.models.adapters.inject_adapter`) becomes a peft adapter folder that includes the head and refers to the base.
+    To load that with peft's own classes, pass `num_labels=1`, which the base does not know, and set
+    `model.config.pad_token_id` to the tokenizer's before padding; `core.models.load.load_reward_model` does both. If the base
+    was quantized in training (`model.quantize`), peft must load it with the same `BitsAndBytesConfig` to reproduce the
+    rewards; to publish such a model, load it with `load_reward_model`, which merges it, and export the result.
 
-    `weights` is the model's whole state dict, in its own names and not sharded, where the tensors of `model` itself hold
-    less than that: under FSDP2 or ZeRO-3, where one process gathers it and calls this. It is taken in the number format
-    that it is in.
+    `weights` is the model's full state dict, needed when `model` itself is sharded (FSDP2, ZeRO-3): one process gathers it
+    and calls this. Its data type is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available():
-        # `save_pretrained` imports deepspeed where it is installed, which without this looks for a device, and says so.
+        # `save_pretrained` imports deepspeed if it is installed, which would otherwise search for a device and print a message.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapter = injected_adapter(model)
     if adapter is None:
@@ -58,10 +57,10 @@ def export_model(
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """What `export_model` wrote into `folder`, by the names of the model's state dict, to go on with training from there.
+    """The weights that `export_model` wrote into `folder`, under state-dict names, to continue training from.
 
-    Of a model with an adapter in it these are the adapter's weights and the head, all that was trained. Raises `ValueError`
-    where there are no weights.
+    For a model with an injected adapter these are the adapter's weights and the head, everything that was trained. Raises
+    `ValueError` if there are no weights.
     """
     from safetensors.torch import load_file
 
@@ -81,13 +80,13 @@ def _write_model(model: PreTrainedModel, folder: Path, weights: Mapping[str, Ten
 
 
 def with_transformers4_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's `config.json`, with the names that transformers 4 reads beside those of transformers 5.
+    """A model's `config.json` with the names that transformers 4 reads added to those of transformers 5.
 
     >>> old = with_transformers4_names({"dtype": "float32", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
     >>> old["torch_dtype"], old["rope_theta"], old["rope_scaling"]
     ('float32', 500000.0, None)
 
-    Where layers of full attention and of a sliding window have parameters of their own, the names are Gemma 3's.
+    If full-attention and sliding-window layers have separate parameters, the names are Gemma 3's.
     """
     old: dict[str, Any] = {key: with_transformers4_names(value) if _has_rope(value) else value for key, value in config.items()}
     if old.get("dtype") is not None:
@@ -105,14 +104,14 @@ def with_transformers4_names(config: Mapping[str, Any]) -> dict[str, Any]:
             old[names.get(key, key)] = rope[key]
     kind = rope.get("rope_type", "default")
     scaling = {key: value for key, value in rope.items() if key not in moved}
-    if kind == "longrope":  # Phi 3, which refuses any other key
+    if kind == "longrope":  # Phi 3 rejects any other key
         scaling = {"type": kind, "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
     old["rope_scaling"] = scaling if kind != "default" else None
     return old
 
 
-def _has_rope(value: Any) -> bool:
-    """Whether a part of a configuration is the configuration of a part of the model, with rotary embeddings."""
+def _has_rope(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether an entry is the configuration of a submodel with rotary embeddings."""
     return isinstance(value, Mapping) and "rope_parameters" in value
 
 
@@ -122,15 +121,15 @@ def _write_adapter(model: PreTrainedModel, adapter: "peft.LoraConfig", folder: P
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in adapter_tensors(model, weights).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.copy(adapter)
-    config.inference_mode = True  # what peft writes: whoever loads it says whether to train on
+    config.inference_mode = True  # as peft writes it: whoever loads the adapter decides whether to train it
     config.save_pretrained(str(folder))
     file = folder / "adapter_config.json"
     written = json.loads(file.read_text(encoding="utf-8"))
-    # peft holds the names in a set, whose order differs from process to process.
+    # peft keeps the names in a set, whose order varies between processes.
     write_json(file, written | {"target_modules": sorted(written["target_modules"])})
-    (folder / PACKED_BASE).unlink(missing_ok=True)  # of an earlier model in the same folder
+    (folder / PACKED_BASE).unlink(missing_ok=True)  # left by an earlier model in this folder
     if "quantization_config" in vars(model.config):
-        write_json(folder / PACKED_BASE, {"quantize": Quantize.nf4})  # the one way there is
+        write_json(folder / PACKED_BASE, {"quantize": Quantize.nf4})  # the only kind
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -140,11 +139,11 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if config.get("tokenizer_class") == _NEW_CLASS:
         config["tokenizer_class"] = _OLD_CLASS
     elif tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
-        config.setdefault("add_bos_token", False)  # else those classes of transformers 4 that add it unasked, Llama's for one, do
-    # A class of that name gives token types in transformers 4 unless told otherwise, which decoders refuse.
+        config.setdefault("add_bos_token", False)  # some classes of transformers 4, such as Llama's, add it by default
+    # In transformers 4 that class returns token types by default, which decoders reject.
     config["model_input_names"] = list(tokenizer.model_input_names)
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if tokenizer.chat_template is not None:
-        config["chat_template"] = tokenizer.chat_template  # beside the file, which tools before transformers 4.52 may overlook
+        config["chat_template"] = tokenizer.chat_template  # also in its own file, which transformers before 4.52 may ignore
     write_json(file, config)

@@ -1,4 +1,7 @@
-"""Loading of policies and reward models."""
+"""Loads policies and reward models.
+
+Shapes: V vocabulary, H hidden.
+"""
 
 import math
 import sys
@@ -28,36 +31,38 @@ from core.models.locate import ModelLocation, find_file, locate
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
 PAD_TOKEN = "<|pad|>"
 
+AutoClass = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
+
 
 def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, with its tokenizer.
 
-    An adapter is merged into its base. Raises `ValueError` for a checkpoint without all of the model's weights, a reward
-    model for instance: what is missing would be random.
+    An adapter is merged into its base. Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a
+    reward model: missing weights would be random.
     """
     tokenizer = load_tokenizer(config)
     model, missing = _load(AutoModelForCausalLM, config, tokenizer)
     if missing:
-        raise ValueError(f"{config.path} is no whole language model: it lacks {_some(missing)}, which would be random; give a policy.")
+        raise ValueError(f"{config.path} is not a complete language model: it lacks {_some(missing)}; give a policy.")
     return model, tokenizer
 
 
 def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained sequence classifier with one output, in evaluation mode, with its tokenizer.
 
-    An adapter is merged into its base; its head is the one saved with it, else the base's. One that was trained here on
-    packed weights is merged into the numbers that they stood for, so that the rewards are those of training: merged into
-    the weights as they were before, one of SmolLM2-135M moved them by 0.4 standard deviations. Other tools do not know of
-    it; give them the merged model (`core.models.export.export_model`).
+    An adapter is merged into its base, with the head saved beside it, otherwise the base's. An adapter trained here on
+    quantized weights is merged into the dequantized ones, so that rewards are those of training: merged into the original
+    weights, one on SmolLM2-135M changed them by 0.4 standard deviations. Other tools do not do this; give them the merged
+    model (`core.models.export.export_model`).
 
-    Raises `ValueError` for a checkpoint without all of the model's weights, a language model for instance, whose rewards
-    would be those of a random head, and for one with several outputs.
+    Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a language model, whose rewards would
+    come from a random head, and for one with several outputs.
     """
     tokenizer = load_tokenizer(config)
     model, missing = _load(AutoModelForSequenceClassification, config, tokenizer)
     if missing:
         raise ValueError(
-            f"{config.path} is no trained reward model: it lacks {_some(missing)}, which would be random, and so would every reward; train "
+            f"{config.path} is not a trained reward model: it lacks {_some(missing)}, so every reward would be random; train "
             "one from it with `rewardloop rm`, or save the head with the adapter (modules_to_save in peft)."
         )
     if model.config.num_labels != 1:
@@ -68,14 +73,14 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
 def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020), to be trained.
 
-    What is trained is held in fp32, where small steps are not lost: train a model for `config.dtype` bf16 under autocast.
-    That is all of it; or with `lora.rank` the head and an adapter (Hu et al. 2021) inside the body (`core.models.adapters.inject_adapter`),
-    whose frozen weights are held in `config.dtype`, or packed in 4 bits where `config.quantize` says so (Dettmers et al.
-    2023). Norms and embeddings stay in `config.dtype` also beside packed weights; peft's `prepare_model_for_kbit_training` casts
-    them to fp32, which frozen weights gain nothing from. The generators of random numbers are left as they were.
+    Trained weights are kept in fp32, so that small steps are not lost: with `config.dtype` bf16, train under autocast.
+    Without LoRA all weights are trained; with `lora.rank` the head and an adapter (Hu et al. 2021) injected into the body
+    (`core.models.adapters.inject_adapter`), whose frozen weights stay in `config.dtype`, or in 4 bits with `config.quantize`
+    (Dettmers et al. 2023). Norms and embeddings stay in `config.dtype` even then; peft's `prepare_model_for_kbit_training`
+    casts them to fp32, which does nothing for frozen weights. Global random-number generators are left untouched.
 
     Raises `ValueError` for an architecture without a linear head `score`, for a checkpoint that lacks weights of the body,
-    for packed weights without an adapter, for a new adapter on an adapter, and where Liger is asked for and cannot be had.
+    for quantized weights without an adapter, for a new adapter on an adapter, and if Liger is configured but unavailable.
     """
     lora = lora if lora and lora.rank else None
     require_trainable(config, lora)
@@ -86,7 +91,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
         require_liger(config)
     tokenizer = load_tokenizer(config)
     held = config if lora else replace(config, dtype=Dtype.fp32)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # loading draws a head of its own
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # loading initialises a head of its own
         model, missing = _load(AutoModelForSequenceClassification, held, tokenizer, num_labels=1)
         draw = torch.Generator().manual_seed(seed)
         try:
@@ -95,7 +100,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
             raise ValueError(f"model.path={config.path}: {error}") from error
         missing -= {"score.weight", "score.bias"}
         if missing:
-            raise ValueError(f"model.path={config.path} is no whole language model: it lacks {_some(missing)}, which would be random.")
+            raise ValueError(f"model.path={config.path} is not a complete language model: it lacks {_some(missing)}.")
         if config.liger:
             _apply_liger(model)
         _keep_differentiable(model)
@@ -105,7 +110,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
 
 
 def require_liger(config: ModelConfig) -> None:
-    """Raises `ValueError` where the kernels of Liger cannot be had: no package, no CUDA device, or an architecture it does not know."""
+    """Raises `ValueError` if Liger cannot be used: no package, no CUDA device, or an unsupported architecture."""
     if util.find_spec("liger_kernel") is None:
         raise ValueError("model.liger needs the package liger-kernel; run `pip install 'rewardloop[liger]'`, or leave it out.")
     if not torch.cuda.is_available():
@@ -121,7 +126,7 @@ def require_liger(config: ModelConfig) -> None:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, or of an adapter's base if the adapter has none, with a pad token other than EOS.
+    """A model's tokenizer, or that of an adapter's base if the adapter has none, with a pad token other than EOS.
 
     Otherwise a head that pools the last non-pad token would read the one before EOS.
     """
@@ -138,9 +143,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:
-    """What transformers needs to pack the linear layers, all but the modules in `skip`; None where nothing is to be packed.
+    """The configuration to quantize all linear layers except the modules in `skip`; None without quantization.
 
-    Raises `ValueError` where bitsandbytes is not installed.
+    Raises `ValueError` if bitsandbytes is not installed.
     """
     if config.quantize == Quantize.none:
         return None
@@ -150,19 +155,19 @@ def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConf
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=DTYPES[config.dtype],
-        llm_int8_skip_modules=list(skip),  # despite its name it holds for 4 bits too
+        llm_int8_skip_modules=list(skip),  # despite its name it also applies to 4 bits
     )
 
 
-def head_names(auto: Any, source: ModelLocation, **options: Any) -> list[str]:
-    """The names of a model's parts beside its body: what turns hidden states into logits or rewards."""
-    with torch.device("meta"):  # the names alone, no weights
+def head_names(auto: AutoClass, source: ModelLocation, **options: Any) -> list[str]:
+    """The names of the modules beside a model's body, which turn hidden states into logits or rewards."""
+    with torch.device("meta"):  # only names, no weights
         shape = auto.from_config(AutoConfig.from_pretrained(source.path, revision=source.revision, **options))
     return [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
 
 
-def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> tuple[PreTrainedModel, set[str]]:
-    """The model, ready for use, and the names of its weights that neither checkpoint nor adapter holds."""
+def _load(auto: AutoClass, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+    """The model, ready for use, and the names of its weights that are in neither checkpoint nor adapter."""
     source = locate(config)
     adapter = find_adapter(source)
     if adapter is not None:
@@ -174,14 +179,16 @@ def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **
             )
         source = adapter.base
         if auto is AutoModelForSequenceClassification:
-            options["num_labels"] = 1  # the base may be a language model, which says nothing of outputs
+            options["num_labels"] = 1  # the base may be a language model, which does not set it
     packed = config if adapter is None else replace(config, quantize=adapter.quantize)
     if packed.quantize != Quantize.none:
         options["quantization_config"] = quantization(packed, head_names(auto, source, **options))
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # its bar is noise in a log
+        logging.disable_progress_bar()  # a progress bar is noise in a log
     dtype = DTYPES[config.dtype]
-    model, info = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
+    # Its annotation leaves out what `output_loading_info` adds.
+    loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
+    model, info = loaded
     missing = set(info["missing_keys"])
     if adapter is not None:
         weights = adapter_weights(adapter)
@@ -189,13 +196,13 @@ def _load(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **
         if adapter.quantize != Quantize.none:
             model = model.dequantize()
         model = merge_adapter(model, adapter, weights)
-    return _prepared(model, tokenizer), missing
+    return _prepare(model, tokenizer), missing
 
 
-def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: Any) -> None:
+def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: AutoClass) -> None:
     if config.quantize != Quantize.none:
         raise ValueError(
-            f"model.quantize={config.quantize} does not go with an adapter such as {config.path}, which merging into 4 bits would blur; "
+            f"model.quantize={config.quantize} does not go with an adapter such as {config.path}: merging into 4 bits loses precision; "
             "leave it out, or save the merged model and name its folder."
         )
     if auto is AutoModelForCausalLM and adapter.task == "SEQ_CLS":
@@ -203,7 +210,7 @@ def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: Any) -> None
 
 
 def _renew_head(model: PreTrainedModel, draw: torch.Generator) -> None:
-    """Gives the classifier a head of fresh weights, which computes in fp32."""
+    """Gives the classifier a newly initialised head that computes in fp32."""
     old = head_of(model)
     head = RewardHead(old.in_features, old.out_features, bias=bias_of(old) is not None, device=old.weight.device)
     std = 1 / math.sqrt(head.in_features + 1)
@@ -216,8 +223,8 @@ def _renew_head(model: PreTrainedModel, draw: torch.Generator) -> None:
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:
-    # On some CPUs the packed layers of bitsandbytes change for good, in the first pass without gradients, to a layout whose
-    # product has no gradient: training would go on, silently, with nothing but the head and the last layer.
+    # On some CPUs the first pass without gradients permanently switches bitsandbytes' quantized layers to a layout whose
+    # product has no gradient. Training would silently continue with only the head and the last layer.
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             vars(module)["support_avx512bf16_for_cpu"] = False
@@ -226,11 +233,11 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
 def _apply_liger(model: PreTrainedModel) -> None:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance  # type: ignore[import-not-found]
 
-    # The body, which Liger knows as part of a language model; a classifier it would give a language model's forward pass.
+    # Only the body: Liger would give a classifier the forward pass of a language model.
     body = model.base_model
     try:
         _apply_liger_kernel_to_instance(model=body, cross_entropy=False, fused_linear_cross_entropy=False)
-    except (AttributeError, TypeError, ValueError) as error:  # it knows the type of model, but not by itself
+    except (AttributeError, TypeError, ValueError) as error:  # Liger supports the model type, but not its body alone
         raise ValueError(f"model.liger does not go with a {type(body).__name__} ({error}); leave it out.") from error
 
 
@@ -239,12 +246,12 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(first) + (f" and {len(names) - 3} more weights" if len(names) > 3 else "")
 
 
-def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     num_known = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > num_known:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        # The mean, not transformers' random draw: two loads of one policy must agree, and by Jensen's inequality a
-        # policy then gives the new token no more than an even share, 1/V, of its probability.
+        # The mean instead of transformers' random values: two loads of a policy must agree, and by Jensen's inequality the
+        # policy then gives the new token a probability of at most 1/V.
         with torch.no_grad():
             for layer in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
                 weight_VH = layer.get_parameter("weight")
@@ -263,7 +270,7 @@ def _device() -> torch.device:
 def _switch_off_dropout(module: nn.Module) -> None:
     if isinstance(module, nn.Dropout):
         module.p = 0.0
-    # Attention layers keep their rate as a number and call the function: Llama's attention_dropout, for instance.
+    # Attention layers store the rate as a number, such as Llama's attention_dropout.
     for name, value in list(vars(module).items()):
         if name.endswith("dropout") and isinstance(value, float):
             setattr(module, name, 0.0)

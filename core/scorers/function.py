@@ -1,22 +1,21 @@
-"""Rewards by a Python function of the user's: rules, programs, models of another library."""
+"""Rewards from a user's Python function: rules, programs, models of other libraries."""
 
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
 
 from core.functions import load_function
 from core.records import Dialogue
 
 
 class FunctionScorer:
-    """Scores with the function behind `module:function`.
+    """Scores with the function named by `module:function`.
 
-    The function is called as `function(prompts, completions)`, with prompts as lists of `{"role": ..., "content": ...}` and
-    a list of texts per prompt, and returns a list of numbers per prompt, one per text. It is called once per call of
-    `score`. The module may lie in the current folder.
+    Each call of `score` calls `function(prompts, completions)` once. Prompts are lists of `{"role": ..., "content": ...}`,
+    completions a list of texts per prompt; the function returns a list of numbers per prompt, one per text. The module may
+    lie in the current folder.
 
-    Raises `ValueError` where the function cannot be loaded.
+    Raises `ValueError` if the function cannot be loaded.
     """
 
     def __init__(self, spec: str) -> None:
@@ -24,7 +23,7 @@ class FunctionScorer:
         self._function = load_function(spec, "the reward function")
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One list of scores per prompt; raises `ValueError` where the function returns another shape or what is no finite number."""
+        """One list of scores per prompt; raises `ValueError` if the function returns another shape or a non-finite value."""
         messages = [[{"role": turn.role, "content": turn.content} for turn in prompt] for prompt in prompts]
         result = self._function(messages, [list(answers) for answers in completions])
         rows = self._sequence(result, len(prompts), "", "lists, one per prompt")
@@ -36,14 +35,14 @@ class FunctionScorer:
             for index, (row, answers) in enumerate(zip(rows, completions, strict=True))
         ]
 
-    def _sequence(self, value: Any, length: int, where: str, wanted: str) -> Sequence[Any]:
+    def _sequence(self, value: object, length: int, where: str, wanted: str) -> Sequence[object]:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(f"{self.spec} returned {type(value).__name__}{where}; it must return a list of {length} {wanted}.")
         if len(value) != length:
             raise ValueError(f"{self.spec} returned {len(value)} entries{where}; it must return {length} {wanted}.")
         return value
 
-    def _number(self, value: Any, index: int) -> float:
+    def _number(self, value: object, index: int) -> float:
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(f"{self.spec} returned {value!r:.80} for prompt {index}, which is no finite number; mend the function.")
+            raise ValueError(f"{self.spec} returned {value!r:.80} for prompt {index}, which is not a finite number; fix the function.")
         return float(value)

@@ -1,4 +1,7 @@
-"""Reward models as Scorers."""
+"""Reward models as Scorers.
+
+Shapes: R sequences.
+"""
 
 from collections.abc import Callable, Sequence
 

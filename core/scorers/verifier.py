@@ -1,4 +1,4 @@
-"""A program that checks answers against references, as a Scorer."""
+"""Verifiers, programs that check answers against references, as Scorers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from core.records import Dialogue
 
 
 class VerifierScorer:
-    """Scores each completion with a function of its text and the reference of its prompt, one call per completion.
+    """Scores each completion with a function of its text and its prompt's reference, called once per completion.
 
-    `references` are those of all prompts that will be scored; `name` is what messages call the function.
+    `references` must cover every prompt to be scored; error messages call the function `name`.
 
     >>> VerifierScorer(lambda text, reference: float(text == reference["answer"]), {}, name="exact").name
     'exact'
@@ -24,8 +24,8 @@ class VerifierScorer:
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of scores per prompt.
 
-        Raises `ValueError` that names the prompt for one without reference, for a score that is no finite number, and where the
-        function itself does.
+        Raises a `ValueError` that names the prompt if it has no reference, if a score is not a finite number, and if the function
+        raises one.
         """
         return [
             [self._scored(prompt, text, self._reference(prompt)) for text in answers]
@@ -42,13 +42,13 @@ class VerifierScorer:
     def _scored(self, prompt: Dialogue, text: str, reference: Mapping[str, Any]) -> float:
         try:
             score = self.verifier(text, reference)
-        except ValueError as error:  # which knows the reference and not whose it is
+        except ValueError as error:  # the function knows the reference, not the prompt
             raise ValueError(f"{self.name}, judging an answer to {_shown(prompt)}: {error}") from error
         if not isinstance(score, Real) or not math.isfinite(score):
-            raise ValueError(f"{self.name} returned {score!r:.80} for {_shown(prompt)}, which is no finite number; mend the function.")
+            raise ValueError(f"{self.name} returned {score!r:.80} for {_shown(prompt)}, which is not a finite number; fix the function.")
         return float(score)
 
 
 def _shown(prompt: Dialogue) -> str:
-    """The prompt in a message: the beginning of its last turn."""
+    """The prompt as error messages show it: the start of its last turn."""
     return f"the prompt {prompt[-1].content!r:.80}"

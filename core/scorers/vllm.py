@@ -1,11 +1,12 @@
-"""Rewards by a vLLM server: at scale the reward model lives in a process of its own, with GPUs of its own."""
+"""Rewards from a vLLM server: at scale the reward model lives in its own process, on its own GPUs."""
 
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.data.token_rows import token_rows
+from core.disk import Json
 from core.records import CompletionScore, Dialogue
 from core.vllm.server import Server, is_address
 
@@ -13,24 +14,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SUSPICIOUS = 8
-"""The number of scores from which on all of them between 0 and 1 is taken for the work of a sigmoid."""
+"""From this many scores on, all of them between 0 and 1 are taken for the output of a sigmoid."""
 
 
 class VLLMScorer:
-    """Scores with the classifier of one output that a vLLM server (`vllm serve MODEL --runner pooling`) holds.
+    """Scores with a one-output classifier behind a vLLM server (`vllm serve MODEL --runner pooling`).
 
-    The server gets token ids, made here with the reward model's own `tokenizer`, so that template, BOS and the cut at the
-    end to `max_length` are those of a reward model in this process. Rows are sorted by length and sent `batch` to a request,
-    `parallel` requests at a time. `num_truncated` counts the rows that were cut.
+    The server gets token ids from the reward model's own `tokenizer`, so that template, BOS and truncation to `max_length`
+    are the same as for a reward model in this process. Rows are sorted by length and sent in requests of `batch` rows,
+    `parallel` requests at a time. `num_truncated` counts the truncated rows.
 
-    A server puts the output of a classifier of one label through a sigmoid unless told otherwise: requests say
-    `use_activation: false` (`activation` to older servers). Where a call of 8 or more texts yet brings nothing but scores
-    between 0 and 1, `say` gets a line, once.
+    vLLM applies a sigmoid to the output of a one-label classifier by default; requests switch it off with
+    `use_activation: false` (`activation` for older servers). If a call with 8 or more texts still returns only scores
+    between 0 and 1, `say` gets a warning, once.
 
-    Connection errors, timeouts (`timeout_s` per request) and the statuses 429 and 5xx are tried again up to `retries`
-    times, after 0.25 s, 0.5 s, 1 s and so on up to 4 s. What fails for good is a `ValueError` naming the URL and the reason.
+    Connection errors, timeouts (`timeout_s` per request) and the statuses 429 and 5xx are retried up to `retries` times,
+    after 0.25 s, 0.5 s, 1 s and so on up to 4 s. Requests that fail for good raise `ValueError` with the URL and the reason.
 
-    Tried against a stand-in with the server's interface only, not against vLLM on hardware.
+    Tested only against a stand-in with the server's interface, not against vLLM on hardware.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class VLLMScorer:
         return [[found.reward for found in row] for row in self.score_detailed(prompts, completions)]
 
     def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
-        """As `score`, with the tokens that were sent for each reward."""
+        """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = self._rewards(texts.rows)
         self._suspect_sigmoid(rewards)
@@ -87,29 +88,41 @@ class VLLMScorer:
     def _classify(self, server: Server, rows: list[list[int]]) -> list[float]:
         """The rewards of one request's rows, in their order."""
         answer = server.post("/classify", {"model": self.model, "input": rows, "use_activation": False, "activation": False})
-        try:
-            found = {entry["index"]: entry["probs"] for entry in answer["data"]}
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"{self.url} answered {str(answer)!r:.200}, which is no classification; is it a vLLM server?") from error
+        found = _outputs(answer)
+        if found is None:
+            raise ValueError(f"{self.url} answered {str(answer)!r:.200}, which is not a classification; is it a vLLM server?")
         if set(found) != set(range(len(rows))):
             raise ValueError(
                 f"{self.url} answered for {len(found)} of the {len(rows)} texts of a request, or for others; is it a vLLM server?"
             )
         return [self._reward(found[index]) for index in range(len(rows))]
 
-    def _reward(self, outputs: Any) -> float:
+    def _reward(self, outputs: Json) -> float:
         if not isinstance(outputs, list) or len(outputs) != 1:
             given = f"{len(outputs)} outputs" if isinstance(outputs, list) else repr(outputs)
             raise ValueError(f"{self.url} gave {given:.80} for a text; a reward model has one output, so serve another model.")
-        if not isinstance(outputs[0], int | float) or not math.isfinite(outputs[0]):
-            raise ValueError(f"{self.url} gave {outputs[0]!r:.80} for a text, which is no finite number; check the model's number format.")
-        return float(outputs[0])
+        (reward,) = outputs
+        if not isinstance(reward, int | float) or not math.isfinite(reward):
+            raise ValueError(f"{self.url} gave {reward!r:.80} for a text, which is not a finite number; check the model's data type.")
+        return float(reward)
 
     def _suspect_sigmoid(self, rewards: list[float]) -> None:
         if self._has_said or len(rewards) < SUSPICIOUS or not all(0 < reward < 1 for reward in rewards):
             return
         self._has_said = True
         self._say(
-            f"{self.url}: all {len(rewards)} rewards lie between 0 and 1; the server seems to apply a sigmoid all the same, which changes "
+            f"{self.url}: all {len(rewards)} rewards lie between 0 and 1; the server still seems to apply a sigmoid, which changes "
             "their differences. Serve the model with its activation switched off."
         )
+
+
+def _outputs(answer: Json) -> dict[int, Json] | None:
+    """The outputs in a server's answer by the index of their row; None for an answer of another form."""
+    if not isinstance(answer, dict) or not isinstance(entries := answer.get("data"), list):
+        return None
+    found: dict[int, Json] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(index := entry.get("index"), int) or "probs" not in entry:
+            return None
+        found[index] = entry["probs"]
+    return found

@@ -5,10 +5,10 @@ dot-product attention over its context and itself: a dense mask over the whole s
 work too. On CUDA devices the visibility rule is a FlexAttention block mask.
 
 Shapes: N tokens in a flat stream, H query heads (in hidden states: hidden size), J key heads, D channels of a head, Q queries
-and K keys of one block, S queries of all heads that share a key head.
+and K keys of one block, S queries of all heads that share a key head, R sequences.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -142,7 +142,7 @@ def _concatenate(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
 
 
 @cache
-def _compiled_flex() -> Any:
+def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 

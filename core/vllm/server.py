@@ -1,10 +1,11 @@
-"""Requests to an inference server: retried where that can help, with a clear error where it cannot."""
+"""Requests to an inference server, retried where that can help, with a clear error where it cannot."""
 
 import time
 from types import TracebackType
-from typing import Any
 
 import httpx
+
+from core.disk import Json
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 4.0
@@ -14,7 +15,7 @@ class Server:
     """Client of an HTTP server that speaks JSON; safe to use from several threads.
 
     Connection errors, timeouts (`timeout_s` per request) and the statuses 429 and 5xx are retried up to `retries` times,
-    after 0.25 s, 0.5 s, 1 s and so on up to 4 s. What fails for good is a `ValueError` naming the URL and the reason.
+    after 0.25 s, 0.5 s, 1 s and so on up to 4 s. Requests that fail for good raise `ValueError` with the URL and the reason.
     """
 
     def __init__(self, base_url: str, *, parallel: int = 8, timeout_s: float = 60, retries: int = 4) -> None:
@@ -31,18 +32,18 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; no request may follow."""
+        """Closes the connections; no requests are possible afterwards."""
         self._client.close()
 
-    def get(self, path: str, *, remedy: str = "") -> Any:
-        """The JSON that `path` answers with. `remedy` is what to do where the server refuses."""
+    def get(self, path: str, *, remedy: str = "") -> Json:
+        """The JSON response of `path`. `remedy` is the advice in the error if the server refuses the request."""
         return self._answer("GET", path, None, self.retries, remedy)
 
-    def post(self, path: str, body: Any = None, *, retry: bool = True, remedy: str = "") -> Any:
-        """The JSON that `path` answers `body` with, None for an empty answer. Without `retry` one failure is enough."""
+    def post(self, path: str, body: object = None, *, retry: bool = True, remedy: str = "") -> Json:
+        """The JSON response of `path` to `body`, None if it is empty. Without `retry` the first failure is final."""
         return self._answer("POST", path, body, self.retries if retry else 0, remedy)
 
-    def _answer(self, method: str, path: str, body: Any, retries: int, remedy: str) -> Any:
+    def _answer(self, method: str, path: str, body: object, retries: int, remedy: str) -> Json:
         url = self.base_url + path
         failure = ""
         for attempt in range(retries + 1):
@@ -71,7 +72,7 @@ def is_address(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host)
 
 
-def _content(url: str, response: httpx.Response) -> Any:
+def _content(url: str, response: httpx.Response) -> Json:
     if not response.content:
         return None
     try:

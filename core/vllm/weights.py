@@ -1,9 +1,9 @@
-"""Transfer of the weights of a policy in training to a vLLM server.
+"""Transfers the weights of a policy in training to a vLLM server.
 
-Two ways that vLLM documents, both behind its development routes (VLLM_SERVER_DEV_MODE=1): it reads a folder again
+Two ways documented by vLLM, both behind its development routes (VLLM_SERVER_DEV_MODE=1): it reloads a folder
 (https://docs.vllm.ai/en/latest/training/layerwise/), or its workers join an NCCL group in which the trainer broadcasts
-(https://docs.vllm.ai/en/latest/training/weight_transfer/nccl/). vLLM itself is never imported. Tried against a stand-in
-with the routes of the server only, not against vLLM on hardware.
+(https://docs.vllm.ai/en/latest/training/weight_transfer/nccl/). vLLM itself is never imported. Tested only
+against a stand-in with the server's routes, not against vLLM on hardware.
 """
 
 import base64
@@ -22,13 +22,13 @@ from core.vllm.server import Server
 Weights = Iterable[tuple[str, Tensor]]
 
 CHUNK_BYTES = 1 << 30
-"""Upper bound on the weights in flight at a time."""
+"""Upper bound on the bytes of weights in flight at a time."""
 DEV_MODE = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment."
 NCCL_MODE = 'start vLLM 0.30 or later with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\'.'
 
 
 class WeightTransfer(Protocol):
-    """Brings weights into a server that has been paused."""
+    """Sends weights to a paused server."""
 
     def send(self, server: Server, weights: Weights) -> None:
         """Returns once the server holds all of them."""
@@ -36,13 +36,13 @@ class WeightTransfer(Protocol):
 
 
 class FolderTransfer:
-    """Writes the weights as safetensors into `folder`, which the server sees under the same path, and has them loaded again."""
+    """Writes the weights as safetensors into `folder`, which the server sees under the same path, and has the server reload them."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder, self.dtype = folder, dtype
 
     def send(self, server: Server, weights: Weights) -> None:
-        """Takes the place of what was sent before; the server reads the folder only when it is told to, so never half of it."""
+        """Replaces what was sent before. The server reads the folder only when told to, so it never sees a partial one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.safetensors"):
             old.unlink()
@@ -54,17 +54,17 @@ class FolderTransfer:
 
 
 class TransferGroup(Protocol):
-    """A group of processes, of which this one is rank 0 and the server's workers are the others."""
+    """A process group of this process, rank 0, and the server's workers."""
 
     unique_id: bytes
     """What the other processes need to join."""
 
     def join(self) -> None:
-        """Waits until the others are there, and sums one float over all, which vLLM's workers do first of all."""
+        """Waits for the others, and all-reduces one float with them, which is the first thing vLLM's workers do."""
         ...
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Gives the others what `tensor` holds; returns once it is on its way in order."""
+        """Sends `tensor` to the others; returns once it is queued."""
         ...
 
     def wait(self) -> None:
@@ -83,7 +83,7 @@ class BroadcastTransfer:
         self._group: TransferGroup | None = None
 
     def send(self, server: Server, weights: Weights) -> None:
-        """One update of the server, of as many chunks as it takes."""
+        """Updates the server's weights, in as many chunks as it takes."""
         if self._group is None:
             self._group = self._open(server)
         server.post("/start_weight_update", retry=False, remedy=NCCL_MODE)
@@ -129,16 +129,16 @@ class NCCLGroup:
 
     @staticmethod
     def require(device: torch.device) -> None:
-        """Raises `ValueError` where there can be no such group."""
+        """Raises `ValueError` if no such group can be formed."""
         if device.type != "cuda" or not dist.is_nccl_available():
             raise ValueError("rollout.sync=nccl needs the policy on a CUDA device; use rollout.sync=folder.")
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.require(device)
         self.device = device
-        typeless: Any = dist  # its stubs know neither class whole
-        self._store = typeless.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._group = typeless.ProcessGroupNCCL(self._store, 0, size)
+        untyped: Any = dist  # the type stubs of both classes are incomplete
+        self._store = untyped.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._group = untyped.ProcessGroupNCCL(self._store, 0, size)
         self._warm_up = threading.Thread(target=self._sum_one, daemon=True)
         self._warm_up.start()
         self.unique_id = self._store.get("0")
@@ -153,7 +153,7 @@ class NCCLGroup:
         self.wait()
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Puts `tensor` behind the others on the stream."""
+        """Queues `tensor` on the stream."""
         self._group.broadcast([tensor.to(self.device).contiguous()]).wait()
 
     def wait(self) -> None:
@@ -178,7 +178,7 @@ def chunks(weights: Weights, dtype: torch.dtype) -> Iterator[list[tuple[str, Ten
 
 
 def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those in one memory (tied embeddings) copied: safetensors refuses them."""
+    """The tensors, with those that share memory (tied embeddings) copied, since safetensors rejects them."""
     seen: set[int] = set()
     copies: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -196,17 +196,17 @@ def _world_size(server: Server) -> int:
     return size
 
 
-def _concurrently(work: Callable[[], None], request: Callable[[], Any]) -> None:
-    """Both at the same time, for each waits for the other; raises what the request raised, without waiting for `work`."""
+def _concurrently(work: Callable[[], None], request: Callable[[], object]) -> None:
+    """Runs both at once, since each waits for the other; raises an error of the request without waiting for `work`."""
     failed: list[BaseException] = []
 
     def guarded() -> None:
         try:
             work()
-        except (RuntimeError, ValueError) as error:  # of torch and NCCL; raised below, in the thread that asked
+        except (RuntimeError, ValueError) as error:  # from torch and NCCL; raised below, in the calling thread
             failed.append(error)
 
-    # A daemon: where the request fails nobody joins the collective, and the thread would keep the process from ending.
+    # A daemon: if the request fails, nobody joins the collective, and the thread would keep the process from exiting.
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     request()

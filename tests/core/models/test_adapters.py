@@ -84,7 +84,7 @@ def test_a_head_that_is_also_a_target_of_lora_is_the_one_that_was_trained(tmp_pa
 def test_an_adapter_without_a_head_on_a_language_model_is_refused(lora_reward_model: tuple[Path, list[float]]) -> None:
     folder, _ = lora_reward_model
     drop(folder, "score.weight")
-    with pytest.raises(ValueError, match=r"lora is no trained reward model: it lacks score\.weight, .* save the head .*modules_to_save"):
+    with pytest.raises(ValueError, match=r"lora is not a trained reward model: it lacks score\.weight, .* save the head .*modules_to_save"):
         load_reward_model(config(folder))
 
 
@@ -177,7 +177,7 @@ def test_a_base_on_the_hub_is_taken_at_the_revision_that_the_adapter_names(
 
     monkeypatch.setattr("core.models.locate.require_hub", unreachable)
     edit(lora_policy[0], base_model_name_or_path="org/base@v1", revision="v2")
-    with pytest.raises(ValueError, match="base_model_name_or_path=org/base@v1 asks for another revision than the one set beside it, v2"):
+    with pytest.raises(ValueError, match="base_model_name_or_path=org/base@v1 names another revision than the revision setting, v2"):
         load_policy(config(lora_policy[0]))
     edit(lora_policy[0], base_model_name_or_path="org/base")
     with pytest.raises(ValueError, match=r"adapter_config\.json: base_model_name_or_path=org/base"):

@@ -175,12 +175,12 @@ def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path: Path, toke
 
 
 def test_a_language_model_is_no_reward_model_since_its_head_would_be_random(policy_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"policy is no trained reward model: it lacks score\.weight, .* train one .* `rewardloop rm`"):
+    with pytest.raises(ValueError, match=r"policy is not a trained reward model: it lacks score\.weight, .* train one .* `rewardloop rm`"):
         load_reward_model(config(policy_folder))
 
 
 def test_a_reward_model_is_no_policy_since_its_output_layer_would_be_random(reward_model_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"reward-model is no whole language model: it lacks lm_head\.weight, which would be random"):
+    with pytest.raises(ValueError, match=r"reward-model is not a complete language model: it lacks lm_head\.weight; give a policy"):
         load_policy(config(reward_model_folder))
 
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused_with_the_first_names(
     # A Llama layer has nine weights: four of attention, three of the MLP, two norms.
     with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.input_layernorm\.weight, [^,]*, [^,]* and 6 more weights, which"):
         load_reward_model(config(tmp_path))
-    with pytest.raises(ValueError, match=r"model\.path=.* is no whole language model: it lacks model\.layers\.1\.input_layernorm"):
+    with pytest.raises(ValueError, match=r"model\.path=.* is not a complete language model: it lacks model\.layers\.1\.input_layernorm"):
         new_reward_model(config(tmp_path), seed=0)
 
 

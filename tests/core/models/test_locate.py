@@ -85,7 +85,7 @@ def test_a_hub_ids_revision_stands_behind_it_or_beside_it(asked: list[str], path
 
 
 def test_two_different_revisions_are_refused(asked: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"model\.path=org/name@v1 asks for another revision than the one set beside it, v2; give one"):
+    with pytest.raises(ValueError, match=r"model\.path=org/name@v1 names another revision than the revision setting, v2; give only one"):
         locate(ModelConfig(path="org/name@v1", revision="v2"))
 
 

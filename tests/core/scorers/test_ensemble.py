@@ -118,5 +118,5 @@ def test_scales_must_be_one_per_member_with_a_positive_deviation() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_a_weight_that_would_reward_disagreement_or_is_no_number_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match=f"The weight of an ensemble's variance is {weight}; it must be a number from 0 up"):
+    with pytest.raises(ValueError, match=f"The weight of an ensemble's variance is {weight}; it must be a finite number, 0 or above"):
         EnsembleScorer(members(), Combine.uncertainty, weight)

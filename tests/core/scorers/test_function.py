@@ -67,7 +67,7 @@ def test_another_shape_is_refused_with_the_shape_it_must_have(value: Any, messag
 
 @pytest.mark.parametrize("value", ["good", None, float("nan"), float("inf"), 1j])
 def test_what_is_no_finite_number_is_refused_with_the_prompt(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"fixed returned .* for prompt 1, which is no finite number; mend the function"):
+    with pytest.raises(ValueError, match=r"fixed returned .* for prompt 1, which is not a finite number; fix the function"):
         scored([[1.0, 2.0], [value]], monkeypatch)
 
 

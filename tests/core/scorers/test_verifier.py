@@ -42,7 +42,7 @@ def test_a_prompt_without_reference_is_named_by_its_beginning() -> None:
 @pytest.mark.parametrize("value", [None, "1.0", math.nan, math.inf, [1.0]])
 def test_what_is_no_finite_number_is_refused_with_its_prompt(value: Any) -> None:
     scorer = VerifierScorer(lambda completion, reference: value, REFERENCES, name="my_rewards:exact")
-    with pytest.raises(ValueError, match=r"my_rewards:exact returned .* for the prompt 'What is 2 plus 3\?', which is no finite number"):
+    with pytest.raises(ValueError, match=r"my_rewards:exact returned .* for the prompt 'What is 2 plus 3\?', which is not a finite number"):
         scorer.score([SUM], [["5"]])
 
 

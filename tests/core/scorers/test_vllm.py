@@ -221,7 +221,7 @@ def test_anything_but_one_output_per_text_is_no_reward_model(server: Server, out
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
 def test_an_output_that_is_no_finite_number_is_refused(server: Server, value: Any) -> None:
     server.answer = lambda number, body: classification(body, lambda ids: [value])
-    with pytest.raises(ValueError, match=rf"{server.url}/classify gave .* for a text, which is no finite number"):
+    with pytest.raises(ValueError, match=rf"{server.url}/classify gave .* for a text, which is not a finite number"):
         scorer(server).score(PROMPTS, COMPLETIONS)
 
 

@@ -97,7 +97,7 @@ def test_the_sum_without_a_term_has_the_moments_of_the_whole_as_soon_as_they_are
 
 def test_terms_need_names_of_their_own_and_there_must_be_one() -> None:
     term = Term(name="length", scorer=LengthScorer())
-    with pytest.raises(ValueError, match="length, length of a weighted sum do not all differ in name"):
+    with pytest.raises(ValueError, match="length, length of a weighted sum must have different names"):
         WeightedScorer([term, term])
     with pytest.raises(ValueError, match="at least one term"):
         WeightedScorer([])

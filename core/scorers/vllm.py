@@ -111,7 +111,7 @@ class VLLMScorer:
             return
         self._has_said = True
         self._say(
-            f"{self.url}: all {len(rewards)} rewards lie between 0 and 1; the server still seems to apply a sigmoid, which changes "
+            f"{self.url}: all {len(rewards)} rewards lie between 0 and 1; the server seems to apply a sigmoid anyway, which changes "
             "their differences. Serve the model with its activation switched off."
         )
 

@@ -185,15 +185,15 @@ def test_a_failed_transfer_leaves_the_server_paused_and_generates_nothing(
     with pytest.raises(ValueError, match=r"/collective_rpc did not answer in 1 attempts, the last one with status 500 \(not today\)"):
         engine.load_weights(moved.state_dict().items())
     assert server.paused
-    with pytest.raises(ValueError, match="only a part of the last weights"):
+    with pytest.raises(ValueError, match="only part of the last weights"):
         engine.generate(PROMPTS, GREEDY)
     engine.load_weights(moved.state_dict().items())
     assert len(engine.generate(PROMPTS, GREEDY)) == 3
 
 
-def test_a_server_that_cannot_forget_old_prompts_is_refused(engine: VLLMGenerator, server: Standin, moved: LlamaForCausalLM) -> None:
+def test_a_server_that_cannot_clear_its_prefix_cache_is_refused(engine: VLLMGenerator, server: Standin, moved: LlamaForCausalLM) -> None:
     server.answers["/reset_prefix_cache?reset_running_requests=true"] = {"success": False}
-    with pytest.raises(ValueError, match="could not forget the prompts"):
+    with pytest.raises(ValueError, match="could not clear its prefix cache"):
         engine.load_weights(moved.state_dict().items())
 
 

@@ -225,7 +225,7 @@ def test_an_adapter_of_a_wider_model_is_refused_with_the_base_it_names(
 
 
 def test_quantising_an_adapter_is_refused_with_a_remedy(lora_policy: tuple[Path, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"model\.quantize=nf4 does not go with an adapter such as .*lora, .* save the merged model"):
+    with pytest.raises(ValueError, match=r"model\.quantize=nf4 does not go with an adapter such as .*lora: .* save the merged model"):
         load_policy(ModelConfig(path=str(lora_policy[0]), quantize=Quantize.nf4))
 
 

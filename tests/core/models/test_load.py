@@ -191,7 +191,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused_with_the_first_names(
     reward_model.save_pretrained(tmp_path, state_dict=weights)
     tokenizer.save_pretrained(tmp_path)
     # A Llama layer has nine weights: four of attention, three of the MLP, two norms.
-    with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.input_layernorm\.weight, [^,]*, [^,]* and 6 more weights, which"):
+    with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.input_layernorm\.weight, [^,]*, [^,]* and 6 more weights, so"):
         load_reward_model(config(tmp_path))
     with pytest.raises(ValueError, match=r"model\.path=.* is not a complete language model: it lacks model\.layers\.1\.input_layernorm"):
         new_reward_model(config(tmp_path), seed=0)

@@ -230,7 +230,9 @@ def test_an_output_that_is_no_finite_number_is_refused(server: Server, value: An
 )
 def test_an_answer_that_is_no_classification_is_refused(server: Server, answer: Any) -> None:
     server.answer = lambda number, body: (200, answer)
-    with pytest.raises(ValueError, match=rf"{server.url}/classify answered .*, which is no (classification|JSON); is it a vLLM server"):
+    with pytest.raises(
+        ValueError, match=rf"{server.url}/classify answered .*, which is (not a classification|no JSON); is it a vLLM server"
+    ):
         scorer(server).score(PROMPTS, COMPLETIONS)
 
 

@@ -70,7 +70,7 @@ def test_equal_scores_have_a_standard_deviation_that_can_be_divided_by() -> None
 
 
 def test_a_score_that_is_not_finite_gives_no_moments_and_no_finite_sum() -> None:
-    with pytest.raises(ValueError, match="the reward length gave a score that is not finite"):
+    with pytest.raises(ValueError, match="the reward length gave a non-finite score"):
         two_terms(standardize=True).fit({"length": [[1.0, math.nan]], "vowels": [[0.0, 0.0]]})
     [[total]] = two_terms().combined({"length": [[math.nan]], "vowels": [[1.0]]})
     assert math.isnan(total)

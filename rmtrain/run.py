@@ -142,9 +142,9 @@ class RMRun:
             raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
         config = session.config
         saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.context.dir, base=config.model, lora=config.lora)
-        loaded = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else None
+        held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)
         with self.preemption.interruptible():
-            world.from_main(lambda: self.evaluations.submit(saved, loaded))
+            world.from_main(lambda: self.evaluations.submit(saved, *held))
 
     def _warn_if_not_measured(self, step: int) -> None:
         """Reports at the first checkpoint, rather than at the end, that the metric that should choose the best is not measured."""

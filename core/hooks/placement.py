@@ -65,8 +65,8 @@ class Evaluations(Protocol):
     waited: float
     """Seconds that training has waited for hooks."""
 
-    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
-        """Has the hooks run on a checkpoint; `loaded` is its model and tokenizer if they are in memory."""
+    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
+        """Has the hooks run on a checkpoint; its model and tokenizer may be in memory."""
         ...
 
     def collect(self) -> None:
@@ -89,9 +89,10 @@ class InlineEvaluations:
         self.hooks, self.tracker, self.autocast = hooks, tracker, autocast
         self.waited = 0.0
 
-    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
+    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
         started = time.monotonic()
-        model, tokenizer = loaded or _load(saved)
+        if model is None:
+            model, tokenizer = _loaded(saved)
         with self.autocast():
             run_hooks(self.hooks, saved.event(model, tokenizer), self.tracker)
         seconds = time.monotonic() - started
@@ -122,7 +123,7 @@ class SeparateEvaluations:
         self._failure: RuntimeError | None = None
         self._running: tuple[Saved, subprocess.Popen[bytes], float] | None = None
 
-    def submit(self, saved: Saved, loaded: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | None" = None) -> None:
+    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
         self._waiting.append(saved)
         self.collect()
         self._raise_failure()
@@ -206,7 +207,7 @@ def _process_folder(saved: Saved) -> Path:
     return eval_file(saved.run_dir, saved.step).with_suffix(".process")
 
 
-def _load(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _loaded(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Model and tokenizer as in training: an adapter stays unmerged, since merging rounds differently."""
     from core.models.export import read_weights
     from core.models.load import load_reward_model, new_reward_model
@@ -226,7 +227,7 @@ def run_task(task: Path) -> None:
     from core.process.precision import autocast
 
     hooks, saved = pickle.loads(task.read_bytes())
-    model, tokenizer = _load(saved)
+    model, tokenizer = _loaded(saved)
     with autocast(model.device, saved.base.dtype):
         run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the training process logs the metrics
 

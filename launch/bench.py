@@ -28,10 +28,9 @@ from launch.rewards.locate import LocatedReward, locate_reward
 from launch.schema import BenchJob, Benchmark
 
 
-def run(composed: Composed, progress: Progress) -> Result:
+def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     """The result of a configuration: from saved scores, from a finished run of the same settings, or by scoring anew."""
     job = composed.job
-    assert isinstance(job, BenchJob)
     out = Path(job.out).expanduser() if job.out else None
     if out is not None:
         _require_out(out, {"rows": job.rows, "from_scores": job.from_scores, "prior_sets": job.prior_sets})
@@ -107,7 +106,7 @@ def _short(name: str) -> str:
     return "-".join(parts[-3::2]) if len(parts) > 2 and parts[-2] == "checkpoints" else parts[-1] if parts else name
 
 
-def _command(composed: Composed) -> None:
+def _command(composed: Composed[BenchJob]) -> None:
     result = run(composed, console_progress())
     errors = result.get("standard_errors", {})
     console, table = Console(), Table()
@@ -144,7 +143,7 @@ def main() -> None:
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
         return
-    start("bench", _command)
+    start(BenchJob, _command)
 
 
 if __name__ == "__main__":

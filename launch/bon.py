@@ -16,10 +16,9 @@ from launch.rewards.locate import reward_path
 from launch.schema import BoNJob
 
 
-def run(composed: Composed, progress: Progress) -> BoNResult:
+def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:
     """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
     job = composed.job
-    assert isinstance(job, BoNJob)
     models = {reward: ModelConfig(path=str(reward_path(reward, job.runs_dir)), dtype=job.model.dtype) for reward in job.rewards}
     if not job.tasks:
         raise ValueError("tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE.")
@@ -33,7 +32,7 @@ def run(composed: Composed, progress: Progress) -> BoNResult:
     return bon.run(job, inputs, progress)
 
 
-def _command(composed: Composed) -> None:
+def _command(composed: Composed[BoNJob]) -> None:
     result = run(composed, console_progress())
     tasks = [task for task in result.bounds["random"] if task != "average"]
     table = Table(title=f"best of {result.n}, from {result.dir}", title_justify="left")
@@ -49,7 +48,7 @@ def _command(composed: Composed) -> None:
 
 def main() -> None:
     """Entry point."""
-    start("bon", _command)
+    start(BoNJob, _command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From overrides to configurations: of one job, or of all jobs of a sweep."""
+"""From command-line overrides to configurations: those of one job, or of every job of a sweep."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Generic, TypeVar, get_type_hints
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -19,19 +19,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.schema import SCHEMAS, BoNJob, PPOJob, RMJob, RunSettings, register
+from launch.schema import AnyJob, BoNJob, PPOJob, RMJob, RunSettings, command_of, register
 
 GROUPS = files("conf")
-"""The folder whose folders are the groups of files to choose from."""
+"""Each of its folders is a group: the files that an override such as `model=coast` chooses from."""
 
 register_schemas = cache(register)
 
+JobT = TypeVar("JobT", bound=AnyJob)
+JobT_co = TypeVar("JobT_co", covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Composed:
-    """A job's configuration as dataclasses, and as YAML with its interpolations unresolved, fit to be kept."""
+class Composed(Generic[JobT_co]):
+    """A job's configuration, and the YAML of it that the run keeps: unresolved, so that no secret is written to disk."""
 
-    job: Any
+    job: JobT_co
     yaml: str
 
 
@@ -40,39 +43,39 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """The jobs of a command line as dataclasses, in the order in which they run, and whether it is a sweep."""
+class Command(Generic[JobT_co]):
+    """The jobs of a command line in the order in which they run, and whether they form a sweep."""
 
-    jobs: tuple[Any, ...]
+    jobs: tuple[JobT_co, ...]
     sweeping: bool
 
 
-def composed(name: str, overrides: Sequence[str]) -> Composed:
-    """The configuration of job `name` under `overrides`; raises `ConfigError`."""
-    with _hydra(name, overrides):
-        return validated(name, compose(name, overrides=list(overrides)))
+def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
+    """The configuration of one job under `overrides`. Raises `ConfigError`."""
+    with _hydra(schema, overrides):
+        return validated(schema, compose(command_of(schema), overrides=list(overrides)))
 
 
-def command(name: str, overrides: Sequence[str], *, multirun: bool) -> Command:
-    """All jobs that Hydra runs for job `name` under `overrides`, each checked; raises `ConfigError` for the first that cannot run.
+def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> Command[JobT]:
+    """Every job that Hydra would run under `overrides`, each validated. Raises `ConfigError` for the first that cannot run.
 
-    With `multirun` they are the product of all values of the overrides and of the `hydra.sweeper.params` of the chosen files;
-    where both name a key, the override counts.
+    With `multirun` they are the product of all values in the overrides and in `hydra.sweeper.params` of the chosen files; where
+    both set a key, the override wins.
     """
     fixed = [override.input_line or "" for override in _parsed(overrides) if not override.is_sweep_override()]
-    with _hydra(name, overrides):
-        hydra = compose(name, overrides=fixed, return_hydra_config=True).hydra
+    with _hydra(schema, overrides):
+        hydra = compose(command_of(schema), overrides=fixed, return_hydra_config=True).hydra
         sweeping = multirun or hydra.mode == RunMode.MULTIRUN
         params = [f"{key}={value}" for key, value in _params(hydra).items()]
     if not sweeping:
-        return Command(jobs=(composed(name, overrides).job,), sweeping=False)
+        return Command(jobs=(composed(schema, overrides).job,), sweeping=False)
     lists = combinations([*params, *overrides])
-    _require_one_sweep(name, overrides, lists)
-    return Command(jobs=tuple(_jobs(name, lists)), sweeping=True)
+    _require_one_sweep(schema, overrides, lists)
+    return Command(jobs=tuple(_jobs(schema, lists)), sweeping=True)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """The override lists of a sweep: the product of all values, of a key that is given twice the last ones; raises `ConfigError`."""
+    """The override lists of a sweep: the product of all values. Of a key given twice the last counts. Raises `ConfigError`."""
     choices: dict[str, list[str]] = {}
     for override in _parsed(overrides):
         key = override.get_key_element()
@@ -81,23 +84,23 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         elif override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            raise ConfigError(f"{override.input_line} sweeps over an interval, which has no end; list its values, as in {key}=1e-6,3e-6.")
+            raise ConfigError(f"{override.input_line} sweeps over an interval, which never ends; list the values, as in {key}=1e-6,3e-6.")
     return [list(chosen) for chosen in product(*choices.values())]
 
 
-def validated(name: str, cfg: DictConfig) -> Composed:
-    """A composed configuration as dataclasses; raises `ValueError` where it cannot run."""
-    return Composed(job=_job(name, cfg), yaml=OmegaConf.to_yaml(cfg, resolve=False))
+def validated(schema: type[JobT], cfg: DictConfig) -> Composed[JobT]:
+    """A composed configuration as dataclasses. Raises `ValueError` where it cannot run."""
+    return Composed(job=_job(schema, cfg), yaml=OmegaConf.to_yaml(cfg, resolve=False))
 
 
-def _job(name: str, cfg: DictConfig) -> Any:
+def _job(schema: type[JobT], cfg: DictConfig) -> JobT:
     missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given, for instance {missing[0]}=...")
     job = OmegaConf.to_object(cfg)
-    assert isinstance(job, SCHEMAS[name])
+    assert isinstance(job, schema)
     if isinstance(job, RunSettings):
-        _ = job.resumes  # raises for a word that says neither
+        _ = job.resumes  # raises for an unknown choice
     if isinstance(job, RMJob | PPOJob | BoNJob):
         _require_own_sizes(job)
     return job
@@ -114,8 +117,8 @@ def _require_own_sizes(job: RMJob | PPOJob | BoNJob) -> None:
 
 
 @contextmanager
-def _hydra(name: str, overrides: Sequence[str]) -> Generator[None]:
-    """Hydra on conf/ for a while; what it and the dataclasses refuse becomes a `ConfigError`."""
+def _hydra(schema: type[AnyJob], overrides: Sequence[str]) -> Generator[None]:
+    """Initialises Hydra on conf/; whatever it or the dataclasses reject becomes a `ConfigError`."""
     register_schemas()
     GlobalHydra.instance().clear()
     try:
@@ -124,7 +127,7 @@ def _hydra(name: str, overrides: Sequence[str]) -> Generator[None]:
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(name, overrides, error)) from error
+        raise ConfigError(_explain(schema, overrides, error)) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
@@ -132,12 +135,12 @@ def _hydra(name: str, overrides: Sequence[str]) -> Generator[None]:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them; raises `ConfigError` for one that it cannot read."""
+    """The overrides as Hydra parses them. Raises `ConfigError` for one that it cannot parse."""
     register_schemas()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("conf", version_base="1.3"):
-            # The loader tells glob(...) which choices there are.
+            # glob(...) needs the loader to list the choices.
             return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(_explain_grammar(error) or f"{' '.join(overrides)}: {error}") from error
@@ -145,82 +148,82 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         GlobalHydra.instance().clear()
 
 
-def _jobs(name: str, lists: Sequence[Sequence[str]]) -> list[Any]:
-    """The jobs of one sweep: what `composed` gives for every list, in a fifth of the time.
+def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:
+    """The jobs of one sweep: the same as `composed` for every list, five times faster.
 
-    Hydra reads and merges all files anew for every job, although most jobs of a sweep choose the same ones. So each choice
-    of files is composed once, and the plain values of a job are set on it.
+    Hydra reads and merges all files again for every job, although most jobs of a sweep choose the same files. Here each choice of
+    files is composed once, and the plain values of every job are then set on it.
     """
     distinct = list(dict.fromkeys(text for texts in lists for text in texts))
     parsed = dict(zip(distinct, _parsed(distinct), strict=True))
-    jobs: list[Any] = []
+    jobs: list[JobT | None] = []
     plain = {text for text, override in parsed.items() if _is_plain(override)}
-    with _hydra(name, ()):
+    with _hydra(schema, ()):
         configs: dict[tuple[str, ...], DictConfig] = {}
         for texts in lists:
             chosen = tuple(text for text in texts if text not in plain)
             try:
                 if chosen not in configs:
-                    configs[chosen] = compose(name, overrides=list(chosen))
-                # Every job of a sweep sets the same keys, so nothing of the job before stays behind.
+                    configs[chosen] = compose(command_of(schema), overrides=list(chosen))
+                # Every job of a sweep sets the same keys, so no value of the previous job survives.
                 for text in texts:
                     if text in plain:
                         OmegaConf.update(configs[chosen], parsed[text].key_or_group, parsed[text].value())
-                jobs.append(_job(name, configs[chosen]))
+                jobs.append(_job(schema, configs[chosen]))
             except (HydraException, OmegaConfBaseException, ValueError):
-                jobs.append(None)  # composed below as Hydra does it, which finds words for what is wrong
-    return [job or composed(name, texts).job for job, texts in zip(jobs, lists, strict=True)]
+                jobs.append(None)  # composed again below the slow way, which explains what is wrong
+    return [job or composed(schema, texts).job for job, texts in zip(jobs, lists, strict=True)]
 
 
 def _is_plain(override: Override) -> bool:
-    """Whether an override sets one value of an existing key: it chooses no file, and adds, removes and merges nothing."""
+    """Whether an override only sets the value of an existing key: it chooses no file, and adds, removes and merges nothing."""
     if override.get_key_element() != override.key_or_group or override.is_hydra_override():
         return False
     return isinstance(override.value(), str | int | float | bool | None) and not (GROUPS / override.key_or_group).is_dir()
 
 
-def _params(hydra: DictConfig) -> Mapping[str, Any]:
-    """What the files sweep, by key."""
+def _params(hydra: DictConfig) -> Mapping[str, object]:
+    """What the chosen files themselves sweep over, by key."""
     return OmegaConf.select(hydra, "sweeper.params") or {}
 
 
-def _require_one_sweep(name: str, overrides: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
-    """Refuses a sweep over files that sweep themselves, of which Hydra would run one job each."""
+def _require_one_sweep(schema: type[AnyJob], overrides: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
+    """Rejects a sweep over files that sweep themselves: Hydra would run only one job of each."""
     chosen = dict.fromkeys(text for texts in lists for text in texts if re.match(r"\+?experiment=", text))
     if len(chosen) < 2:
         return
     for text in chosen:
-        with _hydra(name, overrides):
-            hydra = compose(name, overrides=[text], return_hydra_config=True).hydra
+        with _hydra(schema, overrides):
+            hydra = compose(command_of(schema), overrides=[text], return_hydra_config=True).hydra
         if _params(hydra):
-            raise ConfigError(f"{text} is a sweep itself, and a sweep over sweeps runs only one job of each; run one at a time.")
+            raise ConfigError(f"{text} is itself a sweep, and a sweep over sweeps would run only one job of each; run one at a time.")
 
 
-def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
-    """Hydra's own words, and for an unknown key the nearest that exists."""
+def _explain(schema: type[AnyJob], overrides: Sequence[str], error: Exception) -> str:
+    """Hydra's own message, and for an unknown key the nearest existing ones."""
     if unreadable := _explain_grammar(error):
         return unreadable
     said = str(error).partition("\nConfig search path")[0].strip()
     if error.__cause__ is not None:
         said = f"{said}: {str(error.__cause__).splitlines()[0]}"
-    known = _keys(SCHEMAS[name])
+    known = _keys(schema)
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
         if key and key in said and key not in known and not (GROUPS / key).is_dir():
             longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
             near = longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {name} --help` for the keys there are."
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
             return f"the override {override!r} does not fit: {said.splitlines()[0]} {hint}"
     return said
 
 
-def _explain_grammar(error: Exception) -> str:
-    """What to do about an override that Hydra's grammar does not read; empty for other errors."""
+def _explain_grammar(error: Exception) -> str | None:
+    """What to do about an override that Hydra cannot parse; None for other errors."""
     if not isinstance(error, OverrideParseException):
-        return ""
+        return None
     return (
-        f"the override {error.override} cannot be read ({str(error).splitlines()[0]}); a value with blanks, =, commas, brackets or ~ "
-        "needs quotes of its own inside those of the shell, as in \"rows='a b=c.jsonl'\"."
+        f"the override {error.override} cannot be parsed ({str(error).splitlines()[0]}); a value with spaces, =, commas, brackets or ~ "
+        "needs its own quotes inside the shell's, as in \"rows='a b=c.jsonl'\"."
     )
 
 

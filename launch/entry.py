@@ -1,4 +1,4 @@
-"""From the command line to the end of its jobs: what all commands do around their work."""
+"""What every command does around its jobs, from the command line to the end."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ from core.process.exit import exit_without_teardown
 from core.process.memory import keep_freed_memory
 from core.process.signals import Preempted, raise_on_signal
 from core.runs.record import RunBusyError
-from launch.compose import Composed, ConfigError, combinations, command, composed, register_schemas, validated
-from launch.schema import BenchJob, Launch
-from launch.sweep import WIDTH, JobStatus, Outcome, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes
+from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
+from launch.schema import AnyJob, BenchJob, Launch, command_of
+from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
 
@@ -26,50 +26,51 @@ INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "-
 """Flags with which Hydra only prints."""
 
 
-def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
-    """Runs job `name` with the overrides of the command line; every job of a sweep is checked before the first runs.
+def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
+    """Runs the jobs that the command line asks for; all jobs of a sweep are validated before the first one runs.
 
-    `run` does one job and returns the record of its run, with the folder as `dir`, if it leaves one: a sweep shows in a table
-    at its end what became of its jobs, and writes it as CSV beside the runs. With `dry_run=true` the jobs are listed instead.
+    `run` does one job and returns the record of its run, with the folder as `dir`, or None if it leaves no run. A sweep ends with a
+    table of what became of its jobs, which is also written as CSV beside the runs. With `dry_run=true` the jobs are only listed.
 
-    Of the processes of a torchrun, which all do the same jobs, the first one speaks and writes. Exits with 2 and one message
-    where the configuration is wrong, with 1 where a run failed, and with the code of `Preempted` where a run was told to
-    stop: that stops the sweep.
+    Every process that torchrun started runs the same jobs; the first one prints and writes. Exits with 2 and one message if the
+    configuration is wrong, with 1 if a run failed, and with the code of `Preempted` if a run was told to stop, which also stops
+    the sweep.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name = command_of(schema)
     register_schemas()
-    jobs, sweeping = _checked(name, arguments)
-    if any(isinstance(job, Launch) and job.dry_run for job in jobs):
-        _list(name, jobs)
+    asked = _checked(schema, arguments)
+    if any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):
+        _print_dry_run(name, asked.jobs)
         return
     keep_freed_memory()
-    # Reports of loading say that a new head is new; what matters of it is in our own messages.
+    # Transformers reports on loading that a head is new; our own messages say so where it matters.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use, unasked
-    outcomes: list[Outcome] = []
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data unless told not to
+    outcomes: list[JobOutcome] = []
     failures: list[str] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
     def main(cfg: DictConfig) -> None:
         begun = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            record = run(validated(name, cfg))
+            record = run(validated(schema, cfg))
         except KeyboardInterrupt:
-            _say("stopped; what is complete is kept, and the same command goes on from there")
+            _print_error("stopped; what is complete is kept, and the same command goes on from there")
             raise SystemExit(130) from None
         except Preempted as stopped:
-            _say(str(stopped))
+            _print_error(str(stopped))
             raise
         except Exception as error:
-            # Whatever a job of a sweep dies of, the others go on; what failed is told at the end.
+            # Whatever a job of a sweep fails with, the others still run; the failures are listed at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
             said = str(error) if isinstance(error, (ValueError, RunBusyError)) else f"{type(error).__name__}: {error}"
-            outcomes.append(Outcome(status=JobStatus.failed, message=said))
-            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if sweeping else said)
-            # A process may die of what the others never see, such as its own memory.
-            _say(f"failed: {failures[-1]}", always=not isinstance(error, ValueError))
+            outcomes.append(JobOutcome(status=JobStatus.failed, message=said))
+            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if asked.sweeping else said)
+            # Some failures, such as running out of memory, hit one process alone.
+            _print_error(f"failed: {failures[-1]}", every_process=not isinstance(error, ValueError))
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
@@ -77,34 +78,35 @@ def start(name: str, run: Callable[[Composed], Mapping[str, Any] | None], argv: 
     with exit_without_teardown():
         with raise_on_signal():
             main()
-        # A launcher that hands the jobs to other processes leaves nothing here.
-        if sweeping and isinstance(jobs[0], Launch) and len(outcomes) == len(jobs):
-            _tell(name, jobs, outcomes)
+        # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
+        if asked.sweeping and len(outcomes) == len(asked.jobs):
+            _print_sweep(name, asked.jobs, outcomes)
         if failures:
-            if sweeping:
-                _say("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
+            if asked.sweeping:
+                _print_error("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
             raise SystemExit(1)
 
 
-def _checked(name: str, arguments: Sequence[str]) -> tuple[tuple[Any, ...], bool]:
-    """The jobs that the arguments ask for, none where Hydra only prints, and whether they are a sweep; refuses what is wrong."""
+def _checked(schema: type[JobT], arguments: Sequence[str]) -> Command[JobT]:
+    """The jobs that the arguments ask for, or none if Hydra only prints. Ends the command with a message for what cannot run."""
     if INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
-        return (), False
+        return Command(jobs=(), sweeping=False)
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     try:
-        found = command(name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
-        if not any(isinstance(job, Launch) and job.dry_run for job in found.jobs):  # which may be meant for another machine
-            for job in found.jobs:
-                _require_world(job)
-            _require_own_out(found.jobs)
+        asked = command(schema, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
+        if not any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):  # a dry run may be for another machine
+            for job in asked.jobs:
+                if obstacle := world_obstacle(job):
+                    raise ConfigError(obstacle)
+            _require_own_out(asked.jobs)
     except ConfigError as error:
         refuse(str(error))
-    return tuple(found.jobs), found.sweeping
+    return asked
 
 
 def refuse(message: str) -> NoReturn:
     """Ends the command with a message for the user."""
-    _say(f"rewardloop: {message}")
+    _print_error(f"rewardloop: {message}")
     raise SystemExit(2)
 
 
@@ -114,71 +116,72 @@ def rank() -> int:
 
 
 def num_processes() -> int:
-    """How many processes were started together."""
+    """How many processes torchrun started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def print_on_main(line: str) -> None:
-    """Prints on the first process: what one says, the others need not repeat."""
+    """Prints on the first process only."""
     if rank() == 0:
         print(line)
 
 
-def _say(message: str, *, always: bool = False) -> None:
-    """A line for the user from the first process, from each where `always`."""
+def world_obstacle(job: AnyJob) -> str | None:
+    """Why a job cannot run if it reads from a microworld that does not exist; else None."""
+    if not isinstance(job, Launch) or Path(job.world).is_dir():
+        return None
+    read = [text for setting in settings_of(job).values() for text in _texts(setting.value)]
+    if not any(text.startswith(f"{job.world}/") for text in read):
+        return None
+    return (
+        f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
+        "your own models and data (model=custom data=custom)."
+    )
+
+
+def _print_error(message: str, *, every_process: bool = False) -> None:
+    """Prints a line on stderr: from the first process, or with `every_process` from each."""
     if rank() == 0:
         print(message, file=sys.stderr)
-    elif always:
+    elif every_process:
         print(f"process {rank()}: {message}", file=sys.stderr)
+
+
+def _print_dry_run(name: str, jobs: Sequence[AnyJob]) -> None:
+    """Lists the jobs, and as notes whatever would stop them on this machine: the command may be meant for another one."""
+    if rank() > 0:
+        return
+    print_plan(name, _with_runs(jobs), _console())
+    for obstacle in dict.fromkeys(filter(None, map(world_obstacle, jobs))):
+        print(f"note: {obstacle}")
+
+
+def _print_sweep(name: str, jobs: Sequence[AnyJob], outcomes: Sequence[JobOutcome]) -> None:
+    """Prints the table of a finished sweep and writes it to its files; nothing for jobs that leave no runs."""
+    found = _with_runs(jobs)
+    if rank() > 0 or not found:
+        return
+    print_outcomes(name, found, outcomes, _console())
+    for path in write_outcomes(name, found, outcomes):
+        print(path)
+
+
+def _with_runs(jobs: Sequence[AnyJob]) -> list[Launch]:
+    """The jobs of a command, which are all of one kind, if it is one of the trainers' or best-of-N; else none."""
+    return [job for job in jobs if isinstance(job, Launch)]
 
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
-def _list(name: str, jobs: Sequence[Any]) -> None:
-    """The dry run of a command; what would refuse it on this machine is told as well, since the sweep may be meant for another."""
-    if rank() > 0:
-        return
-    print_plan(name, jobs, _console())
-    for message in dict.fromkeys(filter(None, map(_why_no_world, jobs))):
-        print(f"note: {message}")
-
-
-def _tell(name: str, jobs: Sequence[Any], outcomes: Sequence[Outcome]) -> None:
-    """The table at the end of a sweep, and the files that it is written to."""
-    if rank() > 0:
-        return
-    print_outcomes(name, jobs, outcomes, _console())
-    for path in write_outcomes(name, jobs, outcomes):
-        print(path)
-
-
-def _why_no_world(job: Any) -> str:
-    """What is wrong where a job reads from a microworld which is not there; else empty."""
-    if not isinstance(job, Launch) or Path(job.world).is_dir():
-        return ""
-    read = [text for setting in settings_of(job).values() for text in _texts(setting.value)]
-    if not any(text.startswith(f"{job.world}/") for text in read):
-        return ""
-    return (
-        f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
-        "models and data of your own (model=custom data=custom)."
-    )
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts of a setting, which may be a list."""
+def _texts(value: object) -> list[str]:
+    """The texts in a setting: itself, or those of a list."""
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
-def _require_world(job: Any) -> None:
-    if message := _why_no_world(job):
-        raise ConfigError(message)
-
-
-def _require_own_out(jobs: Sequence[Any]) -> None:
-    """Refuses a sweep whose jobs would write one result over another."""
+def _require_own_out(jobs: Sequence[AnyJob]) -> None:
+    """Rejects a sweep whose jobs would overwrite each other's result."""
     outs = [job.out for job in jobs if isinstance(job, BenchJob) and job.out]
     if len(set(outs)) < len(outs):
-        raise ConfigError(f"all jobs of the sweep would write out={outs[0]}; leave it out, the results lie in the runs' folders.")
+        raise ConfigError(f"every job of the sweep would write out={outs[0]}; leave it out, the results are in the folders of the runs.")

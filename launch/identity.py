@@ -1,6 +1,6 @@
-"""What identifies a run: the settings that can change its result, and its inputs by their content, wherever they lie.
+"""What identifies a run: the settings that can change its result, and the content of its inputs.
 
-Which role a setting has is declared at its field (`core.config.Hashed`, `ContentHashed`, `Unhashed`) and nowhere else.
+The role of a setting is declared on its field (`core.config.Hashed`, `ContentHashed`, `Unhashed`) and nowhere else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,27 +19,28 @@ from rmtrain.config import PreferenceDataConfig
 from rmtrain.data import named_sources
 
 INPUTS = "inputs"
-"""The key of a run's identity under which the contents of its inputs stand."""
+"""The key of an identity that holds the hashes of the inputs."""
 
 
 def identity_of(job: RunSettings) -> dict[str, Any]:
-    """The identity of a job's run: its hashed settings, nested as in the configuration, and under `inputs` what lies at each place.
+    """The identity of a job's run: its hashed settings, nested as in the configuration, and under `inputs` a hash of each input.
 
-    Reads the inputs to hash them, and loads no model. Raises `ValueError` or `FileNotFoundError` for an input that is not there.
+    Reads the inputs to hash them, but loads no model. Raises `ValueError` or `FileNotFoundError` for a missing input.
     """
-    settings = _settings(job, "", job.unread)
+    settings = _hashed(job, "", job.unread)
+    assert isinstance(settings, dict)
     assert INPUTS not in settings
     return settings | {INPUTS: dict(_contents(job, "", job.unread, job.runs_dir))}
 
 
 def unhashed_keys(job: RunSettings) -> frozenset[str]:
-    """The keys that identify no run; what is nested under such a key does not either."""
+    """The keys that are no part of the identity, each with everything under it."""
     return frozenset(_unhashed(job, "")) | job.unread
 
 
 @cache
 def roles_of(config: type) -> Mapping[str, IdentityRole]:
-    """The role that each field of a configuration declares. Raises `TypeError` for a field that declares none."""
+    """The role of each field of a configuration. Raises `TypeError` for a field that declares none."""
     hints = get_type_hints(config, include_extras=True)
     roles: dict[str, IdentityRole] = {}
     for item in fields(config):
@@ -51,22 +52,22 @@ def roles_of(config: type) -> Mapping[str, IdentityRole]:
     return roles
 
 
-def _settings(value: object, key: str, unread: frozenset[str]) -> Any:
-    """The hashed settings of a configuration as nested mappings; any other value as it is."""
+def _hashed(value: object, key: str, unread: frozenset[str]) -> object:
+    """The hashed settings of a configuration as nested dicts; any other value unchanged."""
     if isinstance(value, Mapping):
-        return {name: _settings(item, f"{key}.{name}", unread) for name, item in value.items()}
+        return {name: _hashed(item, f"{key}.{name}", unread) for name, item in value.items()}
     if isinstance(value, list):
-        return [_settings(item, f"{key}.{number}", unread) for number, item in enumerate(value)]
+        return [_hashed(item, f"{key}.{number}", unread) for number, item in enumerate(value)]
     if not is_dataclass(value):
         return value
     return {
-        name: _settings(_value(value, name), own, unread)
+        name: _hashed(_value(value, name), own, unread)
         for name, role in roles_of(type(value)).items()
         if role == IdentityRole.hashed and (own := _join(key, name)) not in unread
     }
 
 
-def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) -> Iterator[tuple[str, Any]]:
+def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) -> Iterator[tuple[str, object]]:
     """What lies at the places that a configuration names, by key."""
     together, covered = _read_together(value, key, runs_dir)
     yield from together.items()
@@ -90,7 +91,7 @@ def _contents(value: object, key: str, unread: frozenset[str], runs_dir: str) ->
             pass  # a plain value, which stands among the settings
 
 
-def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, Any], frozenset[str]]:
+def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, object], frozenset[str]]:
     """The contents of settings that only make sense together, by key, and the keys of the settings that they cover."""
     match value:
         case ModelConfig():
@@ -111,7 +112,7 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, An
 
 
 def _files(place: object, key: str) -> Iterator[tuple[str, str]]:
-    """The content of a file, or of each in a list; nothing for an empty place."""
+    """The hash of a file, or of each file in a list; nothing for an empty setting."""
     if isinstance(place, list):
         for number, item in enumerate(place):
             yield f"{key}.{number}", fingerprint(item)
@@ -121,7 +122,7 @@ def _files(place: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _value(config: object, name: str) -> object:
-    """The value of a field, with what a job leaves open spelled out."""
+    """The value of a field, in the form that all spellings of it share."""
     match config, name:
         case PPOJob(), "reward":
             return config.terms.get(MAIN_REWARD)

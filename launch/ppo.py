@@ -17,13 +17,12 @@ from ppo.config import Algo
 from ppo.critic_free.arguments import require_supported
 
 
-def run(composed: Composed, progress: Progress) -> Record:
+def run(composed: Composed[PPOJob], progress: Progress) -> Record:
     """Trains the policy of a configuration, unless it is finished already, and returns the record of its run.
 
     Where several processes were started together, all of them call it.
     """
     job = composed.job
-    assert isinstance(job, PPOJob)
     engine_for(job.engine.kind, num_processes())
     _require_task(job)
     if job.algo != Algo.ppo:
@@ -84,7 +83,7 @@ def _name(job: PPOJob, lineage: Mapping[str, Any]) -> str:
     return f"{algo}{lineage['base'].rpartition('/')[2]}-by-{rewards}{lora}"
 
 
-def _command(composed: Composed) -> Record:
+def _command(composed: Composed[PPOJob]) -> Record:
     record = run(composed, console_progress())
     best = ", ".join(f"{key} {value:.3f}" for key, value in record["best"].items() if value is not None)
     print_on_main(f"{record['dir']}: best at step {record['best_step']}: {best}")
@@ -93,7 +92,7 @@ def _command(composed: Composed) -> Record:
 
 def main() -> None:
     """Entry point."""
-    start("ppo", _command)
+    start(PPOJob, _command)
 
 
 if __name__ == "__main__":

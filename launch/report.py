@@ -6,9 +6,8 @@ from launch.entry import Composed, start
 from launch.schema import ReportJob
 
 
-def _command(composed: Composed) -> None:
+def _command(composed: Composed[ReportJob]) -> None:
     job = composed.job
-    assert isinstance(job, ReportJob)
     folder = Path(job.runs_dir) / job.study
     if not (folder / "report" / "summary.json").is_file():
         raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
@@ -20,7 +19,7 @@ def _command(composed: Composed) -> None:
 
 def main() -> None:
     """Entry point."""
-    start("report", _command)
+    start(ReportJob, _command)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from launch.schema import RMJob
 SHOWN = ("rewardbench2/overall", "bon/average", "held_out/accuracy")
 
 
-def run(composed: Composed, progress: Progress) -> Record:
+def run(composed: Composed[RMJob], progress: Progress) -> Record:
     """Trains the reward model of a configuration, unless it is finished already, and returns the record of its run.
 
     Where several processes were started together, all of them call it.
     """
     job = composed.job
-    assert isinstance(job, RMJob)
     engine_for(job.engine.kind, num_processes())
     # Reading the data takes time, which a finished run can do without.
     if any((Path(job.runs_dir) / job.study).glob("rm-*")) and (record := finished_record(job, plan_of(job))) is not None:
@@ -57,7 +56,7 @@ def _name(job: RMJob, base: str) -> str:
     return f"{model.rpartition('/')[2]}-{job.data.name}{flipped}-lr{rate}-e{job.epochs}{lora}"
 
 
-def _command(composed: Composed) -> Record:
+def _command(composed: Composed[RMJob]) -> Record:
     record = run(composed, console_progress())
     shown = ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN))
     best = f"best checkpoint: step {record['best_step']} of {record['step']}"
@@ -67,7 +66,7 @@ def _command(composed: Composed) -> Record:
 
 def main() -> None:
     """Entry point."""
-    start("rm", _command)
+    start(RMJob, _command)
 
 
 if __name__ == "__main__":

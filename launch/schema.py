@@ -17,6 +17,22 @@ from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
 
 
+class Resume(StrEnum):
+    """What happens to an unfinished run of the same identity."""
+
+    auto = "auto"
+    """It continues from its last complete checkpoint; `true` means the same."""
+    never = "never"
+    """It is moved aside and started over; `false` means the same."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Resume":
+        words = {"auto": cls.auto, "true": cls.auto, "never": cls.never, "false": cls.never}  # YAML reads true and false as booleans
+        if not isinstance(value, str) or value.lower() not in words:
+            raise ValueError(f"resume is {value!r}; choose auto or never.")
+        return words[value.lower()]
+
+
 class TrackerMode(StrEnum):
     """How metrics get to Weights & Biases."""
 
@@ -46,17 +62,14 @@ class RunSettings:
     name: Unhashed[str] = ""
     study: Unhashed[str] = "default"
     runs_dir: Unhashed[str] = "runs"
-    resume: Unhashed[str] = "auto"
-    """auto (or true): continue a torn run from its last complete checkpoint; never (or false): move it aside and start anew."""
+    resume: Unhashed[str] = Resume.auto.value
+    """auto or never, see `Resume`. Text, so that true and false are accepted too."""
     tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
 
     @property
     def resumes(self) -> bool:
-        """Whether a torn run goes on. Raises `ValueError` for a word that says neither."""
-        words = {"auto": True, "true": True, "never": False, "false": False}
-        if self.resume.lower() not in words:
-            raise ValueError(f"resume is {self.resume!r}; choose auto or never.")
-        return words[self.resume.lower()]
+        """Whether an unfinished run continues. Raises `ValueError` for an unknown choice."""
+        return Resume(self.resume) == Resume.auto
 
 
 @dataclass(kw_only=True)
@@ -271,15 +284,22 @@ class ReportJob:
     runs_dir: Unhashed[str] = "runs"
 
 
-SCHEMAS: dict[str, type] = {"rm": RMJob, "ppo": PPOJob, "bon": BoNJob, "bench": BenchJob, "study": StudyJob, "report": ReportJob}
+AnyJob = RMJob | PPOJob | BoNJob | BenchJob | StudyJob | ReportJob
+
+SCHEMAS: dict[str, type[AnyJob]] = {"rm": RMJob, "ppo": PPOJob, "bon": BoNJob, "bench": BenchJob, "study": StudyJob, "report": ReportJob}
+
+
+def command_of(schema: type[AnyJob]) -> str:
+    """The command whose job this is, as in `rewardloop rm`; also the name of its file in conf/."""
+    return next(name for name, known in SCHEMAS.items() if known is schema)
 
 
 def register() -> None:
-    """Puts the schemas where the `defaults` of conf/<job>.yaml find them: as `schema/<job>`."""
+    """Registers every schema as `schema/<job>`, which the `defaults` of conf/<job>.yaml name."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         node = OmegaConf.structured(schema)
         if schema is PPOJob:
-            # Open, so that `rewards.NAME.kind=...` needs no plus. OmegaConf adds no key to a mapping of a typed one, hence Any.
+            # Open, so that `rewards.NAME.kind=...` needs no plus. OmegaConf cannot add keys to a mapping of dataclasses, hence Any.
             OmegaConf.set_struct(node.rewards, False)
         store.store(group="schema", name=name, node=node, package="_global_")

@@ -1,4 +1,4 @@
-"""`rewardloop study`: reward models, best-of-N and PPO side by side, and what the benchmark says of them."""
+"""`rewardloop study`: reward models, best-of-N and PPO side by side, and how well the benchmark predicts their use."""
 
 from pathlib import Path
 
@@ -7,21 +7,20 @@ from launch.jobs.plan import plan
 from launch.schema import StudyJob
 
 
-def _command(composed: Composed) -> None:
+def _command(composed: Composed[StudyJob]) -> None:
     study = composed.job
-    assert isinstance(study, StudyJob)
     folder = Path(study.runs_dir) / study.study
-    jobs = plan(study, folder)  # composes, and so checks, every configuration before the first job starts
+    jobs = plan(study, folder)  # composes and thereby validates every configuration before the first job starts
 
     from launch.jobs import report
-    from launch.jobs import study as job  # torch, which takes seconds: what is likely to be wrong has been found by now
+    from launch.jobs import study as job  # imports torch, which takes seconds: after the checks
 
     report.show(*job.run(study, jobs, folder))
 
 
 def main() -> None:
     """Entry point."""
-    start("study", _command)
+    start(StudyJob, _command)
 
 
 if __name__ == "__main__":

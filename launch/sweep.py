@@ -1,4 +1,4 @@
-"""The jobs of a sweep side by side: in which settings they differ, and after it what became of each."""
+"""The jobs of a sweep side by side: the settings in which they differ, and at the end what became of each."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import OmegaConf
@@ -26,34 +26,37 @@ from launch.identity import unhashed_keys
 from launch.schema import Launch
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",)}
-"""What a table says of the jobs of a kind, where it was measured."""
+"""The metrics that the table of a sweep shows, by command, where they were measured."""
+
+Row: TypeAlias = dict[str, str | float | None]
+"""What the table at the end of a sweep has on one job, by column."""
 
 WIDTH = 10_000
-"""Columns of a log, which has no width of its own; a table takes what it needs of them."""
+"""Columns to assume for a log, which has no width; tables only take what they need."""
 
 RUN_KINDS = ("rm", "ppo")
-"""Jobs that leave a run behind."""
+"""Commands whose jobs leave a run that a dry run looks for."""
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is faster, and not everywhere
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is faster, but not in every build
 
-_OWN = {"dry_run", "embedded_model"}  # the question itself, and what goes with a model's path
+_OWN = {"dry_run", "embedded_model"}  # say only that the jobs are listed, and what follows from a model's path
 
-_IN_NAME = {"name", "model.lineage"}  # they change no result, but the name of the run's folder
+_IN_NAME = {"name", "model.lineage"}  # unhashed, but part of the name of the run's folder
 
-# Settings that go with another one, and are left out where that one alone tells the jobs apart.
+# Settings that follow from another one: no column of their own where that one alone tells the jobs apart.
 _GO_WITH = {"model.lineage": "model.path", "data.paths": "data.name", "data.sources": "data.name"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """The value of a key, and the one it has where nobody sets it (`MISSING` where it must be set)."""
+    """The value of a key and its default (`MISSING` if it has none)."""
 
-    value: Any
-    default: Any
+    value: object
+    default: object
 
 
 class JobStatus(StrEnum):
-    """What became of a job; `skipped`: it was finished before the sweep."""
+    """What became of a job; `skipped`: its run was finished before the sweep."""
 
     finished = "finished"
     skipped = "skipped"
@@ -61,10 +64,10 @@ class JobStatus(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What became of a job: its record where it has one, and of a failed one why.
+class JobOutcome:
+    """What became of a job: the record of its run if it left one, and the reason if it failed.
 
-    >>> Outcome(status=JobStatus.failed, message="data.paths is empty").record is None
+    >>> JobOutcome(status=JobStatus.failed, message="data.paths is empty").record is None
     True
     """
 
@@ -73,22 +76,22 @@ class Outcome:
     record: Mapping[str, Any] | None = None
 
 
-def outcome_of(record: Mapping[str, Any] | None, *, begun: str) -> Outcome:
-    """The outcome of a job that ended well; `begun` is when it began, in UTC as ISO 8601 to the millisecond, as records have it."""
+def outcome_of(record: Mapping[str, Any] | None, *, begun: str) -> JobOutcome:
+    """The outcome of a job that did not fail. `begun` is its start in UTC, ISO 8601 to the millisecond like the times in records."""
     before = record is not None and record.get("finished", begun) < begun
-    return Outcome(status=JobStatus.skipped if before else JobStatus.finished, record=record)
+    return JobOutcome(status=JobStatus.skipped if before else JobStatus.finished, record=record)
 
 
-def settings_of(job: Any) -> dict[str, Setting]:
-    """All settings of a job under dotted keys, lists whole, in the order of the dataclasses."""
+def settings_of(job: object) -> dict[str, Setting]:
+    """All settings of a job by dotted key, in the order of the dataclasses; a list is one setting."""
     return {key: setting for key, setting in _settings(job, MISSING, "") if key not in _OWN}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Differences:
-    """The keys in which jobs differ, the values there by job, and by value of such a key the settings that go with it.
+    """How jobs differ: the keys, the value of each key by job, and by key and value the settings that follow from it.
 
-    A job that lacks a key, such as that of a source which only others read, has an empty text there.
+    A job without a key, such as that of a data source that only the others read, has an empty text there.
 
     >>> Differences(keys=("epochs",), rows=({"epochs": "1"}, {"epochs": "2"}), with_them={}).rows[1]["epochs"]
     '2'
@@ -99,8 +102,8 @@ class Differences:
     with_them: Mapping[tuple[str, str], Mapping[str, str]]
 
 
-def differences(jobs: Sequence[Any]) -> Differences:
-    """In what the jobs differ."""
+def differences(jobs: Sequence[object]) -> Differences:
+    """The settings in which the jobs differ."""
     found = [settings_of(job) for job in jobs]
     keys = list(dict.fromkeys(key for settings in found for key in settings))
     rows = [{key: text_of(settings[key].value) if key in settings else "" for key in keys} for settings in found]
@@ -115,8 +118,8 @@ def differences(jobs: Sequence[Any]) -> Differences:
     return Differences(keys=tuple(shown), rows=tuple({key: row[key] for key in shown} for row in rows), with_them=with_them)
 
 
-def common(jobs: Sequence[Any]) -> dict[str, str]:
-    """The settings that are the same in all jobs and are not the defaults."""
+def common(jobs: Sequence[object]) -> dict[str, str]:
+    """The settings that all jobs share and that are not the defaults."""
     first, *others = (settings_of(job) for job in jobs)
     return {
         key: text_of(setting.value)
@@ -126,10 +129,10 @@ def common(jobs: Sequence[Any]) -> dict[str, str]:
 
 
 def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
-    """What a dry run says: a row per job with what sets it apart, then what the jobs have in common, then their number.
+    """Prints a dry run: a row per job with what sets it apart, then the settings they share, then how many they are.
 
-    Of a run with the same settings that lies in `runs_dir` it gives the folder and whether it is finished or torn. No input is
-    read for that, so a run on inputs whose content has changed since counts as the same here.
+    If `runs_dir` holds a run with the same settings, the row has its folder and whether it is finished or torn. No input is read for
+    that, so a run whose inputs have changed since counts as the same here.
     """
     found = differences(jobs)
     states = states_of(name, jobs)
@@ -141,19 +144,19 @@ def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
         table = _table(["where", "also"])
         for (key, value), settings in sorted(found.with_them.items(), key=lambda item: found.keys.index(item[0][0])):
             table.add_row(Text(f"{key}={value}"), Text("\n".join(f"{key}={value}" for key, value in settings.items())))
-        console.print(Text("what goes with these values"), table)
+        console.print(Text("settings that follow from these values"), table)
     if same := common(jobs):
         table = _table(["key", "value"])
         for key, value in same.items():
             table.add_row(Text(key), Text(value))
-        console.print(Text("the same in all jobs, and not the default" if len(jobs) > 1 else "not the default"), table)
+        console.print(Text("shared by all jobs and not the default" if len(jobs) > 1 else "not the default"), table)
     console.print(Text(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}; nothing was run or written (dry_run=true)"))
 
 
 def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
-    """Per job the `state` of its run and, where any job has one, the folder of the `run`; nothing for jobs without runs.
+    """For every job the `state` of its run (new, torn or finished) and, if any job has a run, its folder; empty for jobs without runs.
 
-    A run is known by the settings in its config.yaml.
+    Runs are recognised by the settings in their config.yaml.
     """
     if name not in RUN_KINDS:
         return []
@@ -168,8 +171,8 @@ def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
     return states if any(state["run"] for state in states) else [{"state": state["state"]} for state in states]
 
 
-def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome], console: Console) -> None:
-    """The table at the end of a sweep: what sets a job apart, what became of it, its best and last metrics, time and folder."""
+def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome], console: Console) -> None:
+    """Prints the table at the end of a sweep: what sets each job apart, its status, best and last metrics, time and folder."""
     rows = outcome_rows(name, jobs, outcomes)
     headings = {key: _heading(key) for key in rows[0] if any(row[key] is not None for row in rows)}
     table = _table(list(headings.values()))
@@ -178,8 +181,8 @@ def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome
     console.print(Text(f"sweep of {len(rows)} jobs of rewardloop {name}"), table)
 
 
-def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome]) -> list[Path]:
-    """The same table as `<runs_dir>/<study>/sweep-<name>.csv`, one file per study of the sweep, each in one step.
+def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Path]:
+    """Writes the same table to `<runs_dir>/<study>/sweep-<name>.csv`, one file per study, each atomically. Returns the paths.
 
     Times are in seconds. A later sweep of the study replaces the file.
     """
@@ -195,15 +198,15 @@ def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome
     return paths
 
 
-def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row per job, with None for what a job has not.
+def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Row]:
+    """A row per job, with None for whatever a job lacks.
 
-    The best value of a metric is the highest over the run's checkpoints, the last one that of its last.
+    The best value of a metric is the highest of the run's checkpoints, the last one that of its last checkpoint.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for number, (values, outcome) in enumerate(zip(differences(jobs).rows, outcomes, strict=True), 1):
         record = outcome.record or {}
-        row: dict[str, Any] = {"job": number, **values, "status": outcome.status.value, "message": outcome.message or None}
+        row: Row = {"job": number, **values, "status": outcome.status.value, "message": outcome.message or None}
         for metric in METRICS.get(name, ()):
             series = _series(record, metric)
             row |= {f"{metric} best": max(series, default=None), f"{metric} last": series[-1] if series else None}
@@ -211,8 +214,8 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[Outcome])
     return rows
 
 
-def text_of(value: Any) -> str:
-    """A value as it is given on the command line, short.
+def text_of(value: object) -> str:
+    """A value as one would write it on the command line.
 
     >>> text_of(1e-4), text_of(0.5), text_of(None), text_of([1, 16]), text_of("")
     ('1e-4', '0.5', 'null', '[1,16]', "''")
@@ -222,14 +225,14 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
-        # Small numbers as people write learning rates.
+        # Small numbers the way learning rates are written.
         return f"{Decimal(repr(value)).normalize():e}" if 0 < abs(value) <= 1e-3 else repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(text_of, value))}]"
     return str(value) or "''"
 
 
-def _settings(value: Any, default: Any, key: str) -> Iterator[tuple[str, Setting]]:
+def _settings(value: object, default: object, key: str) -> Iterator[tuple[str, Setting]]:
     if is_dataclass(value):
         for item in fields(value):
             known = getattr(default, item.name) if is_dataclass(default) else _default(item)
@@ -241,39 +244,40 @@ def _settings(value: Any, default: Any, key: str) -> Iterator[tuple[str, Setting
         yield key, Setting(value=value, default=default)
 
 
-def _default(item: "Field[Any]") -> Any:
+def _default(item: "Field[Any]") -> object:
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
-def _told_by(key: str, different: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
-    """The differing key whose value alone tells that of `key`; empty where there is none."""
-    told = next((told for hidden, told in _GO_WITH.items() if key == hidden or key.startswith(f"{hidden}.")), "")
-    alone = len({(row[told], row[key]) for row in rows}) == len({row[told] for row in rows}) if told in different else False
-    return told if alone else ""
+def _told_by(key: str, different: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str | None:
+    """The differing key whose value determines that of `key`, if there is one."""
+    told = next((told for hidden, told in _GO_WITH.items() if _is_under(key, [hidden])), None)
+    if told is None or told not in different:
+        return None
+    return told if len({(row[told], row[key]) for row in rows}) == len({row[told] for row in rows}) else None
 
 
 def _place(job: Launch) -> Path:
     return Path(job.runs_dir) / clean_name(job.study)
 
 
-def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """State, folder and settings of the runs of a kind that lie in a study."""
-    found: list[tuple[str, str, dict[str, Any]]] = []
+def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, object]]]:
+    """State, folder and settings of a study's runs of one kind."""
+    found: list[tuple[str, str, dict[str, object]]] = []
     for file in sorted(place.glob(f"{name}-*/{CONFIG}")):
         if ".old-" in file.parent.name or not (file.parent / RECORD).is_file():
             continue
         state = "finished" if read_record(file.parent)["status"] == RunStatus.finished else "torn"
         try:
-            # Without its schema, which takes most of the time of loading.
+            # Not through the schema, which would take most of the time.
             config = OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
             found.append((state, str(file.parent), dict(_flat(OmegaConf.to_container(config, resolve=True)))))
         except (yaml.YAMLError, OmegaConfBaseException):
-            continue  # torn, or of an environment that is not here: then this run cannot be recognised
+            continue  # incomplete, or it needs an environment variable that is not set: this run cannot be recognised
     return found
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings under dotted keys."""
+def _flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Nested mappings as dotted keys."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
@@ -286,8 +290,8 @@ def _is_under(key: str, keys: Iterable[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
-def _is_same(settings: Mapping[str, Setting], config: Mapping[str, Any], ignored: Collection[str]) -> bool:
-    """Whether a kept configuration, in which later keys may be missing, holds these settings; `ignored` keys may differ."""
+def _is_same(settings: Mapping[str, Setting], config: Mapping[str, object], ignored: Collection[str]) -> bool:
+    """Whether a run's configuration, which may lack newer keys, has these settings; `ignored` keys may differ."""
     if any(key not in settings and not _is_under(key, ignored) and key not in _OWN for key in config):
         return False
     return all(
@@ -296,7 +300,7 @@ def _is_same(settings: Mapping[str, Setting], config: Mapping[str, Any], ignored
 
 
 def _series(record: Mapping[str, Any], metric: str) -> list[float]:
-    """The values of a metric at the checkpoints of a run; without its file, the final one of its record."""
+    """The values of a metric at a run's checkpoints, or the final one in its record if it has no metrics.jsonl."""
     steps = read_metrics(Path(record["dir"]) / "metrics.jsonl", axis="checkpoint/step") if "dir" in record else {}
     series = [values[metric] for values in steps.values() if metric in values]
     final = record.get("final", {}).get(metric)
@@ -307,12 +311,12 @@ def _heading(key: str) -> str:
     return {"wall_s": "time", "dir": "run"}.get(key, key)
 
 
-def _cell(key: str, value: Any) -> str:
+def _cell(key: str, value: str | float | None) -> str:
     if value is None:
         return ""
     if key == "status" and value == JobStatus.skipped:
         return "skipped: finished before"
-    if key == "wall_s":
+    if key == "wall_s" and not isinstance(value, str):
         return str(timedelta(seconds=round(value)))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
@@ -320,13 +324,13 @@ def _cell(key: str, value: Any) -> str:
 def _table(headings: Sequence[str]) -> Table:
     table = Table()
     for heading in headings:
-        # Where a terminal is too narrow, a cell goes on in the next line: nothing is cut.
+        # In a narrow terminal cells wrap, so that nothing is cut.
         table.add_column(Text(heading), overflow="fold")
     return table
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file that readers see whole or not at all."""
+    """Writes a file atomically: readers see all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")

@@ -20,10 +20,9 @@ from launch.rewards.config import RewardKind
 from launch.schema import BenchJob, Benchmark
 
 
-def run(composed: Composed, plan: RunPlan, inputs: BenchInputs, progress: Progress) -> Record:
+def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progress: Progress) -> Record:
     """Scores the rows and returns the record of the run; its folder holds the result, the rows and a chart."""
     job = composed.job
-    assert isinstance(job, BenchJob)
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
         scored, facts = _scored(job, inputs, progress)

@@ -29,10 +29,9 @@ from ppo.run import PPOResult
 from ppo.train import train
 
 
-def run(composed: Composed, plan: RunPlan, inputs: PPOInputs, progress: Progress) -> Record:
+def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: Progress) -> Record:
     """Trains the policy and returns the record of its run. Where several processes were started together, all of them call it."""
     job = composed.job
-    assert isinstance(job, PPOJob)
     world = join_world()
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:

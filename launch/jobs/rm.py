@@ -21,10 +21,9 @@ from launch.schema import RMJob
 from rmtrain.train import train
 
 
-def run(composed: Composed, plan: RunPlan, inputs: RMInputs, progress: Progress) -> Record:
+def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Progress) -> Record:
     """Trains the reward model and returns the record of its run. Where several processes were started together, all of them call it."""
     job = composed.job
-    assert isinstance(job, RMJob)
     hooks = _hooks(job, inputs)  # first: pools that cannot be read leave no run behind
     world = join_world()
 

@@ -1,11 +1,10 @@
-"""A study as a job: what is planned is run side by side, and put into one report."""
+"""A study as a job: runs the planned jobs side by side and puts their results into one report."""
 
 import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,9 +20,9 @@ PRELOAD = ("launch.parallel.preload",)
 
 
 def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Path]:
-    """Runs what is not finished yet and returns the summary and the path of its report.
+    """Runs whatever is not finished yet; returns the summary and the path of its report.
 
-    Raises `RuntimeError` at the end if jobs failed; the report then covers the others.
+    If jobs failed, raises `RuntimeError` at the end; the report then covers the others.
     """
     started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     shown = display(len(jobs))
@@ -39,7 +38,7 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
     if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
-        wall_s = read_summary(folder / "report")["wall_s"]  # nothing had to be run again
+        wall_s = read_summary(folder / "report")["wall_s"]  # nothing had to run
     summary, path = report.build(study=study.study, folder=folder, records=records, pools=Path(pools.dir), wall_s=wall_s, notes=study.notes)
     if failures:
         message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"
@@ -47,13 +46,13 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     return summary, path
 
 
-def _failures(results: Mapping[str, Any]) -> list[str]:
-    """A line per job that failed."""
+def _failures(results: Mapping[str, object]) -> list[str]:
+    """A line for every job that failed."""
     return [f"{key}: {result.message} (see {result.log})" for key, result in results.items() if isinstance(result, Failure)]
 
 
 def _slots(parallel: int) -> tuple[int, int, bool]:
-    """Jobs at a time, threads of each, and whether they are spread over GPUs."""
+    """Jobs at a time, threads per job, and whether each gets a GPU."""
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     slots = parallel or gpus or cores
     return slots, max(1, cores // slots), gpus > 0

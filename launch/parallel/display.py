@@ -1,4 +1,4 @@
-"""How a study's jobs are shown: bars on a terminal, plain lines in a log."""
+"""Shows the jobs of a study: bars on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from launch.parallel.scheduler import Failure
 
 
 class Bars:
-    """One bar for all jobs, and one for each that runs."""
+    """One bar for all jobs, and one for each that is running."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._progress = Progress(
@@ -44,43 +44,43 @@ class Bars:
             )
 
     def close(self) -> None:
-        """Leaves the bar of all jobs as the last line."""
+        """Stops drawing; the bar of all jobs stays as the last line."""
         self._progress.stop()
 
 
 class Lines:
-    """A line when a job starts and ends, and at most one in half a minute in between."""
+    """A line when a job starts and ends, and in between at most one every half minute."""
 
     def __init__(self, total: int) -> None:
         self._total, self._ended = total, 0
         self._begun: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
 
     def started(self, key: str) -> None:
-        self._begun[key] = self._said[key] = time.monotonic()
-        _say(f"{key}: started")
+        self._begun[key] = self._printed[key] = time.monotonic()
+        _print(f"{key}: started")
 
     def progressed(self, key: str, description: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._said[key] > 30:
-            self._said[key] = now
-            _say(f"{key}: {description} {done}/{total}")
+        if now - self._printed[key] > 30:
+            self._printed[key] = now
+            _print(f"{key}: {description} {done}/{total}")
 
     def ended(self, key: str, failure: Failure | None) -> None:
         self._ended += 1
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         how = "done" if failure is None else f"failed: {failure.message} (see {failure.log})"
-        _say(f"[{self._ended}/{self._total}] {key}: {how} after {seconds:.0f} s")
+        _print(f"[{self._ended}/{self._total}] {key}: {how} after {seconds:.0f} s")
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to release."""
 
 
 def display(total: int) -> Bars | Lines:
-    """Bars where a person watches, lines where the output goes to a file."""
+    """Bars on a terminal, lines where the output goes to a file."""
     console = Console(stderr=True)
     return Bars(console, total) if console.is_terminal else Lines(total)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Imported once before a study's processes part, so that none of them waits for it."""
+"""What the processes of a study need, imported once before they are forked, so that none of them waits for it."""
 
 from launch.jobs import bon, ppo, rm
 from microworld import policy

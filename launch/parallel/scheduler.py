@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, as many at a time as there are slots, each once what it waits for is done."""
+"""Runs jobs in processes of their own, a limited number at a time, each once the jobs it depends on are done."""
 
 import multiprocessing
 import os
@@ -11,43 +11,46 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from core.process.memory import keep_freed_memory
 from core.progress import Progress
 
-Arguments = Any
+Results: TypeAlias = Mapping[str, object]
+"""What jobs returned, by key; a `Failure` for a job that has no result."""
+
+Task: TypeAlias = Callable[[Progress], object]
+"""The work of a job. It is pickled, so it is a function of a module or a `functools.partial` of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One piece of work.
+    """One piece of work; `task` makes it from the results of the jobs in `after`.
 
-    `run` is a function of a module (it must be found by name in another process); `argument` makes what it is given out
-    of the results of the jobs in `after`.
+    >>> Job(key="world", task=lambda results: print).after
+    ()
     """
 
     key: str
-    run: Callable[[Arguments, Progress], Any]
-    argument: Callable[[Mapping[str, Any]], Arguments]
+    task: Callable[[Results], Task]
     after: tuple[str, ...] = ()
     any_of: bool = False
-    """Run once all in `after` are over, if at least one of them has a result; else all of them must."""
+    """Whether one result among the jobs in `after` is enough once all of them have ended; else all of them must succeed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a job has no result, and the file with its output."""
+    """Why a job has no result, and the file that holds its output."""
 
     message: str
     log: Path
 
 
 class Display(Protocol):
-    """Who is told how the jobs fare."""
+    """Shows how the jobs are getting on."""
 
     def started(self, key: str) -> None:
-        """A process has taken the job."""
+        """The job's process has started."""
         ...
 
     def progressed(self, key: str, description: str, done: int, total: int) -> None:
@@ -55,12 +58,12 @@ class Display(Protocol):
         ...
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        """The job is over."""
+        """The job has ended."""
         ...
 
 
 class _Sender:
-    """Progress of a job, sent to the process that waits for it."""
+    """Sends a job's progress to the parent process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._description, self._done, self._total, self._sent = connection, "", 0, 1, -1
@@ -72,7 +75,7 @@ class _Sender:
     def advance(self, n: int = 1) -> None:
         self._done += n
         percent = 100 * self._done // self._total
-        if percent != self._sent:  # a hundred messages a job at most
+        if percent != self._sent:  # at most a hundred messages per stage
             self._sent = percent
             self._connection.send(("progress", (self._description, self._done, self._total)))
 
@@ -82,34 +85,34 @@ class _Sender:
 
 def run_jobs(
     jobs: Sequence[Job], *, slots: int, threads: int, gpus: bool, logs: Path, display: Display, preload: Sequence[str]
-) -> dict[str, Any]:
-    """Runs all jobs and returns their results by key; a `Failure` stands for a job that failed or waited for one that did.
+) -> dict[str, object]:
+    """Runs all jobs and returns their results by key, a `Failure` for each that failed or depended on one that did.
 
-    At most `slots` run at a time, each with `threads` threads and, where `gpus`, with the GPU of its slot's number. The
-    others go on when one fails. `preload` names modules that are imported once, before the processes part.
+    At most `slots` jobs run at a time, each with `threads` threads and, if `gpus`, with the GPU of its slot's number. A failure stops
+    only the jobs that depend on it. `preload` names modules that are imported once, before any process is forked.
     """
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*preload])
-    results: dict[str, Any] = {}
+    results: dict[str, object] = {}
     waiting = list(jobs)
     running: dict[Connection, tuple[Job, BaseProcess, int]] = {}
     free = list(range(slots))
     try:
         while waiting or running:
             for job in [job for job in waiting if all(key in results for key in job.after)]:
-                failures = [key for key in job.after if isinstance(results[key], Failure)]
+                failures = {key: found for key in job.after if isinstance(found := results[key], Failure)}
                 if failures and (not job.any_of or len(failures) == len(job.after)):
-                    failed = failures[0]
+                    failed, why = next(iter(failures.items()))
                     waiting.remove(job)
-                    results[job.key] = Failure(message=f"not run, since {failed} failed", log=results[failed].log)
-                    display.ended(job.key, results[job.key])
+                    results[job.key] = skipped = Failure(message=f"not run because {failed} failed", log=why.log)
+                    display.ended(job.key, skipped)
                 elif free:
                     waiting.remove(job)
                     slot = free.pop(0)
                     ours, theirs = context.Pipe(duplex=False)
-                    settings = {"threads": threads, "gpu": slot if gpus else None, "log": logs / f"{job.key}.log"}
-                    process = context.Process(target=_child, args=(job.run, job.argument(results), theirs, settings), daemon=True)
+                    settings = _Settings(threads=threads, gpu=slot if gpus else None, log=logs / f"{job.key}.log")
+                    process = context.Process(target=_child, args=(job.task(results), theirs, settings), daemon=True)
                     process.start()
                     theirs.close()
                     running[ours] = (job, process, slot)
@@ -129,11 +132,11 @@ def run_jobs(
     return results
 
 
-def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path, display: Display) -> tuple[bool, Any]:
-    """Takes one message of a job; says whether the job is over, and its result."""
+def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path, display: Display) -> tuple[bool, object]:
+    """Handles one message of a job; returns whether the job has ended, and its result."""
     try:
         kind, value = connection.recv()
-    except (EOFError, OSError):  # OSError: killed in the middle of a message
+    except (EOFError, OSError):  # OSError: killed while it sent a message
         process.join()
         return True, Failure(message=f"the process ended with code {process.exitcode}", log=logs / f"{job.key}.log")
     if kind == "progress":
@@ -144,30 +147,39 @@ def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path
 
 
 def _die_with_parent(connection: Connection) -> None:
-    """Ends this process once nobody reads the connection any more, so that a killed study leaves no run behind that is busy."""
+    """Ends this process once nobody reads the connection any more, so that a killed study leaves no run that still counts as busy."""
 
     def watch() -> None:
         poll = select.poll()
-        poll.register(connection.fileno(), 0)  # an error is reported whatever is asked for
+        poll.register(connection.fileno(), 0)  # a closed peer is reported even with no events requested
         poll.poll()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _child(run: Callable[[Arguments, Progress], Any], argument: Arguments, connection: Connection, settings: Mapping[str, Any]) -> None:
-    """The life of a job's process: its output goes to the log, its result or failure to the parent."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Settings:
+    """What a job's process may use; no `gpu` leaves the environment's own."""
+
+    threads: int
+    gpu: int | None
+    log: Path
+
+
+def _child(task: Task, connection: Connection, settings: _Settings) -> None:
+    """The main function of a job's process: output goes to the log, the result or failure to the parent."""
     _die_with_parent(connection)
-    if settings["gpu"] is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu"])
+    if settings.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings.gpu)
     import torch
 
-    torch.set_num_threads(settings["threads"])
+    torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    with settings["log"].open("w", encoding="utf-8", buffering=1) as log:
+    with settings.log.open("w", encoding="utf-8", buffering=1) as log:
         sys.stdout = sys.stderr = log
         try:
-            message = ("result", run(argument, _Sender(connection)))
+            message = ("result", task(_Sender(connection)))
         except Exception as error:
             traceback.print_exc()
             message = ("failure", f"{type(error).__name__}: {error}")

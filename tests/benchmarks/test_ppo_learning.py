@@ -126,10 +126,11 @@ def test_the_picture_and_the_table_show_runs_of_different_length(tmp_path: Path)
 
 def test_every_arm_is_a_configuration_that_the_commands_take() -> None:
     from launch.entry import composed
+    from launch.schema import PPOJob, RMJob
 
     for arm in learning.ARMS.values():
-        assert composed("rm", ["hooks.pools=", *arm.rm_overrides]).job.hooks.pools == ""
-        assert composed("ppo", ["reward.path=some", *arm.ppo_overrides]).job.num_batches == 40
+        assert composed(RMJob, ["hooks.pools=", *arm.rm_overrides]).job.hooks.pools == ""
+        assert composed(PPOJob, ["reward.path=some", *arm.ppo_overrides]).job.num_batches == 40
 
 
 def test_prompts_of_the_other_template_are_beginnings_of_their_dialogues() -> None:

@@ -14,6 +14,7 @@ from core.data.chat import pad_id
 from core.data.rows import read_rows
 from evalhooks.tasks.verifiers import gsm8k
 from launch.entry import composed
+from launch.schema import PPOJob, RMJob
 from tests.fakes import tiny_llama
 
 
@@ -135,8 +136,8 @@ def test_the_picture_is_drawn_from_the_metrics_of_a_run(tmp_path: Path) -> None:
 
 
 def test_the_commands_compose_and_weigh_the_verifier_most(tmp_path: Path) -> None:
-    assert composed("rm", smol.rm_overrides(tmp_path)).job.data.held_out > 0
-    job = composed("ppo", smol.ppo_overrides(tmp_path, tmp_path / "rm")).job
+    assert composed(RMJob, smol.rm_overrides(tmp_path)).job.data.held_out > 0
+    job = composed(PPOJob, smol.ppo_overrides(tmp_path, tmp_path / "rm")).job
     assert list(job.terms) == [smol.VERIFIER, "rm"]
     assert job.terms[smol.VERIFIER].coefficient > job.terms["rm"].coefficient
     assert gsm8k("2+2=4\n#### 4", {"answer": "#### 4"}) == 1.0

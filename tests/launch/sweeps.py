@@ -7,33 +7,32 @@ from typing import Any
 
 from core.runs.record import Run, open_run
 from launch.entry import Composed, start
+from launch.schema import AnyJob, RMJob
 
 OWN = ["model=custom", "model.path=org/base", "data=custom", "data.paths=[pairs.jsonl]"]
 """A job that reads nothing of a microworld, so that none needs to be there."""
 
-Job = Callable[[Composed], Mapping[str, Any] | None]
 
-
-def never(_: Composed) -> None:
+def never(_: object) -> None:
     raise AssertionError("no job may run")
 
 
-def code_of(run: Job, arguments: Sequence[str], name: str = "rm") -> int:
+def code_of(run: Callable[[Composed[Any]], Mapping[str, Any] | None], arguments: Sequence[str], schema: type[AnyJob] = RMJob) -> int:
     """The exit code of a command."""
     ended = 0
     try:
-        start(name, run, arguments)
+        start(schema, run, arguments)
     except SystemExit as error:
         ended = error.code
     assert isinstance(ended, int)
     return ended
 
 
-def settings(jobs: Sequence[Any]) -> list[tuple[float, int]]:
+def settings(jobs: Sequence[RMJob]) -> list[tuple[float, int]]:
     return [(job.optim.lr, job.epochs) for job in jobs]
 
 
-def opened(job: Composed, **identity: Any) -> Run:
+def opened(job: Composed[RMJob], **identity: Any) -> Run:
     """The run of a job, with an identity that stands for what the real one hashes."""
     run, _ = open_run(
         runs_dir=Path(job.job.runs_dir),

@@ -16,6 +16,7 @@ from core.runs.record import read_record
 from evalhooks.rewardbench.v2 import DOMAINS
 from launch.bench import run
 from launch.entry import ConfigError, composed, start
+from launch.schema import BenchJob
 
 BEST_OF_4 = [name for name in DOMAINS.values() if name != "Ties"]
 
@@ -30,7 +31,7 @@ def scored(domain: str, id_: str, scores: Sequence[Any], num_correct: int = 1) -
 
 
 def bench(*overrides: str) -> dict[str, Any]:
-    return run(composed("bench", overrides), NoProgress())
+    return run(composed(BenchJob, overrides), NoProgress())
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_a_share_of_the_rows_is_scored_under_a_limit(tmp_path: Path, reward_mode
 )
 def test_what_cannot_run_is_refused_with_the_key(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        composed("bench", overrides)
+        composed(BenchJob, overrides)
 
 
 def test_a_broken_row_is_named_before_any_model_is_looked_for(tmp_path: Path) -> None:
@@ -275,15 +276,15 @@ def test_ties_rows_that_can_have_no_score_are_told_of_before_scoring(
 
 def test_a_sweep_does_not_write_one_result_over_another(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        start("bench", lambda _: None, ["-m", "from_scores=a.jsonl,b.jsonl", "out=x.json"])
-    assert "all jobs of the sweep would write out=x.json" in capsys.readouterr().err
+        start(BenchJob, lambda _: None, ["-m", "from_scores=a.jsonl,b.jsonl", "out=x.json"])
+    assert "every job of the sweep would write out=x.json" in capsys.readouterr().err
 
 
 def test_a_value_that_needs_quotes_is_named_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"the override from_scores=w\(1\)\.jsonl cannot be read .* needs quotes of its own"):
-        composed("bench", ["from_scores=w(1).jsonl"])
+    with pytest.raises(ConfigError, match=r"the override from_scores=w\(1\)\.jsonl cannot be parsed .* needs its own quotes"):
+        composed(BenchJob, ["from_scores=w(1).jsonl"])
 
 
 def test_saved_scores_stand_alone() -> None:
     with pytest.raises(ConfigError, match="from_scores evaluates a file as it is"):
-        composed("bench", ["from_scores=a.jsonl", "limit=0.5"])
+        composed(BenchJob, ["from_scores=a.jsonl", "limit=0.5"])

@@ -8,6 +8,7 @@ import conf
 from core.config import EngineKind
 from launch.compose import command
 from launch.entry import composed
+from launch.schema import SCHEMAS, RMJob
 
 CONF = Path(next(iter(conf.__path__)))
 JOBS = {"rm": [], "ppo": ["reward.path=x"], "bon": [], "bench": ["reward.path=x"], "study": ["experiment=demo"], "report": []}
@@ -33,7 +34,7 @@ NEEDED = {
 
 def test_every_job_composes_with_its_defaults() -> None:
     for job, overrides in JOBS.items():
-        assert composed(job, overrides).job is not None
+        assert composed(SCHEMAS[job], overrides).job is not None
     assert {path.stem for path in CONF.glob("*.yaml")} == set(JOBS)
 
 
@@ -46,19 +47,19 @@ def test_every_choice_of_every_group_composes(file: Path) -> None:
     group, choice = file.parent.name, file.stem
     job = EXPERIMENTS[choice] if group == "experiment" else USERS[group]
     needed = NEEDED.get(f"{group}/{choice}", [])
-    assert composed(job, [*(JOBS[job] if group != "experiment" else []), f"{group}={choice}", *needed]).job is not None
+    assert composed(SCHEMAS[job], [*(JOBS[job] if group != "experiment" else []), f"{group}={choice}", *needed]).job is not None
 
 
 def test_every_engine_has_a_file_and_stands_in_the_configuration() -> None:
     assert {file.stem for file in (CONF / "engine").glob("*.yaml")} == {kind.value for kind in EngineKind}
     for kind in EngineKind:
-        assert composed("rm", [f"engine={kind}"]).job.engine.kind == kind
-    assert composed("rm", []).job.engine.kind == EngineKind.auto
+        assert composed(RMJob, [f"engine={kind}"]).job.engine.kind == kind
+    assert composed(RMJob, []).job.engine.kind == EngineKind.auto
 
 
 def test_the_papers_grid_is_its_five_bases_three_data_sets_three_rates_and_two_epochs() -> None:
     tulu, skywork = "allenai/llama-3.1-tulu-3-8b-preference-mixture", "Skywork/Skywork-Reward-Preference-80K-v0.2"
-    found = command("rm", ["experiment=rb2_rm_grid"], multirun=True)
+    found = command(RMJob, ["experiment=rb2_rm_grid"], multirun=True)
     assert found.sweeping
     jobs = found.jobs
     assert len(jobs) == 5 * 3 * 3 * 2
@@ -88,11 +89,11 @@ def test_the_papers_grid_is_its_five_bases_three_data_sets_three_rates_and_two_e
 
 def test_an_experiment_of_reward_models_reads_nothing_of_the_microworld() -> None:
     for experiment in ("rb2_rm_grid", "rb2_rm_flipped"):
-        assert "${world}" not in composed("rm", [f"experiment={experiment}"]).yaml
+        assert "${world}" not in composed(RMJob, [f"experiment={experiment}"]).yaml
 
 
 def test_the_flipped_controls_hold_the_papers_three() -> None:
-    jobs = command("rm", ["experiment=rb2_rm_flipped"], multirun=True).jobs
+    jobs = command(RMJob, ["experiment=rb2_rm_flipped"], multirun=True).jobs
     assert {(job.model.path, job.data.name, job.epochs) for job in jobs} == {("allenai/Llama-3.1-Tulu-3-8B-SFT", "tulu", 1)}
     found = {(job.data.flip, job.optim.lr) for job in jobs}
     assert len(found) == len(jobs) == 6 * 3
@@ -100,6 +101,6 @@ def test_the_flipped_controls_hold_the_papers_three() -> None:
 
 
 def test_a_key_of_an_experiment_counts_more_than_the_jobs_own_file() -> None:
-    assert composed("rm", []).job.batch_size == 16
-    assert composed("rm", ["experiment=rb2_rm_grid"]).job.batch_size == 128
-    assert composed("rm", ["experiment=rb2_rm_grid", "batch_size=64"]).job.batch_size == 64
+    assert composed(RMJob, []).job.batch_size == 16
+    assert composed(RMJob, ["experiment=rb2_rm_grid"]).job.batch_size == 128
+    assert composed(RMJob, ["experiment=rb2_rm_grid", "batch_size=64"]).job.batch_size == 64

@@ -10,7 +10,7 @@ from bon.config import PoolConfig
 from core.config import LoraConfig, ModelConfig, OptimConfig, RolloutConfig, Schedule
 from evalhooks.config import HooksConfig
 from launch.compose import ConfigError, command, composed
-from launch.schema import BoNJob, PPOJob, RMJob
+from launch.schema import SCHEMAS, BoNJob, PPOJob, RMJob
 from ppo.config import Center, MissingEOS, MissingEOSConfig, PPOConfig, Scale, ShapingConfig
 from rmtrain.config import Decontaminate, RewardModelConfig
 
@@ -25,19 +25,19 @@ def real(model: str, *overrides: str) -> list[str]:
 
 
 def rm_of(*overrides: str) -> RMJob:
-    job = composed("rm", overrides).job
+    job = composed(RMJob, overrides).job
     assert isinstance(job, RMJob)
     return job
 
 
 def ppo_of(*overrides: str) -> PPOJob:
-    job = composed("ppo", ["reward.path=some/rm", *overrides]).job
+    job = composed(PPOJob, ["reward.path=some/rm", *overrides]).job
     assert isinstance(job, PPOJob)
     return job
 
 
 def bon_of(*overrides: str) -> BoNJob:
-    job = composed("bon", overrides).job
+    job = composed(BoNJob, overrides).job
     assert isinstance(job, BoNJob)
     return job
 
@@ -81,16 +81,16 @@ def test_best_of_n_with_any_other_model_gets_the_defaults_of_the_dataclasses(mod
     ("name", "needed"), [("rm", ["data.paths=[x.jsonl]"]), ("ppo", ["prompts=[x.jsonl]", "reward.path=x"]), ("bon", [])]
 )
 def test_nothing_of_the_embedded_world_reaches_any_other_model(name: str, needed: list[str], model: str) -> None:
-    text = composed(name, real(model, *needed)).yaml
+    text = composed(SCHEMAS[name], real(model, *needed)).yaml
     assert "${world}" not in text
     assert "microworld" not in text
 
 
 def test_a_job_on_a_model_of_the_field_asks_for_its_data_by_key() -> None:
     with pytest.raises(ConfigError, match=r"data\.paths is empty; .*'data\.paths=\[pairs\.jsonl\]'"):
-        composed("rm", real("custom"))
+        composed(RMJob, real("custom"))
     with pytest.raises(ConfigError, match=r"prompts is empty; .*'prompts=\[pairs\.jsonl\]'"):
-        composed("ppo", real("smollm2", "reward.path=x"))
+        composed(PPOJob, real("smollm2", "reward.path=x"))
 
 
 # The embedded world's models
@@ -152,7 +152,7 @@ def test_the_preset_can_be_chosen_apart_from_the_model() -> None:
 
 
 def test_a_sweep_over_models_gives_each_its_own_defaults() -> None:
-    jobs = command("rm", ["model=coast,smollm2,ridge", "data=tulu"], multirun=True).jobs
+    jobs = command(RMJob, ["model=coast,smollm2,ridge", "data=tulu"], multirun=True).jobs
     assert [(job.model.path, job.optim.lr, job.batch_size, job.hooks.pools) for job in jobs] == [
         (f"{WORLD}/policies/coast", 1e-3, 16, f"{WORLD}/pools"),
         ("pip:smollm2-135m", 3e-6, 128, ""),
@@ -170,15 +170,15 @@ def test_a_sweep_over_models_gives_each_its_own_defaults() -> None:
         ["experiment=theirs"],
     ],
 )
-@pytest.mark.parametrize("job", ["rm", "ppo"])
-def test_another_model_does_not_get_the_toy_sizes_however_its_path_is_given(job: str, overrides: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", [RMJob, PPOJob])
+def test_another_model_does_not_get_the_toy_sizes_however_its_path_is_given(job: type[RMJob | PPOJob], overrides: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "theirs.yaml").write_text("# @package _global_\nmodel:\n  path: org/name\n")
-    given = [f"hydra.searchpath=[file://{tmp_path}]", "reward.path=rm"] if job == "ppo" else [f"hydra.searchpath=[file://{tmp_path}]"]
+    given = [f"hydra.searchpath=[file://{tmp_path}]", "reward.path=rm"] if job is PPOJob else [f"hydra.searchpath=[file://{tmp_path}]"]
     with pytest.raises(ConfigError, match=r"model\.path=org/name with model=.*choose model=custom"):
         composed(job, [*given, *overrides])
 
 
 def test_a_sweep_is_refused_where_one_of_its_models_would_get_the_toy_sizes() -> None:
     with pytest.raises(ConfigError, match=r"model\.path=org/name with model=coast"):
-        command("rm", ["model=coast,custom", "model.path=org/name", "data=tulu"], multirun=True)
+        command(RMJob, ["model=coast,custom", "model.path=org/name", "data=tulu"], multirun=True)

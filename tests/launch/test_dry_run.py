@@ -10,6 +10,7 @@ from rich.console import Console
 
 from core.runs.record import fail_run, finish_run
 from launch.compose import command, composed
+from launch.schema import BoNJob, PPOJob, RMJob
 from launch.sweep import print_plan, states_of
 from tests.launch.sweeps import OWN, code_of, never, opened
 
@@ -27,7 +28,7 @@ def test_a_dry_run_lists_every_job_and_runs_and_writes_none(tmp_path: Path, caps
 
 
 def test_a_dry_run_of_one_job_lists_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of(never, ["reward.path=some/rm", "tasks=none", "dry_run=true"], name="ppo") == 0
+    assert code_of(never, ["reward.path=some/rm", "tasks=none", "dry_run=true"], schema=PPOJob) == 0
     said = capsys.readouterr().out
     assert "some/rm" in said
     assert "1 job;" in said
@@ -44,7 +45,7 @@ def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]) 
 def test_no_cell_of_a_table_is_cut(width: int) -> None:
     name = "a-very-long-name-" * 12
     text = io.StringIO()
-    print_plan("rm", command("rm", [*OWN, f"name={name},b"], multirun=True).jobs, Console(file=text, width=width))
+    print_plan("rm", command(RMJob, [*OWN, f"name={name},b"], multirun=True).jobs, Console(file=text, width=width))
     assert "…" not in text.getvalue()
     cells = [line.split("│") for line in text.getvalue().splitlines() if line.startswith("│")]
     assert name in "".join(cell[2].strip() for cell in cells if len(cell) == 5)
@@ -75,25 +76,25 @@ def test_the_console_command_lists_the_papers_grid_without_torch_or_network(tmp_
 
 def test_a_dry_run_knows_the_runs_of_its_jobs_by_their_settings() -> None:
     overrides = [*OWN, "study=S 1", "tracker=files"]
-    finished, torn = (opened(composed("rm", [*overrides, f"epochs={epochs}"])) for epochs in (1, 2))
+    finished, torn = (opened(composed(RMJob, [*overrides, f"epochs={epochs}"])) for epochs in (1, 2))
     finish_run(finished)
     fail_run(torn, "out of memory")
-    jobs = command("rm", [*overrides, "epochs=1,2,3", "tracker=wandb", "dry_run=true"], multirun=True).jobs
+    jobs = command(RMJob, [*overrides, "epochs=1,2,3", "tracker=wandb", "dry_run=true"], multirun=True).jobs
     assert states_of("rm", jobs) == [  # where metrics go makes no other run
         {"state": "finished", "run": str(finished.dir)}, {"state": "torn", "run": str(torn.dir)}, {"state": "new", "run": ""},
     ]  # fmt: skip
-    other = command("rm", [*overrides, "epochs=1", "data.flip=1.0"], multirun=False).jobs
+    other = command(RMJob, [*overrides, "epochs=1", "data.flip=1.0"], multirun=False).jobs
     assert states_of("rm", other) == [{"state": "new"}]
 
 
 def test_a_run_kept_before_a_key_existed_is_known_by_its_default() -> None:
-    job = composed("rm", OWN)
+    job = composed(RMJob, OWN)
     run = opened(job)
     file = run.dir / "config.yaml"
     file.write_text("".join(line for line in job.yaml.splitlines(True) if not line.startswith(("log_every", "dry_run"))))
     assert states_of("rm", [job.job]) == [{"state": "torn", "run": str(run.dir)}]
-    assert states_of("rm", [composed("rm", [*OWN, "log_every=3"]).job]) == [{"state": "new"}]
+    assert states_of("rm", [composed(RMJob, [*OWN, "log_every=3"]).job]) == [{"state": "new"}]
 
 
 def test_jobs_without_runs_have_no_state() -> None:
-    assert states_of("bon", [composed("bon", []).job]) == []
+    assert states_of("bon", [composed(BoNJob, []).job]) == []

@@ -10,7 +10,7 @@ import pytest
 
 from launch.entry import ConfigError, combinations, composed
 from launch.jobs.plan import plan
-from launch.schema import RMJob
+from launch.schema import RMJob, StudyJob
 
 PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'
 
@@ -26,7 +26,7 @@ def refused(*arguments: str, cwd: Path) -> str:
 
 
 def test_a_configuration_becomes_the_dataclasses_of_the_trainers() -> None:
-    job = composed("rm", ["data=union", "world=somewhere"]).job
+    job = composed(RMJob, ["data=union", "world=somewhere"]).job
     assert isinstance(job, RMJob)
     assert job.data.paths == ["somewhere/preferences/atlas.jsonl", "somewhere/preferences/harbor.jsonl"]
     assert job.model.path == "somewhere/policies/coast"
@@ -34,7 +34,7 @@ def test_a_configuration_becomes_the_dataclasses_of_the_trainers() -> None:
 
 def test_the_kept_yaml_is_unresolved_so_that_no_secret_lands_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "hunter2")
-    kept = composed("rm", ["tracker.project=${oc.env:A_SECRET}"])
+    kept = composed(RMJob, ["tracker.project=${oc.env:A_SECRET}"])
     assert kept.job.tracker.project == "hunter2"
     assert "hunter2" not in kept.yaml
 
@@ -67,7 +67,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
 )
 def test_a_wrong_override_is_refused_with_its_key_and_a_remedy(override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        composed("rm", [override])
+        composed(RMJob, [override])
     for word in words:
         assert word in str(error.value)
 
@@ -117,12 +117,12 @@ def test_a_missing_world_is_refused_with_the_command_that_makes_it(tmp_path: Pat
 
 def test_a_mistyped_experiment_is_refused() -> None:
     with pytest.raises(ConfigError, match="experiment/demoo"):
-        composed("study", ["experiment=demoo"])
+        composed(StudyJob, ["experiment=demoo"])
 
 
 def test_what_an_experiment_asks_for_is_named() -> None:
     with pytest.raises(ConfigError, match="preferences and benchmark and prompts must be given"):
-        composed("study", ["experiment=smollm2"])
+        composed(StudyJob, ["experiment=smollm2"])
 
 
 def test_a_study_reads_its_inputs_before_its_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +132,6 @@ def test_a_study_reads_its_inputs_before_its_first_job(tmp_path: Path, monkeypat
     row = '{"id": "1", "prompt": "?", "chosen": ["a"], "rejected": ["b"], "subset": "Math"}\n'
     (tmp_path / "rows.jsonl").write_text(row)
     monkeypatch.setattr("launch.inputs.resolve", lambda model: None)
-    study = composed("study", ["experiment=smollm2", "preferences=pairs.jsonl", "benchmark=rows.jsonl", "prompts=prompts.jsonl"]).job
+    study = composed(StudyJob, ["experiment=smollm2", "preferences=pairs.jsonl", "benchmark=rows.jsonl", "prompts=prompts.jsonl"]).job
     with pytest.raises(ValueError, match=r"pairs.jsonl has 1 broken row"):
         plan(study, tmp_path)

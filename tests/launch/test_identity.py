@@ -18,7 +18,7 @@ from evalhooks.judges.config import JudgeConfig
 from launch.compose import composed
 from launch.identity import identity_of, roles_of
 from launch.rewards.config import RewardConfig
-from launch.schema import SCHEMAS, PPOJob, RMJob, RunSettings
+from launch.schema import SCHEMAS, BenchJob, BoNJob, PPOJob, RMJob, RunSettings
 from rmtrain.config import PreferenceDataConfig, SourceConfig
 
 OWN = ["model=custom", "data=custom", "hooks=none", "tracker=files"]
@@ -99,13 +99,13 @@ def jobs() -> dict[str, RunSettings]:
         "bon": ["model=custom", "model.path=policy", *task],
         "bench": ["reward.path=rm", "rows=rows.jsonl"],
     }  # fmt: skip
-    found = {name: composed(name, overrides).job for name, overrides in said.items()}
-    found["rm"].data.sources = {"more": SourceConfig(path="more.jsonl")}
-    found["bench"].prior_sets = "prior.jsonl"
-    for name in list(found["ppo"].rewards):  # typed, so that its fields can be changed like all others
-        found["ppo"].rewards[name] = found["ppo"].terms[name]
-    assert all(isinstance(job, RunSettings) for job in found.values())
-    return found
+    rm, ppo = composed(RMJob, said["rm"]).job, composed(PPOJob, said["ppo"]).job
+    bon, bench = composed(BoNJob, said["bon"]).job, composed(BenchJob, said["bench"]).job
+    rm.data.sources = {"more": SourceConfig(path="more.jsonl")}
+    bench.prior_sets = "prior.jsonl"
+    for name in list(ppo.rewards):  # typed, so that its fields can be changed like all others
+        ppo.rewards[name] = ppo.terms[name]
+    return {"rm": rm, "ppo": ppo, "bon": bon, "bench": bench}
 
 
 def words(prompts: Any, completions: Any) -> list[list[float]]:
@@ -215,7 +215,7 @@ def test_a_program_counts_by_its_name_and_by_the_file_that_holds_it(
     program = tmp_path / "my_reward_program.py"
     program.write_text("def short(prompts, completions): return 1\n")
     overrides = ["model=custom", "hooks=none", "tasks=none", f"model.path={reward_model_folder}", "prompts=[my_reward_program.py]"]
-    job = composed("ppo", [*overrides, "rewards.x.kind=function", "rewards.x.function=my_reward_program:short"]).job
+    job = composed(PPOJob, [*overrides, "rewards.x.kind=function", "rewards.x.function=my_reward_program:short"]).job
     first = identity_of(job)
     assert identity_of(job) == first  # nothing in it depends on the time
     program.write_text("def short(prompts, completions): return 2\n")

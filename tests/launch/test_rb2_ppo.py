@@ -8,6 +8,7 @@ import conf
 from core.config import EngineKind
 from launch.compose import command
 from launch.entry import composed
+from launch.schema import PPOJob
 
 REWARDS = Path(next(iter(conf.__path__))) / "experiment" / "rb2_ppo_reward"
 ON_POLICY = tuple(f"rm{row:02}" for row in range(1, 13))
@@ -15,7 +16,7 @@ OFF_POLICY = tuple(f"rm{row:02}" for row in range(13, 18))
 
 
 def test_the_sweep_is_the_papers_22_runs() -> None:
-    jobs = command("ppo", ["experiment=rb2_ppo"], multirun=True).jobs
+    jobs = command(PPOJob, ["experiment=rb2_ppo"], multirun=True).jobs
     assert [(job.name, job.kl.beta) for job in jobs] == [
         *((name, 0.05) for name in (*ON_POLICY, *OFF_POLICY)),
         *((f"{name}-low-kl", 0.0325) for name in OFF_POLICY),
@@ -45,11 +46,11 @@ def test_the_sweep_is_the_papers_22_runs() -> None:
 
 @pytest.mark.parametrize("choice", sorted(file.stem for file in REWARDS.glob("*.yaml")))
 def test_every_reward_model_can_be_picked_alone(choice: str) -> None:
-    found = composed("ppo", ["experiment=rb2_ppo", f"experiment/rb2_ppo_reward={choice}"])
+    found = composed(PPOJob, ["experiment=rb2_ppo", f"experiment/rb2_ppo_reward={choice}"])
     assert found.job.name == choice.replace("_", "-")
     assert found.job.kl.beta == (0.0325 if choice.endswith("low_kl") else 0.05)
     assert "${world}" not in found.yaml
 
 
 def test_a_coefficient_of_the_command_line_counts_more_than_the_reward_models() -> None:
-    assert composed("ppo", ["experiment=rb2_ppo", "experiment/rb2_ppo_reward=rm13", "kl.beta=0.1"]).job.kl.beta == 0.1
+    assert composed(PPOJob, ["experiment=rb2_ppo", "experiment/rb2_ppo_reward=rm13", "kl.beta=0.1"]).job.kl.beta == 0.1

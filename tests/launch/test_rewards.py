@@ -44,7 +44,7 @@ EXACT, LENGTH = f"{__name__}:exact", f"{__name__}:length"
 
 
 def job_of(*overrides: str) -> PPOJob:
-    job = composed("ppo", overrides).job
+    job = composed(PPOJob, overrides).job
     assert isinstance(job, PPOJob)
     return job
 
@@ -63,7 +63,7 @@ def test_rewards_may_stand_alone_and_take_a_file_of_the_group() -> None:
 
 
 def test_a_coefficient_can_be_swept() -> None:
-    jobs = command("ppo", ["reward.path=A", "rewards.b.path=B", "rewards.b.coefficient=0.5,2"], multirun=True).jobs
+    jobs = command(PPOJob, ["reward.path=A", "rewards.b.path=B", "rewards.b.coefficient=0.5,2"], multirun=True).jobs
     assert [job.terms["b"].coefficient for job in jobs] == [0.5, 2.0]
 
 

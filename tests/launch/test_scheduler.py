@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from core.progress import Progress
 from launch.parallel.display import Bars
-from launch.parallel.scheduler import Failure, Job, run_jobs
+from launch.parallel.scheduler import Failure, Job, Results, Task, run_jobs
 
 
 class Recorder:
@@ -41,11 +42,11 @@ def double(argument: int, progress: Progress) -> int:
     return 2 * argument
 
 
-def fail(argument: Any, progress: Progress) -> None:
+def fail(progress: Progress) -> None:
     raise ValueError("no plums left")
 
 
-def die(argument: Any, progress: Progress) -> None:
+def die(progress: Progress) -> None:
     os._exit(7)
 
 
@@ -55,8 +56,14 @@ def interval(argument: float, progress: Progress) -> tuple[float, float]:
     return started, time.monotonic()
 
 
-def constant(value: Any) -> Any:
-    return lambda _: value
+def task(function: Callable[..., object], *arguments: object) -> Callable[[Results], Task]:
+    """A task that depends on no results."""
+    return lambda _: partial(function, *arguments)
+
+
+def number(result: object) -> int:
+    assert isinstance(result, int)
+    return result
 
 
 def run(jobs: list[Job], logs: Path, slots: int = 2) -> tuple[Mapping[str, Any], Recorder]:
@@ -66,8 +73,8 @@ def run(jobs: list[Job], logs: Path, slots: int = 2) -> tuple[Mapping[str, Any],
 
 def test_a_job_gets_the_results_of_those_it_waits_for(tmp_path: Path) -> None:
     jobs = [
-        Job(key="last", run=double, argument=lambda results: results["first"] + 1, after=("first",)),
-        Job(key="first", run=double, argument=constant(3)),
+        Job(key="last", task=lambda results: partial(double, 1 + number(results["first"])), after=("first",)),
+        Job(key="first", task=task(double, 3)),
     ]
     results, recorder = run(jobs, tmp_path)
     assert results == {"first": 6, "last": 14}
@@ -77,11 +84,7 @@ def test_a_job_gets_the_results_of_those_it_waits_for(tmp_path: Path) -> None:
 
 
 def test_a_failure_stops_those_that_wait_for_it_and_no_other(tmp_path: Path) -> None:
-    jobs = [
-        Job(key="bad", run=fail, argument=constant(None)),
-        Job(key="waits", run=double, argument=constant(1), after=("bad",)),
-        Job(key="good", run=double, argument=constant(1)),
-    ]
+    jobs = [Job(key="bad", task=task(fail)), Job(key="waits", task=task(double, 1), after=("bad",)), Job(key="good", task=task(double, 1))]
     results, _ = run(jobs, tmp_path)
     assert results["good"] == 2
     assert results["bad"].message == "ValueError: no plums left"
@@ -90,16 +93,16 @@ def test_a_failure_stops_those_that_wait_for_it_and_no_other(tmp_path: Path) -> 
 
 
 def test_a_killed_process_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:
-    results, _ = run([Job(key="dies", run=die, argument=constant(None))], tmp_path)
+    results, _ = run([Job(key="dies", task=task(die))], tmp_path)
     assert "code 7" in results["dies"].message
 
 
 ORPHAN = """
 from pathlib import Path
-from tests.launch.test_scheduler import Job, announce, constant, run
+from tests.launch.test_scheduler import Job, announce, run, task
 
 if __name__ == "__main__":
-    run([Job(key="long", run=announce, argument=constant("{file}"))], Path("{logs}"))
+    run([Job(key="long", task=task(announce, "{file}"))], Path("{logs}"))
 """
 
 
@@ -127,7 +130,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None:
-    jobs = [Job(key=f"job-{i}", run=interval, argument=constant(0.2)) for i in range(3)]
+    jobs = [Job(key=f"job-{i}", task=task(interval, 0.2)) for i in range(3)]
     results, _ = run(jobs, tmp_path, slots=1)
     spans = sorted(results.values())
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
@@ -135,11 +138,11 @@ def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None
 
 def test_a_job_that_needs_any_of_several_runs_once_one_of_them_has_a_result(tmp_path: Path) -> None:
     jobs = [
-        Job(key="chooses", run=double, argument=lambda results: results["good"], after=("bad", "good"), any_of=True),
-        Job(key="in-vain", run=double, argument=constant(1), after=("bad", "worse"), any_of=True),
-        Job(key="bad", run=fail, argument=constant(None)),
-        Job(key="worse", run=fail, argument=constant(None)),
-        Job(key="good", run=double, argument=constant(1)),
+        Job(key="chooses", task=lambda results: partial(double, number(results["good"])), after=("bad", "good"), any_of=True),
+        Job(key="in-vain", task=task(double, 1), after=("bad", "worse"), any_of=True),
+        Job(key="bad", task=task(fail)),
+        Job(key="worse", task=task(fail)),
+        Job(key="good", task=task(double, 1)),
     ]
     results, _ = run(jobs, tmp_path)
     assert results["chooses"] == 4

@@ -143,7 +143,7 @@ def test_a_study_killed_halfway_completes_with_the_same_summary(studied: tuple[P
 
 
 def study_of(folder: Path, *more: str) -> StudyJob:
-    job = composed("study", [*overrides(folder), *more]).job
+    job = composed(StudyJob, [*overrides(folder), *more]).job
     assert isinstance(job, StudyJob)
     return job
 

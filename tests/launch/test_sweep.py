@@ -11,6 +11,7 @@ from core.runs.record import finish_run
 from core.runs.tracking import JsonlTracker
 from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed
+from launch.schema import RMJob
 from launch.sweep import JobStatus, common, differences, outcome_of, text_of
 from tests.launch.sweeps import OWN, code_of, never, opened, record, settings
 
@@ -37,21 +38,21 @@ def test_an_interval_is_refused_since_it_has_no_end() -> None:
 
 
 def test_the_command_line_counts_more_than_the_sweep_of_the_file() -> None:
-    jobs = command("rm", ["experiment=rb2_rm_grid", "model=tulu_70b_sft", "data=both", "optim.lr=1e-6,5e-6"], multirun=True).jobs
+    jobs = command(RMJob, ["experiment=rb2_rm_grid", "model=tulu_70b_sft", "data=both", "optim.lr=1e-6,5e-6"], multirun=True).jobs
     assert settings(jobs) == [(1e-6, 1), (1e-6, 2), (5e-6, 1), (5e-6, 2)]
     assert {job.model.path for job in jobs} == {"allenai/Llama-3.1-Tulu-3-70B-SFT"}
 
 
 def test_without_multirun_an_experiment_that_sweeps_is_one_job() -> None:
-    found = command("rm", ["experiment=rb2_rm_grid"], multirun=False)
+    found = command(RMJob, ["experiment=rb2_rm_grid"], multirun=False)
     assert not found.sweeping
     assert [(job.model.path, job.data.name, job.optim.lr) for job in found.jobs] == [("allenai/Llama-3.1-Tulu-3-8B-SFT", "tulu", 3e-6)]
 
 
 def test_commas_without_multirun_are_refused_unless_the_mode_is_set() -> None:
     with pytest.raises(ConfigError, match="--multirun"):
-        command("rm", [*OWN, "epochs=1,2"], multirun=False)
-    assert len(command("rm", [*OWN, "epochs=1,2", "hydra.mode=MULTIRUN"], multirun=False).jobs) == 2
+        command(RMJob, [*OWN, "epochs=1,2"], multirun=False)
+    assert len(command(RMJob, [*OWN, "epochs=1,2", "hydra.mode=MULTIRUN"], multirun=False).jobs) == 2
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def test_commas_without_multirun_are_refused_unless_the_mode_is_set() -> None:
 )
 def test_jobs_are_composed_together_as_hydra_composes_each(overrides: list[str]) -> None:
     params = ["optim.lr=1e-6,3e-6,2e-5", "seed=0"] if "experiment" in overrides[0] else []
-    one_by_one = [composed("rm", chosen).job for chosen in combinations([*overrides, *params])]
+    one_by_one = [composed(RMJob, chosen).job for chosen in combinations([*overrides, *params])]
     assert len(one_by_one) > 3
-    together = command("rm", overrides, multirun=True).jobs
+    together = command(RMJob, overrides, multirun=True).jobs
     assert sorted(map(repr, together)) == sorted(map(repr, one_by_one))
 
 
@@ -76,7 +77,7 @@ def test_hydra_runs_the_jobs_that_were_checked_in_the_same_order() -> None:
     seen: list[Any] = []
     arguments = ["experiment=rb2_rm_grid", "model=tulu_8b_rl", "data=glob(*wo*,exclude=tulu)", "epochs=choice(2,1)"]
     assert code_of(lambda found: seen.append(found.job), ["-m", *arguments]) == 0
-    assert tuple(seen) == command("rm", arguments, multirun=True).jobs
+    assert tuple(seen) == command(RMJob, arguments, multirun=True).jobs
     assert settings(seen) == [(lr, epochs) for lr in (1e-6, 3e-6, 2e-5) for epochs in (2, 1)]
 
 
@@ -88,14 +89,14 @@ def test_a_wrong_value_in_the_sweep_of_a_file_is_refused_before_the_first_job(ca
 
 def test_a_sweep_over_experiments_that_sweep_is_refused() -> None:
     with pytest.raises(ConfigError, match="one at a time"):
-        command("rm", ["experiment=rb2_rm_grid,rb2_rm_flipped"], multirun=True)
+        command(RMJob, ["experiment=rb2_rm_grid,rb2_rm_flipped"], multirun=True)
 
 
 # What sets them apart
 
 
 def test_jobs_differ_in_resolved_values_and_a_name_tells_what_goes_with_it() -> None:
-    found = differences(command("rm", ["data=skywork,both", "optim.lr=1e-4,2.5e-3"], multirun=True).jobs)
+    found = differences(command(RMJob, ["data=skywork,both", "optim.lr=1e-4,2.5e-3"], multirun=True).jobs)
     assert found.keys == ("data.name", "optim.lr")
     assert [tuple(row.values()) for row in found.rows] == [
         ("skywork", "1e-4"), ("skywork", "0.0025"), ("both", "1e-4"), ("both", "0.0025"),
@@ -104,17 +105,17 @@ def test_jobs_differ_in_resolved_values_and_a_name_tells_what_goes_with_it() -> 
     assert found.with_them == {  # both hold Skywork's pairs, so these set nothing apart
         ("data.name", "both"): {"data.sources.tulu.path": tulu}
     }
-    assert common(command("rm", ["data=skywork,both"], multirun=True).jobs)["data.sources.skywork.path"] == skywork
+    assert common(command(RMJob, ["data=skywork,both"], multirun=True).jobs)["data.sources.skywork.path"] == skywork
 
 
 def test_files_under_one_name_are_told_themselves() -> None:
-    found = differences(command("rm", [*OWN, "data.paths=[a.jsonl],[b.jsonl]"], multirun=True).jobs)
+    found = differences(command(RMJob, [*OWN, "data.paths=[a.jsonl],[b.jsonl]"], multirun=True).jobs)
     assert found.keys == ("data.paths",)
     assert [row["data.paths"] for row in found.rows] == ["[a.jsonl]", "[b.jsonl]"]
 
 
 def test_common_settings_are_those_that_all_jobs_share_against_the_defaults() -> None:
-    jobs = command("rm", [*OWN, "epochs=2,3", "max_length=2048", "batch_size=64", "data.flip=0.5", "micro_batch_size=null"], multirun=True)
+    jobs = command(RMJob, [*OWN, "epochs=2,3", "max_length=2048", "batch_size=64", "data.flip=0.5", "micro_batch_size=null"], multirun=True)
     assert common(jobs.jobs) == {  # max_length is the dataclass's own, epochs differ
         "model.path": "org/base", "data.paths": "[pairs.jsonl]", "data.flip": "0.5", "batch_size": "64",
     }  # fmt: skip
@@ -128,7 +129,7 @@ def test_values_read_as_on_the_command_line() -> None:
 # The end of a sweep
 
 
-def train(found: Composed) -> dict[str, Any]:
+def train(found: Composed[RMJob]) -> dict[str, Any]:
     """Stands for a training: one epoch works, two are finished already, three fail."""
     run = opened(found)
     if found.job.epochs == 3:
@@ -194,7 +195,7 @@ def test_a_run_counts_as_skipped_if_it_was_finished_before_its_job_began() -> No
 def test_an_unforeseen_failure_is_told_with_its_kind_and_the_other_jobs_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 
-    def run(found: Composed) -> None:
+    def run(found: Composed[RMJob]) -> None:
         seen.append(found.job.epochs)
         if found.job.epochs == 1:
             raise MemoryError("too large")
@@ -207,7 +208,7 @@ def test_an_unforeseen_failure_is_told_with_its_kind_and_the_other_jobs_go_on(ca
 def test_preemption_stops_the_whole_sweep_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 
-    def run(found: Composed) -> None:
+    def run(found: Composed[RMJob]) -> None:
         seen.append(found.job.epochs)
         raise Preempted("stopped by a signal; the same command goes on from there")
 
@@ -217,7 +218,7 @@ def test_preemption_stops_the_whole_sweep_with_its_own_code(capsys: pytest.Captu
 
 
 def test_an_interrupt_stops_the_whole_sweep(capsys: pytest.CaptureFixture[str]) -> None:
-    def run(_: Composed) -> None:
+    def run(_: Composed[RMJob]) -> None:
         raise KeyboardInterrupt
 
     assert code_of(run, ["-m", *OWN, "epochs=1,2"]) == 130
@@ -229,7 +230,7 @@ def test_of_several_processes_all_do_the_jobs_and_the_first_one_speaks(
 ) -> None:
     seen: list[int] = []
 
-    def run(found: Composed) -> None:
+    def run(found: Composed[RMJob]) -> None:
         seen.append(found.job.epochs)
         if found.job.epochs == 2:
             raise ValueError("no")
@@ -251,7 +252,7 @@ def test_of_several_processes_all_do_the_jobs_and_the_first_one_speaks(
 
 
 def test_what_kills_a_process_alone_is_told_by_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(_: Composed) -> None:
+    def run(_: Composed[RMJob]) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setenv("RANK", "3")

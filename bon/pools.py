@@ -48,7 +48,10 @@ def make_pools(
     manifest = jsonable({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
     if is_complete(folder):
         if json.loads((folder / MANIFEST).read_text()) != manifest:
-            raise ValueError(f"{folder} holds pools of another policy, other tasks or other sampling; name another folder with pools=...")
+            raise ValueError(
+                f"{folder} holds pools of another policy, other tasks or other sampling, or pools of an earlier version; delete that "
+                f"folder ({folder.absolute()}) to draw them again, or name another folder: pools=OTHER."
+            )
     else:
         with atomic_folder(folder) as temporary:
             for task, rows in prompts.items():

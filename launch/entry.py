@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -17,8 +16,9 @@ from core.process.memory import keep_freed_memory
 from core.process.signals import Preempted, raise_on_signal
 from core.runs.record import RunBusyError
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
+from launch.obstacles import obstacle
 from launch.schema import AnyJob, BenchJob, Launch, command_of
-from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, settings_of, write_outcomes
+from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
 
@@ -96,8 +96,8 @@ def _checked(schema: type[JobT], arguments: Sequence[str]) -> Command[JobT]:
         asked = command(schema, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
         if not any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):  # a dry run may be for another machine
             for job in asked.jobs:
-                if obstacle := world_obstacle(job):
-                    raise ConfigError(obstacle)
+                if found := obstacle(job):
+                    raise ConfigError(found)
             _require_own_out(asked.jobs)
     except ConfigError as error:
         refuse(str(error))
@@ -126,19 +126,6 @@ def print_on_main(line: str) -> None:
         print(line)
 
 
-def world_obstacle(job: AnyJob) -> str | None:
-    """Why a job cannot run if it reads from a microworld that does not exist; else None."""
-    if not isinstance(job, Launch) or Path(job.world).is_dir():
-        return None
-    read = [text for setting in settings_of(job).values() for text in _texts(setting.value)]
-    if not any(text.startswith(f"{job.world}/") for text in read):
-        return None
-    return (
-        f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
-        "your own models and data (model=custom data=custom)."
-    )
-
-
 def _print_error(message: str, *, every_process: bool = False) -> None:
     """Prints a line on stderr: from the first process, or with `every_process` from each."""
     if rank() == 0:
@@ -152,8 +139,8 @@ def _print_dry_run(name: str, jobs: Sequence[AnyJob]) -> None:
     if rank() > 0:
         return
     print_plan(name, _with_runs(jobs), _console())
-    for obstacle in dict.fromkeys(filter(None, map(world_obstacle, jobs))):
-        print(f"note: {obstacle}")
+    for found in dict.fromkeys(filter(None, map(obstacle, jobs))):
+        print(f"note: {found}")
 
 
 def _print_sweep(name: str, jobs: Sequence[AnyJob], outcomes: Sequence[JobOutcome]) -> None:
@@ -173,11 +160,6 @@ def _with_runs(jobs: Sequence[AnyJob]) -> list[Launch]:
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH)
-
-
-def _texts(value: object) -> list[str]:
-    """The texts in a setting: itself, or those of a list."""
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
 def _require_own_out(jobs: Sequence[AnyJob]) -> None:

@@ -11,6 +11,7 @@ from launch.entry import Composed, num_processes, print_on_main, start
 from launch.identity import identity_of
 from launch.inputs import ppo_inputs
 from launch.jobs.lifecycle import Record, RunPlan
+from launch.obstacles import task_obstacle
 from launch.rewards.locate import LocatedReward
 from launch.schema import PPOJob
 from ppo.config import Algo
@@ -24,13 +25,14 @@ def run(composed: Composed[PPOJob], progress: Progress) -> Record:
     """
     job = composed.job
     engine_for(job.engine.kind, num_processes())
-    _require_task(job)
+    if missing := task_obstacle(job):
+        raise ValueError(missing)
     if job.algo != Algo.ppo:
         require_supported(job)
     inputs = ppo_inputs(job)
     plan = plan_of(job, inputs.rewards)
 
-    from launch.jobs import ppo  # torch, which takes seconds: what is likely to be wrong has been found by now
+    from launch.jobs import ppo  # imports torch, which takes seconds: after the checks
 
     return ppo.run(composed, plan, inputs, progress)
 
@@ -39,20 +41,6 @@ def plan_of(job: PPOJob, rewards: Mapping[str, LocatedReward]) -> RunPlan:
     """The run of a job on these rewards. Raises as `identity_of` for inputs that are not there."""
     lineage = _lineage(job, rewards)
     return RunPlan(kind="ppo", name=_name(job, lineage), identity=identity_of(job), facts={"lineage": lineage})
-
-
-def _require_task(job: PPOJob) -> None:
-    """Raises `ValueError` where the best checkpoint is chosen by a task that the job does not have."""
-    group, _, name = job.best_metric.partition("/")
-    if group != "downstream" or name in job.tasks or (job.tasks and name == "average"):
-        return
-    if not job.tasks:
-        raise ValueError(
-            f"best_metric={job.best_metric} needs a task, and there is none; add one (tasks=gsm8k tasks.gsm8k.path=FILE), or choose the "
-            "checkpoint by the reward itself (best_metric=rm_score)."
-        )
-    known = ", ".join(f"downstream/{name}" for name in ("average", *job.tasks))
-    raise ValueError(f"best_metric={job.best_metric} is not measured; choose one of {known}, or rm_score.")
 
 
 def _lineage(job: PPOJob, rewards: Mapping[str, LocatedReward]) -> dict[str, Any]:

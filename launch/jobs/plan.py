@@ -10,6 +10,7 @@ from launch import bon, ppo, rm
 from launch.compose import combinations, composed
 from launch.inputs import check_inputs
 from launch.jobs.lifecycle import Record
+from launch.obstacles import task_obstacle
 from launch.parallel.scheduler import Job, Results, Task
 from launch.schema import BoNJob, Launch, Lineage, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
 from microworld.config import LINEAGES
@@ -35,6 +36,8 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     for name, planned in study.ppo.items():
         overrides = [*common, f"seed={study.seed}", f"name={name}", *planned.overrides]
         policy = composed(PPOJob, [*overrides, "reward.path=unknown-yet"]).job
+        if missing := task_obstacle(policy):
+            raise ValueError(f"ppo.{name}: {missing}")
         checked.append(policy)
         after = tuple(key for key, model in models.items() if _could_be(planned.reward, model.job, policy.model.path))
         if not after:

@@ -1,6 +1,8 @@
 """Pools are drawn once, survive a kill, and are reranked with numbers that can be worked out by hand."""
 
 import json
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,8 +77,12 @@ def test_a_pool_is_made_once_and_read_afterwards(tmp_path: Path) -> None:
 def test_pools_of_another_policy_are_refused(tmp_path: Path) -> None:
     made(tmp_path / "pools", Counter())
     verifiers = dict.fromkeys(PROMPTS, is_of_length)
-    with pytest.raises(ValueError, match="name another folder"):
-        make_pools(tmp_path / "pools", PROMPTS, verifiers, Counter(), SAMPLING, [].append, origin={"policy": "another"})
+    folder = tmp_path / "pools"
+    remedy = rf"delete that folder \({re.escape(str(folder))}\) to draw them again, or name another folder: pools=OTHER"
+    with pytest.raises(ValueError, match=remedy):
+        make_pools(folder, PROMPTS, verifiers, Counter(), SAMPLING, [].append, origin={"policy": "another"})
+    shutil.rmtree(folder)  # the remedy does what it says
+    make_pools(folder, PROMPTS, verifiers, Counter(), SAMPLING, [].append, origin={"policy": "another"})
 
 
 def test_a_pool_whose_making_was_cut_short_is_absent_and_made_anew(tmp_path: Path) -> None:

@@ -36,6 +36,27 @@ def test_a_dry_run_of_one_job_lists_its_settings(tmp_path: Path, capsys: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "best_metric=downstream/average needs a task, and there is none; add one (tasks=gsm8k"),
+        (
+            ["tasks=gsm8k", "tasks.gsm8k.path=a.jsonl", "best_metric=downstream/math"],
+            "best_metric=downstream/math is not measured; choose one of downstream/average, downstream/gsm8k, or rm_score.",
+        ),
+    ],
+)
+def test_a_policy_chosen_by_a_task_that_it_lacks_is_told_in_a_dry_run_and_refused_in_a_run(
+    overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["model=custom", "model.path=org/base", "reward.path=some/rm", "prompts=[p.jsonl]", *overrides]
+    assert code_of(never, [*chosen, "dry_run=true"], schema=PPOJob) == 0
+    assert f"note: {said}" in capsys.readouterr().out
+    assert code_of(never, chosen, schema=PPOJob) == 2
+    assert said in capsys.readouterr().err
+    assert code_of(lambda _: None, [*chosen, "best_metric=rm_score"], schema=PPOJob) == 0
+
+
 def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(never, ["-m", *OWN, "epochs=1,0", "dry_run=true"]) == 2
     assert "epochs is 0" in capsys.readouterr().err

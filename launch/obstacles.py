@@ -1,0 +1,45 @@
+"""What would stop a job on this machine, as far as it can be told before any work. Imports no torch."""
+
+from pathlib import Path
+
+from launch.schema import AnyJob, Launch, PPOJob
+from launch.sweep import settings_of
+
+
+def obstacle(job: AnyJob) -> str | None:
+    """Why a job cannot run, with the remedy; None if nothing speaks against it."""
+    return world_obstacle(job) or task_obstacle(job)
+
+
+def world_obstacle(job: AnyJob) -> str | None:
+    """Why a job cannot run if it reads from a microworld that does not exist; else None."""
+    if not isinstance(job, Launch) or Path(job.world).is_dir():
+        return None
+    read = [text for setting in settings_of(job).values() for text in _texts(setting.value)]
+    if not any(text.startswith(f"{job.world}/") for text in read):
+        return None
+    return (
+        f"world={job.world} does not exist; make it with `rewardloop study experiment=demo`, name another folder, or give "
+        "your own models and data (model=custom data=custom)."
+    )
+
+
+def task_obstacle(job: AnyJob) -> str | None:
+    """Why a PPO job cannot run if its best checkpoint is chosen by a task that it does not have; else None."""
+    if not isinstance(job, PPOJob):
+        return None
+    group, _, name = job.best_metric.partition("/")
+    if group != "downstream" or name in job.tasks or (job.tasks and name == "average"):
+        return None
+    if not job.tasks:
+        return (
+            f"best_metric={job.best_metric} needs a task, and there is none; add one (tasks=gsm8k tasks.gsm8k.path=FILE), or choose the "
+            "checkpoint by the reward itself (best_metric=rm_score)."
+        )
+    known = ", ".join(f"downstream/{name}" for name in ("average", *job.tasks))
+    return f"best_metric={job.best_metric} is not measured; choose one of {known}, or rm_score."
+
+
+def _texts(value: object) -> list[str]:
+    """The texts in a setting: itself, or those of a list."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]

@@ -103,7 +103,7 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, ob
         case PreferenceDataConfig():
             # Numbered, since their order decides which of two equal pairs stays, and what a seed draws.
             sources = enumerate(named_sources(value).items())
-            contents = {f"{key}.{number}.{name}": fingerprint(source.path) for number, (name, source) in sources}
+            contents: dict[str, object] = {f"{key}.{number}.{name}": fingerprint(source.path) for number, (name, source) in sources}
             return contents, frozenset({f"{key}.paths", *(f"{key}.sources.{name}.path" for name in value.sources)})
         case TaskConfig():
             return {f"{key}.verifier": program_fingerprint(value.verifier)}, frozenset()

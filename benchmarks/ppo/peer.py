@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -33,6 +33,8 @@ from transformers import (
 
 from benchmarks.machine import now
 from benchmarks.ppo.plan import Clock, Finding, Plan
+
+T = TypeVar("T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -85,7 +87,7 @@ class Logged(TrainerCallback):
         self.clock.batch(rollout=rollout, scoring=self.watch.scoring, **scores)
 
 
-def arguments_of(plan: Plan, folder: str, config: Callable[..., object]) -> object:
+def arguments_of(plan: Plan, folder: str, config: Callable[..., T]) -> T:
     """The plan as TRL's configuration; settings not named here have the same default on both sides."""
     return config(
         output_dir=folder,

@@ -47,7 +47,7 @@ def finished_record(job: RunSettings, plan: RunPlan) -> Record | None:
 
 
 def carry_out(
-    composed: Composed,
+    composed: Composed[RunSettings],
     plan: RunPlan,
     work: Callable[[Run, Tracker], Mapping[str, Any]],
     *,
@@ -61,7 +61,6 @@ def carry_out(
     do the work; the main one alone writes. Whatever ends the work early is noted in the record and raised again.
     """
     job = composed.job
-    assert isinstance(job, RunSettings)
     run, state = world.from_main(lambda: _opened(composed, job, plan))
     if state == RunState.finished:
         if world.is_main:
@@ -87,7 +86,7 @@ def say_finished(run_dir: Path | str) -> None:
     print(f"{run_dir} is finished already", file=sys.stderr)
 
 
-def _opened(composed: Composed, job: RunSettings, plan: RunPlan) -> tuple[Run, RunState]:
+def _opened(composed: Composed[RunSettings], job: RunSettings, plan: RunPlan) -> tuple[Run, RunState]:
     return open_run(
         runs_dir=Path(job.runs_dir),
         study=job.study,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_the_clock_begins_at_the_end_of_the_first_batch_and_gives_the_rest_of_a_
 
 
 def test_both_sides_are_told_the_same(plan: Plan) -> None:
-    ours, peer = config_of(plan), arguments_of(plan, "folder", dict)
+    ours, peer = config_of(plan), arguments_of(plan, "folder", dict[str, Any])
     assert ours.num_batches * ours.batch_size == peer["total_episodes"] == 4
     assert ours.epochs == peer["num_ppo_epochs"]
     # TRL: minibatches of per_device_train_batch_size * gradient_accumulation_steps / num_mini_batches.

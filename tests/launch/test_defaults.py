@@ -171,7 +171,9 @@ def test_a_sweep_over_models_gives_each_its_own_defaults() -> None:
     ],
 )
 @pytest.mark.parametrize("job", [RMJob, PPOJob])
-def test_another_model_does_not_get_the_toy_sizes_however_its_path_is_given(job: type[RMJob | PPOJob], overrides: list[str], tmp_path: Path) -> None:
+def test_another_model_does_not_get_the_toy_sizes_however_its_path_is_given(
+    job: type[RMJob | PPOJob], overrides: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "theirs.yaml").write_text("# @package _global_\nmodel:\n  path: org/name\n")
     given = [f"hydra.searchpath=[file://{tmp_path}]", "reward.path=rm"] if job is PPOJob else [f"hydra.searchpath=[file://{tmp_path}]"]

@@ -247,7 +247,7 @@ def test_a_record_shows_its_inputs_by_key(inputs: Path) -> None:
 
 @pytest.mark.parametrize("config", [ModelConfig, RewardConfig, JudgeConfig, PreferenceDataConfig, SourceConfig, TaskConfig])
 def test_a_new_place_anywhere_in_a_configuration_counts_by_its_content(config: type, inputs: Path) -> None:
-    found = jobs()
+    found: dict[str, Any] = dict(jobs())
     holder, name = {
         ModelConfig: (found["rm"], "model"),
         RewardConfig: (found["ppo"], "reward"),
@@ -284,6 +284,7 @@ def test_a_list_of_configurations_counts_by_their_contents(inputs: Path) -> None
 
 def test_an_edited_verifier_of_a_task_makes_another_run(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = jobs()["bon"]
+    assert isinstance(job, BoNJob)
     (inputs / "my_verdicts.py").write_text("def v(completion, reference):\n    return 1.0\n")
     monkeypatch.syspath_prepend(str(inputs))
     job.tasks["gsm8k"].verifier = "my_verdicts:v"

@@ -24,6 +24,7 @@ from launch import bon, ppo, report, rm
 from launch.entry import composed
 from launch.inputs import BoNResult
 from launch.jobs.report import build
+from launch.schema import BoNJob, PPOJob, RMJob
 from microworld.config import WorldConfig
 from microworld.world import build_world
 
@@ -51,15 +52,15 @@ def world_of(folder: Path, runs: str = "runs") -> list[str]:
 
 
 def run_rm(folder: Path, *overrides: str, runs: str = "runs") -> dict[str, Any]:
-    return rm.run(composed("rm", [*world_of(folder, runs), *RM, *overrides]), NoProgress())
+    return rm.run(composed(RMJob, [*world_of(folder, runs), *RM, *overrides]), NoProgress())
 
 
 def run_ppo(folder: Path, reward: str, *overrides: str, runs: str = "runs") -> dict[str, Any]:
-    return ppo.run(composed("ppo", [*world_of(folder, runs), *PPO, f"reward.path={reward}", *overrides]), NoProgress())
+    return ppo.run(composed(PPOJob, [*world_of(folder, runs), *PPO, f"reward.path={reward}", *overrides]), NoProgress())
 
 
 def run_bon(folder: Path, *overrides: str) -> BoNResult:
-    return bon.run(composed("bon", [*world_of(folder), *BON, *overrides]), NoProgress())
+    return bon.run(composed(BoNJob, [*world_of(folder), *BON, *overrides]), NoProgress())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,7 +226,7 @@ def test_a_policy_is_refused_before_its_run_begins(study: Study, overrides: list
     if overrides == ["tasks=none"]:
         chosen = [override for override in PPO if not override.startswith("tasks")] + overrides
         with pytest.raises(ValueError, match=words):
-            ppo.run(composed("ppo", [*world_of(study.folder, "refused"), *chosen, f"reward.path={study.rm['dir']}"]), NoProgress())
+            ppo.run(composed(PPOJob, [*world_of(study.folder, "refused"), *chosen, f"reward.path={study.rm['dir']}"]), NoProgress())
     else:
         with pytest.raises(ValueError, match=words):
             run_ppo(study.folder, study.rm["dir"], *overrides, runs="refused")
@@ -257,13 +258,13 @@ def test_best_of_n_is_refused_before_a_model_is_loaded(study: Study, monkeypatch
         with pytest.raises(ValueError, match=words):
             run_bon(study.folder, f"rewards=[{study.rm['dir']}]", *overrides)
     with pytest.raises(ValueError, match="tasks is empty; choose some"):
-        bon.run(composed("bon", [*world_of(study.folder), "tasks=none"]), NoProgress())
+        bon.run(composed(BoNJob, [*world_of(study.folder), "tasks=none"]), NoProgress())
     with pytest.raises(ValueError, match="no/reward"):
         run_bon(study.folder, "rewards=[no/reward]")
 
 
 def test_pools_of_other_sampling_are_not_taken_for_the_ones_that_are_asked_for(study: Study) -> None:
-    with pytest.raises(ValueError, match=r"pools of another policy, other tasks or other sampling; name another folder with pools="):
+    with pytest.raises(ValueError, match=r"pools of another policy, other tasks or other sampling, .*; delete that folder .*pools=OTHER"):
         run_bon(study.folder, "pool.seed=1")
 
 

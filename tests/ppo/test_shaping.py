@@ -123,14 +123,17 @@ def test_a_missing_end_needs_a_value_where_it_changes_the_score() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dual_clip": 1.0}, "dual_clip is 1.0; .* must be over 1"),
+        ({"dual_clip": 1.0}, "dual_clip is 1.0; .* must be above 1"),
         ({"value_warmup": -1}, "value_warmup is -1; it must be 0 or above"),
         ({"value_warmup": 100}, "value_warmup=100 leaves no batch for the policy; choose one below num_batches=100"),
         ({"entropy_coef": -0.1}, "entropy_coef is -0.1; it must be 0 or above"),
         ({"importance_cap": 0.0}, "importance_cap is 0.0; it must be above 0"),
         ({"stop_after_falls": 0}, "stop_after_falls is 0; it must be above 0"),
         ({"lam": 1.5}, "lam is 1.5; it is a share from 0 to 1"),
-        ({"shaping": ShapingConfig(overlong=OverlongConfig(buffer=1024))}, "shaping.overlong.buffer=1024 leaves no length without penalty"),
+        (
+            {"shaping": ShapingConfig(overlong=OverlongConfig(buffer=1024))},
+            "shaping.overlong.buffer=1024 leaves no length without a penalty",
+        ),
     ],
 )
 def test_a_setting_of_ppo_that_cannot_be_is_refused_by_its_key(options: dict[str, object], message: str) -> None:

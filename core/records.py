@@ -92,10 +92,10 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """One answer of a policy; `finished` means that it ended with EOS rather than at the token limit.
+    """One answer of a policy; `finished` means that it ended with an end of turn rather than at the token limit.
 
-    `token_ids` are the generated ids, including EOS if it was sampled. `logprobs` are their log-probabilities in nats at the
-    sampling temperature, if the generator reports them. These round differently from batch to batch, so comparisons of two
+    `token_ids` are the generated ids, including the end of turn if one was sampled; `text` is without it. `logprobs` are the
+    ids' log-probabilities in nats at the sampling temperature, if the generator reports them. These round differently from batch to batch, so comparisons of two
     completions ignore them.
     """
 

@@ -7,6 +7,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id
+from core.data.turn_ends import answer_texts, turn_ends
 from core.records import Completion, Dialogue, Sampling
 
 PAGE = 64
@@ -29,6 +30,7 @@ class ContinuousGenerator:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
         self.model, self.tokenizer, self.memory = model, tokenizer, memory
+        self.ends = turn_ends(model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` if the engine fails."""
@@ -52,12 +54,12 @@ class ContinuousGenerator:
                 "or change rollout.memory."
             )
         rows = [output.generated_tokens for output in outputs]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        texts = answer_texts(self.tokenizer, rows, self.ends)
         flat = [
             Completion(
                 text=text,
                 token_ids=tuple(row),
-                finished=row[-1] == self.tokenizer.eos_token_id,
+                finished=row[-1] in self.ends,
                 logprobs=(0.0,) * len(row) if greedy else tuple(output.logprobs),
             )
             for text, row, output in zip(texts, rows, outputs, strict=True)
@@ -69,7 +71,7 @@ class ContinuousGenerator:
         generation = GenerationConfig(
             do_sample=sampling.temperature > 0,
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=sorted(self.ends),
             pad_token_id=pad_id(self.tokenizer),
             **drawn,
         )

@@ -1,6 +1,7 @@
 """Sampling with transformers: every prompt is prefilled once, whatever the number of completions.
 
-Shapes: B prompts, R rows (completions) in a batch, L tokens of prompt and completion, T completion tokens, V vocabulary.
+Shapes: B prompts, R rows (completions) in a batch, L tokens of prompt and completion, T completion tokens, V vocabulary,
+E tokens that end an answer.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
+from core.data.turn_ends import answer_texts, turn_ends
 from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
@@ -30,6 +32,7 @@ class TransformersGenerator:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.ends = turn_ends(model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
@@ -40,30 +43,32 @@ class TransformersGenerator:
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
             places = [sampling.first + i for i in batch]
-            rows, logprobs = sample(self.model, [prompt_ids[i] for i in batch], places, sampling, self.tokenizer)
+            rows, logprobs = sample(
+                self.model, [prompt_ids[i] for i in batch], places, sampling, pad=pad_id(self.tokenizer), ends=self.ends
+            )
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = self._completions(rows[own], logprobs[own])
         return results
 
     def _completions(self, rows: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        eos = self.tokenizer.eos_token_id
+        texts = answer_texts(self.tokenizer, rows, self.ends)
         return [
-            Completion(text=text, token_ids=tuple(row), finished=row[-1:] == [eos], logprobs=tuple(own))
+            Completion(text=text, token_ids=tuple(row), finished=row[-1] in self.ends, logprobs=tuple(own))
             for text, row, own in zip(texts, rows, logprobs, strict=True)
         ]
 
 
 @torch.no_grad()
 def sample(
-    model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, *, pad: int, ends: frozenset[int]
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Token ids of `sampling.n` completions of each prompt, EOS included, and their log-probabilities.
+    """Token ids of `sampling.n` completions of each prompt, including the one of `ends` that ended it, and their log-probabilities.
 
     `indices` are the prompts' indices, from which their random numbers are seeded.
     """
-    ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad_id(tokenizer)))
+    ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad))
+    ends_E = torch.tensor(sorted(ends), device=model.device)
     cache = growing_cache(model.config)
     logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
     cache.batch_repeat_interleave(sampling.n)
@@ -84,7 +89,7 @@ def sample(
         next_R, logprobs_R = sample_tokens(logits_RV, sampling.temperature, uniforms_RT[alive, step])
         tokens_RT[alive, step], logprobs_RT[alive, step] = next_R, logprobs_R
         lengths_R[alive] += active
-        active = active & (next_R != tokenizer.eos_token_id)
+        active = active & (next_R[:, None] != ends_E).all(-1)
         num_active = int(active.sum())
         if num_active == 0 or step + 1 == sampling.max_new_tokens:
             break

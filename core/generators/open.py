@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import RolloutConfig, RolloutKind, WeightSync
+from core.data.turn_ends import turn_ends
 from core.generators.continuous import ContinuousGenerator
 from core.generators.local import TransformersGenerator
 from core.generators.vllm import VLLMGenerator
@@ -28,7 +29,8 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
             return ContinuousGenerator(model, tokenizer, memory=config.memory)
         case RolloutKind.vllm:
             server = Server(config.url, parallel=config.parallel, timeout_s=config.timeout_s)
-            return VLLMGenerator(server, tokenizer, weight_transfer(config, model.device), parallel=config.parallel)
+            transfer = weight_transfer(config, model.device)
+            return VLLMGenerator(server, tokenizer, transfer, ends=turn_ends(model, tokenizer), parallel=config.parallel)
 
 
 def weight_transfer(config: RolloutConfig, device: torch.device) -> WeightTransfer:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts
+from core.data.turn_ends import answer_texts
 from core.disk import Json
 from core.records import Completion, Dialogue, Sampling
 from core.vllm.server import Server
@@ -21,8 +22,8 @@ class VLLMGenerator:
         VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs
 
     The server gets token ids from the policy's own `tokenizer`, one request per prompt, `parallel` requests at a time, and
-    stops at the tokenizer's EOS only. Without `--logprobs-mode processed_logprobs` its log-probabilities are those at
-    temperature 1, not at the sampling temperature.
+    stops at the ids of `ends` (`core.data.turn_ends.turn_ends`). Without `--logprobs-mode processed_logprobs` its
+    log-probabilities are those at temperature 1, not at the sampling temperature.
 
     Every prompt has its own seed, derived from the seed and the prompt's index. But the server batches whatever arrives
     together, and rounding differs from batch to batch: runs with the same seed are similar, not bit-identical, and so are
@@ -33,8 +34,10 @@ class VLLMGenerator:
     against vLLM on hardware.
     """
 
-    def __init__(self, server: Server, tokenizer: PreTrainedTokenizerBase, transfer: WeightTransfer, *, parallel: int = 64) -> None:
-        self.server, self.tokenizer, self.transfer, self.parallel = server, tokenizer, transfer, parallel
+    def __init__(
+        self, server: Server, tokenizer: PreTrainedTokenizerBase, transfer: WeightTransfer, *, ends: frozenset[int], parallel: int = 64
+    ) -> None:
+        self.server, self.tokenizer, self.transfer, self.ends, self.parallel = server, tokenizer, transfer, ends, parallel
         self.model = _served_model(server)
         self._weights_are_whole = True
 
@@ -75,9 +78,9 @@ class VLLMGenerator:
             "repetition_penalty": 1.0,
             # vLLM adds a completion's index among the n to the seed; without the factor n, prompts would share seeds.
             "seed": (sampling.seed * 1_000_003 + index) * sampling.n % 2**62,
-            # A model's generation config may name more stop tokens than EOS; with ignore_eos only this list counts.
+            # The server's copy of the model may lack its generation config; with ignore_eos only this list counts.
             "ignore_eos": True,
-            "stop_token_ids": [self.tokenizer.eos_token_id],
+            "stop_token_ids": sorted(self.ends),
             "logprobs": 0,  # only that of the sampled token
             "return_token_ids": True,
         }
@@ -89,15 +92,15 @@ class VLLMGenerator:
             raise ValueError(f"{url} answered {str(answer)!r:.200}, without token ids and their logprobs; is it a vLLM server?")
         if len(choices) != sampling.n or any(len(choice.token_ids) != len(choice.logprobs) for choice in choices):
             raise ValueError(f"{url} gave {len(choices)} completions of {sampling.n}, or not one logprob per token; is it a vLLM server?")
-        texts = self.tokenizer.batch_decode([choice.token_ids for choice in choices], skip_special_tokens=True)
+        texts = answer_texts(self.tokenizer, [choice.token_ids for choice in choices], self.ends)
         return [self._completion(text, choice, sampling) for text, choice in zip(texts, choices, strict=True)]
 
     def _completion(self, text: str, choice: "_Choice", sampling: Sampling) -> Completion:
         row = choice.token_ids
-        finished = row[-1:] == [self.tokenizer.eos_token_id]
+        finished = bool(row) and row[-1] in self.ends
         if not finished and len(row) != sampling.max_new_tokens:
             raise ValueError(
-                f"{self.server.base_url} ended a completion after {len(row)} of {sampling.max_new_tokens} tokens without EOS "
+                f"{self.server.base_url} ended a completion after {len(row)} of {sampling.max_new_tokens} tokens without an end of turn "
                 f"(finish_reason {choice.finish_reason!r}); raise the server's --max-model-len, and let nobody else pause it."
             )
         logprobs = tuple(choice.logprobs) if sampling.temperature > 0 else (0.0,) * len(row)  # greedy tokens are certain

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
@@ -26,8 +26,19 @@ from ppo.state import PPOState, checkpoint_batches, take_evaluation
 class RunCallback(TrainerCallback):
     """Keeps a run's state in step with TRL's trainer, whose steps are optimiser updates: several per rollout batch."""
 
-    def __init__(self, config: PPOConfig, run: RunContext, state: PPOState, reward: BatchReward, preemption: Preemption) -> None:
+    def __init__(
+        self,
+        config: PPOConfig,
+        run: RunContext,
+        state: PPOState,
+        reward: BatchReward,
+        preemption: Preemption,
+        *,
+        generation: GenerationConfig | None,
+    ) -> None:
         self.config, self.run, self.state, self.reward, self.preemption = config, run, state, reward, preemption
+        self.generation = generation
+        """The policy's own generation config, to be saved with it."""
         self.updates, self.planned = config.updates_per_batch, checkpoint_batches(config)
         self.timer = SaveTimer(config.save_minutes)
         self.logs: list[Mapping[str, Any]] = []
@@ -70,7 +81,8 @@ class RunCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
         self.timer.restart()
-        keep_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.run.dir, self.state, planned=self.planned)
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        keep_checkpoint(saved, self.run.dir, self.state, planned=self.planned, generation=self.generation)
         self.preemption.check()
 
     def place(self, args: TrainingArguments, state: TrainerState) -> Place:

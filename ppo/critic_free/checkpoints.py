@@ -6,6 +6,9 @@ from collections.abc import Container, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
 from core.disk import MARKER, atomic_folder
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.state import PPOState, write_state
@@ -15,9 +18,12 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.
 """The files of a transformers checkpoint that only resuming needs."""
 
 
-def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Container[int]) -> None:
+def keep_checkpoint(
+    saved: Path, run_dir: Path, state: PPOState, *, planned: Container[int], generation: GenerationConfig | None = None
+) -> None:
     """Moves what transformers saved to `checkpoints/step-NNNNNN/`: a plain model, and under `trainer/` what resuming needs.
 
+    A model's generation config is replaced by `generation`: in training it held what the trainer needs.
     Earlier checkpoints at `planned` steps lose their optimiser state; others, saved only to resume from, are deleted.
     """
     target = step_folder(run_dir, state.step)
@@ -26,6 +32,8 @@ def keep_checkpoint(saved: Path, run_dir: Path, state: PPOState, *, planned: Con
         for file in saved.iterdir():
             if file.name != "training_args.bin":  # a pickle that nothing reads
                 shutil.move(file, folder / TRAINER / file.name if file.name in RESUME_FILES else folder / file.name)
+        if generation is not None and (folder / GENERATION_CONFIG_NAME).exists():  # an adapter has none
+            generation.save_pretrained(folder)
         write_state(folder, state)
     shutil.rmtree(saved)
     for earlier in complete_steps(run_dir):

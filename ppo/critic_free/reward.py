@@ -8,8 +8,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import parse_dialogue
+from core.data.turn_ends import answer_texts
 from core.hooks.run_context import RunContext
 from core.process.precision import without_autocast
 from core.records import Dialogue
@@ -26,24 +28,32 @@ Turns: TypeAlias = Sequence[Mapping[str, str]]
 
 
 class BatchReward:
-    """Scores each rollout batch, and records its statistics and metrics in the run's state. `eos_ids` are those that end a completion."""
+    """Scores each rollout batch, and records its statistics and metrics in the run's state. `ends` are the ids that end a completion."""
 
-    def __init__(self, config: PPOConfig, run: RunContext, state: PPOState, scorer: WeightedScorer, eos_ids: frozenset[int]) -> None:
-        self.config, self.run, self.state, self.scorer, self.eos_ids = config, run, state, scorer, eos_ids
+    def __init__(
+        self,
+        config: PPOConfig,
+        run: RunContext,
+        state: PPOState,
+        scorer: WeightedScorer,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+    ) -> None:
+        self.config, self.run, self.state, self.scorer = config, run, state, scorer
+        self.tokenizer, self.ends = tokenizer, ends
         self.shaped: dict[str, float] = {}
         """Metrics of the shaped scores of the last batch."""
 
-    def reward(
-        self, prompts: Sequence[Turns], completions: Sequence[str | Turns], completion_ids: Sequence[Sequence[int]], **_: object
-    ) -> list[float]:
+    def reward(self, prompts: Sequence[Turns], completion_ids: Sequence[Sequence[int]], **_: object) -> list[float]:
         """The shaped scores of a batch: `group_size` completions of a prompt, then those of the next. Called by TRL."""
         size = self.config.group_size
         dialogues = [parse_dialogue(prompt, "a prompt") for prompt in prompts[::size]]
-        texts = [_text(completion) for completion in completions]
+        texts = answer_texts(self.tokenizer, completion_ids, self.ends)  # TRL's own may still hold the end of turn
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         with guarded(self.run.dir, self.config.algo, self.state.step + 1):
             scores_B = score_groups(self.scorer, dialogues, groups)
-        finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.eos_ids for ids in completion_ids])
+        finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.ends for ids in completion_ids])
         lengths_B = torch.tensor([len(ids) for ids in completion_ids])
         self.state.statistics = self.state.statistics.seen(scores_B)
         shaped_B = shaped_scores(
@@ -65,8 +75,3 @@ def score_groups(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Se
         parts = scorer.parts(prompts, groups)
     terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
     return combined_scores(scorer, terms)
-
-
-def _text(completion: str | Turns) -> str:
-    # After a prompt of turns TRL passes a list with the one turn of the assistant.
-    return completion if isinstance(completion, str) else completion[0]["content"]

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from core.config import Dtype
+from core.data.turn_ends import turn_ends
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import eval_file, read_evaluation, run_hooks
 from core.hooks.run_context import RunContext
@@ -32,7 +33,7 @@ from ppo.critic_free.arguments import ignored_settings, require_supported
 from ppo.critic_free.callback import InterruptibleHook, RunCallback, StopCallback
 from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
-from ppo.critic_free.trainer import eos_ids_of, fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
+from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.metrics import Metric, completion_metrics
 from ppo.run import PPOResult
 from ppo.shaping import ScoreStatistics
@@ -67,8 +68,8 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run.progress.start(str(config.algo).upper(), config.num_batches)
         run.progress.advance(state.step)
         if state.step < config.num_batches and not state.stopped_because:
-            reward = BatchReward(config, run, state, weighted, eos_ids_of(policy, tokenizer))
-            callback = RunCallback(config, run, state, reward, preemption)
+            reward = BatchReward(config, run, state, weighted, tokenizer=tokenizer, ends=turn_ends(policy, tokenizer))
+            callback = RunCallback(config, run, state, reward, preemption, generation=policy.generation_config)
             _train(callback, policy, tokenizer, fitting, resumed)
         else:
             run.end(state.step)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
@@ -17,6 +17,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 from core.config import Dtype
 from core.data.chat import encode_prompts
+from core.data.turn_ends import turn_ends
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
@@ -59,7 +60,10 @@ def open_trainer(
     reward: Callable[..., list[float]],
     scratch: Path,
 ) -> RLOOTrainer | GRPOTrainer:
-    """TRL's trainer of `config.algo`, with the prompts of the whole run in order; it trains `policy` in place."""
+    """TRL's trainer of `config.algo`, with the prompts of the whole run in order; it trains `policy` in place.
+
+    The policy's generation config is replaced by one that names all ends of a turn, and nothing else.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  # an earlier job in this process may have used another precision
     asked = [prompt for step in range(1, config.num_batches + 1) for prompt in group_prompts(prompts, step, config)]
     args = trl_arguments(config, scratch, on_cpu=not torch.cuda.is_available())
@@ -70,6 +74,8 @@ def open_trainer(
         "processing_class": tokenizer,
         "peft_config": peft_arguments(config.lora),
     }
+    # TRL reads here what ends an answer. A config of its own, since transformers refuses to save many published ones once changed.
+    policy.generation_config = GenerationConfig(eos_token_id=sorted(turn_ends(policy, tokenizer)))
     with old_names():
         trainer = RLOOTrainer(args=args, **parts) if isinstance(args, RLOOConfig) else GRPOTrainer(args=args, **parts)
     if config.lora.rank:
@@ -87,15 +93,6 @@ def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> 
     """The prompts of rollout batch `step`, one per group, in PPO's order (`ppo.prompts.batch_prompts`)."""
     num = config.batch_size // config.group_size
     return batch_prompts(prompts, step, replace(config, batch_size=num, minibatch_size=num, micro_batch_size=num))
-
-
-def eos_ids_of(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that end a completion in TRL's trainers: the tokenizer's EOS, and those that the model's generation config declares."""
-    assert isinstance(tokenizer.eos_token_id, int)
-    config = cast("GenerationConfig | None", policy.generation_config)  # None for a model that cannot generate
-    declared = config.eos_token_id if config is not None else None
-    ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
-    return frozenset([tokenizer.eos_token_id, *ids])
 
 
 @contextmanager

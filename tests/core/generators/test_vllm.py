@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.data.chat import encode_prompts
+from core.data.chat import encode_prompts, pad_id
 from core.generators.local import TransformersGenerator, sample
 from core.generators.vllm import VLLMGenerator
 from core.records import RolloutEngine, Sampling, user
@@ -36,7 +36,7 @@ def server(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeyp
 @pytest.fixture
 def engine(server: Standin, tmp_path: Path) -> Iterator[VLLMGenerator]:
     with Server(server.url, timeout_s=10, retries=2) as connection:
-        yield VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path / "weights", torch.float32), parallel=4)
+        yield VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path / "weights", torch.float32), ends=server.ends, parallel=4)
 
 
 @pytest.fixture
@@ -106,7 +106,8 @@ def test_a_list_in_parts_is_drawn_as_the_whole_list(engine: VLLMGenerator, serve
     whole = engine.generate(PROMPTS, SAMPLED)
     for number, completion in enumerate(whole[0]):  # vLLM numbers a request's completions; the seed is (5 * 1,000,003 + 0) * 3
         alone = Sampling(max_new_tokens=12, seed=15_000_045 + number, temperature=0.7)
-        [row], _ = sample(server.model, encode_prompts(tokenizer, PROMPTS[:1]), [0], alone, tokenizer)
+        prompt = encode_prompts(tokenizer, PROMPTS[:1])
+        [row], _ = sample(server.model, prompt, [0], alone, pad=pad_id(tokenizer), ends=server.ends)
         assert list(completion.token_ids) == row
     rest = engine.generate(PROMPTS[1:], Sampling(n=3, max_new_tokens=12, seed=5, temperature=0.7, first=1))
     assert rest == whole[1:]
@@ -156,7 +157,7 @@ def test_broadcast_weights_are_told_of_as_they_are_and_arrive(
         return groups[-1]
 
     with Server(server.url, timeout_s=10) as connection:
-        engine = VLLMGenerator(connection, tokenizer, BroadcastTransfer(open_group, torch.float32))
+        engine = VLLMGenerator(connection, tokenizer, BroadcastTransfer(open_group, torch.float32), ends=server.ends)
         engine.load_weights(moved.state_dict().items())
         engine.load_weights(moved.state_dict().items())
         assert engine.generate(PROMPTS, GREEDY) == TransformersGenerator(moved, tokenizer).generate(PROMPTS, GREEDY)
@@ -219,7 +220,7 @@ def test_answers_that_are_no_completions_are_refused(engine: VLLMGenerator, serv
         ({"choices": [{**choice, "token_ids": None}]}, "without token ids"),
         ({"choices": [choice, {**choice, "index": 1}]}, "gave 2 completions of 1"),
         ({"choices": [{**choice, "token_ids": [5]}]}, "not one logprob per token"),
-        ({"choices": [choice]}, r"ended a completion after 2 of 24 tokens without EOS \(finish_reason 'abort'\)"),
+        ({"choices": [choice]}, r"ended a completion after 2 of 24 tokens without an end of turn \(finish_reason 'abort'\)"),
         ("<html>", "is no JSON"),
     ):
         server.answers["/v1/completions"] = answer
@@ -230,7 +231,7 @@ def test_answers_that_are_no_completions_are_refused(engine: VLLMGenerator, serv
 def test_something_that_is_no_inference_server_is_refused_at_the_start(server: Standin, tmp_path: Path) -> None:
     server.answers["/v1/models"] = {"data": []}
     with Server(server.url) as connection, pytest.raises(ValueError, match="is it a vLLM server"):
-        VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path, torch.float32))
+        VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path, torch.float32), ends=server.ends)
 
 
 def test_nccl_without_a_gpu_is_refused_before_anything_is_drawn() -> None:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from core.data.chat import pad_id
+from core.data.turn_ends import turn_ends
 from core.generators.local import sample
 from core.records import Sampling
 
@@ -38,6 +40,10 @@ class Standin:
     remembers: set[tuple[int, ...]] = field(default_factory=set)
     """Prompts whose keys and values it keeps."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        return turn_ends(self.model, self.tokenizer)
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.calls]
@@ -90,15 +96,14 @@ class Standin:
         assert not self.paused
         self.remembers.add(tuple(body["prompt"]))
         # vLLM numbers the completions of a request and adds the number to its seed.
-        rows, logprobs = [], []
+        rows, logprobs, ends = [], [], frozenset(body["stop_token_ids"])
         for number in range(body["n"]):
             sampling = Sampling(temperature=body["temperature"], max_new_tokens=body["max_tokens"], seed=body["seed"] + number)
-            drawn = sample(self.model, [body["prompt"]], [0], sampling, self.tokenizer)
+            drawn = sample(self.model, [body["prompt"]], [0], sampling, pad=pad_id(self.tokenizer), ends=ends)
             rows += drawn[0]
             logprobs += drawn[1]
-        eos = self.tokenizer.eos_token_id
         choices = [
-            {"index": i, "token_ids": row, "logprobs": {"token_logprobs": own}, "finish_reason": "stop" if row[-1] == eos else "length"}
+            {"index": i, "token_ids": row, "logprobs": {"token_logprobs": own}, "finish_reason": "stop" if row[-1] in ends else "length"}
             for i, (row, own) in enumerate(zip(rows, logprobs, strict=True))
         ]
         return 200, {"choices": choices[::-1]}  # the index counts, not the place

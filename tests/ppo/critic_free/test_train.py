@@ -11,12 +11,13 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.config import ModelConfig, OptimConfig
+from core.data.turn_ends import turn_ends
 from core.hooks.hook import read_evaluation
 from core.models.load import load_policy
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, KLConfig, MissingEOS, MissingEOSConfig
-from ppo.critic_free.trainer import eos_ids_of, group_prompts, open_trainer
+from ppo.critic_free.trainer import group_prompts, open_trainer
 from ppo.prompts import batch_prompts
 from ppo.run import PPOResult
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
@@ -36,7 +37,7 @@ def test_the_advantages_are_those_of_the_papers_by_hand(
     model, _ = load_policy(config.model)
     trainer = open_trainer(config, model, tokenizer, PROMPTS, reward=lambda **_: given, scratch=tmp_path)
     assert trainer.model is not None
-    assert eos_ids_of(model, tokenizer) == set(trainer.eos_token_ids)
+    assert turn_ends(model, tokenizer) == set(trainer.eos_token_ids)
     trainer.model.train()
     batch = trainer._generate_and_score_completions([{"prompt": [{"role": "user", "content": "Name 1 fruits."}]}] * 8)
     if algo == Algo.rloo:

@@ -95,8 +95,8 @@ class Completion:
     """One answer of a policy; `finished` means that it ended with an end of turn rather than at the token limit.
 
     `token_ids` are the generated ids, including the end of turn if one was sampled; `text` is without it. `logprobs` are the
-    ids' log-probabilities in nats at the sampling temperature, if the generator reports them. These round differently from batch to batch, so comparisons of two
-    completions ignore them.
+    ids' log-probabilities in nats at the sampling temperature, if the generator reports them. These round differently from batch
+    to batch, so comparisons of two completions ignore them.
     """
 
     text: str

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.tokenization_utils_base import AddedToken
 
 from core.records import user
 from core.runs.checkpoints import step_folder
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that ends about every answer with a token which only its generation config names."""
     target = tmp_path_factory.mktemp("policy")
     tokenizer: PreTrainedTokenizerFast = word_tokenizer(pad="<unk>")
-    tokenizer.add_tokens([AddedToken("<|eot|>")])  # not marked as special, so that decoding alone would leave it in the text
+    tokenizer.add_tokens(["<|eot|>"])  # not marked as special, so that decoding alone would leave it in the text
     torch.manual_seed(0)
     model = LlamaForCausalLM(tiny_llama(tokenizer)).eval()
     eot = only_id(tokenizer.convert_tokens_to_ids("<|eot|>"))

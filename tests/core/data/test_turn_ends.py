@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.tokenization_utils_base import AddedToken
 
 from core.data.chat import encode_answered, encode_prompts, pad_id
 from core.data.padding import pad_left
@@ -23,8 +22,8 @@ PROMPTS = [user("name a fruit"), user("name a short fruit"), user("name a lamp")
 def ending_with(after: str, *, special: bool = True) -> PreTrainedTokenizerFast:
     """A tokenizer whose EOS is `</s>`, and whose template writes `after` behind an answer."""
     tokenizer = word_tokenizer(pad="<unk>")
-    tokenizer.add_tokens([AddedToken(EOT, special=special)], special_tokens=special)
-    tokenizer.add_tokens([AddedToken("<|user|>", special=True)], special_tokens=True)
+    tokenizer.add_tokens([EOT], special_tokens=special)
+    tokenizer.add_tokens(["<|user|>"], special_tokens=True)
     assert isinstance(tokenizer.chat_template, str)
     tokenizer.chat_template = tokenizer.chat_template.replace(TURNS, TURNS.replace("</s>", after))
     return tokenizer

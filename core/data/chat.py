@@ -4,6 +4,7 @@ Training, PPO and the benchmarks all come through here, so that a model sees the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -46,6 +47,18 @@ def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The tokens that the template puts before every single-turn prompt, such as BOS and a default system message."""
     one, other = encode_dialogues(tokenizer, [user("0"), user("z")])
     return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
+
+
+def sample_renderings(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What the template makes of short dialogues with every common role, as far as it takes them."""
+    turns = {role: Message(role=role, content="a") for role in ("system", "user", "assistant")}
+    asked, told = (turns["user"],), (turns["system"], turns["user"])
+    texts: list[str] = []
+    for dialogue in (asked, told, (*asked, turns["assistant"]), (*asked, turns["assistant"], *asked)):
+        for generation in (True, False):
+            with suppress(ValueError):
+                texts.append(_render(tokenizer, dialogue, generation=generation))
+    return texts
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from core.data.pad_token import without_trailing_pads
 from core.data.padding import pad_right
 from core.process.precision import without_autocast
 from core.trees.attention import encode, obstacle
@@ -16,11 +17,13 @@ from core.trees.layout import TokenIds, pack_trees
 
 
 def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Tensor:
-    """Rewards in fp32 of all sequences of all groups, in order, read at their last tokens; shape (R,).
+    """Rewards in fp32 of all sequences of all groups, in order, read at their last tokens that are not padding; shape (R,).
 
     `model` must be in `tree_attention`. Gradients flow where enabled, into a prompt from all its completions.
     """
-    stream = pack_trees(groups, preamble)
+    pad = pad_of(model)
+    # No token sees those after it, so the end can be left out.
+    stream = pack_trees([[without_trailing_pads(row, pad) for row in rows] for rows in groups], preamble)
     hidden_RH = encode(model, stream)[stream.last_token_indices().to(model.device)].float()
     head = head_of(model)
     # A matrix product rounds differently with the number of rows; a product and a sum do not.
@@ -31,8 +34,14 @@ def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], p
 
 def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
     """Rewards in fp32 by the model's own forward pass, with right padding and an attention mask; shape (R,)."""
-    ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id))
+    own = pad_of(model)  # by which the model finds the end of a row
+    ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id if own is None else own))
     return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
+
+
+def pad_of(model: PreTrainedModel) -> int | None:
+    """The id of the pad token in a model's configuration; a classifier of transformers reads the last token that is another."""
+    return model.config.get_text_config().pad_token_id
 
 
 def reward_obstacle(model: PreTrainedModel, max_length: int) -> str | None:

@@ -24,12 +24,13 @@ from transformers import (
 from transformers.utils import logging
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
+from core.data.chat import pad_id
+from core.data.pad_token import require_own_pad
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
-PAD_TOKEN = "<|pad|>"
 
 AutoClass = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 
@@ -55,11 +56,14 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
     weights, one on SmolLM2-135M changed them by 0.4 standard deviations. Other tools do not do this; give them the merged
     model (`core.models.export.export_model`).
 
+    Its pad token stays the one that its configuration names, even if that is EOS: it decides at which token the model was
+    trained to give its reward, and at which transformers reads it.
+
     Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a language model, whose rewards would
     come from a random head, and for one with several outputs.
     """
     tokenizer = load_tokenizer(config)
-    model, missing = _load(AutoModelForSequenceClassification, config, tokenizer)
+    model, missing = _load(AutoModelForSequenceClassification, config, tokenizer, keep_pad=True)
     if missing:
         raise ValueError(
             f"{config.path} is not a trained reward model: it lacks {_some(missing)}, so every reward would be random; train "
@@ -126,10 +130,8 @@ def require_liger(config: ModelConfig) -> None:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, or that of an adapter's base if the adapter has none, with a pad token other than EOS.
-
-    Otherwise a head that pools the last non-pad token would read the one before EOS.
-    """
+    """A model's tokenizer, or that of an adapter's base if the adapter has none, with a pad token that is nothing else
+    (`core.data.pad_token.require_own_pad`)."""
     source = locate(config)
     adapter = find_adapter(source)
     if adapter is not None and find_file(source, "tokenizer_config.json") is None:
@@ -137,9 +139,17 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
     if tokenizer.chat_template is None:
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
-    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    require_own_pad(tokenizer)
     return tokenizer
+
+
+def declared_pad(config: ModelConfig) -> int | None:
+    """The id of the pad token in a model's own configuration, without loading the model."""
+    source = locate(config)
+    adapter = find_adapter(source)
+    if adapter is not None:  # its base knows nothing of the pad token that it was trained with
+        return pad_id(load_tokenizer(config))
+    return AutoConfig.from_pretrained(source.path, revision=source.revision).get_text_config().pad_token_id
 
 
 def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:
@@ -166,8 +176,14 @@ def head_names(auto: AutoClass, source: ModelLocation, **options: Any) -> list[s
     return [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
 
 
-def _load(auto: AutoClass, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> tuple[PreTrainedModel, set[str]]:
-    """The model, ready for use, and the names of its weights that are in neither checkpoint nor adapter."""
+def _load(
+    auto: AutoClass, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, keep_pad: bool = False, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, ready for use, and the names of its weights that are in neither checkpoint nor adapter.
+
+    With `keep_pad`, the pad token of a whole checkpoint's configuration becomes the tokenizer's, otherwise the reverse. A base
+    knows nothing of the pad token that an adapter on it was trained with.
+    """
     source = locate(config)
     adapter = find_adapter(source)
     if adapter is not None:
@@ -196,6 +212,9 @@ def _load(auto: AutoClass, config: ModelConfig, tokenizer: PreTrainedTokenizerBa
         if adapter.quantize != Quantize.none:
             model = model.dequantize()
         model = merge_adapter(model, adapter, weights)
+    own = model.config.get_text_config().pad_token_id
+    if keep_pad and adapter is None and own is not None and 0 <= own < len(tokenizer):
+        tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(own))
     return _prepare(model, tokenizer), missing
 
 

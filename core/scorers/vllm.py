@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from core.data.pad_token import without_trailing_pads
 from core.data.token_rows import token_rows
 from core.disk import Json
 from core.records import CompletionScore, Dialogue
@@ -22,7 +23,8 @@ class VLLMScorer:
 
     The server gets token ids from the reward model's own `tokenizer`, so that template, BOS and truncation to `max_length`
     are the same as for a reward model in this process. Rows are sorted by length and sent in requests of `batch` rows,
-    `parallel` requests at a time. `num_truncated` counts the truncated rows.
+    `parallel` requests at a time. `num_truncated` counts the truncated rows. vLLM reads a reward at the last token, so `pad`,
+    the pad token of the model's configuration, is cut off at the end of a row: transformers reads the last token that is another.
 
     vLLM applies a sigmoid to the output of a one-label classifier by default; requests switch it off with
     `use_activation: false` (`activation` for older servers). If a call with 8 or more texts still returns only scores
@@ -41,6 +43,7 @@ class VLLMScorer:
         tokenizer: "PreTrainedTokenizerBase",
         *,
         max_length: int = 2048,
+        pad: int | None = None,
         batch: int = 64,
         parallel: int = 8,
         timeout_s: float = 60,
@@ -56,7 +59,7 @@ class VLLMScorer:
             )
         self.base_url = base_url.rstrip("/")
         self.url = f"{self.base_url}/classify"
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self.model, self.tokenizer, self.max_length, self.pad = model, tokenizer, max_length, pad
         self.batch, self.parallel, self.timeout_s, self.retries = batch, parallel, timeout_s, retries
         self.num_truncated = 0
         self._say, self._has_said = say, False
@@ -68,7 +71,7 @@ class VLLMScorer:
     def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
-        rewards = self._rewards(texts.rows)
+        rewards = self._rewards([without_trailing_pads(row, self.pad) for row in texts.rows])
         self._suspect_sigmoid(rewards)
         self.num_truncated += sum(texts.truncated)
         return texts.completion_scores(rewards)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Quantize
-from core.models.load import load_policy, load_reward_model, load_tokenizer
+from core.models.load import declared_pad, load_policy, load_reward_model, load_tokenizer
 from core.progress import NoProgress, Progress
 from core.records import Prompt, Scorer
 from core.scorers.ensemble import EnsembleScorer
@@ -60,8 +60,9 @@ def build_reward(
                 batch_tokens=limits.batch_tokens, max_length=limits.max_length, progress=progress, say=say,
             )  # fmt: skip
         case RewardKind.vllm:
-            tokenizer = load_tokenizer(models["path"])
-            return VLLMScorer(reward.url, reward.served or reward.path, tokenizer, max_length=limits.max_length, say=say)
+            model = models["path"]
+            served = reward.served or reward.path
+            return VLLMScorer(reward.url, served, load_tokenizer(model), max_length=limits.max_length, pad=declared_pad(model), say=say)
         case RewardKind.function:
             return FunctionScorer(reward.function)
         case RewardKind.judge:

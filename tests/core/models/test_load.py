@@ -25,7 +25,8 @@ from transformers import (
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize
 from core.data.chat import encode_prompts
-from core.models.load import PAD_TOKEN, head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
+from core.data.pad_token import PAD_TOKEN
+from core.models.load import head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
 from core.models.locate import ModelLocation
 from core.records import user
 from tests.fakes import WORDS, tiny_llama, word_tokenizer

@@ -129,6 +129,11 @@ def test_a_tokenizer_that_adds_its_own_bos_sends_one_bos(server: Server) -> None
     assert server.bodies[0]["input"] == [[0, 4, 6, 7, 8, 5, 7, 9, 1]]
 
 
+def test_pad_tokens_at_the_end_are_not_sent_since_the_server_reads_the_last_token(server: Server) -> None:
+    scorer(server, pad=1).score([user("name a fruit")], [["plum"]])  # </s>, with which the row ends
+    assert server.bodies[0]["input"] == [[0, 4, 6, 7, 8, 5, 9]]
+
+
 def test_batches_are_sorted_by_length(server: Server) -> None:
     scorer(server, batch=2, parallel=1).score(PROMPTS, COMPLETIONS)
     lengths = [len(row) for body in server.bodies for row in body["input"]]

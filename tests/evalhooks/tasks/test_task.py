@@ -73,7 +73,7 @@ def test_a_missing_file_is_refused_by_its_key() -> None:
     [
         ("nowhere.at_all:verify", r"the verifier nowhere.at_all:verify: the module nowhere.at_all cannot be imported"),
         ("evalhooks.tasks.verifiers:gsm9k", r"the verifier evalhooks.tasks.verifiers:gsm9k: .*no attribute 'gsm9k'"),
-        ("evalhooks.tasks.verifiers:_NUMBER", r"the verifier evalhooks.tasks.verifiers:_NUMBER: .* is not callable; name a function"),
+        ("evalhooks.tasks.verifiers:__doc__", r"the verifier evalhooks.tasks.verifiers:__doc__: .* is not callable; name a function"),
     ],
 )
 def test_a_verifier_that_is_none_is_refused(name: str, message: str) -> None:

@@ -189,6 +189,21 @@ class DetailedScorer(Scorer, Protocol):
         ...
 
 
+@runtime_checkable
+class TruncatingScorer(Scorer, Protocol):
+    """A Scorer that reads no more than so many tokens of a text, and counts the texts that it cut."""
+
+    @property
+    def num_truncated(self) -> int | None:
+        """Texts cut so far; None for a scorer of others none of which reads tokens."""
+        ...
+
+
+def num_truncated(scorer: Scorer) -> int | None:
+    """Texts that a scorer has cut so far; None if it could cut none."""
+    return scorer.num_truncated if isinstance(scorer, TruncatingScorer) else None
+
+
 class Generator(Protocol):
     """Anything that samples completions of prompts."""
 

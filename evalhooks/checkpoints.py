@@ -9,7 +9,7 @@ from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation
 from core.process.precision import without_autocast
-from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
@@ -114,7 +114,8 @@ class PolicyHook(Hook):
     """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
     `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` holds metrics that
-    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others.
+    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others. `on_policy/truncated` is
+    the share of answers that reward models cut to their length limit, logged if any could.
     """
 
     def __init__(
@@ -128,7 +129,10 @@ class PolicyHook(Hook):
         self.tasks, self.sampling, self.scorer, self.static = tasks, sampling, scorer, static
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        if not self.tasks:
+            return dict(self.static)
         generator = TransformersGenerator(event.model, event.tokenizer)
+        before = num_truncated(self.scorer) if self.scorer else None
         metrics: dict[str, float] = {}
         answers: list[list[Completion]] = []
         scores: list[list[float]] = []
@@ -142,9 +146,10 @@ class PolicyHook(Hook):
                 with without_autocast():
                     scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
-        if self.tasks:
-            metrics["downstream/average"] = mean(list(metrics.values()))
+        metrics["downstream/average"] = mean(list(metrics.values()))
         measured = lengths(answers) | on_policy(scores, labels)
+        if self.scorer and before is not None:
+            measured["on_policy/truncated"] = ((num_truncated(self.scorer) or 0) - before) / sum(map(len, answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
 
     def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
@@ -154,7 +159,7 @@ class PolicyHook(Hook):
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
 
 
-def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, float]:
+def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow], say: Callable[[str], None] = print) -> dict[str, float]:
     """RewardBench 2 scores of the reward that PPO maximises: `reward/rewardbench2/{overall,factuality,...}`.
 
     In a sum of several rewards, each reward model has its own scores, `reward/<name>/rewardbench2/...`; programs and judges
@@ -165,6 +170,9 @@ def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow]) -> dict[str, flo
     metrics: dict[str, float] = {}
     for term in models:
         place = "reward" if len(terms) == 1 else f"reward/{term.name}"
+        before = num_truncated(term.scorer) or 0
         result = v2.scores(score_rows(rows, term.scorer).rows)
+        if cut := (num_truncated(term.scorer) or 0) - before:
+            say(f"{cut} benchmark texts were cut to the length limit of the reward {term.name}, at the end of the answer")
         metrics |= {f"{place}/{key}": value for key, value in v2.metrics(result).items()}
     return metrics

@@ -60,7 +60,8 @@ class HooksConfig:
     batch_tokens: Hashed[int] = 16384
     """Tokens per forward pass of scoring, padding included."""
     max_length: Hashed[int] = 2048
-    """Tokens of prompt and completion; longer texts are cut at their end, and counted."""
+    """Tokens of prompt and completion; longer texts are cut at their end, and counted. PPO's reward models read at least whole prompts
+    and answers."""
     where: Unhashed[Where] = Where.inline
     device: Unhashed[str] = ""
     """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""

@@ -3,7 +3,7 @@
 Shapes: B episodes, T tokens of a completion, N tokens inside the mask, K sums of an update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -41,6 +41,8 @@ class Metric(StrEnum):
     """Mean tokens per completion, EOS included."""
     EOS_RATE = "eos_rate"
     """Share of the completions that ended with EOS, before the token limit."""
+    TRUNCATED = "truncated"
+    """Texts that reward models cut to their length limit, divided by the number of completions; logged if any model could cut."""
     IMPORTANCE_GAP = "importance_gap"
     """Mean over tokens of |logprob in the trainer - logprob in the engine that sampled|, in nats, if the engine reports it."""
     ADVANTAGE = "advantage"
@@ -128,11 +130,19 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
         **({f"reward/{name}": scores_B.mean().item() for name, scores_B in episodes.terms.items()} if len(episodes.terms) > 1 else {}),
         **{f"seconds/{part}": seconds for part, seconds in episodes.seconds.items()},
     }
+    if episodes.num_truncated is not None:
+        metrics[Metric.TRUNCATED] = episodes.num_truncated / len(episodes.scores_B)
     if episodes.engine_logprobs_BT is not None:
         inside_BT = mask_BT.bool()
         gap_N = episodes.logprobs_BT[inside_BT] - episodes.engine_logprobs_BT[inside_BT]
         metrics[Metric.IMPORTANCE_GAP] = gap_N.abs().mean().item()
     return metrics
+
+
+def tell_truncated(metrics: Mapping[str, float], step: int, say: Callable[[str], None]) -> None:
+    """Says so if reward models cut texts of batch `step`: their rewards then ignore the end of the answer."""
+    if share := metrics.get(Metric.TRUNCATED, 0):
+        say(f"batch {step}: reward models cut {share:.1%} of the texts to their length limit and ignored the rest; lower max_new_tokens")
 
 
 def shaped_metrics(scores_B: Tensor) -> dict[str, float]:

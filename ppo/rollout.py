@@ -28,7 +28,8 @@ class Episodes:
 
     `scores_B` are the rewards before shaping, and `terms` the raw scores that they combine. `logprobs_BT` are the trainer's
     log-probabilities under the policy that sampled, `engine_logprobs_BT` those of the engine that sampled, if it reports them.
-    `seconds` are the durations of each part on the slowest process.
+    `num_truncated` counts the texts that reward models cut, None if none could. `seconds` are the durations of each part on the
+    slowest process.
     """
 
     ids_BL: Tensor
@@ -42,6 +43,7 @@ class Episodes:
     seconds: Mapping[str, float]
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     engine_logprobs_BT: Tensor | None = None
+    num_truncated: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -61,18 +63,23 @@ class ScoredCompletions:
     completions: Sequence[Completion]
     terms: Mapping[str, Sequence[float]]
     seconds: Mapping[str, float]
+    num_truncated: int | None
+    """Texts that reward models cut; None if none could."""
 
 
 def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScorer, sampling: Sampling) -> ScoredCompletions:
     """One completion per prompt, scored."""
     started = time.perf_counter()
     completions = [answers[0] for answers in generator.generate(prompts, sampling)]
-    generated = time.perf_counter()
+    generated, before = time.perf_counter(), scorer.num_truncated or 0
     with without_autocast():
         terms = scorer.parts(prompts, [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
     return ScoredCompletions(
-        completions=completions, terms={name: [row[0] for row in rows] for name, rows in terms.items()}, seconds=seconds
+        completions=completions,
+        terms={name: [row[0] for row in rows] for name, rows in terms.items()},
+        seconds=seconds,
+        num_truncated=None if scorer.num_truncated is None else scorer.num_truncated - before,
     )
 
 
@@ -121,6 +128,7 @@ def rollout(
         seconds={**seconds, "forward": time.perf_counter() - started},
         terms=terms,
         engine_logprobs_BT=_engine_logprobs(completions, mask_BT),
+        num_truncated=None if parts[0].num_truncated is None else sum(part.num_truncated or 0 for part in parts),
     )
 
 

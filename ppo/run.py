@@ -12,7 +12,7 @@ from core.process.signals import Preempted, Preemption
 from core.records import CheckpointSaved
 from core.runs.checkpoints import SaveTimer, step_folder
 from ppo.guards import guarded
-from ppo.metrics import rollout_metrics
+from ppo.metrics import rollout_metrics, tell_truncated
 from ppo.session import PPOSession
 from ppo.shaping import ScoreStatistics
 from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation, write_state
@@ -107,6 +107,7 @@ class PPORun:
             value_scale=session.first_value_scale(episodes, statistics),
         )
         session.networks.value_scale = state.value_scale
+        tell_truncated(state.metrics, 0, self.context.say)
         return state
 
     def _restored(self, step: int) -> PPOState:

@@ -16,7 +16,7 @@ from ppo.advantages import gae, token_rewards, whiten
 from ppo.config import KLPlace, PPOConfig
 from ppo.guards import guarded, require_kl_below
 from ppo.kl import kl_estimate, next_coefficient
-from ppo.metrics import Metric, batch_metrics, rollout_metrics
+from ppo.metrics import Metric, batch_metrics, rollout_metrics, tell_truncated
 from ppo.rollout import Episodes
 from ppo.run import PPOResult, PPORun
 from ppo.session import PPOSession, open_session
@@ -59,6 +59,7 @@ def _loop(run: PPORun, state: PPOState) -> None:
             episodes = session.episodes(state.step + 1)
             run.stop_if_asked(state)
             measured = _learn(session, state, episodes)
+        tell_truncated(measured, state.step, context.say)
         context.log_training(measured, state.step)
         context.progress.advance()
         run.checkpoint(state)

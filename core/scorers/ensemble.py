@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from statistics import fmean
 
-from core.records import Dialogue, Scorer
+from core.records import Dialogue, Scorer, num_truncated
 
 
 class Combine(StrEnum):
@@ -45,6 +45,12 @@ class EnsembleScorer:
                 raise ValueError(f"scales[{place}] is ({mean}, {std}); it must be a finite mean and a standard deviation above 0.")
         self.members, self.combine, self.weight = tuple(members), Combine(combine), weight
         self.scales = tuple(scales) or ((0.0, 1.0),) * len(members)
+
+    @property
+    def num_truncated(self) -> int | None:
+        """Texts that members cut so far, counted once for each member that did; None if none could."""
+        counts = [count for member in self.members if (count := num_truncated(member)) is not None]
+        return sum(counts) if counts else None
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of combined scores per prompt, one score per completion, in the given order."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from core.records import Dialogue, Scorer
+from core.records import Dialogue, Scorer, num_truncated
 
 MIN_STD = 1e-6
 """Lower bound on the standard deviation, for a term whose scores are all equal."""
@@ -70,6 +70,12 @@ class WeightedScorer:
     def moments(self, moments: Mapping[str, Sequence[float]]) -> None:
         self._moments.clear()  # in place, since sums from `without` share them
         self._moments.update({name: (mean, std) for name, (mean, std) in moments.items()})
+
+    @property
+    def num_truncated(self) -> int | None:
+        """Texts that the terms cut so far, counted once for each term that did; None if no term could."""
+        counts = [count for term in self.terms if (count := num_truncated(term.scorer)) is not None]
+        return sum(counts) if counts else None
 
     @property
     def unfitted(self) -> list[str]:

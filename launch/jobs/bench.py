@@ -43,7 +43,7 @@ def _scored(job: BenchJob, inputs: BenchInputs, progress: Progress) -> tuple[Sco
         scored = score_rows(inputs.rows, judge.rows, ties_scorer=judge.ties)
         counts = ("num_judged", "num_unparsable", "unparsable_share", "num_asked", "num_cached", "num_refused", "first_refusal")
         return scored, {"judge": {key: getattr(judge, key) for key in counts}}
-    limits = Limits(batch_tokens=job.batch_tokens, max_length=job.max_length)
+    limits = Limits(batch_tokens=job.batch_tokens, max_length=lambda _: job.max_length)
     scored = score_rows(inputs.rows, build_reward(inputs.reward, limits, progress=progress))
     return scored, {"num_truncated": None if None in scored.details else scored.num_truncated, "max_length": job.max_length}
 

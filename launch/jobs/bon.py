@@ -1,5 +1,6 @@
 """Best-of-N as a job: the pools, made or found, and each reward model's choices from them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from bon.pools import bounds, make_pools, rerank
@@ -12,7 +13,7 @@ from launch.inputs import BoNInputs, BoNResult
 from launch.schema import BoNJob
 
 
-def run(job: BoNJob, inputs: BoNInputs, progress: Progress) -> BoNResult:
+def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str], None] = print) -> BoNResult:
     """Makes the pools, unless they are there, and reranks them by every reward model.
 
     Raises `ValueError` where the folder holds pools of another identity.
@@ -28,6 +29,8 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress) -> BoNResult:
     size = min(len(row.completions) for rows in pools.values() for row in rows)
     rewards: dict[str, dict[str, float]] = {}
     for name, model in inputs.rewards.items():
-        scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens)
+        scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
         rewards[name] = rerank(pools, scorer, job.best_of)
+        if scorer.num_truncated:
+            say(f"{name}: {scorer.num_truncated} texts were cut to hooks.max_length={job.hooks.max_length} tokens; raise it")
     return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)

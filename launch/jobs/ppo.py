@@ -51,13 +51,14 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
 
 def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, progress: Progress, world: World) -> PPOResult:
     """Loads the rewards, and trains by the algorithm that was asked for."""
-    scorer = build_terms(job, inputs.rewards, inputs.prompts, say=print_on_main)
+    tokenizer = load_tokenizer(job.model)
+    scorer = build_terms(job, inputs.rewards, inputs.prompts, tokenizer, say=print_on_main)
     prompts = [prompt.dialogue for prompt in inputs.prompts]
     hooks = [_hook(job, run_dir, inputs, scorer, world)]
     context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
     if job.algo != Algo.ppo:
         return train_critic_free(job, context, prompts=prompts, scorer=scorer)
-    reward_model = critic_source(scorer, load_tokenizer(job.model), job)
+    reward_model = critic_source(scorer, tokenizer, job)
     if job.critic == "reward" and reward_model is None:
         print_on_main("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
     return train(job, context, prompts=prompts, scorer=scorer, reward_model=reward_model)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.config import Quantize
+from core.config import ModelConfig, Quantize
 from core.models.load import declared_pad, load_policy, load_reward_model, load_tokenizer
 from core.progress import NoProgress, Progress
 from core.records import Prompt, Scorer
@@ -18,16 +18,17 @@ from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.judges.config import build as build_judge
 from launch.rewards.config import RewardKind
+from launch.rewards.lengths import longest_text
 from launch.rewards.locate import LocatedReward, verifier_of
 from launch.schema import PPOJob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a forward pass may hold: tokens in all, and tokens of one text."""
+    """What a forward pass may hold: tokens in all, and tokens of one text, which may depend on whose tokens they are."""
 
     batch_tokens: int
-    max_length: int
+    max_length: Callable[[PreTrainedTokenizerBase], int]
 
 
 def build_reward(
@@ -39,30 +40,29 @@ def build_reward(
     """
     reward, models = located.config, located.models
 
-    def reward_models() -> list[RewardModelScorer]:
-        return [
-            RewardModelScorer(
-                *load_reward_model(model), batch_tokens=limits.batch_tokens, max_length=limits.max_length, progress=progress, say=say
-            )
-            for model in models.values()
-        ]
+    def reward_model(config: ModelConfig) -> RewardModelScorer:
+        model, tokenizer = load_reward_model(config)
+        max_length = limits.max_length(tokenizer)
+        return RewardModelScorer(model, tokenizer, batch_tokens=limits.batch_tokens, max_length=max_length, progress=progress, say=say)
 
     match reward.kind:
         case RewardKind.model:
-            return reward_models()[0]
+            return reward_model(models["path"])
         case RewardKind.ensemble:
-            return EnsembleScorer(reward_models(), reward.combine, reward.weight, scales=[(mean, std) for mean, std in reward.scales])
+            members = [reward_model(config) for config in models.values()]
+            return EnsembleScorer(members, reward.combine, reward.weight, scales=[(mean, std) for mean, std in reward.scales])
         case RewardKind.dpo:
             policy, tokenizer = load_policy(models["path"])
             reference, reference_tokenizer = load_policy(models["reference"])
             return ImplicitRewardScorer(
                 policy, reference, tokenizer, reference_tokenizer, beta=reward.beta,
-                batch_tokens=limits.batch_tokens, max_length=limits.max_length, progress=progress, say=say,
+                batch_tokens=limits.batch_tokens, max_length=limits.max_length(tokenizer), progress=progress, say=say,
             )  # fmt: skip
         case RewardKind.vllm:
             model = models["path"]
-            served = reward.served or reward.path
-            return VLLMScorer(reward.url, served, load_tokenizer(model), max_length=limits.max_length, pad=declared_pad(model), say=say)
+            tokenizer, served = load_tokenizer(model), reward.served or reward.path
+            max_length = limits.max_length(tokenizer)
+            return VLLMScorer(reward.url, served, tokenizer, max_length=max_length, pad=declared_pad(model), say=say)
         case RewardKind.function:
             return FunctionScorer(reward.function)
         case RewardKind.judge:
@@ -76,13 +76,22 @@ def build_reward(
 
 
 def build_terms(
-    job: PPOJob, located: Mapping[str, LocatedReward], prompts: Sequence[Prompt], *, say: Callable[[str], None] = print
+    job: PPOJob,
+    located: Mapping[str, LocatedReward],
+    prompts: Sequence[Prompt],
+    policy: PreTrainedTokenizerBase,
+    *,
+    say: Callable[[str], None] = print,
 ) -> WeightedScorer:
     """Loads the rewards of a job as one weighted sum. Verifiers judge by the references of `prompts`, and score no others.
 
+    Reward models read whole texts: as many tokens as the job's prompts and answers can have, whatever `hooks.max_length` says.
+    `policy` is the tokenizer in whose tokens the job counts them.
+
     Raises `ValueError` for a reward that cannot be loaded.
     """
-    limits = Limits(batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
+    length = longest_text(job, policy, [prompt.dialogue for prompt in prompts])
+    limits = Limits(batch_tokens=job.hooks.batch_tokens, max_length=length)
     quiet = NoProgress()  # training has a display of its own
     return WeightedScorer(
         [

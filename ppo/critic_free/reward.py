@@ -18,7 +18,7 @@ from core.records import Dialogue
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
 from ppo.guards import guarded
-from ppo.metrics import completion_metrics, shaped_metrics
+from ppo.metrics import Metric, completion_metrics, shaped_metrics, tell_truncated
 from ppo.rollout import combined_scores
 from ppo.shaping import shaped_scores
 from ppo.state import PPOState
@@ -50,6 +50,7 @@ class BatchReward:
         size = self.config.group_size
         dialogues = [parse_dialogue(prompt, "a prompt") for prompt in prompts[::size]]
         texts = answer_texts(self.tokenizer, completion_ids, self.ends)  # TRL's own may still hold the end of turn
+        before = self.scorer.num_truncated or 0
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         with guarded(self.run.dir, self.config.algo, self.state.step + 1):
             scores_B = score_groups(self.scorer, dialogues, groups)
@@ -65,6 +66,9 @@ class BatchReward:
             statistics=self.state.statistics,
         )
         self.state.metrics = completion_metrics(scores_B, finished_B, lengths_B)
+        if self.scorer.num_truncated is not None:
+            self.state.metrics[Metric.TRUNCATED] = (self.scorer.num_truncated - before) / len(scores_B)
+            tell_truncated(self.state.metrics, self.state.step + 1, self.run.say)
         self.shaped = shaped_metrics(shaped_B)
         return shaped_B.tolist()
 

@@ -149,7 +149,7 @@ def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on
     assert paths == {"a": str(reward_model_folder), "b": last, "c": last, "d": last, "e": "org/name@v1.0"}
 
 
-def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path) -> None:
+def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     job = job_of(
         f"reward.path={reward_model_folder}",
         "rewards.right.kind=verifier",
@@ -159,7 +159,7 @@ def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path)
         f"rewards.long.function={LENGTH}",
         "rewards.long.coefficient=-0.5",
     )
-    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer)
     parts = scorer.parts(ASKED, ANSWERS)
     model = RewardModelScorer(*load_reward_model(locate_terms(job, PROMPTS)["reward"].models["path"])).score(ASKED, ANSWERS)
     assert parts == {"reward": model, "right": [[1.0, 0.0], [1.0]], "long": [[4.0, 6.0], [3.0]]}
@@ -168,34 +168,36 @@ def test_the_rewards_of_a_job_become_one_weighted_sum(reward_model_folder: Path)
     assert scorer.score(ASKED, ANSWERS) == [pytest.approx(row) for row in expected]
 
 
-def test_prompts_of_tasks_are_scored_without_the_verifiers(reward_model_folder: Path) -> None:
+def test_prompts_of_tasks_are_scored_without_the_verifiers(reward_model_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     verifier = ("rewards.right.kind=verifier", f"rewards.right.verifier={EXACT}")
     job = job_of(f"reward.path={reward_model_folder}", *verifier)
-    rest = without_verifiers(build_terms(job, locate_terms(job, PROMPTS), PROMPTS))
+    rest = without_verifiers(build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer))
     assert rest is not None
     assert [term.name for term in rest.terms] == ["reward"]
     assert len(rest.score([user("Another one?")], [["plum"]])[0]) == 1
     alone = job_of(*verifier)
-    assert without_verifiers(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS)) is None
+    assert without_verifiers(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS, tokenizer)) is None
 
 
-def test_the_other_kinds_are_built_too(tmp_path: Path, reward_model_folder: Path, policy_folder: Path) -> None:
+def test_the_other_kinds_are_built_too(
+    tmp_path: Path, reward_model_folder: Path, policy_folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     settings = {
         "implicit": ["kind=dpo", f"path={policy_folder}", f"reference={policy_folder}"],
         "both": ["kind=ensemble", f"members=[{reward_model_folder},{reward_model_folder}]"],
         "judge": ["kind=judge", f"judge.path={policy_folder}", "judge.max_tokens=2", f"judge.cache={tmp_path / 'answers.sqlite'}"],
     }
     job = job_of(*(f"rewards.{name}.{text}" for name, texts in settings.items() for text in texts))
-    parts = build_terms(job, locate_terms(job, PROMPTS), PROMPTS).parts(ASKED, ANSWERS)
+    parts = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer).parts(ASKED, ANSWERS)
     assert parts["implicit"] == [[0.0, 0.0], [0.0]]  # a policy that is its own reference
     one = job_of(f"reward.path={reward_model_folder}")
-    assert parts["both"] == build_terms(one, locate_terms(one, PROMPTS), PROMPTS).score(ASKED, ANSWERS)
+    assert parts["both"] == build_terms(one, locate_terms(one, PROMPTS), PROMPTS, tokenizer).score(ASKED, ANSWERS)
     assert parts["judge"] == [[-1.0, -1.0], [-1.0]]  # two tokens of a random model are no rating
 
 
-def test_a_reward_has_its_own_number_format(reward_model_folder: Path) -> None:
+def test_a_reward_has_its_own_number_format(reward_model_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     job = job_of(f"rewards.half.path={reward_model_folder}", "rewards.half.dtype=bf16", f"rewards.whole.path={reward_model_folder}")
-    scorers = [term.scorer for term in build_terms(job, locate_terms(job, PROMPTS), PROMPTS).terms]
+    scorers = [term.scorer for term in build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer).terms]
     models = [scorer.model for scorer in scorers if isinstance(scorer, RewardModelScorer)]
     assert [model.dtype for model in models] == [torch.bfloat16, torch.float32]
 
@@ -210,9 +212,11 @@ def foreign_folder(tmp_path: Path) -> Path:
     return tmp_path / "foreign"
 
 
-def test_a_reward_model_with_another_tokenizer_reads_the_text_in_its_own_tokens(foreign_folder: Path) -> None:
+def test_a_reward_model_with_another_tokenizer_reads_the_text_in_its_own_tokens(
+    foreign_folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     job = job_of(f"reward.path={foreign_folder}")
-    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS).terms[0].scorer
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer).terms[0].scorer
     assert isinstance(scorer, RewardModelScorer)
     # <s> [user] Name a fruit. [assistant] plum </s>
     assert scorer.score_detailed([FRUIT.dialogue], [["plum"]])[0][0].num_tokens == 8
@@ -223,9 +227,9 @@ def test_a_critic_starts_from_the_first_reward_model_of_the_policys_tokens_that_
 ) -> None:
     foreign, own = f"path={foreign_folder}", f"path={reward_model_folder}"
     job = job_of(f"reward.{foreign}", f"rewards.less.{own}", "rewards.less.coefficient=-1", f"rewards.own.{own}")
-    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer)
     last = scorer.terms[2].scorer
     assert isinstance(last, RewardModelScorer)
     assert critic_source(scorer, tokenizer, job) is last.model
     alone = job_of(f"reward.{foreign}")
-    assert critic_source(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS), tokenizer, alone) is None
+    assert critic_source(build_terms(alone, locate_terms(alone, PROMPTS), PROMPTS, tokenizer), tokenizer, alone) is None

@@ -11,6 +11,7 @@ from core.data.chat import parse_dialogue
 from core.disk import atomic_folder, is_complete, jsonable, write_json
 from core.functions import Verifier
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
+from core.scorers.verifier import correctness
 
 MANIFEST = "pool.json"
 
@@ -61,7 +62,7 @@ def make_pools(
                         "id": row.id,
                         "prompt": [{"role": turn.role, "content": turn.content} for turn in row.dialogue],
                         "completions": [completion.text for completion in completions],
-                        "correct": [verifiers[task](completion.text, row.reference) for completion in completions],
+                        "correct": [correctness(verifiers[task], completion.text, row) for completion in completions],
                     }
                     for row, completions in zip(rows, answers, strict=True)
                 ]

@@ -1,13 +1,30 @@
-"""Functions named in a configuration as `module:function`."""
+"""Functions of the user's, named in a configuration as `module:function`: how they are loaded, and what they may return."""
 
 import importlib
+import inspect
+import math
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 Verifier = Callable[[str, Mapping[str, Any]], float]
-"""Judges a completion against its prompt's reference: correctness from 0 to 1 in a task, any finite number as a reward."""
+"""Judges a completion against its prompt's reference: correctness from 0 to 1 in a task, any finite number as a reward.
+
+True and False count as 1 and 0; scalars of numpy and torch are taken, 0-d arrays too. None, NaN, text and infinities are refused.
+"""
+
+
+@runtime_checkable
+class _Array(Protocol):
+    """What scalars, arrays and tensors of numpy and torch have in common."""
+
+    def tolist(self) -> object: ...
 
 
 def load_verifier(name: str) -> Verifier:
@@ -43,3 +60,48 @@ def load_function(name: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{what} {name}: {attribute} is a {type(found).__name__}, which is not callable; name a function.")
     return found
+
+
+def plain(value: object) -> object:
+    """A scalar, array or tensor of numpy or torch as numbers and lists of Python; anything else unchanged."""
+    return value.tolist() if isinstance(value, _Array) else value
+
+
+def finite_number(value: object) -> float | None:
+    """The value as a float if it is a finite number of any kind, else None; True and False are 1 and 0."""
+    number = plain(value)
+    if not isinstance(number, Real | Decimal):
+        return None
+    try:
+        found = float(number)
+    except (OverflowError, ValueError):  # an integer beyond the range of a float; a signalling NaN
+        return None
+    return found if math.isfinite(found) else None
+
+
+@contextmanager
+def named_errors(function: Callable[..., Any], name: str, doing: str) -> Generator[None]:
+    """Turns whatever a user's function raises into a `ValueError` that says what it was doing, and in which line it failed."""
+    try:
+        yield
+    except Exception as error:  # the function is not ours: it may raise anything
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{name}, {doing}: {kind}{error}{place_of(function, error)}") from error
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """`module:function`, as a configuration names it."""
+    named = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def place_of(function: Callable[..., Any], error: BaseException | None = None) -> str:
+    """` (file:line)` of a function, or of the place in its file where `error` was raised; empty where Python knows no file."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
+    file = Path(code.co_filename)
+    shown_file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f" ({shown_file}:{lines[-1] if lines else code.co_firstlineno})"

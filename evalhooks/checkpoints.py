@@ -14,6 +14,7 @@ from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
+from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
@@ -115,7 +116,8 @@ class PolicyHook(Hook):
 
     `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` holds metrics that
     do not change, such as those of `static_scores`; they are logged at every checkpoint with the others. `on_policy/truncated` is
-    the share of answers that reward models cut to their length limit, logged if any could.
+    the share of answers that reward models cut to their length limit, logged if any could. Raises `ValueError` for a
+    verifier that does not work on the first prompt of its task.
     """
 
     def __init__(
@@ -127,6 +129,8 @@ class PolicyHook(Hook):
         static: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.tasks, self.sampling, self.scorer, self.static = tasks, sampling, scorer, static
+        for task in tasks.values():
+            try_verifier(task.verifier, task.prompts[0])
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         if not self.tasks:

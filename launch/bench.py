@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.progress import Progress, console_progress
-from core.records import BenchmarkRow, ScoredRow
+from core.records import BenchmarkRow, Prompt, ScoredRow, user
 from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
@@ -24,7 +24,7 @@ from launch.jobs import compare
 from launch.jobs.bench_result import CHART, RESULT, ROWS, Result, parts_of, result_of, write_result
 from launch.jobs.lifecycle import RunPlan, finished_record, say_finished
 from launch.rewards.config import KINDS
-from launch.rewards.locate import LocatedReward, locate_reward
+from launch.rewards.locate import LocatedReward, locate_reward, try_program
 from launch.schema import BenchJob, Benchmark
 
 
@@ -42,6 +42,7 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     if job.benchmark == Benchmark.rewardbench2 and (problems := v2.ties_problems(_unscored_ties(rows))):
         print(f"warning: Ties will have no score. {' '.join(problems)}", file=sys.stderr)
     reward = locate_reward(job.reward, job.runs_dir)
+    try_program(job.reward, Prompt(id=rows[0].id, dialogue=user(rows[0].prompt)), completions=rows[0].completions)
     plan = _plan(job, reward)
     if (record := finished_record(job, plan)) is not None:
         say_finished(record["dir"])

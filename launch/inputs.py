@@ -47,6 +47,7 @@ class PPOInputs:
 
     prompts: Sequence[Prompt]
     rewards: Mapping[str, LocatedReward]
+    tasks: Mapping[str, Task]
     rewardbench2: Sequence[BenchmarkRow]
 
 
@@ -96,7 +97,8 @@ def ppo_inputs(job: PPOJob) -> PPOInputs:
     prompts = read_prompts(job.prompts)
     resolve(job.model)
     rewards = locate_terms(job, prompts)
-    return PPOInputs(prompts=prompts, rewards=rewards, rewardbench2=benchmark_rows(job.hooks).rewardbench2)
+    tasks = load_tasks(job.tasks)
+    return PPOInputs(prompts=prompts, rewards=rewards, tasks=tasks, rewardbench2=benchmark_rows(job.hooks).rewardbench2)
 
 
 def benchmark_rows(hooks: HooksConfig) -> BenchmarkRows:

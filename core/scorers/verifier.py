@@ -1,12 +1,14 @@
-"""Verifiers, programs that check answers against references, as Scorers."""
+"""Verifiers, programs that check answers against references: what they may return, and how they serve as Scorers."""
 
-import math
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from core.functions import Verifier
-from core.records import Dialogue
+from core.functions import Verifier, finite_number, name_of, named_errors, place_of
+from core.records import Dialogue, Prompt
+
+_NUM_PROBES = 3
+"""Values of a reference that a verifier is tried on as answers."""
 
 
 class VerifierScorer:
@@ -25,30 +27,60 @@ class VerifierScorer:
         """One list of scores per prompt.
 
         Raises a `ValueError` that names the prompt if it has no reference, if a score is not a finite number, and if the function
-        raises one.
+        raises anything.
         """
         return [
-            [self._scored(prompt, text, self._reference(prompt)) for text in answers]
+            [verdict(self.verifier, text, self._reference(prompt), prompt, name=self.name) for text in answers]
             for prompt, answers in zip(prompts, completions, strict=True)
         ]
 
     def _reference(self, prompt: Dialogue) -> Mapping[str, Any]:
         if prompt not in self.references:
             raise ValueError(
-                f"{self.name} has no reference for {_shown(prompt)}; add a row with this prompt and its reference to the prompts."
+                f"{self.name} has no reference for {shown(prompt)}; add a row with this prompt and its reference to the prompts."
             )
         return self.references[prompt]
 
-    def _scored(self, prompt: Dialogue, text: str, reference: Mapping[str, Any]) -> float:
-        try:
-            score = self.verifier(text, reference)
-        except ValueError as error:  # the function knows the reference, not the prompt
-            raise ValueError(f"{self.name}, judging an answer to {_shown(prompt)}: {error}") from error
-        if not isinstance(score, Real) or not math.isfinite(score):
-            raise ValueError(f"{self.name} returned {score!r:.80} for {_shown(prompt)}, which is not a finite number; fix the function.")
-        return float(score)
+
+def verdict(verifier: Verifier, text: str, reference: Mapping[str, Any], prompt: Dialogue, *, name: str = "") -> float:
+    """The verifier's number for the answer `text` to `prompt`.
+
+    Raises a `ValueError` that names the function (`name`, or what it is called), the line and the prompt if the function raises
+    anything, and if it returns what is not a finite number.
+    """
+    with named_errors(verifier, name or name_of(verifier), f"judging an answer to {shown(prompt)}"):
+        returned = verifier(text, reference)
+    found = finite_number(returned)
+    if found is None:
+        raise ValueError(
+            f"{name or name_of(verifier)} returned {returned!r:.80} for {shown(prompt)}, which is not a finite number; fix the function"
+            f"{place_of(verifier)}."
+        )
+    return found
 
 
-def _shown(prompt: Dialogue) -> str:
+def correctness(verifier: Verifier, text: str, prompt: Prompt, *, name: str = "") -> float:
+    """The verifier's number for an answer to the prompt of a task, from 0 to 1; raises as `verdict`, and for any other number."""
+    found = verdict(verifier, text, prompt.reference, prompt.dialogue, name=name)
+    if not 0 <= found <= 1:
+        raise ValueError(
+            f"{name or name_of(verifier)} returned {found} for {shown(prompt.dialogue)}; a task's verifier gives correctness from 0 to "
+            f"1, so scale it in the function{place_of(verifier)}."
+        )
+    return found
+
+
+def try_verifier(verifier: Verifier, prompt: Prompt, judge: Callable[..., float] = correctness, *, name: str = "") -> None:
+    """Judges an empty answer to the prompt and the first values of its reference, one of which is likely to be right.
+
+    What a verifier cannot read, and what it must not return, is thus found before any answer is sampled. Raises as `judge`.
+    """
+    given = (str(value) for value in prompt.reference.values() if isinstance(value, str | int | float))
+    asked = {turn.content for turn in prompt.dialogue}
+    for text in ("", *islice((value for value in given if value not in asked), _NUM_PROBES)):
+        judge(verifier, text, prompt, name=name)
+
+
+def shown(prompt: Dialogue) -> str:
     """The prompt as error messages show it: the start of its last turn."""
     return f"the prompt {prompt[-1].content!r:.80}"

@@ -9,6 +9,7 @@ from core.data.chat import parse_dialogue
 from core.data.rows import read_rows
 from core.functions import Verifier, load_verifier
 from core.records import Completion, Generator, Prompt, Sampling
+from core.scorers.verifier import correctness, try_verifier
 from evalhooks.config import TaskConfig
 
 
@@ -22,10 +23,16 @@ class Task:
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """The tasks by name. Raises `ValueError` that names the offending file and row, or verifier."""
-    return {
+    """The tasks by name. Raises `ValueError` that names the offending file and row, or verifier, which is tried on the first row."""
+    tasks = {
         name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
     }
+    for name, task in tasks.items():
+        try:
+            try_verifier(task.verifier, task.prompts[0], name=configs[name].verifier)
+        except ValueError as error:
+            raise ValueError(f"tasks.{name}.verifier does not fit the first row of {configs[name].path}: {error}") from error
+    return tasks
 
 
 def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
@@ -46,10 +53,10 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
 
 
 def answer(task: Task, generator: Generator, sampling: Sampling) -> tuple[list[list[Completion]], list[list[float]]]:
-    """`sampling.n` completions per prompt, and the verifier's score of each, 0..1."""
+    """`sampling.n` completions per prompt, and the verifier's score of each, 0..1; raises as `core.functions.correctness`."""
     completions = generator.generate([prompt.dialogue for prompt in task.prompts], sampling)
     correct = [
-        [task.verifier(completion.text, prompt.reference) for completion in answers]
+        [correctness(task.verifier, completion.text, prompt) for completion in answers]
         for prompt, answers in zip(task.prompts, completions, strict=True)
     ]
     return completions, correct

@@ -16,7 +16,6 @@ from core.runs.record import Run
 from core.scorers.weighted import WeightedScorer
 from evalhooks.checkpoints import PolicyHook, static_scores
 from evalhooks.report import write_over_optimisation
-from evalhooks.tasks.task import load_tasks
 from launch.compose import Composed
 from launch.entry import print_on_main
 from launch.inputs import PPOInputs
@@ -69,7 +68,7 @@ def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer,
     elsewhere = without_verifiers(scorer)
     downstream = job.hooks.downstream
     return PolicyHook(
-        tasks=load_tasks(job.tasks),
+        tasks=inputs.tasks,
         sampling=Sampling(
             n=downstream.n, temperature=downstream.temperature, max_new_tokens=downstream.max_new_tokens, seed=downstream.seed
         ),

@@ -7,13 +7,14 @@ from typing import Any
 
 from core.config import ModelConfig
 from core.data.fingerprint import program_fingerprint
-from core.functions import load_function, load_verifier
+from core.functions import Verifier, load_function, load_verifier
 from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.records import Prompt
 from core.runs.checkpoints import latest_complete
 from core.runs.record import RECORD, RunStatus, read_record
-from core.scorers.verifier import VerifierScorer
+from core.scorers.function import FunctionScorer
+from core.scorers.verifier import VerifierScorer, try_verifier, verdict
 from launch.rewards.config import KINDS, RewardConfig, RewardKind
 from launch.schema import PPOJob, reward_key
 
@@ -59,17 +60,31 @@ def locate_reward(reward: RewardConfig, runs_dir: str, key: str = "reward", say:
 def locate_terms(job: PPOJob, prompts: Sequence[Prompt]) -> dict[str, LocatedReward]:
     """All rewards of a job by name, `reward` first. Loads no model.
 
-    Each verifier is tried on an empty answer to the first prompt, so that one for rows of another kind is found out here.
-    Raises `ValueError` as `locate_reward` and as the verifier.
+    Each verifier and each function is tried on the first prompt, so that one for rows of another kind, and one that returns what is no
+    reward, is found out here. Raises `ValueError` as `locate_reward` and as the program.
     """
     located = {name: locate_reward(reward, job.runs_dir, reward_key(name)) for name, reward in job.terms.items()}
     for name, reward in job.terms.items():
-        if reward.kind == RewardKind.verifier:
-            try:
-                verifier_of(reward, prompts[:1]).score([prompts[0].dialogue], [[""]])
-            except ValueError as error:
-                raise ValueError(f"{reward_key(name)}.verifier does not fit the prompts: {error}") from error
+        try_program(reward, prompts[0], reward_key(name))
     return located
+
+
+def try_program(reward: RewardConfig, prompt: Prompt, key: str = "reward", completions: Sequence[str] = ("",)) -> None:
+    """Tries a reward that is a verifier or a function on one prompt; raises `ValueError` naming the key if it does not work."""
+    try:
+        match reward.kind:
+            case RewardKind.verifier:
+                try_verifier(load_verifier(reward.verifier), prompt, _judged, name=reward.verifier)
+            case RewardKind.function:
+                FunctionScorer(reward.function).score([prompt.dialogue], [completions])
+            case _:
+                pass
+    except ValueError as error:
+        raise ValueError(f"{key}.{KINDS[reward.kind].program} does not fit the prompts: {error}") from error
+
+
+def _judged(verifier: Verifier, text: str, prompt: Prompt, *, name: str) -> float:
+    return verdict(verifier, text, prompt.reference, prompt.dialogue, name=name)
 
 
 def verifier_of(reward: RewardConfig, prompts: Sequence[Prompt]) -> VerifierScorer:

@@ -40,7 +40,11 @@ def length(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list
     return [[float(len(text)) for text in answers] for answers in completions]
 
 
-EXACT, LENGTH = f"{__name__}:exact", f"{__name__}:length"
+def nothing(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> Any:
+    """A reward function, or a verifier, that forgets to return."""
+
+
+EXACT, LENGTH, NOTHING = f"{__name__}:exact", f"{__name__}:length", f"{__name__}:nothing"
 
 
 def job_of(*overrides: str) -> PPOJob:
@@ -123,6 +127,8 @@ def test_what_cannot_run_is_refused_with_its_key(overrides: list[str], said: str
             ["rewards.x.kind=verifier", "rewards.x.verifier=evalhooks.tasks.verifiers:gsm8k"],
             r"gsm8k, judging an answer to .*'plum' .*contains no number",
         ),
+        (["reward=function", f"reward.function={NOTHING}"], r"reward\.function does not fit the prompts: .*nothing returned NoneType"),
+        (["reward=verifier", f"reward.verifier={NOTHING}"], r"reward\.verifier does not fit the prompts: .*nothing returned None for"),
         (["reward=judge", "reward.judge.path=./a"], r"reward\.judge\.path=\./a does not exist"),
     ],
 )

@@ -81,6 +81,28 @@ def test_a_verifier_that_is_none_is_refused(name: str, message: str) -> None:
         load_verifier(name)
 
 
+def nothing(completion: str, reference: Mapping[str, Any]) -> Any:
+    """Forgets to return."""
+
+
+def percent(completion: str, reference: Mapping[str, Any]) -> float:
+    return 100.0 if completion == reference["answer"] else 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", r"test_task:nothing returned None for the prompt '1 \+ 1\?', which is not a finite number"),
+        ("percent", r"test_task:percent returned 100.0 for the prompt '1 \+ 1\?'; a task's verifier gives correctness from 0 to 1"),
+        ("equals", r"test_task:equals, judging an answer to the prompt '1 \+ 1\?': KeyError: 'text' \(.*test_task.py:\d+\)"),
+    ],
+)
+def test_a_verifier_is_tried_on_the_first_row_when_its_task_is_loaded(tmp_path: Path, name: str, message: str) -> None:
+    path = written(tmp_path / "sums.jsonl", [{"prompt": "1 + 1?", "answer": "2"}])
+    with pytest.raises(ValueError, match=rf"tasks.sums.verifier does not fit the first row of .*sums.jsonl: .*{message}"):
+        load_tasks({"sums": TaskConfig(path=path, verifier=f"{__name__}:{name}")})
+
+
 class Echo:
     """Answers the prompt's own text, then twice that, and so on."""
 

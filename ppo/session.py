@@ -16,6 +16,7 @@ from core.generators.open import open_generator
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
+from core.models.logprobs import require_paddable
 from core.process.precision import autocast
 from core.process.world import World
 from core.records import Dialogue, Generator, RolloutEngine, Sampling, Scorer
@@ -143,6 +144,8 @@ def open_session(
         base=locate(config.model),
         seed=config.seed,
     )
+    if networks.padding_reason:
+        require_paddable(actor)
     is_sharded = config.engine.kind in (EngineKind.fsdp2, EngineKind.zero3)
     rollout_policy = copy.deepcopy(actor).requires_grad_(False) if is_sharded else actor
     if config.gradient_checkpointing:

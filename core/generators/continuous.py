@@ -8,6 +8,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.turn_ends import answer_texts, turn_ends
+from core.generators.local import require_generates
 from core.records import Completion, Dialogue, Sampling
 
 PAGE = 64
@@ -31,6 +32,9 @@ class ContinuousGenerator:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
         self.model, self.tokenizer, self.memory = model, tokenizer, memory
         self.ends = turn_ends(model, tokenizer)
+        if not model._supports_attention_backend:  # pyright: ignore[reportPrivateUsage]
+            raise ValueError(f"{type(model).__name__} has attention of its own, which continuous batching cannot page; use {OTHER}.")
+        require_generates(model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` if the engine fails."""
@@ -89,7 +93,8 @@ class ContinuousGenerator:
         try:
             return untyped.generate_batch(inputs=inputs, generation_config=generation, continuous_batching_config=batching)
         except ValueError as error:
-            raise ValueError(f"continuous batching does not start ({error}); raise rollout.memory, or use {OTHER}.") from error
+            name = type(self.model).__name__
+            raise ValueError(f"continuous batching does not start with {name} ({error}); raise rollout.memory, or use {OTHER}.") from error
 
 
 def _blocks(inputs: Sequence[list[int]], max_new_tokens: int) -> int:

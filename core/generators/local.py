@@ -5,12 +5,13 @@ E tokens that end an answer.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
@@ -33,6 +34,7 @@ class TransformersGenerator:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.ends = turn_ends(model, tokenizer)
+        require_generates(model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
@@ -71,7 +73,7 @@ def sample(
     ends_E = torch.tensor(sorted(ends), device=model.device)
     cache = growing_cache(model.config)
     logits = _forward(model, ids_BL, mask_BL, (mask_BL.cumsum(-1) - 1).clamp(min=0), cache)
-    cache.batch_repeat_interleave(sampling.n)
+    _take_rows(cache, torch.arange(len(ids_BL), device=model.device).repeat_interleave(sampling.n))
     logits_RV = logits.repeat_interleave(sampling.n, 0)
     num_rows, width = len(logits_RV), ids_BL.shape[1]
     mask_RL = mask_BL.new_ones(num_rows, width + sampling.max_new_tokens)
@@ -95,11 +97,42 @@ def sample(
             break
         if num_active < KEEP_ROWS * len(alive):
             keep = active.nonzero().squeeze(-1)
-            cache.batch_select_indices(keep)
+            _take_rows(cache, keep)
             alive, next_R, mask_RL, active = alive[keep], next_R[keep], mask_RL[keep], active[keep]
         positions = (next_positions_R[alive] + step)[:, None]
         logits_RV = _forward(model, next_R[:, None], mask_RL[:, : width + step + 1], positions, cache)
     return _rows(tokens_RT, lengths_R), _rows(logprobs_RT, lengths_R)
+
+
+@torch.no_grad()
+def require_generates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` for an architecture that batches and a cache give other tokens than one row read whole.
+
+    Such are models that keep their state elsewhere than in the cache, or let padding into it. Two short rows of different
+    lengths, each continued twice, tell.
+    """
+    size = model.config.get_text_config().vocab_size
+    prompts = [[id % size for id in range(3, 3 + length)] for length in (9, 4)]
+    sampling = Sampling(n=2, max_new_tokens=4)
+    why = "gives other probabilities with a cache and padding than without"
+    try:
+        rows, logprobs = sample(model, prompts, range(len(prompts)), sampling, pad=pad_id(tokenizer), ends=frozenset())
+        gaps: list[Tensor] = []
+        for place, (row, found) in enumerate(zip(rows, logprobs, strict=True)):
+            whole = torch.tensor([[*prompts[place // sampling.n], *row]], device=model.device)
+            logits_TV = model(input_ids=whole, use_cache=False).logits[0, -len(row) - 1 : -1]
+            expected_T = torch.log_softmax(logits_TV.float(), -1).gather(-1, whole[0, -len(row) :, None]).squeeze(-1)
+            gaps.append((expected_T.cpu() - torch.tensor(found)).abs())
+        # A row's median: in 16 bits a router may send single tokens to other experts.
+        if max(gap_T.median().item() for gap_T in gaps) <= (0.01 if model.dtype == torch.float32 else 0.3):
+            return
+        error = None
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as problem:
+        error, why = problem, " ".join(f"stops with {type(problem).__name__}: {problem}".split())[:200]
+    raise ValueError(
+        f"{type(model).__name__} (model_type={model.config.model_type}) cannot be sampled here: it {why}. Give a policy of another "
+        "architecture, such as a Llama."
+    ) from error
 
 
 def sample_tokens(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,13 +179,8 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row `repeats` times."""
-        super().batch_repeat_interleave(repeats)
-        self._room = None
-
     def batch_select_indices(self, indices: Tensor) -> None:
-        """The rows `indices` alone."""
+        """The rows `indices`, in this order; a row may be named several times."""
         super().batch_select_indices(indices)
         self._room = None
 
@@ -163,6 +191,15 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     # Of windows, linear attention and the like the state is small, or is no list of tokens: those stay as they are.
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def _take_rows(cache: DynamicCache, indices: Tensor) -> None:
+    """Reduces or repeats the rows of the cache to `indices`."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(indices)  # its only way to choose rows
+        else:
+            layer.batch_select_indices(indices)
 
 
 def _with_room(states: Tensor, end: int) -> Tensor:
@@ -182,5 +219,7 @@ def _uniforms(sampling: Sampling, index: int) -> Tensor:
 
 
 def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    name = "cache_params" if "cache_params" in signature(model.forward).parameters else "past_key_values"  # Mamba's own word
+    states: dict[str, Any] = {name: cache}
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **states)
     return output.logits[:, -1]

@@ -48,6 +48,23 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return torch.equal(whole, head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
 
 
+@torch.no_grad()
+def require_paddable(model: PreTrainedModel) -> None:
+    """Raises `ValueError` for an architecture whose log-probabilities change with padding, as where a recurrent state takes it in."""
+    size = model.config.get_text_config().vocab_size
+    row = [id % size for id in range(3, 11)]
+    ids_BL = torch.tensor([[0, 0, *row, 0], [row[0], *row, *row[:2]]], device=model.device)
+    mask_BL = torch.tensor([[0, 0, *[1] * 8, 0], [1] * 11], device=model.device)
+    padded_NV = completion_logits(model, ids_BL, mask_BL, 5)[:4]
+    alone_NV = completion_logits(model, ids_BL[:1, 2:-1], mask_BL[:1, 2:-1], 4)
+    gaps_N = (torch.log_softmax(padded_NV.float(), -1) - torch.log_softmax(alone_NV.float(), -1)).abs().amax(-1)
+    if gaps_N.median() > (0.01 if model.dtype == torch.float32 else 0.3):
+        raise ValueError(
+            f"{type(model).__name__} (model_type={model.config.model_type}) gives other log-probabilities with padding than without, so it "
+            "cannot be trained here; give a policy of another architecture, such as a Llama."
+        )
+
+
 def to_padded(values_N: Tensor, inside_BT: Tensor) -> Tensor:
     """The values of a flat stream as (B, T), row by row where `inside_BT` is set, with zeros elsewhere."""
     return values_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, values_N)

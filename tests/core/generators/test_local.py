@@ -99,8 +99,9 @@ def test_a_temperature_near_zero_is_greedy(policy: LlamaForCausalLM, tokenizer: 
 
 def test_each_prompt_is_read_once_whatever_the_number_of_completions(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     width = max(map(len, encode_prompts(tokenizer, PROMPTS)))
+    generator = TransformersGenerator(policy, tokenizer)
     with forward_shapes(policy) as shapes:
-        TransformersGenerator(policy, tokenizer).generate(PROMPTS, SAMPLED)
+        generator.generate(PROMPTS, SAMPLED)
     assert shapes[0] == (len(PROMPTS), width)
     assert shapes[1] == (len(PROMPTS) * SAMPLED.n, 1)
 

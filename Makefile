@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCH ?=
 
-.PHONY: help install install-smol demo test format check bench bench-rm bench-ppo bench-official clean
+.PHONY: help install install-smol demo test faults long format check bench bench-rm bench-ppo bench-official clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,13 @@ demo: install ## the whole loop on two CPU cores, in minutes
 
 test: install install-smol ## all tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: install ## kills, damaged files, failing neighbours, wrong inputs: tries all of them and writes docs/reliability.md
+	$(BIN)/python -m tests.faults --page docs/reliability.md
+
+long: faults ## what is too long for CI: the faults, and as many kills again at other operations
+	$(BIN)/python -m tests.faults kills --seed 1
+	$(BIN)/python -m tests.faults kills --seed 2
 
 format: install ## format the code with ruff and sort imports
 	$(BIN)/ruff check --fix-only --quiet .

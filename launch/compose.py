@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, get_type_hints
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -52,6 +52,7 @@ class Command(Generic[JobT_co]):
 
 def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
     """The configuration of one job under `overrides`. Raises `ConfigError`."""
+    _require_choices(_parsed(overrides))
     with _hydra(schema, overrides):
         return validated(schema, compose(command_of(schema), overrides=list(overrides)))
 
@@ -62,7 +63,9 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     With `multirun` they are the product of all values in the overrides and in `hydra.sweeper.params` of the chosen files; where
     both set a key, the override wins.
     """
-    fixed = [override.input_line or "" for override in _parsed(overrides) if not override.is_sweep_override()]
+    parsed = _parsed(overrides)
+    _require_choices(parsed)
+    fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     with _hydra(schema, overrides):
         hydra = compose(command_of(schema), overrides=fixed, return_hydra_config=True).hydra
         sweeping = multirun or hydra.mode == RunMode.MULTIRUN
@@ -146,6 +149,17 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         raise ConfigError(_explain_grammar(error) or f"{' '.join(overrides)}: {error}") from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def _require_choices(overrides: Sequence[Override]) -> None:
+    """Rejects an override that chooses no file from a group: Hydra fails on numbers and merges the files of a list."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
+            continue
+        if not isinstance(override.value(), str | QuotedString | dict):
+            names = sorted(file.name.removesuffix(".yaml") for file in (GROUPS / key).iterdir() if file.name.endswith(".yaml"))
+            raise ConfigError(f"{override.input_line} chooses none of the files for {key}; choose one of {', '.join(names)}.")
 
 
 def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:

@@ -62,6 +62,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("data.flip=1.5", ["data.flip is 1.5"]),
         ("micro_batch_size=0", ["micro_batch_size is 0"]),
         ("hooks.limit=0", ["hooks.limit"]),
+        ("model=5", ["model=5 chooses none of the files for model", "coast"]),
+        ("tracker=[wandb]", ["tracker=[wandb]", "files"]),
         ("resume=maybe", ["resume is 'maybe'", "auto", "never"]),
     ],
 )

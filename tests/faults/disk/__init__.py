@@ -1,0 +1,1 @@
+"""Files that are damaged, gone or unwritable, and neighbours that fail."""

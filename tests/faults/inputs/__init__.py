@@ -1,0 +1,1 @@
+"""Wrong values on the command line and in every kind of file that a job reads."""

@@ -1,0 +1,69 @@
+"""The page that says what was tried and what held: docs/reliability.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.faults.case import Outcome
+
+HEAD = """# Reliability
+
+What happens when a run is killed, a file is damaged, a neighbour fails or an input is wrong. `make faults` tries all of it and writes this
+page; nothing here is written by hand. CI tries a sample of each part. The cases are in `tests/faults`; `python -m tests.faults --only NAME`
+tries one, and `--list` names them.
+"""
+
+PARTS: Mapping[str, tuple[str, str]] = {
+    "kills": (
+        "Kills",
+        """A job is ended by SIGKILL, SIGTERM or SIGINT at one of its operations: a file opened for writing, renamed, removed or flushed,
+an optimiser step, a forward pass. A seed chooses which. Then the same command is run again. A kill has held if the second run leaves
+what a run in peace leaves: the same weights bit for bit, the same metrics with each step once, the same records but for times, and no
+other file; if no process outlived the killed one; and if nobody saw a traceback.""",
+    ),
+    "disk": (
+        "Damage, full disks, neighbours",
+        """Files of killed and of finished runs are cut, emptied, replaced, removed, or get a flipped bit; the disk is full, read-only or
+failing from some operation on; W&B, a vLLM server or a judge's endpoint refuses, hangs or answers with garbage. A case has held if the
+command ends as if nothing had happened (and says which file it passed over), or ends with a message that names the file or the address;
+if no run is left as running; and if the same command works once the fault is gone.""",
+    ),
+    "inputs": (
+        "Inputs",
+        """Every key of every job with wrong kinds of values, every field of every kind of row with values that it cannot have, files that
+are something else, broken model folders, functions that fail, studies and command lines that cannot work. A case has held if the command
+ends with a code other than 0 and a message that names the file and row, or the key, without a traceback and before it makes a run's
+folder (a model's weights may be read first); and, for inputs that are unusual and right, if the run begins.""",
+    ),
+}
+"""The sections of the page: a title, and what was done."""
+
+
+def write_page(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
+    """Writes the page of a whole session."""
+    path.write_text(page(outcomes, seed=seed), encoding="utf-8")
+
+
+def page(outcomes: Sequence[Outcome], *, seed: int) -> str:
+    """The page in Markdown."""
+    held = sum(outcome.held for outcome in outcomes)
+    lines = [HEAD, f"**{held} of {len(outcomes)} held** (seed {seed}).", ""]
+    for part, (title, text) in PARTS.items():
+        own = [outcome for outcome in outcomes if outcome.case.name.startswith(f"{part}/")]
+        if own:
+            lines += [f"## {title}: {sum(outcome.held for outcome in own)} of {len(own)}", "", text, "", *_table(own), ""]
+    failed = [outcome for outcome in outcomes if not outcome.held]
+    lines += ["## What does not hold", "", *([_failure(outcome) for outcome in failed] or ["Of what was tried, everything held."]), ""]
+    return "\n".join(lines)
+
+
+def _table(outcomes: Sequence[Outcome]) -> list[str]:
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.case.group.partition("/")[2], []).append(outcome)
+    rows = [f"| {name} | {len(own)} | {sum(outcome.held for outcome in own)} |" for name, own in groups.items()]
+    return ["| | tried | held |", "|---|---:|---:|", *rows]
+
+
+def _failure(outcome: Outcome) -> str:
+    problem = " ".join(outcome.problems[0].split()).replace("|", "/").replace("`", "'")
+    return f"- `{outcome.case.name}`: {problem[:240]}"

@@ -1,0 +1,33 @@
+"""All that was asked for, tried and counted."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.faults.case import Case, Outcome, chosen, try_all
+from tests.faults.disk.cases import disk_cases
+from tests.faults.inputs.cases import input_cases
+from tests.faults.kills.cases import kill_cases
+from tests.faults.page import write_page
+from tests.faults.stage import Stage, build_stage
+
+MAKERS: Mapping[str, Callable[[Stage, int], list[Case]]] = {"kills": kill_cases, "disk": disk_cases, "inputs": input_cases}
+"""What makes the cases of each part from the stage and the seed."""
+
+
+def run(asked: argparse.Namespace, scratch: Path, *, parts: Sequence[str]) -> bool:
+    """Tries the cases of `parts`, and writes the page if one is asked for; returns whether all held."""
+    stage = build_stage(scratch / "stage")
+    outcomes: list[Outcome] = []
+    for part in parts:
+        cases = chosen(MAKERS[part](stage, asked.seed), only=asked.only, sample=asked.sample, seed=asked.seed)
+        if asked.list:
+            print(*(case.name for case in cases), sep="\n")
+        else:
+            outcomes += try_all(cases, scratch, say=lambda line: print(line, flush=True))
+    for group in dict.fromkeys(outcome.case.group for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.case.group == group]
+        print(f"{group}: {sum(outcome.held for outcome in own)} of {len(own)} held, {sum(outcome.seconds for outcome in own):.0f} s")
+    if asked.page:
+        write_page(asked.page, outcomes, seed=asked.seed)
+    return all(outcome.held for outcome in outcomes)

@@ -168,12 +168,14 @@ def _measure(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and the reference's log-probabilities of all rows, each of shape (B, T), on the CPU."""
     own = world.shard(len(ids_BL))
-    parts: list[tuple[Tensor, ...]] = []
+    measured: list[tuple[Tensor, ...]] = []
     # If rows are padded, then to the width of the whole batch, as in the update: at another width attention rounds differently.
     for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
-        output = networks(ids.to(world.device), mask.to(world.device), num_tokens, with_reference=True)
+        output = networks(ids, mask, num_tokens, with_reference=True)
         assert output.reference_BT is not None
-        parts.append(tuple(tensor.float().cpu() for tensor in (output.logprobs_BT, output.values_BT, output.reference_BT)))
+        measured.append((output.logprobs_BT, output.values_BT, output.reference_BT))
+    # Fetched at the end: the device goes from one micro batch to the next.
+    parts = [tuple(tensor.float().cpu() for tensor in part) for part in measured]
     whole = [part for share in world.all_gather(lambda: parts) for part in share]
     logprobs_BT, values_BT, reference_BT = (torch.cat(rows) for rows in zip(*whole, strict=True))
     return logprobs_BT, values_BT, reference_BT

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.engines.engine import Engine
 from core.engines.optim import schedule
 from core.process.world import World
+from core.transfer import to_device
 from ppo.advantages import Advantages
 from ppo.config import KLPlace, PPOConfig
 from ppo.guards import require_finite_step
@@ -24,7 +25,7 @@ from ppo.rollout import Episodes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """The rows of a batch that pass through the networks at once, all of shape (B, T)."""
+    """What the losses of some rows are computed from, all of shape (B, T)."""
 
     mask_BT: Tensor
     old_logprobs_BT: Tensor
@@ -33,6 +34,31 @@ class MicroBatch:
     old_values_BT: Tensor
     advantages_BT: Tensor
     returns_BT: Tensor
+
+    @classmethod
+    def whole(cls, episodes: Episodes, advantages: Advantages, device: torch.device) -> "MicroBatch":
+        """All rows of a batch, on the device: copied once, since every copy makes the host wait."""
+        return cls(
+            mask_BT=to_device(episodes.mask_BT, device),
+            old_logprobs_BT=to_device(episodes.logprobs_BT, device),
+            reference_BT=to_device(episodes.reference_BT, device),
+            engine_logprobs_BT=None if episodes.engine_logprobs_BT is None else to_device(episodes.engine_logprobs_BT, device),
+            old_values_BT=to_device(episodes.values_BT, device),
+            advantages_BT=to_device(advantages.advantages_BT, device),
+            returns_BT=to_device(advantages.returns_BT, device),
+        )
+
+    def part(self, rows: Tensor) -> "MicroBatch":
+        """The rows with these indices, which lie on the same device."""
+        return MicroBatch(
+            mask_BT=self.mask_BT[rows],
+            old_logprobs_BT=self.old_logprobs_BT[rows],
+            reference_BT=self.reference_BT[rows],
+            engine_logprobs_BT=None if self.engine_logprobs_BT is None else self.engine_logprobs_BT[rows],
+            old_values_BT=self.old_values_BT[rows],
+            advantages_BT=self.advantages_BT[rows],
+            returns_BT=self.returns_BT[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,20 +82,22 @@ def update(
     which only rounding may cause. Raises `DivergenceError` at a step whose loss or gradient is not finite.
     """
     train_policy = step > config.value_warmup
+    targets = MicroBatch.whole(episodes, advantages, world.device)
     sums_K = torch.zeros(NUM_SUMS, dtype=torch.float64, device=world.device)  # on the device: no transfer per micro batch
-    num_tokens, norms, first_ratio_error = 0.0, list[float](), 0.0
+    first_ratio_error = torch.zeros((), device=world.device)
+    num_tokens, norms = 0.0, list[float]()
     for rows in minibatches(len(episodes.scores_B), config, seed=config.batch_seed(step)):
         tokens = episodes.mask_BT[rows].sum().item()
         minibatch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         micro_batches = rows[world.rank :: world.size].split(config.micro_batch_size)
         for number, micro in enumerate(micro_batches, 1):
             with engine.autocast():
-                total = _micro_loss(engine.module, config, episodes, advantages, micro, kl_coef, train_policy, world.device)
+                total = _micro_loss(engine.module, config, episodes, targets, micro, kl_coef, train_policy)
             engine.backward(total.loss / tokens, last=number == len(micro_batches))
             minibatch_loss += total.loss.detach() / tokens
             sums_K += total.sums.stacked()
             if not norms:
-                first_ratio_error = max(first_ratio_error, total.max_ratio_error.item())
+                first_ratio_error = torch.maximum(first_ratio_error, total.max_ratio_error)
         done = (step - 1) * config.updates_per_batch + len(norms) + 1
         norms.append(engine.step(schedule(config.optim, done, config.num_updates), frozen_groups=() if train_policy else ("actor",)))
         require_finite_step(world.all_sum([minibatch_loss.item()])[0], norms[-1])
@@ -78,7 +106,7 @@ def update(
         TokenSums.unstacked(torch.tensor(world.all_sum(sums_K.tolist()), dtype=torch.float64)),
         num_tokens,
         grad_norms=norms,
-        first_ratio_error=max(world.all_gather(lambda: first_ratio_error)),
+        first_ratio_error=max(world.all_gather(first_ratio_error.item)),
     )
 
 
@@ -135,26 +163,10 @@ def total_loss(
 
 
 def _micro_loss(
-    networks: Networks,
-    config: PPOConfig,
-    episodes: Episodes,
-    advantages: Advantages,
-    rows: Tensor,
-    kl_coef: float,
-    train_policy: bool,
-    device: torch.device,
+    networks: Networks, config: PPOConfig, episodes: Episodes, targets: MicroBatch, rows: Tensor, kl_coef: float, train_policy: bool
 ) -> TotalLoss:
-    def part(tensor: Tensor) -> Tensor:
-        return tensor[rows].to(device)
-
-    batch = MicroBatch(
-        mask_BT=part(episodes.mask_BT),
-        old_logprobs_BT=part(episodes.logprobs_BT),
-        reference_BT=part(episodes.reference_BT),
-        engine_logprobs_BT=None if episodes.engine_logprobs_BT is None else part(episodes.engine_logprobs_BT),
-        old_values_BT=part(episodes.values_BT),
-        advantages_BT=part(advantages.advantages_BT),
-        returns_BT=part(advantages.returns_BT),
-    )
-    output = networks(part(episodes.ids_BL), part(episodes.mask_BL), episodes.num_tokens, entropy_gradient=config.entropy_coef > 0)
+    # Ids stay on the host, where they are laid out.
+    ids_BL, mask_BL = episodes.ids_BL[rows], episodes.mask_BL[rows]
+    output = networks(ids_BL, mask_BL, episodes.num_tokens, entropy_gradient=config.entropy_coef > 0)
+    batch = targets.part(to_device(rows, targets.mask_BT.device))
     return total_loss(output.logprobs_BT, output.entropy_BT, output.values_BT, batch, config, kl_coef=kl_coef, train_policy=train_policy)

@@ -22,6 +22,7 @@ from core.process.precision import without_autocast
 from core.process.world import World
 from core.progress import Progress
 from core.records import Preference
+from core.transfer import to_device
 from core.trees.attention import tree_attention
 from core.trees.layout import TokenIds
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
@@ -155,11 +156,11 @@ class RMSession:
 
     def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, PairSums]:
         """The pairs' share of the global batch's mean loss, and the sums to log."""
-        batch = PairBatch([(pair.chosen.tolist(), pair.rejected.tolist()) for pair in pairs])
+        batch = PairBatch([(pair.chosen, pair.rejected) for pair in pairs])
         with self.engine.autocast():
             rewards_R = self.engine.module(batch)
         chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)
-        margin_B = torch.tensor([pair.margin for pair in pairs], device=rewards_R.device) if self.has_margin else None
+        margin_B = to_device(torch.tensor([pair.margin for pair in pairs]), rewards_R.device) if self.has_margin else None
         config = self.config
         mean = bradley_terry_loss(chosen_B, rejected_B, margin_B=margin_B, label_smoothing=config.label_smoothing, center=config.center)
         sums = pair_sums(

@@ -20,7 +20,7 @@ SENTENCES = ("What is 2 plus 3?", "Name a fruit.", "A plum is a fruit.", "The su
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):  # not `keywords`, which hold the names of folders too
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
 
 

@@ -11,6 +11,8 @@ from core.data.chat import sample_renderings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from core.trees.layout import TokenIds
+
 PAD_TOKEN = "<|pad|>"
 
 
@@ -26,7 +28,7 @@ def require_own_pad(tokenizer: "PreTrainedTokenizerBase") -> None:
     tokenizer.add_special_tokens({"pad_token": new})
 
 
-def without_trailing_pads(row: list[int], pad: int | None) -> list[int]:
+def without_trailing_pads(row: "TokenIds", pad: int | None) -> "TokenIds":
     """The row up to its last token that is not `pad`, where a classifier of transformers reads the reward; at least one token.
 
     >>> without_trailing_pads([5, 0, 7, 0, 0], 0)

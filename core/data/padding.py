@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.trees.layout import TokenIds
+
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices grouped so that the padded size of each group stays within `budget` tokens, longest sequences first.
@@ -25,7 +27,7 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]
     return batches
 
 
-def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask of shape (B, L), padded at the end."""
     width = max(map(len, rows))
     ids_BL = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
@@ -33,7 +35,7 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     return ids_BL, mask_BL
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask of shape (B, L), padded at the start."""
     width = max(map(len, rows))
     ids_BL = torch.tensor([[*[pad_id] * (width - len(row)), *row] for row in rows])

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from core.data.pad_token import without_trailing_pads
 from core.data.padding import pad_right
 from core.process.precision import without_autocast
-from core.trees.attention import encode, obstacle
-from core.trees.layout import TokenIds, pack_trees
+from core.transfer import to_device
+from core.trees.attention import encode, obstacle, tree_stream
+from core.trees.layout import TokenIds
 
 
 def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Tensor:
@@ -23,8 +24,8 @@ def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], p
     """
     pad = pad_of(model)
     # No token sees those after it, so the end can be left out.
-    stream = pack_trees([[without_trailing_pads(row, pad) for row in rows] for rows in groups], preamble)
-    hidden_RH = encode(model, stream)[stream.last_token_indices().to(model.device)].float()
+    stream = tree_stream(model, [[without_trailing_pads(row, pad) for row in rows] for rows in groups], preamble).to(model.device)
+    hidden_RH = encode(model, stream)[stream.last_token_indices()].float()
     head = head_of(model)
     # A matrix product rounds differently with the number of rows; a product and a sum do not.
     rewards_R = (hidden_RH * head.weight.float()).sum(-1)
@@ -35,7 +36,7 @@ def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], p
 def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
     """Rewards in fp32 by the model's own forward pass, with right padding and an attention mask; shape (R,)."""
     own = pad_of(model)  # by which the model finds the end of a row
-    ids_BL, mask_BL = (tensor.to(model.device) for tensor in pad_right(rows, pad_id if own is None else own))
+    ids_BL, mask_BL = (to_device(tensor, model.device) for tensor in pad_right(rows, pad_id if own is None else own))
     return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
 
 

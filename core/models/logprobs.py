@@ -65,6 +65,6 @@ def require_paddable(model: PreTrainedModel) -> None:
         )
 
 
-def to_padded(values_N: Tensor, inside_BT: Tensor) -> Tensor:
-    """The values of a flat stream as (B, T), row by row where `inside_BT` is set, with zeros elsewhere."""
-    return values_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, values_N)
+def to_padded(values_N: Tensor, cells_N: Tensor, shape: torch.Size) -> Tensor:
+    """The values of a flat stream as (B, T), each in its cell of the array counted row by row, with zeros elsewhere."""
+    return values_N.new_zeros(shape.numel()).index_put((cells_N,), values_N).view(shape)

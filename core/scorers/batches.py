@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from core.data.padding import token_budget_batches
 from core.data.token_rows import TokenRows
+from core.transfer import to_host
 from core.trees.attention import tree_attention
 from core.trees.layout import TokenIds, tree_batches
 
@@ -20,11 +21,32 @@ def read_batches(
     read_padded: Callable[[list[int]], Tensor],
     read_packed: Callable[[list[int], Sequence[Sequence[TokenIds]]], Tensor],
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Indices of the sequences of one batch and one value for each, shape (R,); the batches together cover all sequences.
+    """Indices of the sequences of one batch and one value for each, shape (R,) on the CPU; the batches together cover all sequences.
 
     A batch holds about `batch_tokens` tokens. With `padded`, `read_padded` gets its indices; otherwise `read_packed` gets its
-    indices and its sequences grouped by prompt, while the model is in `tree_attention`.
+    indices and its sequences grouped by prompt, while the model is in `tree_attention`. A GPU is given a batch before the values
+    of the one before are waited for, so that it always has work.
     """
+    launched = _launched(model, texts, batch_tokens, padded=padded, read_padded=read_padded, read_packed=read_packed)
+    waiting: list[tuple[list[int], Callable[[], Tensor]]] = []
+    for indices, values_R in launched:
+        waiting.append((indices, to_host(values_R)))
+        if len(waiting) > 1 or not values_R.is_cuda:
+            first, fetch = waiting.pop(0)
+            yield first, fetch()
+    for indices, fetch in waiting:
+        yield indices, fetch()
+
+
+def _launched(
+    model: PreTrainedModel,
+    texts: TokenRows,
+    batch_tokens: int,
+    *,
+    padded: bool,
+    read_padded: Callable[[list[int]], Tensor],
+    read_packed: Callable[[list[int], Sequence[Sequence[TokenIds]]], Tensor],
+) -> Iterator[tuple[list[int], Tensor]]:
     if padded:
         for batch in token_budget_batches([len(row) for row in texts.rows], batch_tokens):
             yield batch, read_padded(batch)

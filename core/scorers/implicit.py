@@ -15,8 +15,9 @@ from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
 from core.records import CompletionScore, Dialogue
 from core.scorers.batches import read_batches
-from core.trees.attention import encode, obstacle
-from core.trees.layout import TokenIds, common_prefix_length, pack_trees
+from core.transfer import to_device
+from core.trees.attention import encode, obstacle, tree_stream
+from core.trees.layout import TokenIds, common_prefix_length
 
 _LOGITS_AT_ONCE = 1024
 """Number of tokens whose logits are in memory at once: 0.5 GB in fp32 for a vocabulary of 128k."""
@@ -69,7 +70,7 @@ class ImplicitRewardScorer:
         sums = [torch.zeros(len(starts), dtype=torch.float64) for _ in range(2)]
         for model, sums_R in zip((self.policy, self.reference), sums, strict=True):
             for batch, found in self._logprobs(model, texts, starts):
-                sums_R[batch] = found.double().cpu()
+                sums_R[batch] = found.double()
                 self.progress.advance(len(batch))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
@@ -79,7 +80,7 @@ class ImplicitRewardScorer:
         """Indices of some rows and the log-probabilities of their completions; together they cover all rows."""
 
         def read_padded(indices: list[int]) -> Tensor:
-            ids_BL, mask_BL = (t.to(model.device) for t in pad_right([texts.rows[i] for i in indices], pad_id(self.tokenizer)))
+            ids_BL, mask_BL = (to_device(t, model.device) for t in pad_right([texts.rows[i] for i in indices], pad_id(self.tokenizer)))
             logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
             return torch.stack([_sum_logprobs(logits_BLV[b], texts.rows[i], starts[i]) for b, i in enumerate(indices)])
 
@@ -97,15 +98,15 @@ def tree_logprobs(
 
     `model` is a language model in `tree_attention`. Logits are computed only for these tokens, a chunk at a time.
     """
-    stream = pack_trees(groups, preamble).to(model.device)
+    stream = tree_stream(model, groups, preamble)
     hidden_NH = encode(model, stream)
     head = model.get_output_embeddings()
     assert head is not None, "logprob_obstacle asks for it"
     spans: list[Tensor] = []
     for row, start in enumerate(starts):
         spans.append(stream.token_indices(row)[max(start, 1) - 1 :])
-    before_T = torch.cat([span[:-1] for span in spans])
-    target_T = stream.ids_N[torch.cat([span[1:] for span in spans])]
+    before_T = to_device(torch.cat([span[:-1] for span in spans]), model.device)
+    target_T = to_device(stream.ids_N[torch.cat([span[1:] for span in spans])], model.device)
     logprobs = [
         torch.log_softmax(head(hidden_NH[before]).float(), -1).gather(-1, target[:, None]).squeeze(-1)
         for before, target in zip(before_T.split(_LOGITS_AT_ONCE), target_T.split(_LOGITS_AT_ONCE), strict=True)
@@ -114,7 +115,7 @@ def tree_logprobs(
 
 
 def _sum_logprobs(logits_LV: Tensor, row: TokenIds, start: int) -> Tensor:
-    target_T = torch.tensor(row[max(start, 1) :], dtype=torch.long, device=logits_LV.device)
+    target_T = to_device(torch.tensor(row[max(start, 1) :], dtype=torch.long), logits_LV.device)
     logits_TV = logits_LV[max(start, 1) - 1 : len(row) - 1].float()
     return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None]).sum()
 

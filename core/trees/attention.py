@@ -2,28 +2,33 @@
 
 `encode` runs a model's layers over a `core.trees.layout.Stream`. On CPUs every block of the stream is one call of scaled
 dot-product attention over its context and itself: a dense mask over the whole stream would make the kernel do the masked
-work too. On CUDA devices the visibility rule is a FlexAttention block mask.
+work too. On CUDA devices one call of a kernel for sequences of different lengths does all segments (`core.trees.varlen`), in
+the formats that it knows; in others, such as fp32, the calls by block run there too.
 
 Shapes: N tokens in a flat stream, H query heads (in hidden states: hidden size), J key heads, D channels of a head, Q queries
 and K keys of one block, S queries of all heads that share a key head, R sequences.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from core.trees.layout import Stream, pack_trees
+from core.trees.layout import Block, Sequences, Stream, TokenIds, pack_trees
+from core.trees.varlen import attend_by_sequence, fits_kernel
 
 NAME = "prompt_tree"
 _PLAIN_LAYERS = {"full_attention", "attention"}
-_FLEX_BLOCK = 128
+
+
+def tree_stream(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Stream:
+    """The groups' trees, laid out as suits the model's device; still on the CPU. See `core.trees.layout.pack_trees`."""
+    return pack_trees(groups, preamble, whole=model.device.type == "cuda")
 
 
 def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
@@ -33,7 +38,7 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
     """
     stream = stream.to(model.device)
     return model.base_model(
-        input_ids=stream.ids_N[None], position_ids=stream.positions_N[None], use_cache=False, prompt_tree=_Plan(stream)
+        input_ids=stream.ids_N[None], position_ids=stream.positions_N[None], use_cache=False, prompt_tree=Plan(stream)
     ).last_hidden_state[0]
 
 
@@ -48,47 +53,41 @@ def tree_attention(model: PreTrainedModel) -> Generator[None]:
         model.set_attn_implementation(before)
 
 
-class _Plan:
+class Plan:
     """What all layers need to know about a stream, computed once."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.longest_sequence = int(stream.positions_N.max()) + 1
         self._masks: dict[tuple[torch.dtype, int], list[Tensor | None]] = {}
-        self._flex: BlockMask | None = None
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        return self.stream.blocks()
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        return self.stream.sequences()
 
     def masks(self, dtype: torch.dtype, num_groups: int) -> list[Tensor | None]:
         """The blocks' additive masks, (G * Q, K), for the G query heads that share a key head, one after another."""
         key = (dtype, num_groups)
         if key not in self._masks:
-            self._masks[key] = [
-                None if b.mask_QK is None else _additive_mask(b.mask_QK, dtype).repeat(num_groups, 1) for b in self.stream.blocks
-            ]
+            self._masks[key] = [None if b.mask_QK is None else _additive_mask(b.mask_QK, dtype).repeat(num_groups, 1) for b in self.blocks]
         return self._masks[key]
-
-    def flex(self) -> BlockMask:
-        if self._flex is None:
-            subtree_end_N, length = self.stream.subtree_end_N, len(self.stream.subtree_end_N)
-
-            def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return (key <= query) & (query < subtree_end_N[key])
-
-            self._flex = create_block_mask(visible, None, None, length, length, device=str(subtree_end_N.device), BLOCK_SIZE=_FLEX_BLOCK)
-        return self._flex
 
 
 def _additive_mask(mask_QK: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask_QK.shape, dtype=dtype, device=mask_QK.device).masked_fill_(~mask_QK, float("-inf"))
 
 
-def _attend(
+def attend_on_tree(
     module: nn.Module,
     query_1HND: Tensor,
     key_1JND: Tensor,
     value_1JND: Tensor,
     attention_mask: Tensor | None,
     *,
-    prompt_tree: _Plan,
+    prompt_tree: Plan,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -96,32 +95,29 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attention over the plan's stream, with the signature that transformers calls; returns (1, N, H, D)."""
     unsupported = [name for name in ("s_aux", "softcap") if options.get(name) is not None]
-    if sliding_window is not None and sliding_window < prompt_tree.longest_sequence:
+    if sliding_window is not None and sliding_window < prompt_tree.stream.longest:
         unsupported.append("sliding_window")
     if unsupported or dropout:
         raise ValueError(f"attention over prompt trees is plain and causal; this layer has {', '.join(unsupported) or 'dropout'}.")
     # Under autocast, rotary embeddings leave queries and keys in fp32 and values in bf16.
     query_1HND, key_1JND = query_1HND.to(value_1JND.dtype), key_1JND.to(value_1JND.dtype)
-    if query_1HND.is_cuda:
-        shares_keys = query_1HND.shape[1] != key_1JND.shape[1]
-        mask = prompt_tree.flex()
-        out_1HND = _compiled_flex()(query_1HND, key_1JND, value_1JND, block_mask=mask, scale=scaling, enable_gqa=shares_keys)
-    else:
-        out_1HND = _attend_by_block(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)
+    if fits_kernel(query_1HND, key_1JND, value_1JND):
+        return attend_by_sequence(query_1HND, key_1JND, value_1JND, prompt_tree.sequences, scaling), None
+    out_1HND = _attend_by_block(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)
     return out_1HND.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _attend)
+AttentionInterface.register(NAME, attend_on_tree)
 
 
-def _attend_by_block(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: _Plan, scaling: float | None) -> Tensor:
+def _attend_by_block(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, plan: Plan, scaling: float | None) -> Tensor:
     """One call per block. `split` and `cat` instead of slices: the gradient of a slice fills a tensor as long as the stream."""
-    stream = plan.stream
+    blocks, lengths = plan.blocks, plan.stream.lengths
     num_groups = query_1HND.shape[1] // key_1JND.shape[1]
-    queries = query_1HND.split([block.end - block.start for block in stream.blocks], dim=2)
-    keys, values = key_1JND.split(stream.lengths, dim=2), value_1JND.split(stream.lengths, dim=2)
+    queries = query_1HND.split([block.end - block.start for block in blocks], dim=2)
+    keys, values = key_1JND.split(lengths, dim=2), value_1JND.split(lengths, dim=2)
     parts: list[Tensor] = []
-    for block, mask_SK, query_1HQD in zip(stream.blocks, plan.masks(query_1HND.dtype, num_groups), queries, strict=True):
+    for block, mask_SK, query_1HQD in zip(blocks, plan.masks(query_1HND.dtype, num_groups), queries, strict=True):
         seen = (*block.context, *block.segments)
         key_1JKD, value_1JKD = _concatenate(keys, seen), _concatenate(values, seen)
         if mask_SK is None:
@@ -139,11 +135,6 @@ def _attend_by_block(query_1HND: Tensor, key_1JND: Tensor, value_1JND: Tensor, p
 def _concatenate(parts: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
     """The chosen segments, concatenated; a single one is not copied."""
     return torch.cat([parts[s] for s in chosen], dim=2) if len(chosen) > 1 else parts[chosen[0]]
-
-
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention, dynamic=True)
 
 
 def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
@@ -164,8 +155,10 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
         return f"{name} attends to the last {window} tokens only"
     try:
         error = _largest_error(model)
-    except (ValueError, TypeError) as problem:
-        return f"{name} refuses prompt trees ({problem})"
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as problem:  # torch raises the last where a kernel fails
+        return f"{name} refuses prompt trees ({_first_line(problem)})"
     return None if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
 
 
@@ -175,12 +168,16 @@ def _largest_error(model: PreTrainedModel) -> float:
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(min(model.config.get_text_config().vocab_size, 1000), (40,), generator=draw).tolist()
     rows = [ids[:32], ids[:24] + ids[32:]]
-    stream = pack_trees([rows])
+    stream = tree_stream(model, [rows])
     # In the format of the weights: the bf16 autocast of a trainer's hooks would hide differences.
     with torch.autocast(model.device.type, enabled=False):
         with tree_attention(model):
-            ours_RH = encode(model, stream)[stream.last_token_indices()]
+            ours_RH = encode(model, stream)[stream.last_token_indices().to(model.device)]
         plain_RH = torch.stack(
             [model.base_model(input_ids=torch.tensor([row], device=model.device), use_cache=False).last_hidden_state[0, -1] for row in rows]
         )
     return float((ours_RH - plain_RH).abs().max() / plain_RH.abs().max())
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().partition("\n")[0]

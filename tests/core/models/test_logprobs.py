@@ -20,7 +20,8 @@ def completion_logprobs(
     inside_BT = mask_BL[:, -num_tokens:].bool()
     logits_NV = completion_logits(model, ids_BL, mask_BL, num_tokens)
     logprobs_N, entropy_N = token_logprobs(logits_NV, ids_BL[:, -num_tokens:][inside_BT], temperature=temperature)
-    return to_padded(logprobs_N, inside_BT), to_padded(entropy_N, inside_BT)
+    cells_N = inside_BT.flatten().nonzero().squeeze(-1)
+    return to_padded(logprobs_N, cells_N, inside_BT.shape), to_padded(entropy_N, cells_N, inside_BT.shape)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, LlamaConfig, LlamaModel, PreTrainedModel
 
 from core.trees import attention
@@ -89,7 +88,7 @@ def one_at_a_time(model: PreTrainedModel) -> list[Tensor]:
 
 def shapes(stream: Stream) -> set[tuple[bool, bool, bool]]:
     """The kinds of blocks: with a mask, with a context, of several segments."""
-    return {(block.mask_QK is not None, bool(block.context), len(block.segments) > 1) for block in stream.blocks}
+    return {(block.mask_QK is not None, bool(block.context), len(block.segments) > 1) for block in stream.blocks()}
 
 
 def named(case: Any) -> str | None:
@@ -193,18 +192,6 @@ def random_heads(length: int, num_heads: int, num_key_heads: int) -> tuple[Tenso
     return torch.randn(1, num_heads, length, 8), torch.randn(1, num_key_heads, length, 8), torch.randn(1, num_key_heads, length, 8)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize(("num_heads", "num_key_heads"), [(2, 2), (4, 2)])
-def test_the_rule_for_cuda_devices_is_that_of_the_blocks(num_heads: int, num_key_heads: int) -> None:
-    stream = pack_trees(GROUPS, PREAMBLE)
-    plan = attention._Plan(stream)
-    query_1HND, key_1JND, value_1JND = random_heads(len(stream.ids_N), num_heads, num_key_heads)
-    is_grouped = num_heads != num_key_heads
-    flex_1HND = flex_attention(query_1HND, key_1JND, value_1JND, block_mask=plan.flex(), scale=0.3, enable_gqa=is_grouped)
-    assert isinstance(flex_1HND, Tensor)
-    torch.testing.assert_close(attention._attend_by_block(query_1HND, key_1JND, value_1JND, plan, 0.3), flex_1HND, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize(("num_heads", "num_key_heads"), [(2, 2), (4, 2)])
 def test_attention_by_blocks_equals_a_softmax_under_the_mask_of_the_whole_stream(num_heads: int, num_key_heads: int) -> None:
     stream = pack_trees(GROUPS, PREAMBLE)
@@ -215,15 +202,15 @@ def test_attention_by_blocks_equals_a_softmax_under_the_mask_of_the_whole_stream
     keys_1HND, values_1HND = (tensor.repeat_interleave(num_heads // num_key_heads, dim=1) for tensor in (key_1JND, value_1JND))
     scores_1HNN = (query_1HND @ keys_1HND.transpose(2, 3) * 0.3).masked_fill(~visible_NN, float("-inf"))
     expected_1HND = scores_1HNN.softmax(-1) @ values_1HND
-    ours_1HND = attention._attend_by_block(query_1HND, key_1JND, value_1JND, attention._Plan(stream), 0.3)
+    ours_1HND = attention._attend_by_block(query_1HND, key_1JND, value_1JND, attention.Plan(stream), 0.3)
     torch.testing.assert_close(ours_1HND, expected_1HND, atol=1e-5, rtol=0)
 
 
 def test_queries_and_keys_that_autocast_leaves_in_another_format_follow_the_values() -> None:
     stream = pack_trees(GROUPS, PREAMBLE)
     query_1HND, key_1JND, value_1JND = random_heads(len(stream.ids_N), 2, 2)
-    plan = attention._Plan(stream)
-    out_1NHD, _ = attention._attend(torch.nn.Identity(), query_1HND, key_1JND, value_1JND.bfloat16(), None, prompt_tree=plan)
+    plan = attention.Plan(stream)
+    out_1NHD, _ = attention.attend_on_tree(torch.nn.Identity(), query_1HND, key_1JND, value_1JND.bfloat16(), None, prompt_tree=plan)
     assert out_1NHD.dtype == torch.bfloat16
-    expected_1NHD, _ = attention._attend(torch.nn.Identity(), query_1HND, key_1JND, value_1JND, None, prompt_tree=plan)
+    expected_1NHD, _ = attention.attend_on_tree(torch.nn.Identity(), query_1HND, key_1JND, value_1JND, None, prompt_tree=plan)
     torch.testing.assert_close(out_1NHD.float(), expected_1NHD, atol=0.05, rtol=0)

@@ -41,7 +41,7 @@ def test_two_completions_of_a_prompt_share_its_tokens_and_begin_at_the_same_posi
     assert stream.last_token_indices().tolist() == [11, 12]
     # 13 tokens fit into one block. The prompt is causal, and the last token does not see 1 and 2.
     prompt = ["1" * (i + 1) + "0" * (12 - i) for i in range(10)]
-    assert [outline(block) for block in stream.blocks] == [
+    assert [outline(block) for block in stream.blocks()] == [
         (0, 13, (), (0, 1, 2), [*prompt, "1111111111100", "1111111111110", "1111111111001"])
     ]
 
@@ -51,7 +51,7 @@ def test_a_large_segment_is_plainly_causal_and_its_small_branches_are_one_block_
     stream = pack_trees([[[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 8]]])
     assert stream.lengths == (5, 2, 1)
     # All 8 tokens are too many for one block, the 3 of the branches are not.
-    assert [outline(block) for block in stream.blocks] == [
+    assert [outline(block) for block in stream.blocks()] == [
         (0, 5, (), (0,), None),
         (5, 8, (0,), (1, 2), ["11111100", "11111110", "11111001"]),
     ]
@@ -69,7 +69,7 @@ def test_three_levels_of_sharing_and_a_row_that_another_begins_with(monkeypatch:
     # Below 1 2 is everything, below 3 4 all but the 7.
     assert stream.subtree_end_N.tolist() == [7, 7, 6, 6, 5, 6, 7]
     assert stream.paths == ((0, 1, 2), (0, 1, 3), (0, 4), (0, 1))
-    assert [outline(block) for block in stream.blocks] == [
+    assert [outline(block) for block in stream.blocks()] == [
         (0, 2, (), (0,), None),
         (2, 4, (0,), (1,), ["1110", "1111"]),  # with what is below it, it has 4 tokens
         (4, 6, (0, 1), (2, 3), ["111110", "111101"]),
@@ -91,7 +91,7 @@ def test_a_block_takes_whole_subtrees_in_as_long_as_they_fit(
     monkeypatch: pytest.MonkeyPatch, max_block: int, segments: list[tuple[int, ...]]
 ) -> None:
     with_limits(monkeypatch, min_shared=2, max_block=max_block)
-    assert [block.segments for block in pack_trees([NESTED]).blocks] == segments
+    assert [block.segments for block in pack_trees([NESTED]).blocks()] == segments
 
 
 def test_a_long_segment_with_context_is_parted_and_one_without_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_long_segment_with_context_is_parted_and_one_without_is_not(monkeypatc
     assert stream.paths == ((0, 1, 2, 3), (0, 1, 2))
     assert stream.positions_N.tolist() == list(range(9))
     assert stream.subtree_end_N.tolist() == [9] * 9
-    assert [outline(block) for block in stream.blocks] == [
+    assert [outline(block) for block in stream.blocks()] == [
         (0, 3, (), (0,), None),
         (3, 5, (0,), (1,), ["11110", "11111"]),
         (5, 7, (0, 1), (2,), ["1111110", "1111111"]),
@@ -115,7 +115,7 @@ def test_one_row_is_one_causal_segment() -> None:
     stream = pack_trees([[[5, 6, 7]]])
     assert (stream.ids_N.tolist(), stream.positions_N.tolist(), stream.subtree_end_N.tolist()) == ([5, 6, 7], [0, 1, 2], [3, 3, 3])
     assert stream.paths == ((0,),)
-    assert [outline(block) for block in stream.blocks] == [(0, 3, (), (0,), None)]
+    assert [outline(block) for block in stream.blocks()] == [(0, 3, (), (0,), None)]
 
 
 def test_equal_rows_are_one() -> None:
@@ -138,7 +138,7 @@ def test_rows_with_nothing_in_common_stand_side_by_side() -> None:
     assert stream.positions_N.tolist() == [0, 1, 0]
     assert stream.subtree_end_N.tolist() == [2, 2, 3]
     assert stream.paths == ((0,), (1,))
-    assert [outline(block) for block in stream.blocks] == [(0, 3, (), (0, 1), ["100", "110", "001"])]
+    assert [outline(block) for block in stream.blocks()] == [(0, 3, (), (0, 1), ["100", "110", "001"])]
 
 
 def test_seven_common_tokens_stay_double_and_eight_are_shared() -> None:
@@ -156,7 +156,7 @@ def test_groups_have_nothing_in_common_without_a_preamble() -> None:
     assert stream.ids_N.tolist() == [*PROMPT, 1, *PROMPT, 2]
     assert stream.subtree_end_N.tolist() == [11] * 11 + [22] * 11
     assert stream.paths == ((0,), (1,))
-    assert [outline(block) for block in stream.blocks] == [(0, 11, (), (0,), None), (11, 22, (), (1,), None)]
+    assert [outline(block) for block in stream.blocks()] == [(0, 11, (), (0,), None), (11, 22, (), (1,), None)]
 
 
 def test_a_preamble_stands_once_above_the_groups_that_begin_with_it() -> None:
@@ -165,7 +165,7 @@ def test_a_preamble_stands_once_above_the_groups_that_begin_with_it() -> None:
     assert stream.positions_N.tolist() == [0, 1, 2, 3, 2, 2, 3, 4]
     assert stream.subtree_end_N.tolist() == [8, 8, 4, 4, 5, 8, 8, 8]
     assert stream.paths == ((0, 1), (0, 2), (0, 3))
-    assert [outline(block) for block in stream.blocks] == [
+    assert [outline(block) for block in stream.blocks()] == [
         (0, 2, (), (0,), None),
         (2, 5, (0,), (1, 2), ["11100", "11110", "11001"]),
         (5, 8, (0,), (3,), ["11100", "11110", "11111"]),
@@ -177,7 +177,7 @@ def test_a_group_that_begins_otherwise_does_not_come_to_stand_below_the_preamble
     assert stream.ids_N.tolist() == [9, 8, 1, 2, 7, 6]  # the rows keep their numbers, the subtree is in one piece
     assert stream.subtree_end_N.tolist() == [4, 4, 3, 4, 6, 6]
     assert stream.paths == ((0, 1), (3,), (0, 2))
-    assert [block.context for block in stream.blocks] == [(), (0,), (0,), ()]
+    assert [block.context for block in stream.blocks()] == [(), (0,), (0,), ()]
 
 
 @pytest.mark.parametrize("other", [[9, 8], [9], [9, 7, 1]])
@@ -202,12 +202,12 @@ def test_a_stream_moves_to_a_device_with_all_its_tensors() -> None:
         moved.ids_N,
         moved.positions_N,
         moved.subtree_end_N,
-        moved.blocks[0].mask_QK,
+        moved.blocks()[0].mask_QK,
         moved.last_token_indices(),
-        moved.token_indices(0),
+        moved.sequences().query_bounds,
     ]
     assert all(tensor is not None and tensor.is_meta for tensor in tensors)
-    assert moved.blocks[1].mask_QK is None
+    assert moved.blocks()[1].mask_QK is None
     assert (moved.paths, moved.lengths) == (stream.paths, stream.lengths)
 
 
@@ -285,10 +285,10 @@ def test_the_blocks_part_the_stream_and_show_what_the_rule_says(monkeypatch: pyt
     with_limits(monkeypatch, min_shared=min_shared, max_block=max_block, max_queries=max_queries)
     for seed in range(60):
         stream = pack_trees(*random_groups(random.Random(seed)))
-        assert [segment for block in stream.blocks for segment in block.segments] == list(range(len(stream.lengths)))
+        assert [segment for block in stream.blocks() for segment in block.segments] == list(range(len(stream.lengths)))
         starts = [sum(stream.lengths[:segment]) for segment in range(len(stream.lengths))]
         end = 0
-        for block in stream.blocks:
+        for block in stream.blocks():
             assert block.start == end
             end = block.end
             assert end - block.start == sum(stream.lengths[segment] for segment in block.segments)
@@ -309,7 +309,7 @@ def own_blocks(stream: Stream, rows: Sequence[int]) -> list[Any]:
     own = {segment for row in rows for segment in stream.paths[row]}
     return [
         ([pieces[s] for s in block.context], [pieces[s] for s in block.segments], drawn(block.mask_QK))
-        for block in stream.blocks
+        for block in stream.blocks()
         if set(block.segments) <= own
     ]
 

@@ -21,6 +21,9 @@ from core.records import Completion, Dialogue, Sampling
 KEEP_ROWS = 0.75
 """Finished rows are dropped from the batch once less than this share of rows is unfinished."""
 
+LOOK = 8
+"""On a GPU, whether rows have ended is looked at every so many tokens: looking waits for the device."""
+
 GROWTH = 64
 """Tokens by which a full cache grows, so that it is copied only once per this many tokens."""
 
@@ -50,15 +53,18 @@ class TransformersGenerator:
             )
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
-                results[index] = self._completions(rows[own], logprobs[own])
+                results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
         return results
 
-    def _completions(self, rows: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
-        texts = answer_texts(self.tokenizer, rows, self.ends)
-        return [
-            Completion(text=text, token_ids=tuple(row), finished=row[-1] in self.ends, logprobs=tuple(own))
-            for text, row, own in zip(texts, rows, logprobs, strict=True)
-        ]
+
+def completions(
+    tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], logprobs: list[list[float]], ends: frozenset[int]
+) -> list[Completion]:
+    """Sampled token ids, with their log-probabilities, as completions."""
+    return [
+        Completion(text=text, token_ids=tuple(row), finished=row[-1] in ends, logprobs=tuple(own))
+        for text, row, own in zip(answer_texts(tokenizer, rows, ends), rows, logprobs, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -79,7 +85,7 @@ def sample(
     mask_RL = mask_BL.new_ones(num_rows, width + sampling.max_new_tokens)
     mask_RL[:, :width] = mask_BL.repeat_interleave(sampling.n, 0)
     next_positions_R = mask_RL[:, :width].sum(-1)
-    uniforms_RT = torch.cat([_uniforms(sampling, index) for index in indices]).to(model.device)
+    uniforms_RT = torch.cat([uniforms(sampling, index) for index in indices]).to(model.device)
 
     # Samples stay on the device until the end: a transfer at every step would make it wait for the host.
     tokens_RT = torch.zeros_like(uniforms_RT, dtype=torch.long)
@@ -92,8 +98,11 @@ def sample(
         tokens_RT[alive, step], logprobs_RT[alive, step] = next_R, logprobs_R
         lengths_R[alive] += active
         active = active & (next_R[:, None] != ends_E).all(-1)
-        num_active = int(active.sum())
-        if num_active == 0 or step + 1 == sampling.max_new_tokens:
+        if step + 1 == sampling.max_new_tokens:
+            break
+        looks = not active.is_cuda or step % LOOK == LOOK - 1
+        num_active = int(active.sum()) if looks else len(alive)
+        if num_active == 0:
             break
         if num_active < KEEP_ROWS * len(alive):
             keep = active.nonzero().squeeze(-1)
@@ -213,7 +222,8 @@ def _rows(values_RT: Tensor, lengths_R: Tensor) -> list[list[Any]]:
     return [row[:length] for row, length in zip(values_RT.tolist(), lengths_R.tolist(), strict=True)]
 
 
-def _uniforms(sampling: Sampling, index: int) -> Tensor:
+def uniforms(sampling: Sampling, index: int) -> Tensor:
+    """The random numbers of a prompt's completions, by token; a function of the seed and the prompt's index."""
     generator = torch.Generator().manual_seed(sampling.seed * 1_000_003 + index)
     return torch.rand(sampling.n, sampling.max_new_tokens, generator=generator)
 

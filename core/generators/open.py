@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.config import RolloutConfig, RolloutKind, WeightSync
 from core.data.turn_ends import turn_ends
 from core.generators.continuous import ContinuousGenerator
+from core.generators.graphed import GraphGenerator, graph_obstacle
 from core.generators.local import TransformersGenerator
 from core.generators.vllm import VLLMGenerator
 from core.models.load import DTYPES
@@ -24,6 +25,8 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
     """
     match config.kind:
         case RolloutKind.transformers:
+            if model.device.type == "cuda" and graph_obstacle(model) is None:
+                return GraphGenerator(model, tokenizer, batch_size=config.batch_size)
             return TransformersGenerator(model, tokenizer, batch_size=config.batch_size)
         case RolloutKind.continuous:
             return ContinuousGenerator(model, tokenizer, memory=config.memory)

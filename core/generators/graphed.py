@@ -1,0 +1,368 @@
+"""Sampling on one GPU without a server: keys and values in memory of fixed size, and the step of a token replayed as a CUDA graph.
+
+At a token a time a GPU waits for Python: a model of 16 layers is hundreds of small kernels. A graph launches all of them at once,
+which needs every tensor to stay where it is. Prompts go through the model as a packed stream, without padding.
+
+Shapes: B prompts, R rows (completions), L tokens that a row has room for, T completion tokens, N tokens of all prompts, H query
+heads, J key heads, G query heads that share a key head, D channels of a head, V vocabulary, E tokens that end an answer.
+"""
+
+import copy
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
+
+from core.data.chat import encode_prompts
+from core.data.turn_ends import turn_ends
+from core.generators.local import completions, sample_tokens, uniforms
+from core.models.logprobs import has_plain_head
+from core.records import Completion, Dialogue, Sampling
+from core.transfer import to_device, to_host
+from core.trees.attention import Plan, attend_on_tree, obstacle
+from core.trees.layout import pack_rows
+
+NAME = "row_memory"
+LOOK = 16
+"""Whether all rows have ended is looked at every so many tokens: looking waits for the device."""
+ROOM = 64
+"""Rows have room for a multiple of this many tokens, so that the graph of one batch often serves the next."""
+MEMORY = 0.5
+"""The share of the device's free memory that keys and values may take; more rows are sampled in several batches."""
+KEPT = 2**30
+"""Up to this many bytes of keys and values stay for the next call, with their graph; more are given back, for training needs them."""
+_ANY_LENGTH = 10**9
+
+
+def graph_obstacle(model: PreTrainedModel) -> str | None:
+    """Why the model cannot sample this way; None if it can."""
+    if not has_plain_head(model):
+        return f"{type(model).__name__} does more to its logits than a matrix product"
+    return obstacle(model, _ANY_LENGTH)
+
+
+class GraphGenerator:
+    """Generates with a causal language model that `graph_obstacle` does not refuse.
+
+    A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches (up to rounding). Under
+    autocast it samples from a copy whose matrices are kept in bf16, which autocast would otherwise make anew for every token.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.ends = turn_ends(model, tokenizer)
+        self._copy: _HalfCopy | None = None
+        self._decoder: _Decoder | None = None
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions per prompt, in the order of the prompts."""
+        prompt_ids = encode_prompts(self.tokenizer, prompts)
+        model = self._current_model()
+        results: list[list[Completion]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
+        longest = max(map(len, prompt_ids), default=0)
+        length = -(-(longest + sampling.max_new_tokens) // ROOM) * ROOM
+        per_batch = max(1, min(self.batch_size, _rows_that_fit(model, length)) // sampling.n)
+        for start in range(0, len(order), per_batch):
+            batch = order[start : start + per_batch]
+            decoder = self._decoder_for(model, len(batch) * sampling.n, length, sampling)
+            places = [sampling.first + i for i in batch]
+            rows, logprobs = decoder.run([prompt_ids[i] for i in batch], places, sampling)
+            for place, index in enumerate(batch):
+                own = slice(place * sampling.n, (place + 1) * sampling.n)
+                results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
+        if self._decoder is not None and self._decoder.memory.num_bytes > KEPT:
+            self._decoder = self._copy = None
+        return results
+
+    def _current_model(self) -> PreTrainedModel:
+        kind = self.model.device.type
+        if not torch.is_autocast_enabled(kind) or self.model.dtype != torch.float32:
+            return self.model
+        if self._copy is None:
+            self._copy = _HalfCopy(self.model, torch.get_autocast_dtype(kind))
+        self._copy.refresh()
+        return self._copy.model
+
+    def _decoder_for(self, model: PreTrainedModel, num_rows: int, length: int, sampling: Sampling) -> "_Decoder":
+        """The decoder of the last batch if it fits, otherwise a new one."""
+        key = (id(model), num_rows, length, sampling.max_new_tokens, sampling.temperature, torch.is_autocast_enabled(model.device.type))
+        if self._decoder is None or self._decoder.key != key:
+            self._decoder = None
+            self._decoder = _Decoder(model, num_rows, length, sampling, self.ends, key)
+        return self._decoder
+
+
+class _HalfCopy:
+    """A copy of a model for autocast: its linear layers hold their weights in the format that autocast would cast them to.
+
+    All other weights are the model's own.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        shared: dict[int, Any] = {id(weight): weight for weight in model.parameters()}
+        self.model = copy.deepcopy(model, shared).eval()
+        self._targets: list[Tensor] = []
+        self._sources: list[Tensor] = []
+        for layer in [module for module in self.model.modules() if isinstance(module, nn.Linear)]:
+            for name, weight in layer.named_parameters(recurse=False):
+                if weight.is_floating_point():
+                    cast = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+                    layer.register_parameter(name, cast)
+                    self._targets.append(cast)
+                    self._sources.append(weight.detach())
+
+    def refresh(self) -> None:
+        """Takes over the model's current weights, in place."""
+        for target, source in zip(self._targets, self._sources, strict=True):
+            target.copy_(source)
+
+
+@dataclass(kw_only=True, slots=True)
+class _State:
+    """Where all rows are; every tensor stays in its place."""
+
+    next_R: Tensor
+    positions_R: Tensor
+    step_1: Tensor
+    active_R: Tensor
+    lengths_R: Tensor
+    uniforms_RT: Tensor
+    tokens_RT: Tensor
+    logprobs_RT: Tensor
+
+    @classmethod
+    def empty(cls, num_rows: int, num_tokens: int, device: torch.device) -> "_State":
+        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            next_R=zeros(num_rows),
+            positions_R=zeros(num_rows),
+            step_1=zeros(1),
+            active_R=zeros(num_rows, dtype=torch.bool),
+            lengths_R=zeros(num_rows),
+            uniforms_RT=zeros(num_rows, num_tokens, dtype=torch.float32),
+            tokens_RT=zeros(num_rows, num_tokens),
+            logprobs_RT=zeros(num_rows, num_tokens, dtype=torch.float32),
+        )
+
+    def begin(self, positions_R: Tensor, uniforms_RT: Tensor) -> None:
+        """Sets all rows to the beginning of their answers."""
+        self.positions_R.copy_(positions_R)
+        self.uniforms_RT.copy_(uniforms_RT)
+        self.active_R.fill_(True)
+        for tensor in (self.step_1, self.lengths_R):
+            tensor.zero_()
+
+    def draw(self, logits_RV: Tensor, temperature: float, ends_E: Tensor) -> None:
+        """Draws the next token of every row; rows that have ended go on, unheard."""
+        uniforms_R = self.uniforms_RT.index_select(1, self.step_1).squeeze(1)
+        tokens_R, logprobs_R = sample_tokens(logits_RV, temperature, uniforms_R)
+        self.tokens_RT.index_copy_(1, self.step_1, tokens_R[:, None])
+        self.logprobs_RT.index_copy_(1, self.step_1, logprobs_R[:, None])
+        self.lengths_R += self.active_R
+        self.active_R &= (tokens_R[:, None] != ends_E).all(-1)
+        self.next_R.copy_(tokens_R)
+        self.step_1 += 1
+
+
+class _Memory:
+    """The keys and values of all rows, by layer, each (R, J, L, D), and what attention needs to know of the tokens that are added."""
+
+    def __init__(self, num_rows: int, length: int) -> None:
+        self.num_rows, self.length = num_rows, length
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.plan: Plan | None = None
+        """While prompts are read: the plan of their stream."""
+        self.rows_N: Tensor
+        self.positions_N: Tensor
+        self.mask_R11L: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all keys and values."""
+        return sum(tensor.nbytes for pair in self.layers.values() for tensor in pair)
+
+    def write(self, layer: int, key_1JND: Tensor, value_1JND: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes one token or more at their rows and positions; returns all keys and values of the layer."""
+        if layer not in self.layers:
+            shape = (self.num_rows, key_1JND.shape[1], self.length, key_1JND.shape[-1])
+            # Not left empty: what is masked is multiplied by zero, and memory may hold NaN.
+            self.layers[layer] = value_1JND.new_zeros(shape), value_1JND.new_zeros((*shape[:-1], value_1JND.shape[-1]))
+        keys, values = self.layers[layer]
+        keys[self.rows_N, :, self.positions_N] = key_1JND[0].transpose(0, 1)
+        values[self.rows_N, :, self.positions_N] = value_1JND[0].transpose(0, 1)
+        return keys, values
+
+    def repeat(self, n: int) -> None:
+        """Copies each prompt's first row to the n - 1 rows after it."""
+        for tensor in (tensor for pair in self.layers.values() for tensor in pair if n > 1):
+            by_prompt = tensor.view(-1, n, *tensor.shape[1:])
+            by_prompt[:, 1:] = by_prompt[:, :1]
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    row_memory: _Memory,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention of prompts in one stream, or of one new token in each row, with the signature that transformers calls."""
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    if row_memory.plan is not None:
+        out = attend_on_tree(module, query, key, value, attention_mask, prompt_tree=row_memory.plan, scaling=scaling, **options)
+        row_memory.write(layer, key.to(value.dtype), value)
+        return out
+    # (1, heads, R, D): the rows' new tokens lie side by side in one stream.
+    keys_RJLD, values_RJLD = row_memory.write(layer, key.to(value.dtype), value)
+    num_rows, num_key_heads = keys_RJLD.shape[:2]
+    query_RJGD = query[0].to(value.dtype).transpose(0, 1).reshape(num_rows, num_key_heads, -1, query.shape[-1])
+    mask_R11L = row_memory.mask_R11L.to(value.dtype)
+    out_RJGD = scaled_dot_product_attention(query_RJGD, keys_RJLD, values_RJLD, attn_mask=mask_R11L, scale=scaling)
+    return out_RJGD.reshape(1, num_rows, query.shape[1], values_RJLD.shape[-1]), None
+
+
+AttentionInterface.register(NAME, _attend)
+
+
+class _Decoder:
+    """Memory for a number of rows, and the graph of their next token."""
+
+    def __init__(
+        self, model: PreTrainedModel, num_rows: int, length: int, sampling: Sampling, ends: frozenset[int], key: tuple[object, ...]
+    ) -> None:
+        self.model, self.key, self.temperature = model, key, sampling.temperature
+        device = model.device
+        self.memory = _Memory(num_rows, length)
+        self.state = _State.empty(num_rows, sampling.max_new_tokens, device)
+        self.ends_E = to_device(torch.tensor(sorted(ends)), device)
+        self.rows_R = torch.arange(num_rows, device=device)
+        self.places_L = torch.arange(length, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.captures = device.type == "cuda"
+
+    def run(self, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling) -> tuple[list[list[int]], list[list[float]]]:
+        """Token ids and log-probabilities of `sampling.n` completions of each prompt; `indices` seed their random numbers."""
+        state, n = self.state, sampling.n
+        lengths_R = torch.tensor([len(ids) for ids in prompt_ids for _ in range(n)])
+        drawn_RT = torch.cat([uniforms(sampling, index) for index in indices])
+        with _in_rows(self.model):
+            logits_RV = self._read(prompt_ids, n)
+            if self.captures:
+                self._capture()
+            state.begin(to_device(lengths_R, state.next_R.device), to_device(drawn_RT, state.next_R.device))
+            state.draw(logits_RV, self.temperature, self.ends_E)
+            looks: deque[Callable[[], Tensor]] = deque()
+            for step in range(1, sampling.max_new_tokens):
+                self.graph.replay() if self.graph is not None else self._step()
+                if step % LOOK == 0:
+                    looks.append(to_host(state.active_R.any()))
+                # One look back: that one has been answered while the next tokens were on their way.
+                if len(looks) > 1 and not looks.popleft()():
+                    break
+        waiting = [to_host(tensor) for tensor in (state.tokens_RT, state.logprobs_RT, state.lengths_R)]
+        tokens_RT, logprobs_RT, counts_R = (fetch().tolist() for fetch in waiting)
+        cut = [row[:count] for row, count in zip(tokens_RT, counts_R, strict=True)]
+        return cut, [row[:count] for row, count in zip(logprobs_RT, counts_R, strict=True)]
+
+    def _read(self, prompt_ids: Sequence[list[int]], n: int) -> Tensor:
+        """Reads the prompts into memory; returns the logits of each row's first token, (R, V)."""
+        memory = self.memory
+        stream = pack_rows(prompt_ids)
+        first_rows = torch.arange(len(prompt_ids)) * n
+        memory.rows_N = to_device(first_rows.repeat_interleave(torch.tensor(stream.lengths)), self.model.device)
+        stream = stream.to(self.model.device)
+        memory.positions_N, memory.plan = stream.positions_N, Plan(stream)
+        try:
+            hidden_NH = self._hidden(stream.ids_N, stream.positions_N)
+        finally:
+            memory.plan = None
+        memory.repeat(n)
+        return self._logits(hidden_NH[stream.last_token_indices()]).repeat_interleave(n, 0)
+
+    def _step(self) -> None:
+        """One token more in every row."""
+        state, memory = self.state, self.memory
+        memory.rows_N, memory.positions_N = self.rows_R, state.positions_R
+        hidden_L = self.places_L > state.positions_R[:, None]
+        memory.mask_R11L = torch.zeros(hidden_L.shape, device=hidden_L.device).masked_fill_(hidden_L, float("-inf"))[:, None, None]
+        logits_RV = self._logits(self._hidden(state.next_R, state.positions_R))
+        state.positions_R += 1
+        state.draw(logits_RV, self.temperature, self.ends_E)
+
+    def _capture(self) -> None:
+        """Records a step as a graph, on whatever the state holds; the keys and values that it overwrites are put back."""
+        self.captures = False
+        firsts = [tensor[:, :, :1] for pair in self.memory.layers.values() for tensor in pair]  # the place that it writes to
+        kept = [first.clone() for first in firsts]
+        self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
+        try:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self._step()  # compiled and allocated before anything is recorded
+            torch.cuda.current_stream().wait_stream(aside)
+            self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step()
+            self.graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as problem:
+            reason = str(problem).strip().partition("\n")[0]
+            logging.getLogger(__name__).warning("rollouts launch kernel by kernel, slower: no CUDA graph of a step (%s)", reason)
+        for first, before in zip(firsts, kept, strict=True):
+            first.copy_(before)
+
+    def _hidden(self, ids_N: Tensor, positions_N: Tensor) -> Tensor:
+        options: dict[str, Any] = {"row_memory": self.memory}
+        kind = self.model.device.type
+        # Nothing is cached: a graph must not refer to a cast weight that is gone after it.
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
+            return self.model.base_model(
+                input_ids=ids_N[None], position_ids=positions_N[None], use_cache=False, **options
+            ).last_hidden_state[0]
+
+    def _logits(self, hidden_RH: Tensor) -> Tensor:
+        head = self.model.get_output_embeddings()
+        assert head is not None, "graph_obstacle asks for it"
+        return head(hidden_RH)
+
+
+@contextmanager
+def _in_rows(model: PreTrainedModel) -> Generator[None]:
+    before = model.config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _rows_that_fit(model: PreTrainedModel, length: int) -> int:
+    """How many rows of that many tokens the device has memory for."""
+    if model.device.type != "cuda":
+        return _ANY_LENGTH
+    config = model.config.get_text_config()
+    heads = config.to_dict().get("num_key_value_heads") or config.num_attention_heads
+    channels = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
+    bytes_of_row = 2 * config.num_hidden_layers * heads * channels * length * (2 if model.dtype != torch.float32 else 4)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    return max(1, int(free * MEMORY / bytes_of_row))

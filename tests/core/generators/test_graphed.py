@@ -1,0 +1,97 @@
+"""Rollouts in memory of fixed size give what transformers' cache gives, token for token. On a CPU the steps run without a graph."""
+
+# pyright: reportPrivateUsage=false
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+from core.config import RolloutConfig
+from core.generators import graphed
+from core.generators.graphed import GraphGenerator, graph_obstacle
+from core.generators.local import TransformersGenerator
+from core.generators.open import open_generator
+from core.records import Completion, Sampling, user
+
+PROMPTS = [user(text) for text in ("Name a fruit.", "What is 2 plus 3?", "A plum is a fruit. Name a fruit.", "2?")]
+
+
+def logprobs(completions: list[list[Completion]]) -> list[float]:
+    return [value for row in completions for completion in row for value in completion.logprobs or ()]
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(temperature=1.0, max_new_tokens=40, n=3, seed=5),
+    Sampling(temperature=0.7, max_new_tokens=7, seed=5, first=3),
+    Sampling(temperature=0.0, max_new_tokens=20, seed=0),
+    Sampling(temperature=1.0, max_new_tokens=1, seed=1),
+], ids=["n of 3", "warm, from the fourth prompt on", "greedy", "one token"])  # fmt: skip
+def test_the_same_tokens_are_drawn_with_the_same_log_probabilities(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sampling: Sampling
+) -> None:
+    ours, plain = (make(policy, tokenizer).generate(PROMPTS, sampling) for make in (GraphGenerator, TransformersGenerator))
+    assert ours == plain
+    assert logprobs(ours) == pytest.approx(logprobs(plain), abs=1e-4)
+    assert policy.config._attn_implementation == "sdpa"
+
+
+def test_batches_change_nothing_and_a_decoder_serves_equal_batches_again(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=12, n=2, seed=3)
+    whole = GraphGenerator(policy, tokenizer).generate(PROMPTS, sampling)
+    batched = GraphGenerator(policy, tokenizer, batch_size=4)
+    assert batched.generate(PROMPTS, sampling) == whole
+    decoder = batched._decoder
+    assert batched.generate(PROMPTS, sampling) == whole, "what the batch before left in memory must not be seen"
+    assert batched._decoder is decoder
+    assert batched.generate([], sampling) == []
+
+
+def test_all_rows_stop_soon_after_the_last_has_ended(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    step = graphed._Decoder._step
+    monkeypatch.setattr(graphed._Decoder, "_step", lambda self: (steps.append(1), step(self))[1])
+    (answers,) = GraphGenerator(policy, tokenizer).generate(PROMPTS[:1], Sampling(temperature=1.0, max_new_tokens=400, seed=0))
+    assert answers[0].finished
+    assert len(answers[0].token_ids) <= len(steps) + 1 <= len(answers[0].token_ids) + 2 * graphed.LOOK
+
+
+def test_new_weights_are_sampled_from_at_the_next_call(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = copy.deepcopy(policy)
+    sampling = Sampling(temperature=0.0, max_new_tokens=8, seed=0)
+    ours, plain = GraphGenerator(model, tokenizer), TransformersGenerator(model, tokenizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = ours.generate(PROMPTS, sampling)
+        assert before == plain.generate(PROMPTS, sampling), "the copy computes as autocast does"
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * weight.std()
+    with torch.autocast("cpu", torch.bfloat16):  # a new one: it keeps the casts of its first use
+        after = ours.generate(PROMPTS, sampling)
+        assert after == plain.generate(PROMPTS, sampling)
+    assert after != before
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_models_with_windows_or_capped_logits_sample_by_transformers_cache(tokenizer: PreTrainedTokenizerFast) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 280,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    windowed = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=1, sliding_window=64))
+    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, num_key_value_heads=1, head_dim=8))
+    assert "attends to the last 64 tokens only" in (graph_obstacle(windowed) or "")
+    assert "does more to its logits" in (graph_obstacle(capped) or "")
+
+
+def test_on_a_cpu_transformers_cache_stays_the_default(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert isinstance(open_generator(RolloutConfig(), policy, tokenizer), TransformersGenerator)

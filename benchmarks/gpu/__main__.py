@@ -1,0 +1,95 @@
+"""One GPU measured in at most six minutes, the rows that matter most first; each is printed as it comes.
+
+    python -m benchmarks.gpu [--only scoring,training] [--seconds 345] [--json OUT]
+    python -m benchmarks.gpu --tiny      # seconds on a CPU: that the script works, not how fast anything is
+
+Weights are random and made on the device, so nothing is downloaded, and nothing need be installed: the checkout and its
+dependencies on PYTHONPATH are enough. A row that fails is told, and the others go on: rows run in a process of their own, which
+is started again where it dies or a row takes longer than its limit.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.gpu.rows import ROWS
+
+GRACE = 10.0
+"""Seconds after its limit at which a row that does not end is killed with its process."""
+
+
+def main() -> int:
+    arguments = parse()
+    chosen = arguments.only.split(",") if arguments.only else [row.name for row in ROWS]
+    unknown = sorted(set(chosen) - {row.name for row in ROWS})
+    if unknown:
+        raise SystemExit(f"--only: no row is called {', '.join(unknown)}; choose from {', '.join(row.name for row in ROWS)}")
+    ends = time.monotonic() + arguments.seconds
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.jsonl"
+        log.touch()
+        waiting = [row for row in ROWS if row.name in chosen]
+        while waiting and time.monotonic() < ends:
+            run([row.name for row in waiting], log, ends, tiny=arguments.tiny)
+            done = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}
+            waiting = [row for row in waiting if row.name not in done]
+        for row in waiting:
+            tell(log, {"row": row.name, "event": "fail", "why": "no time was left"})
+        found = [entry for entry in entries(log) if entry["event"] in ("finding", "fail")]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+    return int(any(entry["event"] == "fail" for entry in found))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="these rows only: " + ", ".join(row.name for row in ROWS))
+    parser.add_argument("--tiny", action="store_true", help="tiny models and shapes")
+    parser.add_argument("--seconds", type=float, default=345.0, help="no row begins later, and none goes on")
+    parser.add_argument("--json", type=Path, help="where all findings are written at the end")
+    return parser.parse_args()
+
+
+def run(names: list[str], log: Path, ends: float, *, tiny: bool) -> None:
+    """One process for the rows, until it ends, or a row in it does not."""
+    limits = {row.name: row.limit_s for row in ROWS}
+    command = [sys.executable, "-m", "benchmarks.gpu.worker", ",".join(names), str(log), *(["--tiny"] if tiny else [])]
+    process = subprocess.Popen(command)
+    current, since = "", time.monotonic()
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            begun = [entry["row"] for entry in entries(log) if entry["event"] == "begin"]
+            if begun and begun[-1] != current:
+                current, since = begun[-1], time.monotonic()
+            late = bool(current) and time.monotonic() - since > limits[current] + GRACE
+            if late or time.monotonic() > ends:
+                process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    begun = [entry["row"] for entry in entries(log) if entry["event"] == "begin"]
+    over = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}
+    for name in begun or names[:1]:
+        if name not in over:
+            tell(log, {"row": name, "event": "fail", "why": f"its process ended with code {process.returncode}"})
+
+
+def entries(log: Path) -> list[dict[str, str]]:
+    """What the rows have written so far; a line that is being written is left out."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def tell(log: Path, entry: dict[str, str]) -> None:
+    print(f"{entry['row']}: FAILED ({entry['why']})", flush=True)
+    with log.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Rollouts by every engine that needs no server, beside transformers' `generate`; and a batch of PPO split into its parts."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.gpu.ceilings import copy_rate
+from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.start import Kept
+from benchmarks.gpu.subjects import Scale, classifier, language_model, saved, word_tokenizer, words
+from benchmarks.machine import device, peak_mib, reset_peak, seconds
+from core.config import Dtype, ModelConfig, OptimConfig
+from core.generators.continuous import ContinuousGenerator
+from core.generators.graphed import GraphGenerator
+from core.generators.local import TransformersGenerator
+from core.hooks.run_context import RunContext
+from core.models.load import load_reward_model
+from core.records import Dialogue, Generator, Sampling, user
+from core.scorers.reward_model import RewardModelScorer
+from ppo.config import PPOConfig
+from ppo.train import train
+
+
+@torch.no_grad()
+def rollouts(scale: Scale) -> Iterator[Finding]:
+    """Tokens per second in bf16; the floor of a step is the time to read the weights once."""
+    model, tokenizer = language_model(scale.one, torch.bfloat16), word_tokenizer(scale.one)
+    prompts = drawn_prompts(scale)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    floor = weights / (copy_rate(scale))
+    sampling = Sampling(temperature=1.0, max_new_tokens=scale.new_tokens, seed=0)
+    few = Sampling(temperature=1.0, max_new_tokens=4, seed=0)
+    engines: dict[str, Generator] = {
+        "graphed": GraphGenerator(model, tokenizer),
+        "transformers": TransformersGenerator(model, tokenizer),
+        "generate": Plain(model, tokenizer),
+        "continuous": ContinuousGenerator(model, tokenizer),
+    }
+    for name, engine in engines.items():
+        engine.generate(prompts, few)
+        reset_peak()
+        done: list[Any] = []
+        spent = seconds(lambda engine=engine, done=done: done.extend(engine.generate(prompts, sampling)))
+        tokens = sum(len(answers[0].token_ids) for answers in done)
+        a_step = spent / scale.new_tokens
+        figures: Finding = {"tokens/s": tokens / spent, "ms a step": 1e3 * a_step, "floors": a_step / floor, "peak MiB": peak_mib()}
+        yield {"what": f"{name}, {len(prompts)} rows", **figures}
+
+
+class Plain:
+    """transformers' own `generate`, as it comes."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def generate(self, prompts: Any, sampling: Sampling) -> list[list[Any]]:
+        rows = self.tokenizer([prompt[0].content for prompt in prompts], padding=True, padding_side="left", return_tensors="pt")
+        inputs = {name: tensor.to(device()) for name, tensor in rows.items() if name != "token_type_ids"}
+        out = self.model.generate(**inputs, do_sample=True, top_k=0, top_p=1.0, max_new_tokens=sampling.max_new_tokens, pad_token_id=0)
+        new = out[:, inputs["input_ids"].shape[1] :]
+        return [[_Drawn(row)] for row in new.tolist()]
+
+    def load_weights(self, weights: Any) -> None:
+        raise NotImplementedError
+
+
+class _Drawn:
+    def __init__(self, token_ids: list[int]) -> None:
+        self.token_ids = token_ids
+
+
+def drawn_prompts(scale: Scale) -> list[Dialogue]:
+    draw = np.random.default_rng(0)
+    return [user(words(scale.prompt, scale.one, draw)) for _ in range(scale.rollouts)]
+
+
+def ppo(scale: Scale) -> Iterator[Finding]:
+    """Two batches of 64 episodes, the second measured: actor and critic in fp32, bf16 under autocast, one epoch."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        policy = saved(language_model(scale.one, torch.bfloat16), scale.one, folder / "policy")
+        reward = saved(classifier(scale.one, torch.bfloat16), scale.one, folder / "reward")
+        config = PPOConfig(
+            model=ModelConfig(path=policy, dtype=Dtype.bf16),
+            prompts=["given"],
+            optim=OptimConfig(lr=1e-6),
+            num_batches=3,
+            batch_size=scale.rollouts,
+            minibatch_size=scale.rollouts,
+            micro_batch_size=min(8, scale.rollouts),
+            epochs=1,
+            max_new_tokens=max(4, scale.new_tokens // 2),
+            max_prompt_length=2 * scale.prompt,
+            num_checkpoints=1,
+        )
+        model, tokenizer = load_reward_model(ModelConfig(path=reward, dtype=Dtype.bf16))
+        kept = Stopping(2)
+        context = RunContext(dir=folder / "run", tracker=kept, say=lambda line: None)
+        reset_peak()
+        try:
+            scorer = RewardModelScorer(model, tokenizer)
+            train(config, context, prompts=drawn_prompts(scale), scorer=scorer, reward_model=model)
+        except EnoughError:  # before a checkpoint of 30 GB is written
+            pass
+    for number, row in enumerate(kept.rows, 1):
+        parts = {part: row[f"train/seconds/{part}"] for part in ("generation", "scoring", "forward", "update")}
+        yield {
+            "what": f"batch {number} of {scale.rollouts} episodes",
+            **{f"{part} s": spent for part, spent in parts.items()},
+            "episodes/s": scale.rollouts / sum(parts.values()),
+            "largest |ratio - 1|": row["train/first_ratio_error"],
+            "approx KL": row["train/approx_kl"],
+            "gap to the engine": row["train/importance_gap"],
+            "gradient norm": row["train/grad_norm"],
+            "peak MiB": peak_mib(),
+        }
+
+
+class EnoughError(Exception):
+    """Raised once a run has been measured."""
+
+
+class Stopping(Kept):
+    """Ends the run after some batches."""
+
+    def __init__(self, num_batches: int) -> None:
+        super().__init__()
+        self.num_batches = num_batches
+
+    def log(self, metrics: Any, *, axis: str, step: int) -> None:
+        super().log(metrics, axis=axis, step=step)
+        if len(self.rows) == self.num_batches:
+            raise EnoughError

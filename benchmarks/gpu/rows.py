@@ -1,0 +1,38 @@
+"""The rows of `benchmarks.gpu`, the most valuable first, each with the seconds that it may take."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+from benchmarks.gpu.findings import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row, as `module.function` of this package: imported only where it runs, since the process that watches needs no torch."""
+
+    name: str
+    place: str
+    limit_s: int
+
+    def measure(self, scale: object) -> Iterator[Finding]:
+        module, function = self.place.split(".")
+        measure: Callable[[object], Iterator[Finding]] = getattr(import_module(f"benchmarks.gpu.{module}"), function)
+        return measure(scale)
+
+
+ROWS = (
+    Row("attention", "trees.attention", 40),
+    Row("start", "start.start", 60),
+    Row("values", "trees.values", 40),
+    Row("scoring", "trees.scoring", 60),
+    Row("training", "training.passes", 60),
+    Row("ceilings", "ceilings.ceilings", 20),
+    Row("rollouts", "online.rollouts", 60),
+    Row("ppo", "online.ppo", 90),
+    Row("step", "training.step", 60),
+    Row("fusion", "fusion.fusion", 100),
+    Row("trl", "training.trl", 90),
+    Row("rewardbench", "load.rewardbench", 90),
+    Row("study", "study.study", 150),
+)

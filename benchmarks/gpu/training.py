@@ -1,0 +1,154 @@
+"""Training a reward model: passes on trees beside padded ones, a whole step of ours, and TRL's RewardTrainer."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaForSequenceClassification
+
+from benchmarks.gpu.findings import Finding
+from benchmarks.gpu.subjects import PEAK, Scale, Shape, causal, classifier, language_model, median_seconds, saved
+from benchmarks.gpu.trees import forward
+from benchmarks.machine import device, forward_flops, now, peak_mib, reset_peak
+from core.config import Dtype, ModelConfig, OptimConfig
+from core.process.world import join_world
+from core.records import Preference, user
+from core.trees.attention import tree_attention
+from rmtrain.config import PreferenceDataConfig, RewardModelConfig
+from rmtrain.loss import bradley_terry_loss
+from rmtrain.session import RMSession
+from rmtrain.tokens import TokenPair
+
+TEXT = "w5 w6"
+
+
+def passes(scale: Scale) -> Iterator[Finding]:
+    """Forward and backward of pairs in bf16, without an optimiser, beside the same pairs padded (they are equally long)."""
+    model = classifier(scale.one, torch.bfloat16).train()
+    for shape in scale.training:
+        groups = [[row.tolist() for row in group] for group in shape.groups(scale.one.vocabulary)]
+        rows_BL = torch.tensor([row for group in groups for row in group], device=device())
+        figures: Finding = {"what": str(shape), "ideal": shape.padded / shape.unique}
+        ours, memory = timed(scale, lambda groups=groups: backward(model, forward_of(model, groups)))
+        flops = 3 * forward_flops(model, shape.unique, shape.seen)
+        figures |= {"ms": 1e3 * ours, "tokens/s": shape.padded / ours, "MFU": flops / ours / PEAK, "peak MiB": memory}
+        yield figures
+        peer, memory = timed(scale, lambda rows=rows_BL: backward(model, model(input_ids=rows, use_cache=False).logits[:, 0].float()))
+        flops = 3 * forward_flops(model, shape.padded, rows_BL.shape[0] * causal(rows_BL.shape[1]))
+        padded = {"padded SDPA ms": 1e3 * peer, "its MFU": flops / peer / PEAK, "its peak MiB": memory}
+        yield {"what": str(shape), **padded, "ratio": peer / ours, "ideal": shape.padded / shape.unique}
+
+
+def forward_of(model: LlamaForSequenceClassification, groups: Any) -> torch.Tensor:
+    with tree_attention(model):
+        return forward(model, groups, on_trees=True)
+
+
+def backward(model: LlamaForSequenceClassification, rewards_R: torch.Tensor) -> None:
+    bradley_terry_loss(rewards_R[0::2], rewards_R[1::2]).backward()
+    model.zero_grad()
+
+
+def timed(scale: Scale, work: Any) -> tuple[float, float]:
+    reset_peak()
+    spent = median_seconds(work, min(scale.rounds, 3))
+    return spent, peak_mib()
+
+
+def step(scale: Scale) -> Iterator[Finding]:
+    """Whole optimiser steps through our session: fp32 weights, bf16 under autocast, AdamW, micro batches of 16k tokens."""
+    with tempfile.TemporaryDirectory() as name:
+        policy = saved(language_model(scale.one, torch.bfloat16), scale.one, Path(name))
+        config = RewardModelConfig(
+            model=ModelConfig(path=policy, dtype=Dtype.bf16),
+            data=PreferenceDataConfig(paths=["given as tokens"]),
+            optim=OptimConfig(lr=1e-6),
+            batch_size=8,
+            micro_batch_tokens=16384,
+            max_length=8192,
+        )
+        session = RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())
+    for shape in scale.training:
+        pairs = token_pairs(shape, scale)
+        session.pairs, session.num_steps = pairs, 100
+        session.order.num_pairs, session.order.batch_size, session.order._epoch = len(pairs), len(pairs), -1  # pyright: ignore[reportPrivateUsage]
+        reset_peak()
+        session.step(1)
+        started = now()
+        losses = [session.step(number).sums.metrics()["loss"] for number in (2, 3)]
+        spent = (now() - started) / 2
+        flops = 3 * forward_flops(session.model, shape.unique, shape.seen)
+        yield {
+            "what": str(shape),
+            "tokens/s": shape.padded / spent,
+            "MFU": flops / spent / PEAK,
+            "peak MiB": peak_mib(),
+            "loss": losses[-1],
+        }
+
+
+def token_pairs(shape: Shape, scale: Scale) -> list[TokenPair]:
+    return [TokenPair(chosen=chosen, rejected=rejected, margin=0.0) for chosen, rejected in shape.groups(scale.one.vocabulary)]
+
+
+def trl(scale: Scale) -> Iterator[Finding]:
+    """TRL's RewardTrainer on the same pairs: at its defaults (checkpointing) and without checkpointing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = saved(classifier(scale.one, torch.bfloat16), scale.one, folder / "model")
+        for shape in scale.training:
+            for best in (False, True):
+                spent, memory = trl_steps(path, folder / "out", shape, scale, best=best)
+                yield {
+                    "what": f"{shape}, {'without checkpointing' if best else 'defaults'}",
+                    "tokens/s": shape.padded / spent,
+                    "peak MiB": memory,
+                }
+
+
+def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool) -> tuple[float, float]:
+    """Seconds of a step after the first, and peak memory."""
+    # Imported here because TRL's imports take seconds.
+    from datasets import Dataset, disable_progress_bars
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    disable_progress_bars()
+    times: list[float] = []
+
+    class Timer(TrainerCallback):
+        def on_step_end(self, *args: Any, **_: Any) -> None:
+            times.append(now())
+
+    on_gpu = torch.cuda.is_available()
+    arguments = RewardConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=min(8, shape.prompts),
+        gradient_accumulation_steps=max(1, shape.prompts // 8),
+        max_steps=3,
+        max_length=8192,
+        learning_rate=1e-6,
+        bf16=True,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        activation_checkpointing=False if best else None,
+    )
+    pairs = [pair for seed in range(3) for pair in shape.groups(scale.one.vocabulary, seed)]
+    rows = [{"chosen_ids": chosen.tolist(), "rejected_ids": rejected.tolist()} for chosen, rejected in pairs]
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(path),
+        callbacks=[Timer()],
+    )
+    reset_peak()
+    trainer.train()
+    return float(np.diff(times).mean()), peak_mib()

@@ -1,0 +1,77 @@
+"""The process in which the rows of `benchmarks.gpu` run, one after another.
+
+python -m benchmarks.gpu.worker ROW,ROW LOG [--tiny]
+"""
+
+import gc
+import json
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.gpu.rows import ROWS, Row
+from benchmarks.gpu.subjects import FULL, TINY, Scale
+from core.process.memory import keep_freed_memory
+
+
+def main() -> None:
+    names, log, *rest = sys.argv[1:]
+    scale = TINY if "--tiny" in rest else FULL
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    keep_freed_memory()
+    signal.signal(signal.SIGALRM, out_of_time)
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"[{card}, torch {torch.__version__}, transformers {transformers.__version__}]", flush=True)
+    for row in ROWS:
+        if row.name in names.split(","):
+            carry_out(row, scale, Path(log))
+
+
+def carry_out(row: Row, scale: Scale, log: Path) -> None:
+    """One row: its findings, printed and written as they come, or why it failed."""
+    started = time.monotonic()
+
+    def write(**entry: object) -> None:
+        with log.open("a") as file:
+            file.write(json.dumps({"row": row.name, **entry}) + "\n")
+
+    write(event="begin")
+    signal.alarm(row.limit_s)
+    try:
+        for finding in row.measure(scale):
+            print(f"{row.name}: " + ", ".join(f"{name} {shown(value)}" for name, value in finding.items()), flush=True)
+            write(event="finding", **finding)
+        write(event="end", seconds=time.monotonic() - started)
+        print(f"{row.name}: ({time.monotonic() - started:.1f} s)", flush=True)
+    except Exception as error:  # of any kind: the other rows are to be told all the same
+        lines = str(error).strip().splitlines() or [""]
+        why = f"{type(error).__name__}: {lines[0]}"
+        write(event="fail", why=why)
+        print(f"{row.name}: FAILED after {time.monotonic() - started:.1f} s ({why})", flush=True)
+        logging.exception("%s failed", row.name)
+    finally:
+        signal.alarm(0)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def out_of_time(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError("the row's time is over")
+
+
+def shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

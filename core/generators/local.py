@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
+from core.process.precision import without_autocast
 from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
@@ -125,23 +126,33 @@ def require_generates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     sampling = Sampling(n=2, max_new_tokens=4)
     why = "gives other probabilities with a cache and padding than without"
     try:
-        rows, logprobs = sample(model, prompts, range(len(prompts)), sampling, pad=pad_id(tokenizer), ends=frozenset())
-        gaps: list[Tensor] = []
-        for place, (row, found) in enumerate(zip(rows, logprobs, strict=True)):
-            whole = torch.tensor([[*prompts[place // sampling.n], *row]], device=model.device)
-            logits_TV = model(input_ids=whole, use_cache=False).logits[0, -len(row) - 1 : -1]
-            expected_T = torch.log_softmax(logits_TV.float(), -1).gather(-1, whole[0, -len(row) :, None]).squeeze(-1)
-            gaps.append((expected_T.cpu() - torch.tensor(found)).abs())
+        gaps = _gaps(model, prompts, sampling, pad_id(tokenizer))
         # A row's median: in 16 bits a router may send single tokens to other experts.
         if max(gap_T.median().item() for gap_T in gaps) <= (0.01 if model.dtype == torch.float32 else 0.3):
             return
         error = None
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as problem:
         error, why = problem, " ".join(f"stops with {type(problem).__name__}: {problem}".split())[:200]
     raise ValueError(
         f"{type(model).__name__} (model_type={model.config.model_type}) cannot be sampled here: it {why}. Give a policy of another "
         "architecture, such as a Llama."
     ) from error
+
+
+def _gaps(model: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling, pad: int) -> list[Tensor]:
+    """How far the log-probabilities of sampled completions are from those of each row read whole; shape (T,) for every row."""
+    # In the format of the weights: under autocast a model in fp32 would differ by the rounding of bf16.
+    with without_autocast(model.device):
+        rows, logprobs = sample(model, prompts, range(len(prompts)), sampling, pad=pad, ends=frozenset())
+        gaps: list[Tensor] = []
+        for place, (row, found) in enumerate(zip(rows, logprobs, strict=True)):
+            whole = torch.tensor([[*prompts[place // sampling.n], *row]], device=model.device)
+            logits_TV = model(input_ids=whole, use_cache=False).logits[0, -len(row) - 1 : -1]
+            expected_T = torch.log_softmax(logits_TV.float(), -1).gather(-1, whole[0, -len(row) :, None]).squeeze(-1)
+            gaps.append((expected_T.cpu() - torch.tensor(found)).abs())
+    return gaps
 
 
 def sample_tokens(logits_RV: Tensor, temperature: float, uniforms_R: Tensor) -> tuple[Tensor, Tensor]:

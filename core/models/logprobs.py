@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from core.process.precision import without_autocast
+
 
 def position_ids(mask_BL: Tensor) -> Tensor:
     """Positions counted over the attended tokens, so that padding on the left changes nothing."""
@@ -55,8 +57,9 @@ def require_paddable(model: PreTrainedModel) -> None:
     row = [id % size for id in range(3, 11)]
     ids_BL = torch.tensor([[0, 0, *row, 0], [row[0], *row, *row[:2]]], device=model.device)
     mask_BL = torch.tensor([[0, 0, *[1] * 8, 0], [1] * 11], device=model.device)
-    padded_NV = completion_logits(model, ids_BL, mask_BL, 5)[:4]
-    alone_NV = completion_logits(model, ids_BL[:1, 2:-1], mask_BL[:1, 2:-1], 4)
+    with without_autocast(model.device):
+        padded_NV = completion_logits(model, ids_BL, mask_BL, 5)[:4]
+        alone_NV = completion_logits(model, ids_BL[:1, 2:-1], mask_BL[:1, 2:-1], 4)
     gaps_N = (torch.log_softmax(padded_NV.float(), -1) - torch.log_softmax(alone_NV.float(), -1)).abs().amax(-1)
     if gaps_N.median() > (0.01 if model.dtype == torch.float32 else 0.3):
         raise ValueError(

@@ -6,7 +6,7 @@ E tokens that end an answer.
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -217,8 +217,9 @@ def _take_rows(cache: DynamicCache, indices: Tensor) -> None:
     """Reduces or repeats the rows of the cache to `indices`."""
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(indices)  # its only way to choose rows
+            layer.reorder_cache(cast("torch.LongTensor", indices))  # its only way to choose rows
         else:
+            assert isinstance(layer, DynamicLayer)
             layer.batch_select_indices(indices)
 
 

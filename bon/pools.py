@@ -8,12 +8,15 @@ from typing import Any
 
 from bon.estimators import best_of_n, mean, oracle_of_n
 from core.data.chat import parse_dialogue
-from core.disk import atomic_folder, is_complete, jsonable, write_json
+from core.data.rows import numbered_lines
+from core.disk import MARKER, BrokenFileError, atomic_folder, damage, is_complete, jsonable, parse_json, read_json, write_json
 from core.functions import Verifier
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 from core.scorers.verifier import correctness
 
 MANIFEST = "pool.json"
+NUM_ROWS = "num_rows"
+"""The key of the manifest with the number of rows by task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +49,10 @@ def make_pools(
     complete or absent: a partly written one is sampled again. Raises `ValueError` if `folder` holds pools of another
     origin or sampling.
     """
-    manifest = jsonable({"tasks": sorted(prompts), "sampling": asdict(sampling), "origin": origin})
+    manifest = {"tasks": sorted(prompts), "sampling": jsonable(asdict(sampling)), "origin": jsonable(origin)}
     if is_complete(folder):
-        if json.loads((folder / MANIFEST).read_text()) != manifest:
+        found = _manifest(folder)
+        if {key: value for key, value in found.items() if key != NUM_ROWS} != manifest:
             raise ValueError(
                 f"{folder} holds pools of another policy, other tasks or other sampling, or pools of an earlier version; delete that "
                 f"folder ({folder.absolute()}) to draw them again, or name another folder: pools=OTHER."
@@ -69,29 +73,64 @@ def make_pools(
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 (temporary / f"{task}.jsonl").write_text(text, encoding="utf-8")
                 advance(len(rows))
-            write_json(temporary / MANIFEST, manifest)
+            write_json(temporary / MANIFEST, {**manifest, NUM_ROWS: {task: len(rows) for task, rows in prompts.items()}})
     return load_pools(folder)
 
 
 def load_pools(folder: Path) -> Pools:
-    """The pools stored in `folder`; raises `ValueError` if there are none."""
+    """The pools stored in `folder`; raises `ValueError` if there are none, or if they are not what was stored."""
     if not is_complete(folder):
         raise ValueError(f"{folder} holds no complete pools; make them with `rewardloop bon pools={folder} ...`.")
-    pools: dict[str, list[PoolRow]] = {}
-    for task in json.loads((folder / MANIFEST).read_text())["tasks"]:
+    manifest = _manifest(folder)
+    _require_unchanged(folder, manifest.get(NUM_ROWS, {}))
+    return {task: _rows(folder / f"{task}.jsonl", _redraw(folder)) for task in manifest["tasks"]}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file, remedy = folder / MANIFEST, _redraw(folder)
+    manifest = read_json(file, remedy=remedy)
+    if not isinstance(manifest.get("tasks"), list):
+        raise BrokenFileError(f"{file} names no tasks; {remedy}.")
+    return manifest
+
+
+def _require_unchanged(folder: Path, num_rows: Mapping[str, int]) -> None:
+    """Raises `BrokenFileError` with the numbers of rows for pools that were cut, filled up or altered."""
+    if (found := damage(folder)) is None:
+        return
+    for task, wanted in num_rows.items():
         file = folder / f"{task}.jsonl"
-        with file.open(encoding="utf-8") as lines:  # not str.splitlines, which also splits at U+2028, and a completion may contain it
-            rows = [json.loads(line) for line in lines]
-        pools[task] = [
-            PoolRow(
-                id=row["id"],
-                prompt=parse_dialogue(row["prompt"], f"{file}, row {number}"),
-                completions=tuple(row["completions"]),
-                correct=tuple(row["correct"]),
-            )
-            for number, row in enumerate(rows, 1)
-        ]
-    return pools
+        rows = sum(1 for _ in numbered_lines(file)) if file.is_file() else 0
+        if rows != wanted:
+            found = f"{file.name} has {rows} rows instead of {wanted}"
+            break
+    raise BrokenFileError(f"the pools in {folder} have changed since they were drawn: {found}; {_redraw(folder)}.")
+
+
+def _redraw(folder: Path) -> str:
+    return (
+        "restore the file, or delete the folder to draw the pools again with `rewardloop bon`; if the change is meant, empty "
+        f"{folder / MARKER}"
+    )
+
+
+def _rows(file: Path, remedy: str) -> list[PoolRow]:
+    if not file.is_file():
+        raise BrokenFileError(f"{file} is missing; {remedy}.")
+    return [_row(line, f"{file}, row {number}", remedy) for number, line in numbered_lines(file)]
+
+
+def _row(line: str, where: str, remedy: str) -> PoolRow:
+    row = parse_json(line, where, remedy=remedy)
+    try:
+        prompt = parse_dialogue(row["prompt"], where)
+        found = PoolRow(id=row["id"], prompt=prompt, completions=tuple(row["completions"]), correct=tuple(map(float, row["correct"])))
+    except (KeyError, TypeError) as error:
+        raise BrokenFileError(f"{where} is no row of a pool ({type(error).__name__}: {error}); {remedy}.") from error
+    if len(found.completions) != len(found.correct) or not found.completions:
+        counts = f"{len(found.completions)} completions and {len(found.correct)} values of `correct`"
+        raise BrokenFileError(f"{where} has {counts}; {remedy}.")
+    return found
 
 
 def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, float]:

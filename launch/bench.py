@@ -1,6 +1,5 @@
 """`rewardloop bench`: RewardBench 2 or 1 of a reward, of scores that are there already, or two results compared."""
 
-import json
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.disk import read_json
 from core.progress import Progress, console_progress
 from core.records import BenchmarkRow, Prompt, ScoredRow, user
 from evalhooks.rewardbench import v2
@@ -54,7 +54,8 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     if out is not None:
         shutil.copyfile(folder / RESULT, out)
         shutil.copyfile(folder / ROWS, out.with_suffix(".parquet"))
-    return {"dir": str(folder), "wall_s": record["wall_s"], **json.loads((folder / RESULT).read_text(encoding="utf-8"))}
+    result = read_json(folder / RESULT, remedy=f"remove the folder {folder} to score again")
+    return {"dir": str(folder), "wall_s": record["wall_s"], **result}
 
 
 def _from_scores(job: BenchJob, out: Path | None, prior_sets: Mapping[str, float]) -> Result:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from core.process.exit import exit_without_teardown
 from core.process.memory import keep_freed_memory
+from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import Preempted, raise_on_signal
 from core.runs.record import RunBusyError
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
@@ -66,7 +68,7 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             # Whatever a job of a sweep fails with, the others still run; the failures are listed at the end.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
-            said = str(error) if isinstance(error, (ValueError, RunBusyError)) else f"{type(error).__name__}: {error}"
+            said = _told(error)
             outcomes.append(JobOutcome(status=JobStatus.failed, message=said))
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if asked.sweeping else said)
             # Some failures, such as running out of memory, hit one process alone.
@@ -102,6 +104,13 @@ def _checked(schema: type[JobT], arguments: Sequence[str]) -> Command[JobT]:
     except ConfigError as error:
         refuse(str(error))
     return asked
+
+
+def _told(error: Exception) -> str:
+    """An error in a job, as the user is told."""
+    if isinstance(error, (ValueError, RunBusyError, ShortageError)):
+        return str(error)
+    return shortage(error, Path.cwd()) or told(error)
 
 
 def refuse(message: str) -> NoReturn:

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.disk import jsonable
+from core.disk import BrokenFileError, jsonable
 from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, RunStatus, read_record
+from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
 from launch.identity import unhashed_keys
 from launch.schema import Launch
@@ -266,11 +267,13 @@ def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, object]]]:
     for file in sorted(place.glob(f"{name}-*/{CONFIG}")):
         if ".old-" in file.parent.name or not (file.parent / RECORD).is_file():
             continue
-        state = "finished" if read_record(file.parent)["status"] == RunStatus.finished else "torn"
         try:
+            state = "finished" if read_record(file.parent)["status"] == RunStatus.finished else "torn"
             # Not through the schema, which would take most of the time.
             config = OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
             found.append((state, str(file.parent), dict(_flat(OmegaConf.to_container(config, resolve=True)))))
+        except (BrokenFileError, UnicodeDecodeError) as error:
+            print(f"note: {file.parent.name} is not looked at: {error}")
         except (yaml.YAMLError, OmegaConfBaseException):
             continue  # incomplete, or it needs an environment variable that is not set: this run cannot be recognised
     return found
@@ -301,7 +304,7 @@ def _is_same(settings: Mapping[str, Setting], config: Mapping[str, object], igno
 
 def _series(record: Mapping[str, Any], metric: str) -> list[float]:
     """The values of a metric at a run's checkpoints, or the final one in its record if it has no metrics.jsonl."""
-    steps = read_metrics(Path(record["dir"]) / "metrics.jsonl", axis="checkpoint/step") if "dir" in record else {}
+    steps = read_metrics(Path(record["dir"]) / LOG, axis="checkpoint/step") if "dir" in record else {}
     series = [values[metric] for values in steps.values() if metric in values]
     final = record.get("final", {}).get(metric)
     return series or ([float(final)] if final is not None else [])

@@ -1,6 +1,5 @@
 """The small policies of a world, trained from scratch with TRL's SFTTrainer."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +12,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.data.chat import encode_dialogues, encode_prompts
+from core.data.rows import read_rows
 from core.disk import atomic_folder, is_complete, write_json
 from core.records import Message, user
 from microworld.config import PolicyConfig
@@ -92,7 +92,7 @@ def train_policy(world: Path, lineage: str, config: PolicyConfig, folder: Path, 
 
 
 def _dataset(corpus: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_rows(corpus)]
     prompts = [user(row["prompt"]) for row in rows]
     prompt_ids = encode_prompts(tokenizer, prompts)
     turns = [(Message(role="assistant", content=row["completion"]), Message(role="user", content=row["reaction"])) for row in rows]

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from core.disk import atomic_folder, is_complete, write_json
+from core.disk import atomic_folder, is_complete, read_json, write_json
 from microworld.config import LINEAGES, WorldConfig
 from microworld.lexicon import Facts, facts
 from microworld.skills import SKILLS, Question, choices
@@ -186,7 +186,7 @@ def build_world(config: WorldConfig, folder: Path) -> Path:
     """
     manifest = {"format": FORMAT, **asdict(config)}
     if is_complete(folder):
-        found = json.loads((folder / "world.json").read_text())
+        found = read_json(folder / "world.json", remedy=f"remove the folder {folder} to make the world again")
         if found != manifest:
             raise ValueError(
                 f"{folder} holds another world (its seed, sizes or format differ from the configuration); remove it or name another folder."

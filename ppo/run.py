@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.engines.resume import STATE, newest_step, save_step
+from core.engines.resume import STATE, forget_states, newest_step, save_step
 from core.hooks.hook import eval_file, read_evaluation, run_hooks
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
@@ -44,7 +44,9 @@ class PPORun:
 
     def begin(self) -> PPOState:
         """The state of the newest checkpoint that can be resumed from, otherwise of step 0; runs its hooks if they have not finished."""
-        step = newest_step(self.context.world, self.context.dir, self.context.say)
+        context, last = self.context, self.config.num_batches
+        ended = context.world.from_main(eval_file(context.dir, last).exists)
+        step = newest_step(context.world, context.dir, context.say, ended_at=last if ended else 0)
         state = self._restored(step) if step else self._untrained()
         if not step or (step in self.planned and not self.context.world.from_main(eval_file(self.context.dir, step).exists)):
             self._evaluate(state)
@@ -83,6 +85,9 @@ class PPORun:
         reason = state.stopped_because
         if reason:
             self.context.say(f"stopped after batch {state.step} of {self.config.num_batches}: {reason}")
+        if self.context.world.is_main:
+            # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
+            forget_states(self.context.dir, keep=[state.step], planned=self.planned)
         self.context.end(state.step)
         return PPOResult(
             last_step=state.step,
@@ -112,7 +117,8 @@ class PPORun:
 
     def _restored(self, step: int) -> PPOState:
         folder = step_folder(self.context.dir, step)
-        self.session.engine.load(folder / STATE)
+        if (folder / STATE).is_dir():  # the last one has none if a finished run lost its record
+            self.session.engine.load(folder / STATE)
         state = read_state(folder)
         self.session.scorer.moments, self.session.networks.value_scale = state.moments, state.value_scale
         return state

@@ -1,13 +1,12 @@
 """Where a policy run stands: what resuming needs besides weights, the best checkpoint so far, and whether to stop early."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from core.disk import write_json
+from core.disk import BrokenFileError, read_json, write_json
 from core.hooks.hook import best_step, read_evaluations
 from core.hooks.run_context import RunContext
 from core.records import AXIS
@@ -48,13 +47,17 @@ def write_state(folder: Path, state: PPOState) -> None:
 
 
 def read_state(folder: Path) -> PPOState:
-    """What `write_state` wrote."""
-    state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    statistics = ScoreStatistics(**{name: Moments(**moments) for name, moments in state["statistics"].items()})
-    metrics = {name: float(value) for name, value in state["metrics"].items()}
-    moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
-    scale, shift = state["value_scale"]
-    return PPOState(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
+    """What `write_state` wrote. Raises `BrokenFileError` if it cannot be read."""
+    remedy = f"remove {folder}; the same command then goes on from the checkpoint before it"
+    state = read_json(folder / PROGRESS, remedy=remedy)
+    try:
+        statistics = ScoreStatistics(**{name: Moments(**moments) for name, moments in state["statistics"].items()})
+        metrics = {name: float(value) for name, value in state["metrics"].items()}
+        moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
+        scale, shift = state["value_scale"]
+        return PPOState(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenFileError(f"{folder / PROGRESS} holds no state of a run ({type(error).__name__}: {error}); {remedy}.") from error
 
 
 def checkpoint_batches(config: PPOConfig) -> list[int]:

@@ -1,12 +1,11 @@
 """Preference pairs from the rows of a file, a folder or a hub dataset, in the forms that such data comes in."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.data.preferences import parse_preference
-from core.data.rows import dataset_rows, numbered_lines, parquet_rows
+from core.data.rows import dataset_rows, read_rows
 from core.records import Preference
 from rmtrain.config import SourceConfig
 
@@ -84,11 +83,4 @@ def _rows(source: SourceConfig, key: str) -> Iterator[tuple[int, object]]:
         return
     if source.split != "train":
         raise ValueError(f"{key} names {source.path}, a file, which has no split {source.split!r}; leave the split out.")
-    yield from parquet_rows(file) if file.suffix == ".parquet" else ((number, _json(line)) for number, line in numbered_lines(file))
-
-
-def _json(line: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):  # numbers of thousands of digits and brackets nested as deep raise them too
-        return line.strip()
+    yield from read_rows(file, broken=str.strip)

@@ -56,9 +56,12 @@ class RMRun:
 
     def resume(self) -> int:
         """Loads the newest checkpoint that can be resumed from; returns its step, or 0 if there is none."""
-        step = newest_step(self.context.world, self.context.dir, self.context.say)
-        if step:
-            self.session.engine.load(step_folder(self.context.dir, step) / STATE)
+        context = self.context
+        missing = context.world.from_main(lambda: missing_evaluations(context.dir, self.planned))
+        step = newest_step(context.world, context.dir, context.say, ended_at=0 if missing else self.planned[-1])
+        state = step_folder(context.dir, step) / STATE
+        if step and state.is_dir():  # the last one has none if a finished run lost its record
+            self.session.engine.load(state)
         return step
 
     def evaluate_missing(self, step: int) -> None:

@@ -1,19 +1,24 @@
 """Rows of files, folders and hub datasets as stored, each with its row number, counted from 1, for error messages."""
 
-import json
+import gzip
+import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.data.hub import HubId, require_hub
+from core.disk import BrokenFileError, parse_json
 
-_FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
+_PACKED = (".gz", ".zst")
+_FILE_SUFFIXES = (".parquet", *(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", *_PACKED)))
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _USUAL_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 """Names of parquet files that denote a split, unlike `part-0` or `pairs`."""
@@ -22,16 +27,13 @@ _T = TypeVar("_T")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a text file.
+    """The non-blank lines of a text file, which may be packed (.gz or .zst).
 
     Only line feeds end a line: `str.splitlines` would also split at U+2028, which JSON strings may contain. Raises a
-    `ValueError` that names the file if it is not UTF-8.
+    `ValueError` that names the file if it is not UTF-8 or cannot be unpacked.
     """
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error}); convert it.") from error
+    with _opened(file) as lines:
+        yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -43,16 +45,62 @@ def parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{file} is no parquet file ({error}).") from error
 
 
-def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """The rows of a parquet or JSONL file; raises a `ValueError` that names the first row that is not JSON."""
+def read_rows(file: Path, *, broken: Callable[[str], object] | None = None) -> Iterator[tuple[int, Any]]:
+    """The rows of a file: parquet, a line of JSON each, or one JSON array of them; JSON may be packed (.gz or .zst).
+
+    Raises a `ValueError` that names the first row that is not JSON, unless `broken` turns its text into something else.
+    """
     if file.suffix == ".parquet":
         yield from parquet_rows(file)
         return
+    if (array := _array(file)) is not None:
+        yield from enumerate(array, 1)
+        return
     for number, line in numbered_lines(file):
         try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, row {number} is no JSON ({error}); mend or remove the row.") from error
+            row = parse_json(line, f"{file}, row {number}", remedy="mend or remove the row")
+        except BrokenFileError:
+            if broken is None:
+                raise
+            row = broken(line)
+        yield number, row
+
+
+def _array(file: Path) -> list[Any] | None:
+    """The rows of a file that is one JSON array; None if a line is a row."""
+    with _opened(file) as text:
+        line = next((line for line in text if line.strip()), "")
+        if not line.lstrip().startswith("["):
+            return None
+        whole = line + text.read()
+    try:
+        found = parse_json(whole, str(file), remedy="mend it, or write a row per line")
+    except BrokenFileError:
+        if line.rstrip().endswith("]"):  # lines that hold a list each, which are no rows, as their reader will say
+            return None
+        raise
+    return found if isinstance(found, list) else None
+
+
+@contextmanager
+def _opened(file: Path) -> Generator[TextIO]:
+    """A text file, unpacked on the way if its name says that it is packed."""
+    try:
+        if file.suffix == ".gz":
+            with gzip.open(file, "rt", encoding="utf-8-sig") as text:
+                yield text
+        elif file.suffix == ".zst":
+            with pa.input_stream(file, compression="zstd") as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+                yield text
+        else:
+            with file.open(encoding="utf-8-sig") as text:
+                yield text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}); convert it.") from error
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        if file.suffix not in _PACKED or isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{file} cannot be unpacked ({error}); pack it again.") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +124,7 @@ class _Wanted:
 
 
 def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: bool = False) -> Iterator[tuple[int, Any]]:
-    """The rows of a JSONL or parquet file, or of one split of a dataset.
+    """The rows of a file (see `read_rows`), or of one split of a dataset.
 
     A dataset is a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as `org/name` or
     `org/name@revision`. Parquet files are named after their splits, as on the hub (`train_prefs-00000-of-00001.parquet`);
@@ -105,12 +153,12 @@ def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: b
 def dataset_name(path: str) -> str:
     """The name of a file, folder or hub dataset: without its folder or owner, revision and file suffix.
 
-    >>> dataset_name("org/pairs-v0.2@main"), dataset_name("data/pairs.jsonl")
+    >>> dataset_name("org/pairs-v0.2@main"), dataset_name("data/pairs.jsonl.gz")
     ('pairs-v0.2', 'pairs')
     """
     file = Path(path)
-    if file.suffix in _FILE_SUFFIXES:
-        return file.stem
+    if path.endswith(_FILE_SUFFIXES):
+        return (file.with_suffix("") if file.suffix in _PACKED else file).stem
     hub = None if file.expanduser().exists() else HubId.parse(path)
     return Path(hub.name if hub else path).name
 

@@ -1,19 +1,16 @@
 """Saving for resumption: checkpoints, of which the newest two also hold the engine's state."""
 
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.disk import atomic_folder, is_complete
-from core.runs.checkpoints import complete_steps, saved_steps, step_folder, torn_line
+from core.disk import MARKER, atomic_folder, damage, is_complete, remove
+from core.runs.checkpoints import STATE, complete_steps, saved_steps, step_folder, torn_line
 
 if TYPE_CHECKING:  # imports torch, which `forget_states` does not need
     from core.engines.engine import Engine
     from core.process.world import World
-
-STATE = "state"
 
 
 def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
@@ -24,10 +21,7 @@ def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, pla
     """
     target = step_folder(run_dir, step)
     if world.is_main:
-        if target.exists():  # torn, or its state is missing, so that the run resumed from an earlier one
-            shutil.rmtree(target)
-        older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
-        _forget(run_dir, older, set(planned))
+        make_way(run_dir, step, planned=planned)
     with atomic_folder(target) if world.is_main else nullcontext(Path()) as own:
         folder = Path(world.from_main(lambda: str(own)))
         if world.is_main:
@@ -40,20 +34,39 @@ def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, pla
     return target
 
 
-def newest_step(world: "World", run_dir: Path, say: Callable[[str], None]) -> int:
-    """The newest step to resume from, 0 if there is none; reports torn checkpoints to `say`. Removes leftovers of killed saves."""
+def make_way(run_dir: Path, step: int, *, planned: Iterable[int]) -> None:
+    """Removes what a new checkpoint at `step` replaces: a torn or damaged one there, and what older ones hold for resuming.
+
+    The newest of the older ones keeps its state; others at steps that are not `planned` are removed altogether.
+    """
+    remove(step_folder(run_dir, step))
+    older = [earlier for earlier in resumable_steps(run_dir) if earlier < step][:-1]
+    _forget(run_dir, older, set(planned))
+
+
+def newest_step(world: "World", run_dir: Path, say: Callable[[str], None], *, ended_at: int = 0) -> int:
+    """The newest step to resume from, 0 if there is none; reports torn and damaged checkpoints to `say`.
+
+    A checkpoint at `ended_at` needs no training state, since nothing is left to train. Removes what killed saves left behind. A
+    damaged checkpoint loses its marker, and counts as torn from then on.
+    """
 
     def newest() -> int:
-        # This process holds the run's lock, so nobody is still writing or removing what lies here unfinished.
-        for leftover in (run_dir / "checkpoints").glob(".tmp-*"):
-            shutil.rmtree(leftover)
-        steps = resumable_steps(run_dir)
-        for torn in saved_steps(run_dir):
-            if torn > (steps[-1] if steps else 0) and not is_complete(step_folder(run_dir, torn)):
-                say(torn_line(step_folder(run_dir, torn)))
-        if steps:
-            say(f"resuming {run_dir.name} from {step_folder(run_dir, steps[-1]).name}")
-        return steps[-1] if steps else 0
+        _clear_leftovers(run_dir)
+        known = saved_steps(run_dir)
+        for step in reversed(known):
+            folder = step_folder(run_dir, step)
+            if not is_complete(folder):
+                say(torn_line(folder))
+            elif found := damage(folder, without=() if (folder / STATE).is_dir() else (STATE,)):
+                say(f"Skipping the damaged checkpoint {folder}: {found}.")
+                (folder / MARKER).unlink()
+            elif (folder / STATE).is_dir() or step == ended_at:
+                say(f"resuming {run_dir.name} from {folder.name}")
+                return step
+        if known:
+            say(f"{run_dir.name} has no checkpoint to resume from, so training starts over")
+        return 0
 
     return world.from_main(newest)
 
@@ -61,8 +74,13 @@ def newest_step(world: "World", run_dir: Path, say: Callable[[str], None]) -> in
 def forget_states(run_dir: Path, *, keep: Iterable[int] = (), planned: Iterable[int] | None = None) -> None:
     """Removes what only resuming needs from a finished run, except at the steps in `keep`.
 
-    With `planned`, checkpoints at other steps are removed altogether.
+    With `planned`, checkpoints at other steps are removed altogether, torn and damaged ones too.
     """
+    _clear_leftovers(run_dir)
+    if planned is not None:
+        planned = set(planned)
+        for step in set(saved_steps(run_dir)) - planned - set(complete_steps(run_dir)):
+            remove(step_folder(run_dir, step))
     steps = [step for step in resumable_steps(run_dir) if step not in set(keep)]
     _forget(run_dir, steps, set(steps if planned is None else planned))
 
@@ -77,7 +95,15 @@ def _forget(run_dir: Path, steps: Iterable[int], planned: set[int]) -> None:
     for step in steps:
         folder = step_folder(run_dir, step)
         doomed = folder / STATE if step in planned else folder
-        # Renamed first, so that a partly removed state cannot be mistaken for a complete one.
-        aside = folder.parent / f".tmp-old-{folder.name}"
+        # Renamed first, so that a partly removed state cannot be mistaken for a complete one; in place, since a checkpoint may
+        # be a link to another disk.
+        aside = doomed.with_name(f".tmp-old-{doomed.name}")
         doomed.rename(aside)
-        shutil.rmtree(aside)
+        remove(aside)
+
+
+def _clear_leftovers(run_dir: Path) -> None:
+    """Removes what killed processes left half written or half removed; this one holds the lock, so nobody is still at it."""
+    for pattern in (".tmp-*", "step-*/.tmp-*"):
+        for leftover in (run_dir / "checkpoints").glob(pattern):
+            remove(leftover)

@@ -1,13 +1,14 @@
 """Hooks: code that runs when a trainer has saved a checkpoint."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from core.disk import write_json
+from core.disk import BrokenFileError, read_json, remove, write_json
 from core.records import AXIS, CheckpointSaved, RunEnded, Tracker
-from core.runs.checkpoints import step_folder
+from core.runs.checkpoints import STEP_FOLDER, step_folder
+from core.runs.tracking import read_metrics
 
 
 class Hook:
@@ -25,19 +26,36 @@ class Hook:
         """Called once, after the hooks of the last checkpoint."""
 
 
+_MEND = "remove it; the command that made the run then runs the hooks of this step again"
+
+
 def eval_file(run_dir: Path, step: int) -> Path:
     """The file for the hooks' metrics at `step`: `evals/step-NNNNNN.json`."""
     return run_dir / "evals" / f"{step_folder(run_dir, step).name}.json"
 
 
 def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
-    """The hooks' metrics at `step`, as written by `run_hooks`."""
-    return {name: float(value) for name, value in json.loads(eval_file(run_dir, step).read_text()).items()}
+    """The hooks' metrics at `step`, as written by `run_hooks`. Raises `BrokenFileError` if the file cannot be read."""
+    file = eval_file(run_dir, step)
+    return _numbers(read_json(file, remedy=_MEND), file)
 
 
-def read_evaluations(run_dir: Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
-    """The hooks' metrics by step, for those of `steps` whose hooks have run."""
-    return {step: read_evaluation(run_dir, step) for step in steps if eval_file(run_dir, step).exists()}
+def read_evaluations(run_dir: Path, steps: Iterable[int], *, skip: Callable[[str], None] | None = None) -> dict[int, dict[str, float]]:
+    """The hooks' metrics by step, for those of `steps` whose hooks have run.
+
+    Raises `BrokenFileError` for a file that cannot be read, unless it is to `skip` it: then that gets the message.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for step in steps:
+        if not eval_file(run_dir, step).exists():
+            continue
+        try:
+            found[step] = read_evaluation(run_dir, step)
+        except BrokenFileError as error:
+            if skip is None:
+                raise
+            skip(f"skipping step {step} of {run_dir.name}: {error}")
+    return found
 
 
 def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
@@ -52,13 +70,52 @@ def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> in
 
 
 def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:
-    """Calls every hook, merges their metrics with the trainer's, and writes them to the tracker and to `evals/`."""
+    """Calls every hook, merges their metrics with the trainer's, and writes them to `evals/` and then to the tracker.
+
+    A process that is killed in between leaves metrics that `log_unlogged` finds.
+    """
     metrics = dict(event.metrics)
     was_training = event.model.training
     event.model.eval()
     for hook in hooks:
         metrics.update(hook.on_checkpoint(event))
     event.model.train(was_training)
-    tracker.log(metrics, axis=AXIS, step=event.step)
     write_json(eval_file(event.run_dir, event.step), {AXIS: event.step, **metrics})
+    tracker.log(metrics, axis=AXIS, step=event.step)
     return metrics
+
+
+def log_unlogged(run_dir: Path, metrics_file: Path, tracker: Tracker, say: Callable[[str], None] = print) -> None:
+    """Brings `evals/` and the log of a run that is opened again to the same state, and removes what its last session left in `evals/`.
+
+    Evaluations that are not in `metrics_file`, because a process died after they were written, go to `tracker`. A file that is
+    missing or cannot be read is written anew from the log; without a line there it is removed, so that its hooks run again.
+    """
+    folder = run_dir / "evals"
+    if not folder.is_dir():
+        return
+    for leftover in folder.glob("step-*.process"):  # of hooks beside training, which died with it
+        remove(leftover)
+    logged = read_metrics(metrics_file, axis=AXIS, say=say)
+    written = {int(match[1]) for file in folder.glob("step-*.json") if (match := STEP_FOLDER.fullmatch(file.stem))}
+    for step in sorted(written | logged.keys()):
+        file = eval_file(run_dir, step)
+        try:
+            found = read_evaluation(run_dir, step)
+        except (BrokenFileError, FileNotFoundError) as error:
+            remove(file)
+            if step in logged:
+                write_json(file, {AXIS: step, **logged[step]})
+            what = f"written anew from {metrics_file.name}" if step in logged else f"removed, so the hooks of step {step} run again"
+            say(f"{file} {'could not be read' if isinstance(error, BrokenFileError) else 'was missing'}; {what}")
+            continue
+        if step not in logged:
+            tracker.log({name: value for name, value in found.items() if name != AXIS}, axis=AXIS, step=step)
+
+
+def _numbers(found: Mapping[str, Any], file: Path) -> dict[str, float]:
+    """The metrics in a file of evaluations; non-finite ones are text there."""
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (TypeError, ValueError) as error:
+        raise BrokenFileError(f"{file} holds a metric that is no number ({error}); {_MEND}.") from error

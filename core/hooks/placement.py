@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from core.config import LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
+from core.process.shortage import killed
 from core.records import AXIS, CheckpointSaved, Tracker
 from core.runs.checkpoints import step_folder
 from core.runs.tracking import Trackers
@@ -182,7 +183,10 @@ class SeparateEvaluations:
         process.stdin.close()
         folder = _process_folder(saved)
         if process.returncode:
-            last = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = lines[-2:] if lines[-1:] and lines[-1].startswith("while writing ") else lines[-1:]  # a note and what it is about
+            if process.returncode < 0:
+                last = [killed(process.returncode, "lower hooks.batch_tokens, or free memory for a second model")]
             self._failure = RuntimeError(
                 f"the hooks of step {saved.step} failed in their process ({' '.join(last)}); see {folder / LOG}. The checkpoint is "
                 "complete: the same command runs them again."

@@ -4,7 +4,6 @@ For training, an adapter is injected into the model without a wrapper, so that b
 their usual places. For anything else it is merged, so that all other code sees a plain model.
 """
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.config import LoraConfig, ModelConfig, Quantize
 from core.data.fingerprint import fingerprint
+from core.disk import read_json
 from core.models.locate import ADAPTER_CONFIG, ModelLocation, find_file, locate, resolve
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _NAME = "default"
 """peft's name for an unnamed adapter."""
 _PREFIX = "base_model.model."
 """peft's prefix of every weight's name."""
+_SAVE_AGAIN = "save the adapter again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,7 @@ def find_adapter(source: ModelLocation) -> Adapter | None:
     file = find_file(source, ADAPTER_CONFIG)
     if file is None:
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file, remedy=_SAVE_AGAIN)
     if found.get("peft_type") != "LORA":
         raise ValueError(f"{file}: peft_type={found.get('peft_type')} is not supported; only LORA adapters can be merged here.")
     path = found.get("base_model_name_or_path")
@@ -66,7 +67,7 @@ def find_adapter(source: ModelLocation) -> Adapter | None:
     if find_file(base, ADAPTER_CONFIG) is not None:
         raise ValueError(f"{file}: base_model_name_or_path={path} is an adapter itself; merge it into its own base and name the result.")
     packed = find_file(source, PACKED_BASE)
-    quantize = Quantize.none if packed is None else Quantize(json.loads(packed.read_text(encoding="utf-8"))["quantize"])
+    quantize = Quantize.none if packed is None else Quantize(read_json(packed, remedy=_SAVE_AGAIN).get("quantize", ""))
     return Adapter(source=source, base=base, task=found.get("task_type") or "", quantize=quantize)
 
 

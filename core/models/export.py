@@ -6,7 +6,6 @@ under both names; transformers 5 prefers its own.
 """
 
 import copy
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Quantize
-from core.disk import write_json
+from core.disk import read_json, write_json
 from core.models.adapters import PACKED_BASE, adapter_state, adapter_tensors, injected_adapter
 from core.models.locate import ADAPTER_CONFIG
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 _OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 """Names of rotary-embedding parameters in transformers 4, for model types where they differ from today's."""
+_SAVE_AGAIN = "it was written a moment ago, so the disk is not to be trusted"
 _NEW_CLASS, _OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
@@ -74,7 +74,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _write_model(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json", remedy=_SAVE_AGAIN)
     held = next((str(w.dtype).removeprefix("torch.") for w in (weights or {}).values() if w.is_floating_point()), config.get("dtype"))
     write_json(folder / "config.json", with_transformers4_names(config | {"dtype": held}))
 
@@ -124,7 +124,7 @@ def _write_adapter(model: PreTrainedModel, adapter: "peft.LoraConfig", folder: P
     config.inference_mode = True  # as peft writes it: whoever loads the adapter decides whether to train it
     config.save_pretrained(str(folder))
     file = folder / "adapter_config.json"
-    written = json.loads(file.read_text(encoding="utf-8"))
+    written = read_json(file, remedy=_SAVE_AGAIN)
     # peft keeps the names in a set, whose order varies between processes.
     write_json(file, written | {"target_modules": sorted(written["target_modules"])})
     (folder / PACKED_BASE).unlink(missing_ok=True)  # left by an earlier model in this folder
@@ -135,7 +135,7 @@ def _write_adapter(model: PreTrainedModel, adapter: "peft.LoraConfig", folder: P
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file, remedy=_SAVE_AGAIN)
     if config.get("tokenizer_class") == _NEW_CLASS:
         config["tokenizer_class"] = _OLD_CLASS
     elif tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:

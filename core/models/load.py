@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import replace
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +27,11 @@ from transformers.utils import logging
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
 from core.data.chat import pad_id
 from core.data.pad_token import require_own_pad
+from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
+from core.runs.checkpoints import STATE
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
 
@@ -185,6 +188,7 @@ def _load(
     knows nothing of the pad token that an adapter on it was trained with.
     """
     source = locate(config)
+    require_undamaged(Path(source.path), config.path, without=[STATE])
     adapter = find_adapter(source)
     if adapter is not None:
         _require_mergeable(config, adapter, auto)

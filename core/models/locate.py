@@ -9,7 +9,8 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from core.config import ModelConfig
 from core.data.hub import HubId, require_hub
-from core.disk import atomic_folder, is_complete
+from core.disk import atomic_folder, is_complete, require_undamaged
+from core.runs.checkpoints import STATE
 
 CACHE = Path.home() / ".cache" / "rewardloop"
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -34,7 +35,7 @@ def resolve(config: ModelConfig, key: str = "model.path") -> str:
 
 
 def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
-    """The location of a saved model or adapter; raises a `ValueError` that names `key` if there is none."""
+    """The location of a saved model or adapter; raises a `ValueError` that names `key` if there is none or it was damaged."""
     if config.path == "pip:smollm2-135m":
         return ModelLocation(path=str(_smollm2()))
     if config.path.startswith("pip:"):
@@ -46,6 +47,7 @@ def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
         raise ValueError(f"{key}={config.path} is a folder without {CONFIG} or {ADAPTER_CONFIG}; name the folder of a saved model.")
     if config.revision is not None:
         raise ValueError(f"{key}={config.path} is a folder, which has no revision {config.revision!r}; leave the revision out.")
+    require_undamaged(folder, f"{key}={config.path}", without=[STATE], hashes=False)
     return ModelLocation(path=str(folder))
 
 

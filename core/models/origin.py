@@ -3,8 +3,8 @@
 Facts only; `evalhooks.lineage` decides from them whether a reward model fits a policy. What cannot be found out is unknown.
 """
 
-import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from core.config import ModelConfig
 from core.data.fingerprint import fingerprint
 from core.data.hub import HubId, require_hub
 from core.data.rows import dataset_name
+from core.disk import BrokenFileError, read_json
 from core.models.locate import ADAPTER_CONFIG, CONFIG, ModelLocation, find_file
 from core.runs.record import RECORD, read_record
 
@@ -106,15 +107,15 @@ def lineage_of(model: ModelConfig) -> str:
         return model.lineage
     folder = Path(model.path).expanduser()
     if (folder / LINEAGE).is_file():
-        return _read_json(folder / LINEAGE)["lineage"]
+        return _noted(folder / LINEAGE)
     run = _run_of(folder.absolute().as_posix())
     return model.path if run is None else read_record(run)["lineage"]["base"]
 
 
 def run_id_of(path: str) -> str:
     """The id of the run that `path` is a checkpoint of, otherwise the path."""
-    run = Path(path).parent.parent
-    return read_record(run)["id"] if (run / RECORD).is_file() else path
+    run = _run_of(Path(path).absolute().as_posix())
+    return path if run is None else read_record(run)["id"]
 
 
 def family(name: str) -> str:
@@ -140,7 +141,7 @@ def prompt_sources(paths: Iterable[str]) -> frozenset[str]:
 def _families(place: str, revision: str | None, below: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """The families of the model at `place` and its ancestors, nearest first, and the evidence. `below` are places already visited."""
     if (note := _file(place, revision, LINEAGE)) is not None:
-        return _with_pretrained(family(_read_json(note)["lineage"])), LINEAGE
+        return _with_pretrained(family(_noted(note))), LINEAGE
     if (run := _run_of(place)) is not None and place not in below:
         base = read_record(run)["lineage"]["base"]
         line, _ = _families(*_locate(base, None), (*below, place))
@@ -239,13 +240,26 @@ def _file(place: str, revision: str | None, name: str) -> Path | None:
 
 
 def _run_of(place: str) -> Path | None:
-    """The folder of the run that `place` is, or is a checkpoint of."""
+    """The folder of the run that `place` is, or is a checkpoint of; None too if its record cannot be read, which is said."""
     folder = Path(place)
-    return next((p for p in (folder, *folder.parents[:2]) if (p / RECORD).is_file()), None) if folder.is_absolute() else None
+    run = next((p for p in (folder, *folder.parents[:2]) if (p / RECORD).is_file()), None) if folder.is_absolute() else None
+    try:
+        return run if run is None or read_record(run) else None
+    except BrokenFileError as error:
+        print(f"the lineage of {place} is not known: {error}", file=sys.stderr)
+        return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, remedy="mend the file, or save the model again")
+
+
+def _noted(file: Path) -> str:
+    """The lineage in a lineage.json."""
+    found = _read_json(file).get("lineage")
+    if not isinstance(found, str):
+        raise BrokenFileError(f'{file} names no lineage; write {{"lineage": "tulu-3-8b"}}, or remove it.')
+    return found
 
 
 def _names_in(value: object) -> list[str]:

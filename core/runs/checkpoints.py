@@ -9,7 +9,10 @@ from pathlib import Path
 
 from core.disk import MARKER, is_complete
 
-_STEP_FOLDER = re.compile(r"step-(\d{6,})")
+STATE = "state"
+"""The subfolder of a checkpoint that holds what only resuming needs."""
+STEP_FOLDER = re.compile(r"step-(\d{6,})")
+"""The name of a checkpoint's folder, and of the files that belong to it."""
 
 
 def step_folder(run_dir: Path, step: int) -> Path:
@@ -79,7 +82,7 @@ def torn_line(folder: Path) -> str:
 
 def point_best(run_dir: Path, step: int) -> None:
     """Points the link `best` of a run at the checkpoint of `step`, atomically."""
-    link = run_dir / ".best-new"
+    link = run_dir / ".tmp-best"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)
     os.replace(link, run_dir / "best")
@@ -88,4 +91,4 @@ def point_best(run_dir: Path, step: int) -> None:
 def saved_steps(run_dir: Path) -> list[int]:
     """The steps of all checkpoint folders, including torn ones, ascending."""
     folders = (run_dir / "checkpoints").glob("step-*")
-    return sorted(int(match[1]) for folder in folders if (match := _STEP_FOLDER.fullmatch(folder.name)))
+    return sorted(int(match[1]) for folder in folders if (match := STEP_FOLDER.fullmatch(folder.name)))

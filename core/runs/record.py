@@ -4,12 +4,12 @@ The same settings therefore lead to the same folder: a repeated sweep skips fini
 """
 
 import fcntl
-import json
 import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from core.disk import write_json
+from core.disk import BrokenFileError, read_json, remove, write_json
 from core.runs.identity import clean_name, identity_hash
 
 RECORD = "record.json"
@@ -26,6 +26,8 @@ CONFIG = "config.yaml"
 LOCK = "run.lock"
 
 _RESERVED = {"id", "job", "name", "identity", "status", "started", "session_started", "finished", "wall_s", "versions", "git"}
+_REQUIRED = {"id", "job", "identity", "status"}
+_MEND = "the command that made the run mends it, going on from the newest checkpoint"
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
 
 # Descriptors of the locks that this process holds, by run folder. The kernel releases a lock when its process ends, however it ends.
@@ -93,13 +95,14 @@ def open_run(
     if is_finished(run):
         return run, RunState.finished
     _lock(run)
-    previous = read_record(folder) if (folder / RECORD).is_file() else {}
+    previous = _previous_record(folder)
     if previous.get("status") == RunStatus.finished:  # by the process that has just released the lock
         _release(run)
         return run, RunState.finished
     if previous and not resume:
         _move_aside(run)
         previous = {}
+    _clear_leftovers(folder)
     (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
     now = _now()
     record = {
@@ -126,8 +129,11 @@ def run_of(*, runs_dir: Path, study: str, job: str, name: str, identity: Mapping
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run's record says that it is finished."""
-    return (run.dir / RECORD).is_file() and read_record(run.dir)["status"] == RunStatus.finished
+    """Whether the run's record says that it is finished; a record that cannot be read says nothing."""
+    try:
+        return (run.dir / RECORD).is_file() and read_record(run.dir)["status"] == RunStatus.finished
+    except BrokenFileError:
+        return False
 
 
 def finish_run(run: Run, **results: Any) -> None:
@@ -145,9 +151,62 @@ def stop_run(run: Run, message: str) -> None:
     _close(run, RunStatus.stopped, {"error": message})
 
 
+def settle_killed(folder: Path, why: str) -> None:
+    """Records as failed what still counts as running in a study's folder although its process is dead."""
+    for record in read_records(folder, "*", lambda line: None):
+        run = Run(dir=Path(record["dir"]), id=record["id"])
+        if record["status"] != RunStatus.running:
+            continue
+        try:
+            _lock(run)
+        except RunBusyError:
+            continue
+        if read_record(run.dir)["status"] == RunStatus.running:  # not ended by a process that has just released the lock
+            fail_run(run, why)
+        else:
+            _release(run)
+
+
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """A run's record; non-finite numbers are text, as `write_json` writes them. Raises `FileNotFoundError` if there is none."""
-    return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+    """A run's record; non-finite numbers are text, as `write_json` writes them.
+
+    Raises `FileNotFoundError` if there is none, and `BrokenFileError` if it cannot be read.
+    """
+    file = run_dir / RECORD
+    record = read_json(file, remedy=_MEND)
+    if missing := sorted(_REQUIRED - record.keys()):
+        raise BrokenFileError(f"{file} lacks {', '.join(missing)}; {_MEND}.")
+    return record
+
+
+def read_records(folder: Path, pattern: str, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The records of the runs in `folder` whose names match `pattern`, by name, each with its folder as `dir`.
+
+    `say` gets a line for each record that is skipped because it cannot be read.
+    """
+    for file in sorted(folder.glob(f"{pattern}/{RECORD}")):
+        try:
+            yield {**read_record(file.parent), "dir": str(file.parent)}
+        except BrokenFileError as error:
+            say(f"skipping {file.parent.name}: {error}")
+
+
+def _previous_record(folder: Path) -> dict[str, Any]:
+    """The record that a run has so far; one that cannot be read is replaced, with a line, so that the run can go on."""
+    if not (folder / RECORD).is_file():
+        return {}
+    try:
+        return read_record(folder)
+    except BrokenFileError as error:
+        print(f"{error} It gets a new one now, and goes on from its checkpoints.", file=sys.stderr)
+        return {"status": RunStatus.running}
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Removes what killed processes left half written; nobody else writes here, since this process holds the lock."""
+    for pattern in (".tmp-*", "evals/.tmp-*", "evals/*.tmp"):
+        for leftover in folder.glob(pattern):
+            remove(leftover)
 
 
 def _lock(run: Run) -> None:
@@ -188,8 +247,22 @@ def _close(run: Run, status: RunStatus, fields: Mapping[str, Any]) -> None:
     now = _now()
     session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record["session_started"])).total_seconds()
     wall_s = record["wall_s"] + session_s
-    write_json(run.dir / RECORD, {**record, **fields, "status": status, "finished": now, "wall_s": wall_s})
+    try:
+        write_json(run.dir / RECORD, {**record, **fields, "status": status, "finished": now, "wall_s": wall_s})
+    except OSError:
+        if status == RunStatus.finished:
+            raise
+        _overwrite_status(run.dir / RECORD, status)
     _release(run)
+
+
+def _overwrite_status(file: Path, status: RunStatus) -> None:
+    """Changes the status in place: a full disk still has room for a word that is no longer than the one there."""
+    old = file.read_bytes()
+    new = old.replace(b'"status": "running"', f'"status": "{status}"'.encode(), 1)
+    with file.open("r+b") as record:
+        record.write(new.ljust(len(old)))
+        os.fsync(record.fileno())
 
 
 def _refuse_reserved(fields: Mapping[str, Any]) -> None:

@@ -7,18 +7,20 @@ results arrive late, or repeat after a resume, and W&B silently drops what arriv
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from core.disk import json_float, jsonable
+from core.disk import BrokenFileError, json_float, jsonable, parse_json, read_lines, writing
 
 if TYPE_CHECKING:  # both take seconds to import
     import wandb
 
     from core.records import Tracker
 
+METRICS = "metrics.jsonl"
+"""The log in a run's folder."""
 AXES = ("train/step", "checkpoint/step")
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -27,7 +29,7 @@ class JsonlTracker:
     """Appends one line of JSON per call of `log` to a file.
 
     A line reads `{"axis": "checkpoint/step", "checkpoint/step": 12, "time": 1795251386.8, "rewardbench2/math": 0.4}`, with
-    the time in Unix seconds. A last line torn by a killed process is removed, so that every line is valid JSON.
+    the time in Unix seconds. A last line torn by a killed process is removed with a line, so that every line is valid JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,31 +47,33 @@ class JsonlTracker:
         if clash := head.keys() & metrics.keys():
             raise ValueError(f"Metrics must not be named {', '.join(sorted(clash))}: every line of {self._path.name} already has that key.")
         line = {**head, **{name: json_float(float(value)) for name, value in metrics.items()}}
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def close(self) -> None:
         self._closed = True
 
 
-def read_metrics(path: Path, *, axis: str) -> dict[int, dict[str, float]]:
+def read_metrics(path: Path, *, axis: str, say: Callable[[str], None] = print) -> dict[int, dict[str, float]]:
     """The metrics that a `JsonlTracker` wrote on `axis`, by step, ascending; empty if there is no file yet.
 
     If a resumed run repeated a step, the later value of each metric counts. An unterminated last line, torn or still being
-    written, is ignored. Raises `ValueError` for any other line that is not JSON.
+    written, is ignored. Any other line that holds no metrics is skipped, and `say` gets a line for it.
     """
     if not path.is_file():
         return {}
     steps: dict[int, dict[str, float]] = {}
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    for number, text in enumerate(whole.splitlines(), start=1):
+    for number, text in read_lines(path):
+        where = f"{path}:{number}"
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number} is not JSON ({error}); remove the line.") from error
-        if line["axis"] == axis:
-            values = {name: float(value) for name, value in line.items() if name not in ("axis", "time", axis)}
-            steps.setdefault(line[axis], {}).update(values)
+            line = parse_json(text, where, remedy="the line is skipped")
+            if line["axis"] == axis:
+                values = {name: float(value) for name, value in line.items() if name not in ("axis", "time", axis)}
+                steps.setdefault(int(line[axis]), {}).update(values)
+        except BrokenFileError as error:
+            say(str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            say(f"{where} holds no metrics ({type(error).__name__}: {error}); the line is skipped.")
     return dict(sorted(steps.items()))
 
 
@@ -148,7 +152,10 @@ class Trackers:
 def _cut_torn_line(path: Path) -> None:
     with path.open("rb+") as file:
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        kept = content.rfind(b"\n") + 1
+        if kept < len(content):
+            file.truncate(kept)
+            print(f"{path}: dropped the last line, which was not written completely", file=sys.stderr)
 
 
 def _session_mode() -> str:

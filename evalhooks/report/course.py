@@ -2,10 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from core.hooks.hook import read_evaluation
+from core.disk import BrokenFileError
+from core.hooks.hook import read_evaluations
 from core.runs.identity import clean_name
 from core.runs.record import RECORD, read_record
 from evalhooks.report.charts import FAINT, MIX_COLOURS, RUN_COLOURS, STYLE, plain, run_label
@@ -82,9 +82,17 @@ def course_in(run_dir: Path) -> Course:
     """The course of a run on disk, finished or not, from its evals/step-*.json; without any it has no points."""
     files = sorted((run_dir / "evals").glob("step-*.json"))
     steps = [int(match[1]) for file in files if (match := _EVALUATION.fullmatch(file.name))]
-    rows: list[Scores] = [{**read_evaluation(run_dir, step), "step": step} for step in steps]
-    record: Mapping[str, Any] = read_record(run_dir) if (run_dir / RECORD).is_file() else {}
-    return _course(run_dir.name, rows, bool(record.get("stopped_because")))
+    rows: list[Scores] = [{**metrics, "step": step} for step, metrics in read_evaluations(run_dir, steps, skip=print).items()]
+    return _course(run_dir.name, rows, _was_stopped(run_dir))
+
+
+def _was_stopped(run_dir: Path) -> bool:
+    """Whether over-optimisation ended the run; False if its record cannot be read, which is said."""
+    try:
+        return (run_dir / RECORD).is_file() and bool(read_record(run_dir).get("stopped_because"))
+    except BrokenFileError as error:
+        print(error)
+        return False
 
 
 def _course(name: str, rows: Sequence[Scores], stopped: bool) -> Course:

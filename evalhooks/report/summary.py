@@ -1,15 +1,15 @@
 """Gathers a study's runs on disk into the one summary that its report is drawn from."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bon.pools import Pools, bounds
-from core.hooks.hook import eval_file, read_evaluation
+from core.disk import read_json
+from core.hooks.hook import read_evaluations
 from core.runs.checkpoints import complete_steps
-from core.runs.record import RunStatus, read_record
+from core.runs.record import RunStatus, read_records
 from evalhooks.analysis import correlation, upper_half
 from evalhooks.rewardbench.v2 import DOMAINS
 
@@ -59,7 +59,7 @@ def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
         "rewardbench2": scores,
         "bon_n": n,
         "bon": _bon(final, n),
-        "checkpoints": [{"step": step, **read_evaluation(folder, step)} for step in _evaluated(folder, complete_steps(folder))],
+        "checkpoints": [{"step": step, **metrics} for step, metrics in _evaluations(folder, complete_steps(folder)).items()],
     }
     if missing:
         entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
@@ -75,7 +75,7 @@ def short_name(folder: Path) -> str:
 def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """One PPO run: the downstream average before, at its best and at its last checkpoint, and the course in between."""
     folder, lineage = Path(record["dir"]), record["lineage"]
-    course = {step: read_evaluation(folder, step) for step in _evaluated(folder, [0, *complete_steps(folder)])}
+    course = _evaluations(folder, [0, *complete_steps(folder)])
     averages = {step: metrics["downstream/average"] for step, metrics in course.items() if "downstream/average" in metrics}
     best = max(averages, key=lambda step: averages[step]) if averages else None
     return {
@@ -107,8 +107,9 @@ def _bon(metrics: Mapping[str, float], n: int) -> dict[str, float]:
     return {k.removeprefix("bon/").removesuffix(suffix): v for k, v in metrics.items() if k.startswith("bon/") and k.endswith(suffix)}
 
 
-def _evaluated(folder: Path, steps: Sequence[int]) -> list[int]:
-    return [step for step in steps if eval_file(folder, step).exists()]
+def _evaluations(folder: Path, steps: Sequence[int]) -> dict[int, dict[str, float]]:
+    """The hooks' metrics by step; a file that cannot be read is left out, with a line."""
+    return read_evaluations(folder, steps, skip=print)
 
 
 def correlations(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -136,11 +137,10 @@ def _plain(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def finished_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a study's finished runs, each with its folder as `dir`, by name."""
-    records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("*/record.json"))]
-    return [record for record in records if record["status"] == RunStatus.finished]
+    """The records of a study's finished runs, each with its folder as `dir`, by name; a broken one is left out, with a line."""
+    return [record for record in read_records(folder, "*", print) if record["status"] == RunStatus.finished]
 
 
 def read_summary(report: Path) -> dict[str, Any]:
     """The summary from which a report was drawn."""
-    return json.loads((report / "summary.json").read_text(encoding="utf-8"))
+    return read_json(report / "summary.json", remedy="`rewardloop study` writes it anew")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.data.rows import dataset_rows
+from core.disk import writing
 from core.records import BenchmarkRow, CompletionScore, DetailedScorer, ScoredRow, Scorer, user
 
 HUB2 = "allenai/reward-bench-2"
@@ -149,8 +150,9 @@ def write_rows(path: Path, scored: ScoredBenchmark, credits: Iterable[float | No
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(table, schema=_TABLE), temporary)
-    temporary.rename(path)
+    with writing(path):
+        pq.write_table(pa.Table.from_pylist(table, schema=_TABLE), temporary)
+        temporary.rename(path)
 
 
 def is_result(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Benchmark results from score files, written by rewardloop or another tool; no model is needed."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any, TypedDict
 import pyarrow.parquet as pq
 
 from core.data.rows import read_rows
+from core.disk import read_json
 from core.records import ScoredRow
 from evalhooks.rewardbench import v1, v2
 
@@ -80,13 +80,7 @@ def read_prior_sets(path: str | Path) -> dict[str, float]:
 
     Raises `ValueError` that names the file and the offending entry.
     """
-    file = _file(Path(path))
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f'{path} is not valid JSON ({error}); write an object such as {{"shp": 0.61}}.') from error
-    if not isinstance(found, dict):
-        raise ValueError(f'{path} is not a JSON object; write one such as {{"shp": 0.61}}.')
+    found = read_json(_file(Path(path)), remedy='write an object such as {"shp": 0.61}')
     for name, accuracy in found.items():
         if name not in v1.PRIOR_SETS:
             raise ValueError(f"{path}: the prior set {name!r} is unknown; the names are {', '.join(v1.PRIOR_SETS)}.")

@@ -1,7 +1,7 @@
 """`rewardloop bench compare A B`: two reward models on the rows that both scored, with the noise of the choice of prompts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from core.data.rows import read_rows
 from core.disk import write_json
 from core.records import ScoredRow
+from core.runs.record import RECORD, RunStatus, read_record
 from evalhooks.rewardbench import v1
 from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
 from evalhooks.rewardbench.saved_scores import read_credits, read_scores1, read_scores2
@@ -24,7 +25,8 @@ Compares the scores of two reward models row by row. A and B each are one of
   FILE.parquet   rows that `rewardloop bench` or a run wrote
   FILE.json      a result whose rows lie beside it as FILE.parquet
   FOLDER         a folder with rows.parquet, or a run of `rewardloop rm`: its last checkpoint
-  FILE.jsonl     scores: {"id", "subset", "num_correct", "scores"} or {"subset", "chosen", "rejected"} a line
+  FILE.jsonl     scores: {"id", "subset", "num_correct", "scores"} or {"subset", "chosen", "rejected"} a line; also packed
+                 (.gz, .zst), or as one JSON array
 
 out=FILE.json    writes the comparison with all flipped rows
 flips=N          how many flipped rows to print, 20 unless told otherwise"""
@@ -114,23 +116,43 @@ def rows_file(place: str) -> Path:
     """The file with the rows of one argument; of a run that of its last checkpoint, RewardBench 2 before 1."""
     path = Path(place).expanduser()
     if path.is_dir():
-        found = [path / "rows.parquet"] if (path / "rows.parquet").is_file() else []
+        if (path / "rows.parquet").is_file():
+            return path / "rows.parquet"
         for name in ("rewardbench2", "rewardbench1"):
             steps = {int(m[1]): file for file in path.glob(f"evals/*.{name}.parquet") if (m := _STEP.fullmatch(file.name))}
-            found += [steps[max(steps)]] if steps else []
-        if not found:
-            raise ValueError(
-                f"{place} holds neither rows.parquet nor evals/step-*.rewardbench2.parquet; name a folder of results or a run."
-            )
-        return found[0]
+            if steps:
+                return _last(steps, path, place)
+        raise ValueError(f"{place} holds neither rows.parquet nor evals/step-*.rewardbench2.parquet; name a folder of results or a run.")
     if not path.is_file():
         raise ValueError(f"{place} does not exist; give a file of scores, a result, or the folder of a run.")
     if path.suffix != ".json":
         return path
     rows = path.with_suffix(".parquet")
     if not rows.is_file():
+        if _holds_scores(path):
+            return path
         raise ValueError(f"{place} has no rows beside it; {rows} must be there, or name the file with the rows.")
     return rows
+
+
+def _last(steps: Mapping[int, Path], run_dir: Path, place: str) -> Path:
+    """The rows of a run's last checkpoint; raises `ValueError` if a finished run has lost them: older ones are of another model."""
+    record = read_record(run_dir) if (run_dir / RECORD).is_file() else {}
+    newest = max(steps)
+    last = record.get("step", newest) if record.get("status") == RunStatus.finished else newest
+    if last not in steps:
+        known = ", ".join(str(file) for _, file in sorted(steps.items()))
+        raise ValueError(f"{place} ended at step {last}, whose rows are missing; name the file of another step: {known}.")
+    return steps[last]
+
+
+def _holds_scores(file: Path) -> bool:
+    """Whether a JSON file holds rows of scores rather than one result."""
+    try:
+        first = next((row for _, row in read_rows(file)), None)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and ("scores" in first or "chosen" in first)
 
 
 def compared(a: Side, b: Side) -> Comparison:

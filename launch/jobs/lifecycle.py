@@ -10,15 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.hooks.hook import log_unlogged
+from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import Preempted
 from core.records import Tracker
 from core.runs.record import Run, RunState, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
-from core.runs.tracking import JsonlTracker, Trackers, WandbTracker
+from core.runs.tracking import METRICS, JsonlTracker, Trackers, WandbTracker
 from launch.compose import Composed
 from launch.schema import RunSettings, TrackerMode
 
 if TYPE_CHECKING:
     from core.process.world import World
+
+_SMALLER = {
+    "rm": "lower micro_batch_tokens, max_length or hooks.batch_tokens, or set gradient_checkpointing=true, lora.rank or engine=fsdp2",
+    "ppo": "lower micro_batch_size or max_new_tokens, or set gradient_checkpointing=true, lora.rank or engine=fsdp2",
+    "bench": "lower batch_tokens or max_length, or set reward.dtype=bf16",
+}
+"""By kind of run, the settings that take less memory."""
 
 Record = dict[str, Any]
 """The record of a run (see `core.runs.record`), with its folder as `dir`."""
@@ -105,13 +114,17 @@ def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
     tracker: Tracker | None = None
     try:
         tracker = _tracker(job, run, plan)
+        log_unlogged(run.dir, run.dir / METRICS, tracker)
         yield tracker
     except (Preempted, KeyboardInterrupt) as error:
         stop_run(run, str(error) or type(error).__name__)
         raise
     except BaseException as error:
-        fail_run(run, f"{type(error).__name__}: {error}")
-        raise
+        if (said := shortage(error, run.dir, smaller=_SMALLER.get(plan.kind, "use smaller batches"))) is None:
+            fail_run(run, told(error))
+            raise
+        fail_run(run, said)
+        raise ShortageError(said) from error
     finally:
         if tracker is not None:
             tracker.close()
@@ -123,7 +136,7 @@ def _untracked() -> AbstractContextManager[Tracker]:
 
 def _tracker(job: RunSettings, run: Run, plan: RunPlan) -> Tracker:
     """Plain files, and W&B beside them unless it is disabled."""
-    files = JsonlTracker(run.dir / "metrics.jsonl")
+    files = JsonlTracker(run.dir / METRICS)
     if job.tracker.mode == TrackerMode.disabled:
         return files
     lineage = {key: plan.facts[key] for key in ("lineage",) if key in plan.facts}

@@ -1,11 +1,10 @@
 """Training of a policy as a job: its rewards, its hook, its run, and what the record says of its end."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.disk import write_json
+from core.disk import BrokenFileError, read_json, write_json
 from core.engines.resume import forget_states
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
@@ -82,9 +81,17 @@ def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path) -> 
     cache = run_dir / "static.json"
     if not inputs.rewardbench2:
         return {}
-    if not cache.exists():
-        write_json(cache, static_scores(scorer, inputs.rewardbench2))
-    return {name: float(value) for name, value in json.loads(cache.read_text(encoding="utf-8")).items()}
+    if cache.exists():
+        try:
+            return _numbers(cache)
+        except BrokenFileError as error:
+            print_on_main(str(error))
+    write_json(cache, static_scores(scorer, inputs.rewardbench2))
+    return _numbers(cache)
+
+
+def _numbers(cache: Path) -> dict[str, float]:
+    return {name: float(value) for name, value in read_json(cache, remedy="the rewards are scored again").items()}
 
 
 def _tidy(run_dir: Path) -> None:

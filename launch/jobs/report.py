@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bon.pools import load_pools
 from core.hooks.hook import eval_file
-from core.runs.record import RunStatus, read_record
+from core.runs.record import RunStatus, read_records
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.summary import finished_records, read_summary, summarize
 from launch.schema import ReportJob
@@ -52,5 +52,5 @@ def redraw(job: ReportJob, folder: Path) -> None:
 
 def _unfinished_policies(folder: Path) -> list[dict[str, Any]]:
     """The records of the PPO runs of a study that still run, or stopped before their end, and were measured at least once."""
-    records = [{**read_record(path.parent), "dir": str(path.parent)} for path in sorted(folder.glob("ppo-*/record.json"))]
+    records = read_records(folder, "ppo-*", lambda line: None)  # `finished_records` has said which are broken
     return [record for record in records if record["status"] != RunStatus.finished and eval_file(Path(record["dir"]), 0).exists()]

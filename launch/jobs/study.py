@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from core.disk import BrokenFileError
+from core.runs.record import settle_killed
 from evalhooks.report.summary import read_summary
 from launch.inputs import BoNResult
 from launch.jobs import report
@@ -32,18 +34,29 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     finally:
         shown.close()
     failures = _failures(results)
+    if failures:
+        settle_killed(folder, "its process was killed")
     records = [result for result in results.values() if isinstance(result, dict)]
     pools = results["pools"]
     if not isinstance(pools, BoNResult) or not any(record["job"] == "rm" for record in records):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
     if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
-        wall_s = read_summary(folder / "report")["wall_s"]  # nothing had to run
+        wall_s = _earlier_wall_s(folder, wall_s)  # nothing had to run
     summary, path = report.build(study=study.study, folder=folder, records=records, pools=Path(pools.dir), wall_s=wall_s, notes=study.notes)
     if failures:
         message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"
         raise RuntimeError("\n  ".join([message, *failures]))
     return summary, path
+
+
+def _earlier_wall_s(folder: Path, wall_s: float) -> float:
+    """The seconds that the jobs took when they ran, from the last report; `wall_s` if that cannot be read."""
+    try:
+        return float(read_summary(folder / "report").get("wall_s", wall_s))
+    except BrokenFileError as error:
+        print(error)
+        return wall_s
 
 
 def _failures(results: Mapping[str, object]) -> list[str]:

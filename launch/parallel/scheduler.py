@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from core.process.memory import keep_freed_memory
+from core.process.shortage import killed, shortage, told
 from core.progress import Progress
 
 Results: TypeAlias = Mapping[str, object]
@@ -138,12 +139,19 @@ def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path
         kind, value = connection.recv()
     except (EOFError, OSError):  # OSError: killed while it sent a message
         process.join()
-        return True, Failure(message=f"the process ended with code {process.exitcode}", log=logs / f"{job.key}.log")
+        return True, Failure(message=_ended(process.exitcode or 0), log=logs / f"{job.key}.log")
     if kind == "progress":
         display.progressed(job.key, *value)
         return False, None
     process.join()
     return True, value if kind == "result" else Failure(message=value, log=logs / f"{job.key}.log")
+
+
+def _ended(code: int) -> str:
+    """Why a process that said nothing has ended."""
+    if code >= 0:
+        return f"the process ended with code {code}"
+    return f"the process was {killed(code, 'lower parallel, so that fewer jobs run at a time')}"
 
 
 def _die_with_parent(connection: Connection) -> None:
@@ -182,6 +190,6 @@ def _child(task: Task, connection: Connection, settings: _Settings) -> None:
             message = ("result", task(_Sender(connection)))
         except Exception as error:
             traceback.print_exc()
-            message = ("failure", f"{type(error).__name__}: {error}")
+            message = ("failure", shortage(error, settings.log.parent.parent) or told(error))
         connection.send(message)
         connection.close()

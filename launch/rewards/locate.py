@@ -7,11 +7,12 @@ from typing import Any
 
 from core.config import ModelConfig
 from core.data.fingerprint import program_fingerprint
+from core.disk import is_complete
 from core.functions import Verifier, load_function, load_verifier
 from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.records import Prompt
-from core.runs.checkpoints import latest_complete
+from core.runs.checkpoints import complete_steps, latest_complete, step_folder
 from core.runs.record import RECORD, RunStatus, read_record
 from core.scorers.function import FunctionScorer
 from core.scorers.verifier import VerifierScorer, try_verifier, verdict
@@ -104,10 +105,23 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
             )
         folder = found[0]
     if (folder / RECORD).is_file():
-        if read_record(folder)["status"] != RunStatus.finished:
-            raise ValueError(f"{key}={path} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
-        last = latest_complete(folder, say)
-        if last is None:
-            raise ValueError(f"{key}={path} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
-        return last
+        return _last_checkpoint(folder, f"{key}={path}", say)
     return folder if folder.is_dir() else path
+
+
+def _last_checkpoint(folder: Path, what: str, say: Callable[[str], None]) -> Path:
+    """The checkpoint of a finished run's last step, as its record has it: an older one is another model."""
+    record = read_record(folder)
+    if record["status"] != RunStatus.finished:
+        raise ValueError(f"{what} is not a finished run; let `rewardloop rm` finish it, or name a checkpoint of it.")
+    step = record.get("step", record.get("last_step"))
+    last = latest_complete(folder, say) if step is None else step_folder(folder, step)
+    if last is None:
+        raise ValueError(f"{what} is a run without a complete checkpoint; let `rewardloop rm` finish it.")
+    if not is_complete(last):
+        others = [step_folder(folder, other).name for other in complete_steps(folder)]
+        raise ValueError(
+            f"{what} ended at step {step}, whose checkpoint {last} is missing or not complete. Restore it, or name the checkpoint that you "
+            f"want: {', '.join(others) or 'there is none, so remove the run and train again'}."
+        )
+    return last

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from core.config import Dtype
 from core.data.turn_ends import turn_ends
+from core.engines.resume import forget_states, newest_step
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import eval_file, read_evaluation, run_hooks
 from core.hooks.run_context import RunContext
@@ -26,7 +27,7 @@ from core.models.load import load_policy
 from core.process.precision import autocast
 from core.process.signals import Preemption
 from core.records import CheckpointSaved, Dialogue, Sampling, Scorer
-from core.runs.checkpoints import latest_complete
+from core.runs.checkpoints import step_folder
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import ignored_settings, require_supported
@@ -60,7 +61,9 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
             fitting = fitting_prompts(prompts, tokenizer, config)
             if len(fitting) < len(prompts):
                 run.say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
-            weighted, resumed = WeightedScorer.of(scorer), latest_complete(run.dir, run.say)
+            weighted, last = WeightedScorer.of(scorer), config.num_batches
+            step = newest_step(run.world, run.dir, run.say, ended_at=last if eval_file(run.dir, last).exists() else 0)
+            resumed = step_folder(run.dir, step) if step else None
             if resumed is None:
                 state = _untrained(config, run, policy, tokenizer, fitting, weighted)
             else:
@@ -76,6 +79,8 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run.progress.finish()
     if state.stopped_because:
         run.say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
+    # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
+    forget_states(run.dir, keep=[state.step], planned=checkpoint_batches(config))
     return PPOResult(
         last_step=state.step,
         best_step=state.best_step,
@@ -117,7 +122,6 @@ def _untrained(
 
 def _resumed(config: PPOConfig, run: RunContext, checkpoint: Path, tokenizer: PreTrainedTokenizerBase, scorer: WeightedScorer) -> PPOState:
     """The state of a checkpoint; its hooks run now if they were due and have not finished."""
-    run.say(f"resuming {run.dir.name} from {checkpoint.name}")
     state = read_state(checkpoint)
     scorer.moments = state.moments
     if state.step not in checkpoint_batches(config):  # saved only for resuming

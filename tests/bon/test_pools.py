@@ -114,6 +114,54 @@ def test_a_completion_may_hold_any_character(tmp_path: Path) -> None:
     assert made(tmp_path / "pools", Strange())["lists"][0].completions == (strange,)
 
 
+def drawn(folder: Path) -> Path:
+    made(folder, Counter())
+    return folder / "sums.jsonl"
+
+
+def test_pools_that_were_cut_or_filled_up_are_refused_with_their_numbers_of_rows(tmp_path: Path) -> None:
+    file = drawn(tmp_path / "pools")
+    whole = file.read_text()
+    for rows, text in ((1, whole.splitlines()[0] + "\n"), (4, whole * 2), (0, "")):
+        file.write_text(text)
+        words = rf"the pools in {tmp_path}/pools have changed since they were drawn: sums\.jsonl has {rows} rows instead of 2; restore"
+        with pytest.raises(ValueError, match=words):
+            load_pools(tmp_path / "pools")
+        with pytest.raises(ValueError, match=words):
+            made(tmp_path / "pools", Counter())
+    file.unlink()
+    with pytest.raises(ValueError, match="has 0 rows instead of 2"):
+        load_pools(tmp_path / "pools")
+
+
+def test_pools_that_were_altered_are_refused_unless_that_is_meant(tmp_path: Path) -> None:
+    file = drawn(tmp_path / "pools")
+    file.write_text(file.read_text().replace("0.0, 0.0, 1.0", "1.0, 0.0, 1.0"))
+    with pytest.raises(ValueError, match=r"the content of sums\.jsonl has changed; .* if the change is meant, empty .*COMPLETE"):
+        load_pools(tmp_path / "pools")
+    (tmp_path / "pools" / MARKER).write_text("")
+    assert load_pools(tmp_path / "pools")["sums"][0].correct == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        (MANIFEST, "", r"pool\.json is empty"),
+        (MANIFEST, '{"tasks": ["su', r"pool\.json is no JSON"),
+        (MANIFEST, "{}", r"pool\.json names no tasks"),
+        ("sums.jsonl", '{"id": "sums-0", "pro', r"sums\.jsonl, row 1 is no JSON"),
+        ("sums.jsonl", '{"id": "1", "prompt": "?"}\n', r"sums\.jsonl, row 1 is no row of a pool \(KeyError: 'completions'\)"),
+        ("sums.jsonl", '{"id": "1", "prompt": "?", "completions": ["a", "b"], "correct": [1]}', "2 completions and 1 values of `correct`"),
+    ],
+)
+def test_broken_pools_of_any_version_are_refused_by_file_and_row_with_what_to_do(tmp_path: Path, name: str, content: str, why: str) -> None:
+    drawn(tmp_path / "pools")
+    (tmp_path / "pools" / MARKER).write_text("")
+    (tmp_path / "pools" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{why}.*; restore the file, or delete the folder to draw the pools again"):
+        load_pools(tmp_path / "pools")
+
+
 def pool(*rows: Sequence[tuple[str, float]]) -> list[PoolRow]:
     return [
         PoolRow(id=str(i), prompt=user("?"), completions=tuple(text for text, _ in row), correct=tuple(correct for _, correct in row))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from core.disk import write_json
 from core.records import ScoredRow
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
-from launch.jobs.compare import SEED_NOISE, main, rows_file
+from launch.jobs.compare import SEED_NOISE, main, read_side, rows_file
 
 
 def math_rows(wins: int, num_rows: int = 40) -> list[ScoredRow]:
@@ -57,6 +58,23 @@ def test_rows_are_found_in_a_table_beside_a_result_in_a_folder_and_in_a_run(tmp_
     for file in evals.glob("*.rewardbench2.parquet"):
         file.unlink()
     assert rows_file(str(tmp_path / "run")) == evals / "step-2000000.rewardbench1.parquet"
+
+
+def test_the_rows_of_a_finished_run_are_those_of_the_last_step_in_its_record_or_none(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    table(run / "evals" / "step-000002.rewardbench2.parquet", math_rows(1))
+    record = {"id": "0123abcd", "job": "rm", "identity": {}, "step": 4}
+    write_json(run / "record.json", {**record, "status": "running"})
+    assert rows_file(str(run)).name == "step-000002.rewardbench2.parquet"
+    write_json(run / "record.json", {**record, "status": "finished"})
+    with pytest.raises(ValueError, match=r"run ended at step 4, whose rows are missing; .*step-000002\.rewardbench2\.parquet\."):
+        rows_file(str(run))
+
+
+def test_scores_may_be_one_json_array(tmp_path: Path) -> None:
+    rows = [{"id": "a", "subset": "Math", "num_correct": 1, "scores": [2.0, 1.0]}]
+    (tmp_path / "scores.json").write_text(json.dumps(rows, indent=1))
+    assert [row.scores for row in read_side(str(tmp_path / "scores.json")).rows] == [(2.0, 1.0)]
 
 
 @pytest.mark.parametrize(

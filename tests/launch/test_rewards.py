@@ -10,9 +10,10 @@ import torch
 from huggingface_hub import constants
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.config import Dtype
-from core.disk import atomic_folder, write_json
+from core.config import Dtype, ModelConfig
+from core.disk import MARKER, atomic_folder, write_json
 from core.models.load import load_reward_model
+from core.models.locate import locate
 from core.records import Prompt, user
 from core.runs.checkpoints import step_folder
 from core.runs.record import RECORD
@@ -20,7 +21,7 @@ from core.scorers.reward_model import RewardModelScorer
 from launch.compose import ConfigError, command, composed
 from launch.rewards.build import build_terms, critic_source, without_verifiers
 from launch.rewards.config import RewardConfig, RewardKind
-from launch.rewards.locate import locate_terms
+from launch.rewards.locate import locate_terms, reward_path
 from launch.schema import PPOJob
 from tests.fakes import tiny_llama, word_tokenizer
 
@@ -137,12 +138,51 @@ def test_what_is_not_there_is_found_before_anything_is_loaded(tmp_path: Path, ov
         locate_terms(job_of(*overrides, f"runs_dir={tmp_path}"), PROMPTS)
 
 
+def test_the_last_checkpoint_of_a_run_is_the_one_of_its_record_or_none(tmp_path: Path, reward_model_folder: Path) -> None:
+    run = tmp_path / "study" / "rm-name-0123abcd"
+    for step in (4, 7):
+        with atomic_folder(step_folder(run, step)) as checkpoint:
+            shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
+    write_json(run / RECORD, {"status": "finished", "id": "0123abcd", "job": "rm", "identity": {}, "step": 4})
+    assert reward_path(str(run), str(tmp_path)) == step_folder(run, 4)  # 7 is not of this run
+    write_json(run / RECORD, {"status": "finished", "id": "0123abcd", "job": "rm", "identity": {}, "step": 7})
+    for lost in (lambda: (step_folder(run, 7) / MARKER).unlink(), lambda: shutil.rmtree(step_folder(run, 7))):
+        lost()
+        with pytest.raises(ValueError, match=r"ended at step 7, whose checkpoint .*step-000007 is missing or .*: step-000004\."):
+            reward_path(str(run), str(tmp_path))
+    (run / RECORD).write_text("")
+    with pytest.raises(ValueError, match=r"record\.json is empty; the command that made the run mends it"):
+        reward_path(str(run), str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_refused_before_it_is_loaded_and_a_flipped_bit_while_it_is(
+    tmp_path: Path, reward_model_folder: Path
+) -> None:
+    with atomic_folder(tmp_path / "model") as checkpoint:
+        shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    config = ModelConfig(path=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"is damaged: the content of model\.safetensors has changed\. Restore that file"):
+        load_reward_model(config)
+    weights.write_bytes(content[:-1])
+    with pytest.raises(
+        ValueError, match=rf"model\.path={tmp_path}/model is damaged: model\.safetensors has \d+ bytes instead of {len(content)}"
+    ):
+        locate(config)
+    weights.write_bytes(content)
+    (tmp_path / "model" / MARKER).write_text("")  # the change is meant
+    load_reward_model(config)
+
+
 def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on_the_hub(
     tmp_path: Path, reward_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "study" / "rm-name-0123abcd"
     run.mkdir(parents=True)
-    write_json(run / RECORD, {"status": "finished"})
+    write_json(run / RECORD, {"status": "finished", "id": "0123abcd", "job": "rm", "identity": {}})
     with atomic_folder(step_folder(run, 7)) as checkpoint:
         shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,10 @@ def fail(progress: Progress) -> None:
 
 def die(progress: Progress) -> None:
     os._exit(7)
+
+
+def be_killed(progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def interval(argument: float, progress: Progress) -> tuple[float, float]:
@@ -127,6 +132,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true within a minute"
         time.sleep(0.05)
+
+
+def test_a_job_that_the_system_kills_is_said_to_lack_memory(tmp_path: Path) -> None:
+    results, _ = run([Job(key="big", task=task(be_killed))], tmp_path)
+    assert results["big"].message == (
+        "the process was killed by SIGKILL, as the system does when memory runs out: lower parallel, so that fewer jobs run at a time"
+    )
 
 
 def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None:

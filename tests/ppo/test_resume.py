@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from core.config import OptimConfig
-from core.engines.resume import STATE
+from core.engines.resume import STATE, forget_states, resumable_steps
 from core.hooks.hook import read_evaluation
-from core.runs.checkpoints import step_folder
+from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import (
     Center,
     CriticStart,
@@ -163,3 +163,31 @@ def test_a_policy_whose_embeddings_are_tied_resumes_too(tokenizer: PreTrainedTok
     whole, torn = (load_file(step_folder(tmp_path / name, 2) / "model.safetensors") for name in ("whole", "torn"))
     assert "lm_head.weight" not in whole
     assert {name: tensor.tolist() for name, tensor in whole.items()} == {name: tensor.tolist() for name, tensor in torn.items()}
+
+
+def test_what_was_saved_between_two_checkpoints_goes_at_the_end(policy_folder: Path, tmp_path: Path) -> None:
+    run(config_of(policy_folder, num_checkpoints=1, save_minutes=1e-9), tmp_path)
+    assert (complete_steps(tmp_path), resumable_steps(tmp_path)) == ([4], [4])
+
+
+def test_a_finished_run_that_lost_its_record_is_not_trained_again(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder, num_batches=2, num_checkpoints=1)
+    first = run(config, tmp_path, hooks=[WeightHook()])
+    forget_states(tmp_path)
+    tracker = ListTracker()
+    assert run(config, tmp_path, hooks=[WeightHook()], tracker=tracker) == first
+    assert tracker.rows == []
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_leads_to_the_same_end(policy_folder: Path, tmp_path: Path) -> None:
+    config = config_of(policy_folder)
+    whole = run(config, tmp_path / "whole", hooks=[WeightHook()])
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", hooks=[WeightHook()], tracker=DyingTracker(4))
+    damaged = step_folder(tmp_path / "torn", 3) / PROGRESS
+    damaged.write_text(damaged.read_text()[:-9])
+    said: list[str] = []
+    assert run(config, tmp_path / "torn", hooks=[WeightHook()], said=said) == whole
+    assert said[0].startswith(f"Skipping the damaged checkpoint {damaged.parent}: progress.json has ")
+    assert said[1] == "resuming torn from step-000002"
+    assert snapshot(tmp_path / "torn") == snapshot(tmp_path / "whole")

@@ -62,8 +62,8 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     assert saved_tokenizer.get_vocab() == tokenizer.get_vocab()
     moved = [not torch.equal(a, b) for a, b in zip(saved.parameters(), policy.parameters(), strict=True)]
     assert all(moved)
-    # The newest is resumed from, and the one before it where the newest got lost.
-    assert resumable_steps(tmp_path) == [3, 4]
+    # The last one's state goes once the run is recorded as finished.
+    assert resumable_steps(tmp_path) == [4]
 
 
 def test_where_the_untrained_policy_is_best_there_is_no_link(policy_folder: Path, tmp_path: Path) -> None:

@@ -146,6 +146,18 @@ def test_two_states_are_kept_while_a_run_is_under_way_and_the_last_one_behind_it
     assert resumable_steps(tmp_path / "run") == []
 
 
+def test_a_finished_run_that_lost_its_record_is_not_trained_again(policy_folder: Path, tmp_path: Path) -> None:
+    config, hook = config_of(policy_folder), RecordingHook(quality=1.0)
+    first, _ = fit(config, tmp_path / "run", [hook])
+    forget_states(tmp_path / "run")
+    again, tracker = fit(config, tmp_path / "run", [hook])
+    assert (again.step, again.metrics, again.best_step) == (first.step, first.metrics, first.best_step)
+    assert tracker.rows == []
+    eval_file(tmp_path / "run", 4).unlink()  # something is left to do, and no state to do it from
+    _, tracker = fit(config, tmp_path / "run", [hook])
+    assert sorted(tracker.on("checkpoint/step")) == [2, 4, 6]
+
+
 def test_twenty_kills_at_random_moments_change_no_bit(policy_folder: Path, tmp_path: Path) -> None:
     script = [sys.executable, "-m", "tests.rmtrain.kills", str(policy_folder), str(tmp_path), "20", "0"]
     ended = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)

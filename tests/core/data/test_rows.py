@@ -1,12 +1,14 @@
 """Rows of JSONL and parquet files and of the splits of datasets."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.data.rows import dataset_rows, numbered_lines, read_rows
+from core.data.rows import dataset_name, dataset_rows, numbered_lines, read_rows
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -29,6 +31,46 @@ def test_what_cannot_be_read_names_its_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "c.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"c.parquet is no parquet file"):
         list(read_rows(tmp_path / "c.parquet"))
+
+
+ROWS = [{"a": 1, "b": "x\u2028y"}, {"a": 2}]
+LINES = "\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+@pytest.mark.parametrize("text", [LINES, json.dumps(ROWS), "\n " + json.dumps(ROWS, indent=2) + "\n"], ids=["lines", "array", "indented"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz", "a.jsonl.zst", "a.json.zst"])
+def test_rows_are_lines_or_an_array_packed_or_not(tmp_path: Path, name: str, text: str) -> None:
+    packed, file = text.encode(), tmp_path / name
+    if file.suffix == ".gz":
+        packed = gzip.compress(packed[:40]) + gzip.compress(packed[40:])  # as `cat a.gz b.gz` makes it
+    elif file.suffix == ".zst":
+        packed = pa.Codec("zstd").compress(packed, asbytes=True)
+    file.write_bytes(packed)
+    assert list(read_rows(file)) == [(1, ROWS[0]), (2, ROWS[1])]
+    assert dataset_name(str(file)) == "a"
+    assert [row for _, row in dataset_rows(str(file), split="train", what="the data", remedy="name another")] == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_packed_file_that_is_cut_or_none_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    whole = LINES[1:].encode() * 1000
+    file.write_bytes((gzip.compress(whole) if name.endswith("gz") else pa.Codec("zstd").compress(whole, asbytes=True))[:-20])
+    with pytest.raises(ValueError, match=rf"^{file} cannot be unpacked \(.*; pack it again"):
+        list(read_rows(file))
+    file.write_text("plain text")
+    with pytest.raises(ValueError, match=rf"^{file} cannot be unpacked"):
+        list(read_rows(file))
+
+
+def test_an_array_that_is_broken_is_named_and_rows_that_are_lists_stay_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"a": 1},\n{"a": ')
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.json is no JSON \(.*; mend it, or write a row per line"):
+        list(read_rows(tmp_path / "a.json"))
+    (tmp_path / "b.jsonl").write_text("[1]\n[2]\n")
+    assert list(read_rows(tmp_path / "b.jsonl")) == [(1, [1]), (2, [2])]
+    (tmp_path / "c.json").write_text("[]")
+    assert list(read_rows(tmp_path / "c.json")) == []
 
 
 def read(path: Path, **options: bool) -> list[int]:

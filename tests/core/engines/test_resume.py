@@ -8,7 +8,7 @@ import torch
 from core.config import EngineKind
 from core.disk import MARKER, is_complete
 from core.engines.engine import Engine
-from core.engines.resume import STATE, forget_states, newest_step, resumable_steps, save_step
+from core.engines.resume import STATE, forget_states, make_way, newest_step, resumable_steps, save_step
 from core.process.world import World
 from core.runs.checkpoints import complete_steps, step_folder
 from tests.core.spread import INPUTS, opened, update, weights_of, write_model
@@ -117,3 +117,65 @@ def test_a_finished_run_forgets_its_states_and_what_was_not_planned(engine: Engi
     save(engine, tmp_path, 2, 4, 5)
     forget_states(tmp_path, planned=[2, 4])
     assert (complete_steps(tmp_path), resumable_steps(tmp_path)) == ([2, 4], [])
+
+
+@pytest.mark.parametrize("file", ["state/state.pt", "state/engine.json", "model.txt"])
+@pytest.mark.parametrize("how", ["a flipped bit", "a cut", "a loss"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(engine: Engine, tmp_path: Path, file: str, how: str) -> None:
+    save(engine, tmp_path, 2, 4, 5)
+    damaged = step_folder(tmp_path, 5) / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content if how == "a flipped bit" else content[:-1])
+    if how == "a loss":
+        damaged.unlink()
+    step, said = found(tmp_path)
+    assert step == 4
+    told = {"a flipped bit": f"the content of {file} has changed", "a cut": f"{file} has ", "a loss": f"{file} is missing"}[how]
+    assert said[0].startswith(f"Skipping the damaged checkpoint {step_folder(tmp_path, 5)}: {told}")
+    assert said[1:] == [f"resuming {tmp_path.name} from step-000004"]
+    # It is not taken for the one to spare, and goes when the run ends.
+    save(engine, tmp_path, 6)
+    assert resumable_steps(tmp_path) == [4, 6]
+    forget_states(tmp_path, keep=[6], planned=[2, 4, 6])
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000002", "step-000004", "step-000006"]
+
+
+def test_training_starts_over_with_a_line_if_no_checkpoint_is_left(engine: Engine, tmp_path: Path) -> None:
+    save(engine, tmp_path, 2)
+    (step_folder(tmp_path, 2) / STATE / "state.pt").write_bytes(b"")
+    step, said = found(tmp_path)
+    assert (step, len(said)) == (0, 2)
+    assert said[1] == f"{tmp_path.name} has no checkpoint to resume from, so training starts over"
+
+
+def test_a_checkpoint_of_an_earlier_version_whose_marker_lists_nothing_is_resumed_from(engine: Engine, tmp_path: Path) -> None:
+    save(engine, tmp_path, 2)
+    (step_folder(tmp_path, 2) / MARKER).write_text("")
+    assert found(tmp_path)[0] == 2
+
+
+def test_the_last_checkpoint_of_a_run_that_had_ended_needs_no_state(engine: Engine, tmp_path: Path) -> None:
+    save(engine, tmp_path, 2, 4)
+    forget_states(tmp_path)
+    assert found(tmp_path)[0] == 0
+    assert newest_step(ALONE, tmp_path, lambda _: None, ended_at=4) == 4
+
+
+def test_checkpoints_that_are_links_to_another_place_stop_nothing_and_lose_nothing_there(engine: Engine, tmp_path: Path) -> None:
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    save(engine, run_dir, 2, 3)
+    for step in (2, 3):
+        step_folder(run_dir, step).rename(elsewhere / f"{step}")
+        step_folder(run_dir, step).symlink_to(elsewhere / f"{step}")
+    step_folder(run_dir, 9).symlink_to(tmp_path / "nowhere")
+    (run_dir / "checkpoints" / ".tmp-latest").symlink_to(elsewhere)
+    (run_dir / "checkpoints" / "latest").symlink_to(elsewhere / "3")
+    assert found(run_dir)[0] == 3
+    save(engine, run_dir, 4, 5)  # 2 is planned and loses its state; 3 is not, and goes
+    assert (complete_steps(run_dir), resumable_steps(run_dir)) == ([2, 4, 5], [4, 5])
+    assert is_complete(elsewhere / "3")
+    assert not (elsewhere / "2" / STATE).exists()
+    make_way(run_dir, 9, planned=[])
+    assert not step_folder(run_dir, 9).is_symlink()

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from core.disk import write_json
-from core.hooks.hook import Hook, best_step, eval_file, run_hooks
+from core.hooks.hook import Hook, best_step, eval_file, read_evaluation, read_evaluations, run_hooks
 from core.hooks.trainer_callback import HookCallback, Place
 from core.records import AXIS, CheckpointSaved, RunEnded
 from tests.fakes import ListTracker, RecordingHook
@@ -211,3 +211,17 @@ def test_steps_at_which_the_metric_was_not_measured_are_no_candidates_for_the_be
     evaluations = {2: {"other": 9.0}, 4: {"accuracy": 0.1}}
     assert best_step(evaluations, "accuracy") == 4
     assert best_step(evaluations, "margin") is None
+
+
+def test_evaluations_that_cannot_be_read_are_named_or_skipped_with_a_line(tmp_path: Path) -> None:
+    write_json(eval_file(tmp_path, 2), {AXIS: 2, "accuracy": 0.5})
+    eval_file(tmp_path, 4).write_text('{"accuracy": 0.')
+    write_json(eval_file(tmp_path, 6), {AXIS: 6, "accuracy": "high"})
+    for step, why in ((4, "is no JSON"), (6, "holds a metric that is no number")):
+        with pytest.raises(ValueError, match=f"step-00000{step}.json {why}.* remove it; the command that made the run then runs the hooks"):
+            read_evaluation(tmp_path, step)
+    with pytest.raises(ValueError, match=r"step-000004\.json is no JSON"):
+        read_evaluations(tmp_path, [2, 4, 8])
+    said: list[str] = []
+    assert read_evaluations(tmp_path, [2, 4, 6, 8], skip=said.append) == {2: {AXIS: 2, "accuracy": 0.5}}
+    assert [line.partition(":")[0] for line in said] == [f"skipping step {step} of {tmp_path.name}" for step in (4, 6)]

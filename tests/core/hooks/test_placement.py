@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,14 @@ class HeadHook(Hook):
         if event.step == self.fails_at:
             raise ValueError("no such benchmark")
         return {"head": event.model.get_parameter("score.weight").detach().double().sum().item(), "of": float(event.step)}
+
+
+class KilledHook(Hook):
+    """Ends its process as the system does when memory runs out."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
 
 
 class EndlessHook(Hook):
@@ -153,6 +162,13 @@ def test_separately_checkpoints_are_measured_in_order_until_one_fails_and_its_lo
         evaluations.submit(checkpoint(5))
     assert missing_evaluations(tmp_path, [2, 4, 5, 6]) == [4, 5, 6]
     evaluations.close()
+
+
+def test_a_process_of_hooks_that_the_system_kills_is_said_to_lack_memory(checkpoint: Checkpoint) -> None:
+    evaluations = SeparateEvaluations([KilledHook()], ListTracker())
+    evaluations.submit(checkpoint(2))
+    with pytest.raises(RuntimeError, match=r"step 2 failed .*\(killed by SIGKILL, .* memory runs out: lower hooks\.batch_tokens"):
+        evaluations.finish()
 
 
 def test_closing_ends_the_process_of_the_hooks(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def origin(path: Path | str, lineage: str = "") -> Origin:
 def run_folder(path: Path, base: str, *, inputs: Mapping[str, str] = NONE, sources: Mapping[str, int] = NONE) -> Path:
     """The checkpoint of a run with this record."""
     checkpoint = folder(path / "checkpoints" / "step-000010", classifier=True)
-    record = {"id": "1c27a5e0", "identity": {"inputs": dict(inputs)}, "lineage": {"base": base}, "data": {"sources": dict(sources)}}
+    facts = {"lineage": {"base": base}, "data": {"sources": dict(sources)}}
+    record = {"id": "1c27a5e0", "job": "rm", "status": "finished", "identity": {"inputs": dict(inputs)}, **facts}
     (path / "record.json").write_text(json.dumps(record))
     return checkpoint
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.disk import write_json
-from core.runs.record import Run, RunBusyError, RunState, fail_run, finish_run, open_run, read_record
+from core.runs.record import Run, RunBusyError, RunState, fail_run, finish_run, open_run, read_record, read_records, settle_killed, stop_run
 
 HOLDS_THE_RUN = """
 import sys
@@ -141,3 +141,51 @@ def test_extras_and_results_cannot_hide_a_field_of_the_record(tmp_path: Path, fi
     with pytest.raises(ValueError, match=field):
         finish_run(run, **{field: 1})
     fail_run(run, "end of test")
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "fin', "[]", '{"status": "finished"}'])
+def test_a_record_that_cannot_be_read_is_named_and_does_not_stop_its_run(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = open_tulu(tmp_path)
+    finish_run(run)
+    (run.dir / "record.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{run.dir}/record\.json .*; the command that made the run mends it, going on from the newest"):
+        read_record(run.dir)
+    said: list[str] = []
+    assert list(read_records(tmp_path / "demo", "*", said.append)) == []
+    assert [line.partition(":")[0] for line in said] == [f"skipping {run.dir.name}"]
+    again, state = open_tulu(tmp_path)
+    assert (again, state) == (run, RunState.torn)
+    assert capsys.readouterr().err.startswith(f"{run.dir}/record.json ")
+    finish_run(run)
+    assert [record["status"] for record in read_records(tmp_path / "demo", "*", pytest.fail)] == ["finished"]
+
+
+def test_what_killed_processes_left_half_written_goes_when_the_run_is_opened_again(tmp_path: Path) -> None:
+    run, _ = open_tulu(tmp_path)
+    fail_run(run, "killed")
+    (run.dir / "evals").mkdir()
+    left = [".tmp-record.json-elsewhere-1", ".tmp-best", "evals/.tmp-step-000002.json-elsewhere-1", "evals/step-000002.rewardbench2.tmp"]
+    for name in left:
+        (run.dir / name).touch()
+    (run.dir / "evals" / "step-000002.json").touch()
+    open_tulu(tmp_path)
+    assert {path.name for path in run.dir.iterdir()} == {"config.yaml", "record.json", "run.lock", "evals"}
+    assert [path.name for path in (run.dir / "evals").iterdir()] == ["step-000002.json"]
+    fail_run(run, "end of test")
+
+
+def test_runs_whose_process_was_killed_are_recorded_as_failed_and_living_ones_are_left_alone(tmp_path: Path) -> None:
+    held, _ = open_tulu(tmp_path)
+    killed, _ = open_tulu(tmp_path, lr=1e-6)
+    stopped, _ = open_tulu(tmp_path, lr=1e-5)
+    fail_run(killed, "end of test")
+    write_json(killed.dir / "record.json", {**read_record(killed.dir), "status": "running"})
+    stop_run(stopped, "by a signal")
+    settle_killed(tmp_path / "demo", "its process was killed")
+    assert [read_record(run.dir)["status"] for run in (held, killed, stopped)] == ["running", "failed", "stopped"]
+    assert read_record(killed.dir)["error"] == "its process was killed"
+    assert open_tulu(tmp_path, lr=1e-6)[1] is RunState.torn
+    fail_run(held, "end of test")
+    fail_run(killed, "end of test")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,12 +84,26 @@ def test_a_torn_last_line_is_left_out_by_a_reader_and_cut_off_by_the_next_tracke
     assert [json.loads(line)["a"] for line in path.read_text().splitlines()] == [1.0, 3.0]
 
 
-def test_a_spoilt_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("spoilt\n")
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("spoilt", r"is no JSON \(Expecting value"),
+        ("\0\0\0", "is no JSON"),
+        ("[1]", "holds no metrics"),
+        ('{"a": 1}', r"holds no metrics \(KeyError: 'axis'\)"),
+        (f'{{"axis": "{AXIS}", "a": 1}}', "holds no metrics"),
+        (f'{{"axis": "{AXIS}", "{AXIS}": 7, "a": "high"}}', "holds no metrics"),
+        (f'{{"axis": "{AXIS}", "{AXIS}": 7, "a": {{}}}}', "holds no metrics"),
+    ],
+)
+def test_a_line_without_metrics_is_skipped_and_named(tmp_path: Path, line: str, why: str) -> None:
+    path, said = tmp_path / "metrics.jsonl", list[str]()
+    path.write_text(line + "\n")
     JsonlTracker(path).log({"a": 1.0}, axis=AXIS, step=1)
-    with pytest.raises(ValueError, match=r"metrics.jsonl:1 is not JSON"):
-        read_metrics(path, axis=AXIS)
+    assert read_metrics(path, axis=AXIS, say=said.append) == {1: {"a": 1.0}}
+    assert len(said) == 1
+    assert re.match(re.escape(f"{path}:1 ") + why, said[0])
+    assert said[0].endswith("the line is skipped.")
 
 
 def test_a_run_without_metrics_reads_as_empty(tmp_path: Path) -> None:

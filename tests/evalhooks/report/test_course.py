@@ -47,7 +47,7 @@ def run_in(run_dir: Path, *evaluations: dict[str, float], **record: Any) -> Path
     for number, metrics in enumerate(evaluations):
         write_json(eval_file(run_dir, 10 * number), {"checkpoint/step": 10 * number, **metrics})
     if record:
-        write_json(run_dir / "record.json", record)
+        write_json(run_dir / "record.json", {"id": "0123abcd", "job": "ppo", "identity": {}, "status": "running", **record})
     return run_dir
 
 

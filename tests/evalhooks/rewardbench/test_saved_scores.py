@@ -148,8 +148,8 @@ def test_prior_sets_are_read_by_name_any_of_them(tmp_path: Path) -> None:
         ('{"shp": NaN}', r"prior.json: shp is nan; give a fraction"),
         ('{"shp": true}', r"prior.json: shp is True; give a fraction"),
         ('{"shp": "0.5"}', r"prior.json: shp is '0.5'; give a fraction"),
-        ("[0.5]", r"prior.json is not a JSON object"),
-        ("{", r"prior.json is not valid JSON \("),
+        ("[0.5]", r"prior.json holds no JSON object"),
+        ("{", r"prior.json is no JSON \("),
     ],
 )
 def test_broken_prior_sets_are_named(tmp_path: Path, text: str, message: str) -> None:

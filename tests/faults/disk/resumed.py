@@ -60,7 +60,7 @@ def _first_eval(run: Path) -> Path:
 FOREIGN = ("mine", "notes.txt", "elsewhere-")
 """What a user has put among the checkpoints, and may stay."""
 
-STATES: Mapping[str, str] = {"rm": "state/state.pt", "ppo": "state/state.pt", "rloo": "trainer/optimizer.pt"}
+STATES: Mapping[str, str] = {"rm": "state/state.pt", "ppo": "state/state.pt", "rloo": "state/optimizer.pt"}
 
 ANY: Mapping[str, Damaged] = {
     "newest state, flipped bit": Damaged(file=_in_newest("@state"), damage=flip, told=True),
@@ -145,7 +145,7 @@ def _tried(torn: Torn, kind: str, what: str, damaged: Damaged) -> Callable[[Path
             problems += [line for line in found if not any(name in line for name in FOREIGN)]
             if damaged.told and not {file.name, *(parent.name for parent in file.parents[:2])} & set(re.split(r"[\s/:,;()]+", ended.said)):
                 problems.append(f"went on without a word on {file.name}: {ended.tail()}")
-        elif damaged.recovers or (kind != "rloo" and what.startswith(HAVE_SPARE)):
+        elif damaged.recovers or what.startswith(HAVE_SPARE):
             problems.append(f"did not recover: {ended.tail(500)}")
         elif ended.code not in (1, 2) or (file.name not in ended.said and file.parent.name not in ended.said):
             problems.append(f"ended with {ended.code} and without the name of {file.name}: {ended.tail(500)}")

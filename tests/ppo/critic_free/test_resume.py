@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from core.config import LoraConfig, ModelConfig
+from core.engines.resume import resumable_steps
 from core.hooks.hook import read_evaluation
 from core.models.load import load_policy
 from core.process.signals import Preempted
@@ -24,11 +25,11 @@ from tests.ppo.fakes import DyingTracker, WeightHook, without_seconds
 def snapshot(run_dir: Path) -> dict[str, Any]:
     """All that a run leaves behind but its clock."""
     last = step_folder(run_dir, 4)
-    stored = torch.load(last / "trainer" / "optimizer.pt", weights_only=True)
+    stored = torch.load(last / "state" / "optimizer.pt", weights_only=True)
     moments = {f"{i}/{name}": value for i, state in stored["state"].items() for name, value in state.items()}
     return {
         "tensors": {name: tensor.tolist() for name, tensor in {**load_file(last / "model.safetensors"), **moments}.items()},
-        "scheduler": torch.load(last / "trainer" / "scheduler.pt", weights_only=True)["last_epoch"],
+        "scheduler": torch.load(last / "state" / "scheduler.pt", weights_only=True)["last_epoch"],
         "state": json.loads((last / PROGRESS).read_text()),
         "evaluations": {step: read_evaluation(run_dir, step) for step in (0, 2, 4)},
         "steps": complete_steps(run_dir),
@@ -114,3 +115,26 @@ def test_an_adapter_is_trained_saved_merged_on_loading_and_resumed(policy_folder
     merged, base = load_policy(ModelConfig(path=str(last[0])))[0], load_policy(config.model)[0]
     changed = {name for name, weight in merged.named_parameters() if not torch.equal(weight, base.get_parameter(name))}
     assert changed == {f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qv"}
+
+
+@BOTH
+def test_two_states_are_kept_while_a_run_is_under_way_and_a_damaged_one_gives_way_to_the_other(
+    policy_folder: Path, tmp_path: Path, algo: Algo
+) -> None:
+    config = config_of(policy_folder, algo, num_checkpoints=2, save_minutes=1e-9)
+    run(config, tmp_path / "whole", hooks=[WeightHook()])
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run(config, tmp_path / "torn", hooks=[WeightHook()], tracker=DyingTracker(4))
+    assert (complete_steps(tmp_path / "torn"), resumable_steps(tmp_path / "torn")) == ([2, 3], [2, 3])
+    damaged = step_folder(tmp_path / "torn", 3) / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    said: list[str] = []
+    run(config, tmp_path / "torn", hooks=[WeightHook()], said=said)
+    assert said == [
+        f"Skipping the damaged checkpoint {damaged.parent}: the content of model.safetensors has changed.",
+        "resuming torn from step-000002",
+    ]
+    assert snapshot(tmp_path / "torn") == snapshot(tmp_path / "whole")
+    assert (complete_steps(tmp_path / "torn"), resumable_steps(tmp_path / "torn")) == ([2, 4], [4])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bon.estimators import best_of_n, mean, oracle_of_n
-from core.data.chat import parse_dialogue
+from core.data.dialogues import messages_of, parse_dialogue
 from core.data.rows import numbered_lines
 from core.disk import MARKER, BrokenFileError, atomic_folder, damage, is_complete, jsonable, parse_json, read_json, write_json
 from core.functions import Verifier
@@ -64,7 +64,7 @@ def make_pools(
                 lines = [
                     {
                         "id": row.id,
-                        "prompt": [{"role": turn.role, "content": turn.content} for turn in row.dialogue],
+                        "prompt": messages_of(row.dialogue),
                         "completions": [completion.text for completion in completions],
                         "correct": [correctness(verifiers[task], completion.text, row) for completion in completions],
                     }

@@ -19,18 +19,23 @@ AXIS = "checkpoint/step"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a dialogue.
+    """One turn of a dialogue. `fields` is JSON of what else a chat template reads of it, such as tool calls; empty for nothing.
 
-    >>> Message(role="user", content="Name a fruit.")
-    Message(role='user', content='Name a fruit.')
+    >>> Message(role="user", content="Name a fruit.").fields
+    ''
     """
 
     role: str
     content: str
+    fields: str = ""
 
 
 Dialogue = tuple[Message, ...]
 """A prompt: all turns up to, but not including, the assistant's answer."""
+
+
+Answer = str | Message
+"""An answer of the assistant: its text, or a whole turn where that is more than text, such as tool calls."""
 
 
 def user(content: str) -> Dialogue:
@@ -40,17 +45,18 @@ def user(content: str) -> Dialogue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """Two completions of one prompt, where `chosen` was preferred.
+    """Two completions of one prompt, where `chosen` was preferred. `where` is the row that it was read from, for messages.
 
     >>> Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.").margin is None
     True
     """
 
     prompt: Dialogue
-    chosen: str
-    rejected: str
+    chosen: Answer
+    rejected: Answer
     margin: float | None = None
     source: str = ""
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +116,7 @@ class BenchmarkRow:
     """A row in RewardBench 2's schema: a prompt and its completions, correct ones first.
 
     `subset` is the domain ("Factuality", "Precise IF", "Math", "Safety", "Focus" or "Ties"). Ties rows have the ids `ref:N`
-    and `tied:N`.
+    and `tied:N`. `turns` is the prompt as a dialogue, where it is more than one user turn; `where` is the row it was read from.
     """
 
     id: str
@@ -118,6 +124,13 @@ class BenchmarkRow:
     completions: tuple[str, ...]
     num_correct: int
     subset: str
+    turns: Dialogue = ()
+    where: str = field(default="", compare=False)
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """The prompt as a dialogue."""
+        return self.turns or user(self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +151,8 @@ class ScoredRow:
 class CompletionScore:
     """A completion's reward and the number of tokens (prompt plus completion, after any truncation) that it was computed from.
 
+    `repeated` says that another completion of the prompt has the same tokens, so that its reward is the same too.
+
     >>> CompletionScore(reward=0.5, num_tokens=12, truncated=False).reward
     0.5
     """
@@ -145,6 +160,7 @@ class CompletionScore:
     reward: float
     num_tokens: int
     truncated: bool
+    repeated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

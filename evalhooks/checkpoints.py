@@ -19,7 +19,7 @@ from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1, v2
-from evalhooks.rewardbench.rows import score_rows, write_rows
+from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.tasks.task import Task, answer
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
@@ -56,14 +56,14 @@ class RewardModelHook(Hook):
         name = step_folder(event.run_dir, event.step).name
         metrics: dict[str, float] = {}
         if self.rows2:
-            scored = score_rows(self.rows2, scorer)
+            scored = self._scored(self.rows2, scorer, "rewardbench2")
             result = v2.scores(scored.rows)
             metrics |= v2.metrics(result, v2.standard_errors(scored.rows))
             if result.reason:
                 self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
         if self.rows1:
-            scored = score_rows(self.rows1, scorer)
+            scored = self._scored(self.rows1, scorer, "rewardbench1")
             result1 = v1.scores(scored.rows)
             metrics |= v1.metrics(result1)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
@@ -72,6 +72,12 @@ class RewardModelHook(Hook):
         if scorer.num_truncated:
             self.say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
         return metrics
+
+    def _scored(self, rows: Sequence[BenchmarkRow], scorer: Scorer, name: str) -> ScoredBenchmark:
+        scored = score_rows(rows, scorer)
+        if scored.num_equal:
+            self._say_once(f"{scored.num_equal} of {len(rows)} rows of {name} hold completions that are equal after tokenising")
+        return scored
 
     def _say_once(self, line: str) -> None:
         """Says a line once per run: remarks about the model hold at every checkpoint."""

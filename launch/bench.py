@@ -129,6 +129,10 @@ def _remarks(result: Result) -> list[str]:
     said += [f"no overall: {result['reason']}"] if result["reason"] else list(result.get("refusals", []))
     if result.get("num_truncated"):
         said.append(f"{result['num_truncated']} texts were cut to max_length={result['max_length']} tokens, at the end of the answer")
+    if result.get("num_equal_rows"):
+        said.append(f"{result['num_equal_rows']} of {len(result['row_results'])} rows hold completions that are equal after tokenising")
+    if "date" in result:
+        said.append(f"the chat template writes the date, which was {result['date']} for all texts; on other days scores may differ")
     if judge := result.get("judge"):
         if judge["num_refused"]:
             said.append(f"judge: {judge['num_refused']} requests were refused, the first with: {judge['first_refusal']}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
-from core.data.chat import parse_dialogue
+from core.data.dialogues import parse_dialogue, parse_transcript, with_columns
 from core.data.preferences import SIDES, parse_preference
 from core.data.rows import dataset_name, dataset_rows
 from core.records import Dialogue, Prompt
@@ -52,13 +52,15 @@ def parse_prompt(row: object) -> Dialogue:
     """The prompt of one row; raises a `ValueError` with the reason if it has none. A null counts as a missing field.
 
     If `messages` end with an answer of the assistant, the prompt is everything before it. A text `prompt` beside two dialogues
-    may be one of many turns, so the prompt is read from the dialogues (see `core.data.preferences`).
+    may be one of many turns, so the prompt is read from the dialogues (see `core.data.preferences`). Columns for a system turn
+    or tools belong to it.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"not a JSON object: {row!r:.80}")
     key = next((key for key in KEYS if row.get(key)), None)
     sides = [row[key] for key in SIDES if row.get(key)]
-    if len(sides) == len(SIDES) and (key is None or (key == "prompt" and not all(isinstance(side, str) for side in sides))):
+    alone = all(isinstance(side, str) and parse_transcript(side) is None for side in sides)
+    if len(sides) == len(SIDES) and (key is None or (key == "prompt" and not alone)):
         return parse_preference(row).prompt
     if key is None:
         raise ValueError(f"{', '.join((*KEYS, *SIDES))}: all missing or empty; the row has {sorted(map(str, row))}")
@@ -67,8 +69,9 @@ def parse_prompt(row: object) -> Dialogue:
         turns = turns[:-1]
     if not turns:
         raise ValueError(f"{key} holds an answer and no prompt")
+    turns = with_columns(row, turns)
     for turn in turns:
-        turn.content.encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
+        (turn.content + turn.fields).encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
     return turns
 
 

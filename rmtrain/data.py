@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.data.rows import dataset_name
-from core.records import Dialogue, Preference
+from core.records import Answer, Dialogue, Preference
 from rmtrain.config import PreferenceDataConfig, SourceConfig
 from rmtrain.decontaminate import Decontaminated, decontaminate
 from rmtrain.rows import ReadPairs, read_pairs
@@ -109,7 +109,7 @@ def _key(config: PreferenceDataConfig, name: str) -> str:
 
 def _deduplicated(read: Mapping[str, ReadPairs], say: Callable[[str], None]) -> tuple[dict[str, list[Preference]], dict[str, int]]:
     """The pairs by source, keeping only the first of equal ones over all sources, and how many each source lost."""
-    seen: set[tuple[Dialogue, str, str]] = set()
+    seen: set[tuple[Dialogue, Answer, Answer]] = set()
     unique: dict[str, list[Preference]] = {}
     num_dropped: dict[str, int] = {}
     for name, source in read.items():

@@ -46,7 +46,7 @@ def read_pairs(
     for number, row in _rows(source, key):
         num_rows += 1
         try:
-            pairs.append(parse_preference(row, source=name))
+            pairs.append(parse_preference(row, source=name, where=f"{source.path}, row {number}"))
         except ValueError as error:
             broken[number] = f"row {number}: {error}"
     if broken:

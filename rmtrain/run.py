@@ -21,7 +21,9 @@ BEST_METRICS = ("rewardbench2/overall", "held_out/accuracy")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RMResult:
-    """The last and the best checkpoint with their steps and metrics, and the numbers of pairs trained on, dropped and cut.
+    """The last and the best checkpoint with their steps and metrics, and the numbers of pairs trained on and of others.
+
+    Those are pairs too long, pairs cut to fit, pairs whose sides are the same tokens, and pairs that the chat template refuses.
 
     `best_metric` names the metric that the best was chosen by; it is empty if none of the candidates was measured. Training
     took `train_s` seconds in this process, `hooks_s` of them waiting for the hooks.
@@ -36,6 +38,8 @@ class RMResult:
     num_pairs: int
     num_dropped: int
     num_cut: int
+    num_equal: int
+    num_broken: int
     train_s: float
     hooks_s: float
 
@@ -119,8 +123,10 @@ class RMRun:
             best_metric=metric,
             best=evaluations.get(best, {}),
             num_pairs=len(session.pairs),
-            num_dropped=session.num_dropped,
-            num_cut=session.num_cut,
+            num_dropped=session.tokens.num_dropped,
+            num_cut=session.tokens.num_cut,
+            num_equal=session.tokens.num_equal,
+            num_broken=len(session.tokens.broken),
             train_s=seconds,
             hooks_s=waited,
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import pad_id, preamble
+from core.data.template_check import described
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
@@ -29,7 +30,7 @@ from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batche
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
 from rmtrain.metrics import PairSums, pair_sums
-from rmtrain.tokens import TokenPair, tokenize
+from rmtrain.tokens import LEFT_OUT, TokenPair, TokenPairs, listed, tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,16 @@ class RMSession:
     ) -> None:
         self.config, self.world = config, world
         self.model, self.tokenizer = new_reward_model(config.model, seed=config.seed, lora=config.lora)
-        tokens = tokenize(preferences, self.tokenizer, max_length=config.max_length, overlong=config.overlong, progress=progress)
-        self.pairs, self.num_dropped, self.num_cut = tokens.pairs, tokens.num_dropped, tokens.num_cut
-        _report_lengths(self.num_dropped, self.num_cut, len(preferences), config, say)
+        self.tokens = tokenize(
+            preferences,
+            self.tokenizer,
+            max_length=config.max_length,
+            overlong=config.overlong,
+            skip_broken=config.data.skip_broken,
+            progress=progress,
+        )
+        self.pairs = self.tokens.pairs
+        _report(self.tokens, preferences, config, say)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
         self.rewards = PairRewards(self.model, self.tokenizer, max_length=config.max_length)
@@ -189,9 +197,16 @@ def num_unique_tokens(pair: TokenPair) -> int:
     return len(pair.chosen) + len(pair.rejected) - shared
 
 
-def _report_lengths(num_dropped: int, num_cut: int, num_pairs: int, config: RewardModelConfig, say: Callable[[str], None]) -> None:
-    limit = f"max_length={config.max_length} tokens"
-    if num_dropped:
-        say(f"dropped {num_dropped} of {num_pairs} pairs longer than {limit}")
-    if num_cut:
-        say(f"cut the prompts of {num_cut} of {num_pairs} pairs at their beginning, to {limit}")
+def _report(tokens: TokenPairs, preferences: Sequence[Preference], config: RewardModelConfig, say: Callable[[str], None]) -> None:
+    """Says what was left out of the data, and of its pairs."""
+    limit, num_pairs = f"max_length={config.max_length} tokens", len(preferences)
+    if tokens.broken:
+        say(listed(tokens.broken, preferences, LEFT_OUT))
+    if tokens.num_equal:
+        say(f"dropped {tokens.num_equal} of {num_pairs} pairs whose chosen and rejected are the same tokens")
+    if tokens.num_dropped:
+        say(f"dropped {tokens.num_dropped} of {num_pairs} pairs longer than {limit}")
+    if tokens.num_cut:
+        say(f"cut the prompts of {tokens.num_cut} of {num_pairs} pairs at their beginning, to {limit}")
+    for line in described(tokens.lost, num_pairs, "pairs"):
+        say(line)

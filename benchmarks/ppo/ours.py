@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.ppo.plan import Clock, Finding, Plan
 from core.config import Dtype, ModelConfig, OptimConfig, Schedule
-from core.data.chat import parse_dialogue
+from core.data.dialogues import parse_dialogue
 from core.hooks.run_context import RunContext
 from core.models.load import load_reward_model
 from core.process.memory import keep_freed_memory

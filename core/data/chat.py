@@ -1,51 +1,107 @@
-"""From dialogues to token ids: rendered by the chat template and tokenised once, with one BOS.
+"""From dialogues to token ids: rendered by the chat template once, checked for what it left out, and tokenised once, with one BOS.
 
 Training, PPO and the benchmarks all come through here, so that a model sees the same tokens in each of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from core.records import Dialogue, Message, user
+from core.data.dates import note_date
+from core.data.dialogues import template_input, turn_of
+from core.data.template_check import Check, TemplateCheck
+from core.records import Answer, Dialogue, Message, user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MAX_REPORTED = 5
+"""Dialogues that an error lists with their reasons."""
 
-def parse_dialogue(value: object, where: str) -> Dialogue:
-    """The dialogue in a string (one user turn) or a list of `{"role", "content"}`; `where` names the row in errors."""
-    if isinstance(value, str):
-        return user(value)
-    if not isinstance(value, Sequence) or not value:
-        raise ValueError(f"{where}: expected text or a non-empty list of messages, got {type(value).__name__}.")
-    for turn in value:
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
-            raise ValueError(f"{where}: every message needs a 'role' and a 'content' that are text, got {turn!r:.120}.")
-    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
+
+class UnreadableError(ValueError):
+    """Dialogues that a chat template refuses, or of which it writes nothing sensible; `reasons` by their indices."""
+
+    def __init__(self, reasons: Mapping[int, str], total: int) -> None:
+        self.reasons = dict(reasons)
+        self.total = total
+        super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
+
+    def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
+        """A message that names the first of them, by the names of all dialogues, with the reasons."""
+        shown = "\n  ".join(f"{names[index]}: {reason}" for index, reason in list(self.reasons.items())[:MAX_REPORTED])
+        more = f"\n  and {len(self.reasons) - MAX_REPORTED} more" if len(self.reasons) > MAX_REPORTED else ""
+        return f"{len(self.reasons)} of {self.total} {what} cannot be written by the model's chat template:\n  {shown}{more}\n{remedy}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """The token ids of some dialogues, and for each what the chat template left out of it.
+
+    `types` are token types, 1 for the answer, where a tokenizer without a chat template has them for a pair of prompt and answer.
+    """
+
+    rows: list[list[int]]
+    checks: list[Check]
+    types: list[list[int]] | None = None
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], *, answered: bool, skip: bool = False
+) -> tuple[Encoded, dict[int, str]]:
+    """The dialogues as token ids: up to where the assistant's turn begins or, if `answered`, with all that the template puts at the end.
+
+    Raises `UnreadableError` that names all dialogues that cannot be read; with `skip` these are empty rows, and are returned by
+    index with the reasons.
+    """
+    if tokenizer.chat_template is None:
+        return _encode_pairs(tokenizer, list(dialogues), skip=skip)
+    check = TemplateCheck(lambda dialogue: render(tokenizer, dialogue, generation=not answered), answered=answered)
+    texts: list[str] = []
+    checks: list[Check] = []
+    broken: dict[int, str] = {}
+    for index, dialogue in enumerate(dialogues):
+        try:
+            text = render(tokenizer, dialogue, generation=not answered)
+            found = check.of(dialogue, text)
+        except ValueError as error:
+            text, found = "", Check(reason=str(error))
+        if found.reason:
+            broken[index] = found.reason
+        texts.append(text)
+        checks.append(found)
+    if broken and not skip:
+        raise UnreadableError(broken, len(texts))
+    rows = _tokenize(tokenizer, texts, ended=answered)
+    for index in broken:
+        rows[index] = []
+    return Encoded(rows=rows, checks=checks), broken
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of each prompt, up to where the assistant's turn begins."""
-    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=True) for dialogue in dialogues])
+    return encode(tokenizer, dialogues, answered=False)[0].rows
 
 
-def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[str]) -> list[list[int]]:
+def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[Answer]) -> list[list[int]]:
     """Token ids of each dialogue with its completion as the last turn, including what the template puts after it."""
     pairs = zip(dialogues, completions, strict=True)
-    return encode_dialogues(tokenizer, [(*dialogue, Message(role="assistant", content=text)) for dialogue, text in pairs])
+    return encode_dialogues(tokenizer, [(*dialogue, turn_of(answer)) for dialogue, answer in pairs])
 
 
 def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of whole dialogues, whichever role has the last turn."""
-    return _tokenize(tokenizer, [_render(tokenizer, dialogue, generation=False) for dialogue in dialogues])
+    return encode(tokenizer, dialogues, answered=True)[0].rows
 
 
 def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The tokens that the template puts before every single-turn prompt, such as BOS and a default system message."""
-    one, other = encode_dialogues(tokenizer, [user("0"), user("z")])
+    if tokenizer.chat_template is None:
+        return []
+    one, other = _tokenize(tokenizer, [render(tokenizer, user(text), generation=False) for text in ("0", "z")], ended=False)
     return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
 
 
@@ -57,7 +113,7 @@ def sample_renderings(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     for dialogue in (asked, told, (*asked, turns["assistant"]), (*asked, turns["assistant"], *asked)):
         for generation in (True, False):
             with suppress(ValueError):
-                texts.append(_render(tokenizer, dialogue, generation=generation))
+                texts.append(render(tokenizer, dialogue, generation=generation))
     return texts
 
 
@@ -68,23 +124,58 @@ def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return found
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
-    messages = [{"role": turn.role, "content": turn.content} for turn in dialogue]
+def render(tokenizer: "PreTrainedTokenizerBase", dialogue: Dialogue, *, generation: bool) -> str:
+    """The text that the chat template makes of a dialogue. Raises `ValueError` with the reason if it refuses."""
+    note_date(tokenizer)
+    messages, beside = template_input(dialogue)
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **beside)
+    except (TemplateError, TypeError, ValueError) as error:  # a template is a program, and may fail like one
         roles = ", ".join(turn.role for turn in dialogue)
-        raise ValueError(f"the chat template refuses a dialogue of {roles} ({error}); mend the data or the template.") from error
+        raise ValueError(f"the chat template refuses a dialogue of {roles} ({error})") from error
     assert isinstance(text, str)
     return text
 
 
-def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+def specials(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer by itself puts before and after a text, such as BOS, or [CLS] and [SEP]."""
+    tried: Any = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = tried["input_ids"], tried["special_tokens_mask"]
+    before = next((place for place, special in enumerate(mask) if not special), len(ids))
+    after = next((place for place, special in enumerate(reversed(mask)) if not special), 0)
+    return ids[:before], ids[len(ids) - after :]
+
+
+def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, ended: bool) -> list[list[int]]:
+    """The texts as token ids. A template may leave special tokens to the tokenizer, those at the end only of texts that are `ended`.
+
+    There must be exactly one of each: a second BOS shifts scores by a point.
+    """
     if not texts:
         return []
-    ids: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    # A template may leave BOS to the tokenizer. There must be exactly one: a second BOS shifts scores by a point.
-    if bos is not None and tokenizer("a")["input_ids"][:1] == [bos]:
-        ids = [row if row[:1] == [bos] else [bos, *row] for row in ids]
-    return ids
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[assignment]
+    before, after = specials(tokenizer)
+    if before:
+        rows = [row if row[: len(before)] == before else [*before, *row] for row in rows]
+    if after and ended:
+        rows = [row if row[-len(after) :] == after else [*row, *after] for row in rows]
+    return rows
+
+
+def _encode_pairs(tokenizer: "PreTrainedTokenizerBase", dialogues: Sequence[Dialogue], *, skip: bool) -> tuple[Encoded, dict[int, str]]:
+    """Questions and answers as pairs of texts, which encoders trained without a chat template read."""
+    broken = {
+        index: "the model has no chat template, so a prompt can only be one user turn"
+        for index, dialogue in enumerate(dialogues)
+        if [turn.role for turn in dialogue] != ["user", "assistant"] or any(turn.fields for turn in dialogue)
+    }
+    if broken and not skip:
+        raise UnreadableError(broken, len(dialogues))
+    readable = [(dialogue[0].content, dialogue[1].content) for index, dialogue in enumerate(dialogues) if index not in broken]
+    found: Any = tokenizer([asked for asked, _ in readable], [said for _, said in readable]) if readable else {}
+    rows, types = iter(found.get("input_ids", [])), iter(found.get("token_type_ids", []))
+    checks = [Check(reason=broken.get(index, "")) for index in range(len(dialogues))]
+    ids = [[] if check.reason else next(rows) for check in checks]
+    # Only where the tokenizer gives them: RoBERTa's model would take them too, and was trained without.
+    kinds = [[] if check.reason else next(types) for check in checks] if "token_type_ids" in found else None
+    return Encoded(rows=ids, checks=checks, types=kinds), broken

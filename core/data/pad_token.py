@@ -43,6 +43,8 @@ def without_trailing_pads(row: "TokenIds", pad: int | None) -> "TokenIds":
 
 def _is_written(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
     """Whether the chat template, or what the tokenizer adds to a text by itself, can write the token."""
+    if tokenizer.chat_template is None:
+        return False
     if token in str(tokenizer.chat_template):
         return True
     ids = {token_id for text in sample_renderings(tokenizer) for token_id in tokenizer(text, add_special_tokens=False)["input_ids"]}

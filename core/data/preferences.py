@@ -1,23 +1,22 @@
 """Parses a preference pair from one row, in any of the forms such data comes in."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.data.chat import parse_dialogue
-from core.records import Dialogue, Message, Preference
+from core.data.dialogues import answer_of, continued, parse_dialogue, parse_transcript, turn_of, with_columns
+from core.records import Answer, Dialogue, Preference
 
 SIDES = ("chosen", "rejected")
 MAX_MARGIN = 1e6
 """Far above any difference of rewards: a larger margin is a mistake."""
 
 
-def parse_preference(row: object, *, source: str = "") -> Preference:
+def parse_preference(row: object, *, source: str = "", where: str = "") -> Preference:
     """The pair in one row; raises a `ValueError` with the reason if there is none. A null counts as a missing field.
 
-    The prompt is the row's `prompt` (text or messages) or, without one, the shared beginning of the two dialogues. If
-    `prompt` is one of the user turns of two whole dialogues, as in Tulu 3's preference mix, all turns before the last one
-    are the prompt.
+    The prompt is the row's `prompt` (text, messages, or a transcript such as HH-RLHF's) or, without one, the shared beginning of
+    the two dialogues. If `prompt` is one of the user turns of two whole dialogues, as in Tulu 3's preference mix, all turns
+    before the last one are the prompt. Columns for a system turn or tools belong to it (see `core.data.dialogues.with_columns`).
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"not a JSON object: {row!r:.80}")
@@ -28,34 +27,68 @@ def parse_preference(row: object, *, source: str = "") -> Preference:
     if margin is not None and not (isinstance(margin, (int, float)) and abs(margin) <= MAX_MARGIN):
         raise ValueError(f"margin is {margin!r:.80}, not a number up to {MAX_MARGIN:g}")
     prompt, chosen, rejected = _explicit(row) if row.get("prompt") else _implicit(row)
-    for text in (chosen, rejected, *(turn.content for turn in prompt)):
-        text.encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
-    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=str(row.get("source") or source))
+    prompt = with_columns(row, prompt)
+    for turn in (turn_of(chosen), turn_of(rejected), *prompt):
+        (turn.content + turn.fields).encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
+    named = str(row.get("source") or source)
+    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=named, where=where)
 
 
-def _explicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
+def _explicit(row: Mapping[str, Any]) -> tuple[Dialogue, Answer, Answer]:
     """Prompt and completions of a row with a prompt; each side is text, one assistant message or a whole dialogue."""
-    prompt = parse_dialogue(row["prompt"], "prompt")
-    chosen, rejected = (
-        (Message(role="assistant", content=row[key]),) if isinstance(row[key], str) else parse_dialogue(row[key], key) for key in SIDES
-    )
-    sides = dict(zip(SIDES, (chosen, rejected), strict=True))
+    asked = row["prompt"]
+    whole = are_transcripts([row[key] for key in SIDES])
+    sides = {key: answer_turns(row[key], key, asked, whole=whole) for key in SIDES}
+    chosen, rejected = sides.values()
     wrong = "must be text, or the prompt's messages and one of the assistant"
     if spoken := [key for key, turns in sides.items() if turns[-1].role != "assistant"]:
         raise ValueError(f"{spoken[0]} {wrong}")
-    answers = chosen[-1].content, rejected[-1].content
-    if isinstance(row["prompt"], str) and len(chosen) > 1 and len(rejected) > 1:
+    answers = answer_of(chosen[-1]), answer_of(rejected[-1])
+    if isinstance(asked, str) and len(chosen) > 1 and len(rejected) > 1:
         _require_alike(chosen, rejected)
-        asked = row["prompt"].strip()
-        if not any(turn.role == "user" and turn.content.strip() == asked for turn in chosen[:-1]):
-            raise ValueError(f"prompt is none of the user turns of chosen and rejected: {asked!r:.80}")
+        if not begins(asked, chosen):
+            raise ValueError(f"prompt is none of the user turns of chosen and rejected: {asked.strip()!r:.80}")
         return chosen[:-1], *answers
+    prompt = parse_dialogue(asked, "prompt")
     if strange := [key for key, turns in sides.items() if turns[:-1] not in ((), prompt)]:
         raise ValueError(f"{strange[0]} {wrong}")
     return prompt, *answers
 
 
-def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
+def are_transcripts(answers: Sequence[object]) -> bool:
+    """Whether all answers are transcripts of at least two turns."""
+    return all(isinstance(text, str) and len(parse_transcript(text) or ()) > 1 for text in answers)
+
+
+def answer_turns(value: object, key: str, asked: object, *, whole: bool) -> Dialogue:
+    """The turns that a row with the prompt `asked` holds under `key`: an answer alone, or a whole dialogue.
+
+    `whole` says that all answers of the row are transcripts (`are_transcripts`).
+    """
+    if not isinstance(value, str):
+        return parse_dialogue(value, key)
+    turns = parse_transcript(value)
+    transcribed = isinstance(asked, str) and parse_transcript(asked) is not None
+    # An answer may itself look like a transcript: alone of its row, it is one only if the prompt is in it.
+    if turns is not None and len(turns) > 1 and (whole or transcribed or not isinstance(asked, str) or begins(asked, turns)):
+        return turns
+    if transcribed:
+        assert isinstance(asked, str)
+        return continued(asked, value)
+    return (turn_of(value),)
+
+
+def begins(asked: str, dialogue: Dialogue) -> bool:
+    """Whether a text prompt is one of the user turns before the last turn of a dialogue, or all turns before it."""
+    turns = parse_transcript(asked)
+    if turns is None:
+        return any(turn.role == "user" and turn.content.strip() == asked.strip() for turn in dialogue[:-1])
+    begun = turns[-1] if turns[-1].role == "assistant" else None  # empty, or the beginning of the answer
+    before = turns if begun is None else turns[:-1]
+    return before == dialogue[:-1] and (begun is None or dialogue[-1].content.startswith(begun.content))
+
+
+def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, Answer, Answer]:
     """Prompt and completions of a row whose prompt is the shared beginning of two dialogues."""
     chosen, rejected = (_transcript(row[key], key) for key in SIDES)
     if len(chosen) < 2 or len(rejected) < 2:
@@ -63,7 +96,7 @@ def _implicit(row: Mapping[str, Any]) -> tuple[Dialogue, str, str]:
     _require_alike(chosen, rejected)
     if not all(turns[-1].role == "assistant" for turns in (chosen, rejected)):
         raise ValueError("the last turn of chosen and rejected must be the assistant's")
-    return chosen[:-1], chosen[-1].content, rejected[-1].content
+    return chosen[:-1], answer_of(chosen[-1]), answer_of(rejected[-1])
 
 
 def _require_alike(chosen: Dialogue, rejected: Dialogue) -> None:
@@ -78,20 +111,9 @@ def _require_alike(chosen: Dialogue, rejected: Dialogue) -> None:
 
 
 def _transcript(value: object, key: str) -> Dialogue:
-    """Messages, or the transcript form of HH-RLHF with its turns after "Human:" and "Assistant:".
-
-    Two turns in a row by one speaker (9 of the 2,312 rows of HH's harmless test set) become one turn of two paragraphs:
-    many chat templates raise unless the roles alternate.
-    """
     if not isinstance(value, str):
         return parse_dialogue(value, key)
-    before, *parts = re.split(r"\n\n(Human|Assistant):", value)
-    if before or parts[:1] != ["Human"]:
+    turns = parse_transcript(value)
+    if turns is None:
         raise ValueError(f"prompt is missing, and {key} is neither a list of messages nor a Human/Assistant transcript")
-    turns: list[Message] = []
-    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
-        role, content = "user" if speaker == "Human" else "assistant", text.strip()
-        if turns and turns[-1].role == role:
-            content = f"{turns.pop().content}\n\n{content}".strip()
-        turns.append(Message(role=role, content=content))
-    return tuple(turns)
+    return turns

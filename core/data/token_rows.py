@@ -1,12 +1,15 @@
 """What scorers read: one token row (a sequence of token ids) per completion, including its prompt."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from core.data.chat import encode_answered
-from core.records import CompletionScore, Dialogue
+from core.data.chat import UnreadableError, encode, specials
+from core.data.dialogues import turn_of
+from core.data.template_check import counted, described
+from core.records import Answer, CompletionScore, Dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,12 +19,15 @@ if TYPE_CHECKING:
 class TokenRows:
     """One token row per completion, prompt by prompt; `truncated` ones were cut at the end to the length limit.
 
-    `bounds` holds the index of each prompt's first row, and at the end the number of rows.
+    `bounds` holds the index of each prompt's first row, and at the end the number of rows. `lost` counts the rows of which the
+    chat template leaves something out; `types` are the token types where prompts and answers are pairs of texts.
     """
 
     rows: tuple[list[int], ...]
     truncated: tuple[bool, ...]
     bounds: tuple[int, ...]
+    lost: Mapping[str, int] = field(default_factory=dict)
+    types: tuple[list[int], ...] | None = None
 
     @property
     def places(self) -> list[range]:
@@ -30,22 +36,69 @@ class TokenRows:
 
     def completion_scores(self, rewards: Sequence[float]) -> list[list[CompletionScore]]:
         """The rewards of the rows, grouped by prompt, with the number of tokens behind each."""
-        found = [
-            CompletionScore(reward=reward, num_tokens=len(row), truncated=cut)
-            for reward, row, cut in zip(rewards, self.rows, self.truncated, strict=True)
-        ]
-        return [found[start:end] for start, end in pairwise(self.bounds)]
+        found: list[list[CompletionScore]] = []
+        for start, end in pairwise(self.bounds):
+            times = Counter(map(tuple, self.rows[start:end]))
+            found.append(
+                [
+                    CompletionScore(reward=reward, num_tokens=len(row), truncated=cut, repeated=times[tuple(row)] > 1)
+                    for reward, row, cut in zip(rewards[start:end], self.rows[start:end], self.truncated[start:end], strict=True)
+                ]
+            )
+        return found
+
+    def say_lost(self, said: set[str], say: Callable[[str], None]) -> None:
+        """Tells `say` what the template leaves out, unless that is in `said` already."""
+        new = {name: num for name, num in self.lost.items() if name not in said}
+        said.update(new)
+        for line in described(new, len(self.rows), "scored texts"):
+            say(line)
 
 
 def token_rows(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]], max_length: int
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]], max_length: int
 ) -> TokenRows:
-    """Renders every prompt with each of its completions by the chat template, as rows of at most `max_length` tokens."""
-    dialogues = [prompt for prompt, answers in zip(prompts, completions, strict=True) for _ in answers]
-    whole = encode_answered(tokenizer, dialogues, [answer for answers in completions for answer in answers])
+    """Renders every prompt with each of its completions by the chat template, as rows of at most `max_length` tokens.
+
+    Raises `UnreadableError`, by the index of the prompt, for prompts that the template refuses or writes nothing sensible of.
+    """
+    owners = [index for index, answers in enumerate(completions) for _ in answers]
+    dialogues = [(*prompt, turn_of(answer)) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
+    encoded, broken = encode(tokenizer, dialogues, answered=True, skip=True)
+    if broken:
+        raise UnreadableError({owners[index]: reason for index, reason in broken.items()}, len(prompts))
     bounds = [0]
     for answers in completions:
         bounds.append(bounds[-1] + len(answers))
+    _, after = specials(tokenizer)
     return TokenRows(
-        rows=tuple(row[:max_length] for row in whole), truncated=tuple(len(row) > max_length for row in whole), bounds=tuple(bounds)
+        rows=tuple(_cut(row, max_length, after) for row in encoded.rows),
+        types=None if encoded.types is None else tuple(row[:max_length] for row in encoded.types),
+        truncated=tuple(len(row) > max_length for row in encoded.rows),
+        bounds=tuple(bounds),
+        lost=counted(encoded.checks),
     )
+
+
+def _cut(row: list[int], max_length: int, after: Sequence[int]) -> list[int]:
+    """The row, cut to the limit; special tokens that the tokenizer puts at the end stay, as in transformers."""
+    if len(row) <= max_length or not after or row[-len(after) :] != list(after):
+        return row[:max_length]
+    return [*row[: max_length - len(after)], *after]
+
+
+def require_readable(
+    tokenizer: "PreTrainedTokenizerBase", dialogues: Mapping[str, Dialogue], what: str, say: Callable[[str], None] = print
+) -> None:
+    """Raises `ValueError` that names the prompts which the chat template refuses, or writes nothing sensible of.
+
+    `dialogues` are by name; `what` begins the message. `say` is told what else the template leaves out. Of prompts that are one
+    user turn only the first is tried.
+    """
+    plain = [name for name, dialogue in dialogues.items() if [turn.role for turn in dialogue] == ["user"] and not dialogue[0].fields]
+    tried = {name: dialogue for name, dialogue in dialogues.items() if name not in set(plain[1:])}
+    encoded, broken = encode(tokenizer, tried.values(), answered=False, skip=True)
+    if broken:
+        raise ValueError(f"{what}: {UnreadableError(broken, len(dialogues)).listed(list(tried), 'prompts')}")
+    for line in described(counted(encoded.checks), len(dialogues), f"prompts ({what})"):
+        say(line)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.config import LoraConfig, ModelConfig
+from core.data.dates import pin_date, pinned_date
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.process.shortage import killed
 from core.records import AXIS, CheckpointSaved, Tracker
@@ -160,7 +161,7 @@ class SeparateEvaluations:
     def _start(self, saved: Saved) -> None:
         folder = _process_folder(saved)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TASK).write_bytes(pickle.dumps((self.hooks, saved)))
+        (folder / TASK).write_bytes(pickle.dumps((self.hooks, saved, pinned_date())))
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": self.device} if self.device else {})}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # it is not one of the training processes
             environment.pop(name, None)
@@ -230,7 +231,9 @@ def run_task(task: Path) -> None:
     os.nice(5)  # on a CPU, training comes first
     from core.process.precision import autocast
 
-    hooks, saved = pickle.loads(task.read_bytes())
+    hooks, saved, day = pickle.loads(task.read_bytes())
+    if day is not None:
+        pin_date(day)
     model, tokenizer = _loaded(saved)
     with autocast(model.device, saved.base.dtype):
         run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the training process logs the metrics

@@ -33,11 +33,17 @@ def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], p
     return rewards_R if bias is None else rewards_R + bias.float()
 
 
-def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int) -> Tensor:
-    """Rewards in fp32 by the model's own forward pass, with right padding and an attention mask; shape (R,)."""
+def padded_rewards(model: PreTrainedModel, rows: Sequence[TokenIds], pad_id: int, types: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """Rewards in fp32 by the model's own forward pass, with right padding and an attention mask; shape (R,).
+
+    `types` are token types, for models that have them.
+    """
     own = pad_of(model)  # by which the model finds the end of a row
     ids_BL, mask_BL = (to_device(tensor, model.device) for tensor in pad_right(rows, pad_id if own is None else own))
-    return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits[:, 0].float()
+    more: dict[str, Tensor] = {}
+    if types is not None:
+        more["token_type_ids"] = to_device(pad_right(types, 0)[0], model.device)
+    return model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False, **more).logits[:, 0].float()
 
 
 def pad_of(model: PreTrainedModel) -> int | None:

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
-from core.data.chat import pad_id
+from core.data.chat import pad_id, specials
 from core.data.pad_token import require_own_pad
 from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
@@ -65,7 +65,7 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
     Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a language model, whose rewards would
     come from a random head, and for one with several outputs.
     """
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config, pairs=True)
     model, missing = _load(AutoModelForSequenceClassification, config, tokenizer, keep_pad=True)
     if missing:
         raise ValueError(
@@ -132,15 +132,18 @@ def require_liger(config: ModelConfig) -> None:
         raise ValueError(f"model.liger knows no models of type {kind!r}, such as {config.path}; leave it out.")
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, *, pairs: bool = False) -> PreTrainedTokenizerBase:
     """A model's tokenizer, or that of an adapter's base if the adapter has none, with a pad token that is nothing else
-    (`core.data.pad_token.require_own_pad`)."""
+    (`core.data.pad_token.require_own_pad`).
+
+    Raises `ValueError` where it has no chat template. With `pairs`, an encoder needs none: it reads question and answer as two texts.
+    """
     source = locate(config)
     adapter = find_adapter(source)
     if adapter is not None and find_file(source, "tokenizer_config.json") is None:
         source = adapter.base
     tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
-    if tokenizer.chat_template is None:
+    if tokenizer.chat_template is None and not (pairs and tokenizer.sep_token is not None and specials(tokenizer)[1]):
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
     require_own_pad(tokenizer)
     return tokenizer

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from itertools import count
@@ -25,7 +25,7 @@ RECORD = "record.json"
 CONFIG = "config.yaml"
 LOCK = "run.lock"
 
-_RESERVED = {"id", "job", "name", "identity", "status", "started", "session_started", "finished", "wall_s", "versions", "git"}
+_RESERVED = {"id", "job", "name", "identity", "status", "date", "started", "session_started", "finished", "wall_s", "versions", "git"}
 _REQUIRED = {"id", "job", "identity", "status"}
 _MEND = "the command that made the run mends it, going on from the newest checkpoint"
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
@@ -111,6 +111,8 @@ def open_run(
         "name": name,
         "identity": identity,
         "status": RunStatus.running,
+        # The day for chat templates that write it; a resumed run keeps it, and what is rendered with it.
+        "date": date_of(previous).isoformat(),
         "started": previous.get("started", now),
         "session_started": now,
         "wall_s": previous.get("wall_s", 0.0),
@@ -209,6 +211,14 @@ def _clear_leftovers(folder: Path) -> None:
             remove(leftover)
 
 
+def date_of(record: Mapping[str, Any]) -> date:
+    """The date of a run, for chat templates that write it: that of its first start, today if the record does not tell."""
+    try:
+        return date.fromisoformat(str(record.get("date") or record.get("started"))[:10])
+    except ValueError:  # an empty record, or a damaged one
+        return _today()
+
+
 def _lock(run: Run) -> None:
     """Takes the run's lock, which the kernel ties to this process. Raises `RunBusyError` if another process holds it."""
     run.dir.mkdir(parents=True, exist_ok=True)
@@ -273,6 +283,11 @@ def _refuse_reserved(fields: Mapping[str, Any]) -> None:
 def _now() -> str:
     """The time in UTC, as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _today() -> date:
+    """Today where this process runs, as chat templates write it."""
+    return date.today()
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from core.data.dialogues import messages_of
 from core.functions import finite_number, load_function, named_errors, place_of, plain
 from core.records import Dialogue
 from core.scorers.verifier import shown
@@ -10,9 +11,9 @@ from core.scorers.verifier import shown
 class FunctionScorer:
     """Scores with the function named by `module:function`.
 
-    Each call of `score` calls `function(prompts, completions)` once. Prompts are lists of `{"role": ..., "content": ...}`,
-    completions a list of texts per prompt; the function returns a list of numbers per prompt, one per text. Arrays, tensors and
-    scalars of numpy and torch are taken. The module may lie in the current folder.
+    Each call of `score` calls `function(prompts, completions)` once. Prompts are lists of `{"role": ..., "content": ...}`, with
+    whatever else a turn holds, completions a list of texts per prompt; the function returns a list of numbers per prompt, one per
+    text. Arrays, tensors and scalars of numpy and torch are taken. The module may lie in the current folder.
 
     Raises `ValueError` if the function cannot be loaded.
     """
@@ -41,7 +42,7 @@ class FunctionScorer:
         doing = (
             f"scoring answers to {shown(prompts[0]) if len(prompts) == 1 else f'{len(prompts)} prompts'}" if prompts else "scoring nothing"
         )
-        messages = [[{"role": turn.role, "content": turn.content} for turn in prompt] for prompt in prompts]
+        messages = [messages_of(prompt) for prompt in prompts]
         try:
             with named_errors(self._function, self.spec, doing):
                 return self._function(messages, [list(answers) for answers in completions])

@@ -13,7 +13,7 @@ from core.data.chat import encode_prompts, pad_id, preamble
 from core.data.padding import pad_right
 from core.data.token_rows import TokenRows, token_rows
 from core.progress import NoProgress, Progress
-from core.records import CompletionScore, Dialogue
+from core.records import Answer, CompletionScore, Dialogue
 from core.scorers.batches import read_batches
 from core.transfer import to_device
 from core.trees.attention import encode, obstacle, tree_stream
@@ -52,15 +52,16 @@ class ImplicitRewardScorer:
         self.preamble = preamble(tokenizer)
         self.padding_reason = logprob_obstacle(policy, max_length) or logprob_obstacle(reference, max_length)
         self.progress = progress or NoProgress()
+        self._say, self._lost = say, set[str]()
         if self.padding_reason:
             say(f"scoring with padding: {self.padding_reason}")
 
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
         return [[scored.reward for scored in row] for row in self.score_detailed(prompts, completions)]
 
     @torch.no_grad()
-    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         asked = [ids for ids, answers in zip(encode_prompts(self.tokenizer, prompts), completions, strict=True) for _ in answers]
@@ -74,6 +75,7 @@ class ImplicitRewardScorer:
                 self.progress.advance(len(batch))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
+        texts.say_lost(self._lost, self._say)
         return texts.completion_scores((self.beta * (sums[0] - sums[1])).tolist())
 
     def _logprobs(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:

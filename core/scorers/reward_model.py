@@ -6,13 +6,14 @@ Shapes: R sequences.
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import pad_id, preamble
-from core.data.token_rows import token_rows
+from core.data.token_rows import TokenRows, token_rows
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.progress import NoProgress, Progress
-from core.records import CompletionScore, Dialogue
+from core.records import Answer, CompletionScore, Dialogue
 from core.scorers.batches import read_batches
 
 
@@ -41,15 +42,16 @@ class RewardModelScorer:
         self.preamble = preamble(tokenizer)
         self.padding_reason = reward_obstacle(model, max_length)
         self.progress = progress or NoProgress()
+        self._say, self._lost = say, set[str]()
         if self.padding_reason:
             say(f"scoring with padding: {self.padding_reason}")
 
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
         return [[scored.reward for scored in row] for row in self.score_detailed(prompts, completions)]
 
     @torch.no_grad()
-    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = [0.0] * len(texts.rows)
@@ -59,7 +61,7 @@ class RewardModelScorer:
             texts,
             self.batch_tokens,
             padded=self.padding_reason is not None,
-            read_padded=lambda indices: padded_rewards(self.model, [texts.rows[i] for i in indices], pad_id(self.tokenizer)),
+            read_padded=lambda indices: self._padded(texts, indices),
             read_packed=lambda indices, groups: tree_rewards(self.model, groups, self.preamble),
         )
         for indices, rewards_R in batches:
@@ -68,4 +70,9 @@ class RewardModelScorer:
             self.progress.advance(len(indices))
         self.progress.finish()
         self.num_truncated += sum(texts.truncated)
+        texts.say_lost(self._lost, self._say)
         return texts.completion_scores(rewards)
+
+    def _padded(self, texts: TokenRows, indices: Sequence[int]) -> Tensor:
+        types = None if texts.types is None else [texts.types[i] for i in indices]
+        return padded_rewards(self.model, [texts.rows[i] for i in indices], pad_id(self.tokenizer), types)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from core.data.pad_token import without_trailing_pads
 from core.data.token_rows import token_rows
 from core.disk import Json
-from core.records import CompletionScore, Dialogue
+from core.records import Answer, CompletionScore, Dialogue
 from core.vllm.server import Server, is_address
 
 if TYPE_CHECKING:
@@ -63,17 +63,19 @@ class VLLMScorer:
         self.batch, self.parallel, self.timeout_s, self.retries = batch, parallel, timeout_s, retries
         self.num_truncated = 0
         self._say, self._has_said = say, False
+        self._lost: set[str] = set()
 
-    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""
         return [[found.reward for found in row] for row in self.score_detailed(prompts, completions)]
 
-    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[CompletionScore]]:
+    def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         rewards = self._rewards([without_trailing_pads(row, self.pad) for row in texts.rows])
         self._suspect_sigmoid(rewards)
         self.num_truncated += sum(texts.truncated)
+        texts.say_lost(self._lost, self._say)
         return texts.completion_scores(rewards)
 
     def _rewards(self, rows: Sequence[list[int]]) -> list[float]:

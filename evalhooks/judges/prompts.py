@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from core.records import Dialogue, user
+from core.records import Dialogue, Message, user
 
 LETTERS = ascii_uppercase
 """Labels of ranked answers, in the order shown."""
@@ -74,11 +74,16 @@ def ranking(prompt: Dialogue, answers: Sequence[str]) -> Dialogue:
 def _ask(task: str, prompt: Dialogue, answers: dict[str, str], form: str) -> Dialogue:
     """A single user turn, since some chat templates have no system turn: task, material, format of the verdict."""
     # A code hashed from the material cannot be predicted by it, so no answer can close its own fence and speak from outside.
-    material = json.dumps([[(turn.role, turn.content) for turn in prompt], list(answers.values())])
+    material = json.dumps([[(turn.role, _shown(turn)) for turn in prompt], list(answers.values())])
     code = hashlib.sha256(material.encode()).hexdigest()[:10]
-    turns = [_fenced(f"{turn.role} message", turn.content, code) for turn in prompt]
+    turns = [_fenced(f"{turn.role} message", _shown(turn), code) for turn in prompt]
     shown = [_fenced(name, answer, code) for name, answer in answers.items()]
     return user("\n\n".join([task, _FENCES.format(code=code), "The conversation:", *turns, "To be judged:", *shown, form]))
+
+
+def _shown(turn: Message) -> str:
+    """The text of a turn and, as JSON, what else it holds, such as tool calls."""
+    return "\n".join(filter(None, (turn.content, turn.fields))) if turn.fields else turn.content
 
 
 def _fenced(name: str, text: str, code: str) -> str:

@@ -10,9 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.data.chat import UnreadableError
+from core.data.dialogues import parse_dialogue, with_columns
+from core.data.preferences import answer_turns, are_transcripts, begins
 from core.data.rows import dataset_rows
 from core.disk import writing
-from core.records import BenchmarkRow, CompletionScore, DetailedScorer, ScoredRow, Scorer, user
+from core.records import BenchmarkRow, CompletionScore, DetailedScorer, Dialogue, ScoredRow, Scorer, user
 
 HUB2 = "allenai/reward-bench-2"
 HUB1 = "allenai/reward-bench"
@@ -48,6 +51,11 @@ class ScoredBenchmark:
     def num_truncated(self) -> int:
         """Number of texts (prompt and completion) truncated to the scorer's limit; truncation drops the end of the answer."""
         return sum(score.truncated for row in self.details if row is not None for score in row)
+
+    @property
+    def num_equal(self) -> int:
+        """Number of rows with completions that are the same tokens, so that no reward can tell them apart."""
+        return sum(any(score.repeated for score in row) for row in self.details if row is not None)
 
 
 def load_rewardbench2(path: str, *, limit: float = 1.0, seed: int = 0) -> list[BenchmarkRow]:
@@ -114,10 +122,13 @@ def score_rows(rows: Sequence[BenchmarkRow], scorer: Scorer, *, ties_scorer: Sco
 def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
     if not rows:  # there may be only Ties rows, or none
         return ScoredBenchmark(rows=(), details=())
-    prompts, completions = [user(row.prompt) for row in rows], [row.completions for row in rows]
+    prompts, completions = [row.dialogue for row in rows], [row.completions for row in rows]
     details: list[tuple[CompletionScore, ...] | None]
     if isinstance(scorer, DetailedScorer):
-        detailed = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
+        try:
+            detailed = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
+        except UnreadableError as error:
+            raise ValueError(error.listed([row.where or f"row {row.id}" for row in rows], "benchmark rows")) from error
         scores = [tuple(value.reward for value in values) for values in detailed]
         details = [*detailed]
     else:
@@ -184,17 +195,43 @@ def _row2(row: Any, where: str) -> BenchmarkRow:
                 f"{where}: {key!r} is {row[key]!r}, but there are {len(chosen)} chosen and {len(rejected)} rejected completions; "
                 "fix the lists, or leave the count out."
             )
+    turns, completions = _dialogue(row, [*chosen, *rejected], where)
     return BenchmarkRow(
-        id=str(row["id"]), prompt=row["prompt"], completions=(*chosen, *rejected), num_correct=len(chosen), subset=row["subset"]
+        id=str(row["id"]),
+        prompt=row["prompt"],
+        completions=completions,
+        num_correct=len(chosen),
+        subset=row["subset"],
+        turns=turns,
+        where=where,
     )
 
 
 def _row1(row: Any, number: int, where: str) -> BenchmarkRow:
     _require(row, {"prompt": str, "chosen": str, "rejected": str, "subset": str}, where)
     name = number if row.get("id") is None else row["id"]
+    turns, completions = _dialogue(row, [row["chosen"], row["rejected"]], where)
     return BenchmarkRow(
-        id=str(name), prompt=row["prompt"], completions=(row["chosen"], row["rejected"]), num_correct=1, subset=row["subset"]
+        id=str(name), prompt=row["prompt"], completions=completions, num_correct=1, subset=row["subset"], turns=turns, where=where
     )
+
+
+def _dialogue(row: Mapping[str, Any], completions: Sequence[str], where: str) -> tuple[Dialogue, tuple[str, ...]]:
+    """The turns of the row's prompt, none where it is one user turn, and the answers in its completions.
+
+    They are read as training reads them: a prompt may be a transcript, and other columns may hold a system turn or tools.
+    """
+    asked = row["prompt"]
+    try:
+        whole = are_transcripts(completions)
+        answered = [answer_turns(text, "a completion", asked, whole=whole) for text in completions]
+        begun = {turns[:-1] for turns in answered if len(turns) > 1} or {parse_dialogue(asked, "prompt")}
+        if len(begun) > 1 or (whole and not begins(asked, answered[0])):
+            raise ValueError("its completions are dialogues that do not all begin with its prompt")
+        dialogue = with_columns(row, begun.pop())
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return () if dialogue == user(asked) else dialogue, tuple(turns[-1].content for turns in answered)
 
 
 def _require(row: Any, fields: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.data.chat import parse_dialogue
+from core.data.dialogues import parse_dialogue, with_columns
 from core.data.rows import read_rows
 from core.functions import Verifier, load_verifier
 from core.records import Completion, Generator, Prompt, Sampling
@@ -46,6 +46,10 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
             raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
         reference = row["reference"] if isinstance(row.get("reference"), dict) else row
         dialogue = parse_dialogue(row[config.prompt_key], where)
+        try:
+            dialogue = with_columns(row, dialogue)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         prompts.append(Prompt(id=str(row.get("id", number)), dialogue=dialogue, task=name, reference=reference))
     if not prompts:
         raise ValueError(f"tasks.{name}.path={config.path} contains no prompts.")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.data.dates import written_date
 from core.process.world import join_world
 from core.progress import Progress
 from core.records import AXIS, BenchmarkRow, Tracker
@@ -28,6 +29,8 @@ def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progre
         scored, facts = _scored(job, inputs, progress)
         generative = job.reward.kind == RewardKind.judge
         result = result_of(job.benchmark, inputs.reward.name, scored.rows, inputs.prior_sets, generative=generative) | facts
+        if (day := written_date()) is not None:
+            result["date"] = day.isoformat()
         write_result(run.dir / RESULT, run.dir / ROWS, result, scored)
         _draw(run.dir / CHART, result, inputs.rows)
         tracker.log(metrics_of(result), axis=AXIS, step=0)
@@ -45,7 +48,9 @@ def _scored(job: BenchJob, inputs: BenchInputs, progress: Progress) -> tuple[Sco
         return scored, {"judge": {key: getattr(judge, key) for key in counts}}
     limits = Limits(batch_tokens=job.batch_tokens, max_length=lambda _: job.max_length)
     scored = score_rows(inputs.rows, build_reward(inputs.reward, limits, progress=progress))
-    return scored, {"num_truncated": None if None in scored.details else scored.num_truncated, "max_length": job.max_length}
+    is_known = None not in scored.details
+    counts = {"num_truncated": scored.num_truncated, "num_equal_rows": scored.num_equal} if is_known else {"num_truncated": None}
+    return scored, counts | {"max_length": job.max_length}
 
 
 def _draw(path: Path, result: Result, rows: Sequence[BenchmarkRow]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bon.pools import bounds, make_pools, rerank
+from core.data.token_rows import require_readable
 from core.generators.local import TransformersGenerator
 from core.models.load import load_policy, load_reward_model
 from core.progress import Progress
@@ -23,7 +24,10 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     verifiers = {name: task.verifier for name, task in inputs.tasks.items()}
     sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
     progress.start("sampling pools", sum(map(len, prompts.values())))
-    generator = TransformersGenerator(*load_policy(job.model))
+    policy, tokenizer = load_policy(job.model)
+    asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
+    require_readable(tokenizer, asked, job.model.path)
+    generator = TransformersGenerator(policy, tokenizer)
     pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=inputs.identity)
     progress.finish()
     size = min(len(row.completions) for rows in pools.values() for row in rows)

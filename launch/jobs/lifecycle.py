@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.data.dates import pin_date
 from core.hooks.hook import log_unlogged
 from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import Preempted
 from core.records import Tracker
-from core.runs.record import Run, RunState, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
+from core.runs.record import Run, RunState, date_of, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
 from core.runs.tracking import METRICS, JsonlTracker, Trackers, WandbTracker
 from launch.compose import Composed
 from launch.schema import RunSettings, TrackerMode
@@ -70,12 +72,13 @@ def carry_out(
     do the work; the main one alone writes. Whatever ends the work early is noted in the record and raised again.
     """
     job = composed.job
-    run, state = world.from_main(lambda: _opened(composed, job, plan))
+    run, state, day = world.from_main(lambda: _opened(composed, job, plan))
     if state == RunState.finished:
         if world.is_main:
             say_finished(run.dir)
             tidy(run.dir)
         return record_of(run)
+    pin_date(day)
     with _tracked(job, run, plan) if world.is_main else _untracked() as tracker:
         results = work(run, tracker)
         if world.is_main:
@@ -95,8 +98,9 @@ def say_finished(run_dir: Path | str) -> None:
     print(f"{run_dir} is finished already", file=sys.stderr)
 
 
-def _opened(composed: Composed[RunSettings], job: RunSettings, plan: RunPlan) -> tuple[Run, RunState]:
-    return open_run(
+def _opened(composed: Composed[RunSettings], job: RunSettings, plan: RunPlan) -> tuple[Run, RunState, date]:
+    """The run, how it was found, and its date for chat templates."""
+    run, state = open_run(
         runs_dir=Path(job.runs_dir),
         study=job.study,
         job=plan.kind,
@@ -106,6 +110,7 @@ def _opened(composed: Composed[RunSettings], job: RunSettings, plan: RunPlan) ->
         resume=job.resumes,
         extra=plan.facts,
     )
+    return run, state, date_of(read_record(run.dir))
 
 
 @contextmanager

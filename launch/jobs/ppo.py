@@ -4,14 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from core.data.token_rows import require_readable
 from core.disk import BrokenFileError, read_json, write_json
 from core.engines.resume import forget_states
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
 from core.process.world import World, join_world
 from core.progress import Progress
-from core.records import Sampling, Tracker
+from core.records import Sampling, Scorer, Tracker
 from core.runs.record import Run
+from core.scorers.ensemble import EnsembleScorer
+from core.scorers.implicit import ImplicitRewardScorer
+from core.scorers.reward_model import RewardModelScorer
+from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import WeightedScorer
 from evalhooks.checkpoints import PolicyHook, static_scores
 from evalhooks.report import write_over_optimisation
@@ -51,6 +58,7 @@ def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, pr
     """Loads the rewards, and trains by the algorithm that was asked for."""
     tokenizer = load_tokenizer(job.model)
     scorer = build_terms(job, inputs.rewards, inputs.prompts, tokenizer, say=print_on_main)
+    _require_readable(job, inputs, scorer, tokenizer)
     prompts = [prompt.dialogue for prompt in inputs.prompts]
     hooks = [_hook(job, run_dir, inputs, scorer, world)]
     context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
@@ -60,6 +68,27 @@ def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, pr
     if job.critic == "reward" and reward_model is None:
         print_on_main("note: no reward model reads the policy's tokens, so the critic starts from the policy.")
     return train(job, context, prompts=prompts, scorer=scorer, reward_model=reward_model)
+
+
+def _require_readable(job: PPOJob, inputs: PPOInputs, scorer: WeightedScorer, policy: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` for prompts that the chat template of the policy or of a reward refuses: it might come to them days later."""
+    asked = {prompt.id: prompt.dialogue for prompt in inputs.prompts}
+    tasks = {f"{name}, {prompt.id}": prompt.dialogue for name, task in inputs.tasks.items() for prompt in task.prompts}
+    require_readable(policy, asked | tasks, job.model.path, say=print_on_main)
+    for term in scorer.terms:
+        for tokenizer in _tokenizers(term.scorer):
+            require_readable(tokenizer, asked | tasks, f"reward {term.name}", say=print_on_main)
+
+
+def _tokenizers(scorer: Scorer) -> list[PreTrainedTokenizerBase]:
+    """The tokenizers of a reward, whose chat templates write what it reads."""
+    match scorer:
+        case RewardModelScorer() | ImplicitRewardScorer() | VLLMScorer():
+            return [scorer.tokenizer]
+        case EnsembleScorer():
+            return [tokenizer for member in scorer.members for tokenizer in _tokenizers(member)]
+        case _:
+            return []
 
 
 def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer, world: World) -> PolicyHook:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from bon.pools import load_pools
+from core.data.token_rows import require_readable
 from core.engines.resume import forget_states
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
+from core.models.load import load_tokenizer
 from core.process.world import join_world
 from core.progress import Progress
 from core.records import Tracker
@@ -15,9 +17,11 @@ from core.runs.record import Run
 from evalhooks.checkpoints import HeldOutHook, RewardModelHook
 from evalhooks.config import Where
 from launch.compose import Composed
+from launch.entry import print_on_main
 from launch.inputs import RMInputs
 from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.schema import RMJob
+from rmtrain.tokens import comparable
 from rmtrain.train import train
 
 
@@ -40,6 +44,8 @@ def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Pr
             "num_pairs": outcome.num_pairs,
             "num_dropped_pairs": outcome.num_dropped,
             "num_cut_pairs": outcome.num_cut,
+            "num_equal_pairs": outcome.num_equal,
+            "num_broken_pairs": outcome.num_broken,
             "train_s": outcome.train_s,
             "hooks_s": outcome.hooks_s,
         }
@@ -48,17 +54,24 @@ def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Pr
 
 
 def _hooks(job: RMJob, inputs: RMInputs) -> list[Hook]:
-    """Raises `ValueError` for pools that cannot be read."""
+    """Raises `ValueError` for pools that cannot be read, and for rows that the model's chat template refuses."""
+    tokenizer = load_tokenizer(job.model)
+    pools = load_pools(Path(job.hooks.pools)) if job.hooks.pools else None
+    benchmarks = [*inputs.benchmarks.rewardbench2, *inputs.benchmarks.rewardbench1]
+    measured = {row.where or row.id: row.dialogue for row in benchmarks}
+    measured |= {f"{task}, {row.id}": row.prompt for task, rows in (pools or {}).items() for row in rows}
+    require_readable(tokenizer, measured, "what the hooks score", say=print_on_main)
     hooks: list[Hook] = [
         RewardModelHook(
             rewardbench2=inputs.benchmarks.rewardbench2,
             rewardbench1=inputs.benchmarks.rewardbench1,
-            pools=load_pools(Path(job.hooks.pools)) if job.hooks.pools else None,
+            pools=pools,
             best_of=job.hooks.best_of,
             batch_tokens=job.hooks.batch_tokens,
             max_length=job.hooks.max_length,
         )
     ]
-    if inputs.preferences.held_out:
-        hooks.append(HeldOutHook(inputs.preferences.held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
+    held_out = comparable(inputs.preferences.held_out, tokenizer, skip_broken=job.data.skip_broken, say=print_on_main)
+    if held_out:
+        hooks.append(HeldOutHook(held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
     return hooks

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from core.data.chat import parse_dialogue
+from core.data.dialogues import parse_dialogue
 from core.data.turn_ends import answer_texts
 from core.hooks.run_context import RunContext
 from core.process.precision import without_autocast

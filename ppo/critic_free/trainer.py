@@ -38,6 +38,11 @@ def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerB
 
     Raises `ValueError` if there is none, and if TRL would give the policy other tokens than the rest of this project does.
     """
+    if rich := next((prompt for prompt in prompts if any(turn.fields for turn in prompt)), None):
+        raise ValueError(
+            f"algo={config.algo}: TRL is handed role and content of each turn alone, and the prompt {rich[-1].content!r:.80} has tools or "
+            "tool calls; leave such prompts out, or use algo=ppo."
+        )
     ids = encode_prompts(tokenizer, prompts)
     fitting = [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) <= config.max_prompt_length]
     if not fitting:
@@ -112,4 +117,5 @@ def _align(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
 
 
 def _messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    assert not any(turn.fields for turn in dialogue), "fitting_prompts refuses them"
     return [{"role": turn.role, "content": turn.content} for turn in dialogue]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from core.data.chat import encode_answered, encode_prompts, parse_dialogue, preamble
+from core.data.chat import encode_answered, encode_prompts, preamble
+from core.data.dialogues import parse_dialogue
 from core.records import Message, user
 from tests.fakes import word_tokenizer
 

@@ -118,7 +118,7 @@ def test_skyworks_pairs_are_read_as_dialogues_with_a_source() -> None:
 
 
 def test_messages_may_carry_more_than_role_and_content() -> None:
-    more = {"timestamp": None, "tool_calls": [1], "name": "x"}
+    more = {"timestamp": None, "tool_calls": [], "name": None, "weight": 1}
     row = {"chosen": dialogue("A plum.", **more), "rejected": dialogue("A lamp.", timestamp="now")}
     assert parse(row).prompt == BEGUN
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.runs.record import Run, RunBusyError, RunState, fail_run, finish_run, 
 
 HOLDS_THE_RUN = """
 import sys
+from datetime import date
 from pathlib import Path
 from core.runs.record import open_run
 open_run(runs_dir=Path(sys.argv[1]), study="demo", job="rm", name="tulu", identity={"lr": 3e-6, "seed": 7}, config_yaml="held: true")
@@ -44,6 +46,15 @@ def test_a_new_run_gets_a_folder_named_by_job_name_and_hash_with_config_and_reco
     assert record["lineage"] == {"base": "llama"}
     assert set(record["versions"]) == {"python", "torch", "transformers", "trl", "rewardloop"}
     fail_run(run, "end of test")
+
+
+def test_a_resumed_run_keeps_its_date_and_one_that_starts_over_gets_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = iter([date(2024, 2, 29), date(2024, 3, 2)])
+    monkeypatch.setattr("core.runs.record._today", lambda: next(days))
+    for resume, expected in ((True, "2024-02-29"), (True, "2024-02-29"), (False, "2024-03-02")):
+        run, _ = open_tulu(tmp_path, resume=resume)
+        assert read_record(run.dir)["date"] == expected
+        fail_run(run, "end of test")
 
 
 def test_the_record_names_the_revision_of_the_code(tmp_path: Path) -> None:

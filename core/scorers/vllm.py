@@ -72,7 +72,7 @@ class VLLMScorer:
     def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
-        rewards = self._rewards([without_trailing_pads(row, self.pad) for row in texts.rows])
+        rewards = self._rewards([list(without_trailing_pads(row, self.pad)) for row in texts.rows])
         self._suspect_sigmoid(rewards)
         self.num_truncated += sum(texts.truncated)
         texts.say_lost(self._lost, self._say)

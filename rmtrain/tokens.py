@@ -152,12 +152,12 @@ class _Sides:
 
 def _encode(preferences: Sequence[Preference], tokenizer: "PreTrainedTokenizerBase") -> list[_Sides]:
     answered = [(*pair.prompt, turn_of(answer)) for pair in preferences for answer in (pair.chosen, pair.rejected)]
-    encoded, broken = encode(tokenizer, answered, answered=True, skip=True)
+    encoded = encode(tokenizer, answered, answered=True, skip=True)
     return [
         _Sides(
             rows=(encoded.rows[i], encoded.rows[i + 1]),
             lost=tuple(dict.fromkeys((*encoded.checks[i].lost, *encoded.checks[i + 1].lost))),
-            reason=broken.get(i, broken.get(i + 1, "")),
+            reason=encoded.checks[i].reason or encoded.checks[i + 1].reason,
         )
         for i in range(0, len(answered), 2)
     ]

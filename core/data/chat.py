@@ -48,42 +48,28 @@ class Encoded:
     checks: list[Check]
     types: list[list[int]] | None = None
 
+    @property
+    def broken(self) -> dict[int, str]:
+        """Why dialogues cannot be read, by index."""
+        return {index: check.reason for index, check in enumerate(self.checks) if check.reason}
 
-def encode(
-    tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], *, answered: bool, skip: bool = False
-) -> tuple[Encoded, dict[int, str]]:
+
+def encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], *, answered: bool, skip: bool = False) -> Encoded:
     """The dialogues as token ids: up to where the assistant's turn begins or, if `answered`, with all that the template puts at the end.
 
-    Raises `UnreadableError` that names all dialogues that cannot be read; with `skip` these are empty rows, and are returned by
-    index with the reasons.
+    Raises `UnreadableError` that names all dialogues that cannot be read; with `skip` these are empty rows.
     """
-    if tokenizer.chat_template is None:
-        return _encode_pairs(tokenizer, list(dialogues), skip=skip)
-    check = TemplateCheck(lambda dialogue: render(tokenizer, dialogue, generation=not answered), answered=answered)
-    texts: list[str] = []
-    checks: list[Check] = []
-    broken: dict[int, str] = {}
-    for index, dialogue in enumerate(dialogues):
-        try:
-            text = render(tokenizer, dialogue, generation=not answered)
-            found = check.of(dialogue, text)
-        except ValueError as error:
-            text, found = "", Check(reason=str(error))
-        if found.reason:
-            broken[index] = found.reason
-        texts.append(text)
-        checks.append(found)
-    if broken and not skip:
-        raise UnreadableError(broken, len(texts))
-    rows = _tokenize(tokenizer, texts, ended=answered)
-    for index in broken:
-        rows[index] = []
-    return Encoded(rows=rows, checks=checks), broken
+    found = (
+        _encode_pairs(tokenizer, list(dialogues)) if tokenizer.chat_template is None else _encode(tokenizer, dialogues, answered=answered)
+    )
+    if not skip and (broken := found.broken):
+        raise UnreadableError(broken, len(found.rows))
+    return found
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of each prompt, up to where the assistant's turn begins."""
-    return encode(tokenizer, dialogues, answered=False)[0].rows
+    return encode(tokenizer, dialogues, answered=False).rows
 
 
 def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[Answer]) -> list[list[int]]:
@@ -94,7 +80,7 @@ def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Di
 
 def encode_dialogues(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of whole dialogues, whichever role has the last turn."""
-    return encode(tokenizer, dialogues, answered=True)[0].rows
+    return encode(tokenizer, dialogues, answered=True).rows
 
 
 def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -162,20 +148,34 @@ def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, end
     return rows
 
 
-def _encode_pairs(tokenizer: "PreTrainedTokenizerBase", dialogues: Sequence[Dialogue], *, skip: bool) -> tuple[Encoded, dict[int, str]]:
+def _encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], *, answered: bool) -> Encoded:
+    check = TemplateCheck(lambda dialogue: render(tokenizer, dialogue, generation=not answered), answered=answered)
+    texts: list[str] = []
+    checks: list[Check] = []
+    for dialogue in dialogues:
+        try:
+            text = render(tokenizer, dialogue, generation=not answered)
+            found = check.of(dialogue, text)
+        except ValueError as error:
+            text, found = "", Check(reason=str(error))
+        texts.append(text)
+        checks.append(found)
+    rows = _tokenize(tokenizer, texts, ended=answered)
+    return Encoded(rows=[[] if check.reason else row for row, check in zip(rows, checks, strict=True)], checks=checks)
+
+
+def _encode_pairs(tokenizer: "PreTrainedTokenizerBase", dialogues: Sequence[Dialogue]) -> Encoded:
     """Questions and answers as pairs of texts, which encoders trained without a chat template read."""
-    broken = {
-        index: "the model has no chat template, so a prompt can only be one user turn"
-        for index, dialogue in enumerate(dialogues)
-        if [turn.role for turn in dialogue] != ["user", "assistant"] or any(turn.fields for turn in dialogue)
-    }
-    if broken and not skip:
-        raise UnreadableError(broken, len(dialogues))
-    readable = [(dialogue[0].content, dialogue[1].content) for index, dialogue in enumerate(dialogues) if index not in broken]
-    found: Any = tokenizer([asked for asked, _ in readable], [said for _, said in readable]) if readable else {}
+    reason = "the model has no chat template, so a prompt can only be one user turn"
+    plain = [
+        [turn.role for turn in dialogue] == ["user", "assistant"] and not any(turn.fields for turn in dialogue) for dialogue in dialogues
+    ]
+    readable = [dialogue for dialogue, is_plain in zip(dialogues, plain, strict=True) if is_plain]
+    found: Any = tokenizer([asked.content for asked, _ in readable], [said.content for _, said in readable]) if readable else {}
     rows, types = iter(found.get("input_ids", [])), iter(found.get("token_type_ids", []))
-    checks = [Check(reason=broken.get(index, "")) for index in range(len(dialogues))]
-    ids = [[] if check.reason else next(rows) for check in checks]
-    # Only where the tokenizer gives them: RoBERTa's model would take them too, and was trained without.
-    kinds = [[] if check.reason else next(types) for check in checks] if "token_type_ids" in found else None
-    return Encoded(rows=ids, checks=checks, types=kinds), broken
+    return Encoded(
+        rows=[next(rows) if is_plain else [] for is_plain in plain],
+        checks=[Check() if is_plain else Check(reason=reason) for is_plain in plain],
+        # Only where the tokenizer gives them: RoBERTa's model would take them too, and was trained without.
+        types=[next(types) if is_plain else [] for is_plain in plain] if "token_type_ids" in found else None,
+    )

@@ -65,19 +65,26 @@ class TemplateCheck:
             text = self._render(trial)
         except ValueError:  # it looks into the contents, so the dialogues themselves must do
             return Check()
-        silent = {turn.role for turn in trial} - {turn.role for turn, mark in zip(trial, marks, strict=True) if not mark or mark in text}
+        written = [not mark or mark.casefold() in text.casefold() for mark in marks]
+        silent = {turn.role for turn in trial} - {turn.role for turn, is_written in zip(trial, written, strict=True) if is_written}
         unread = self._unread(trial, text)
         lost = [f"the {role} turn" for role in sorted(silent)]
         lost += [key for key in unread if not self._dropped_on_purpose(key, dialogue)]
-        asked, last = (dialogue[:-1], dialogue[-1]) if self._answered else (dialogue, None)
-        if last is not None and (last.role in silent or not last.content.strip()) and last.fields and not fields_of(last).keys() - unread:
-            return Check(lost=tuple(lost), reason=f"the chat template writes nothing of the answer, which is {' and '.join(unread)}")
-        if last is not None and last.content.strip() and last.role in silent:
-            return Check(lost=tuple(lost), reason="the chat template leaves out the answer")
-        if "user" in silent or (asked and all(turn.role in silent for turn in asked)):
-            roles = " and ".join(sorted({turn.role for turn in asked if turn.role in silent}))
-            return Check(lost=tuple(lost), reason=f"the chat template leaves out what was asked (turns of {roles})")
-        return Check(lost=tuple(lost))
+        return Check(lost=tuple(lost), reason=self._reason(dialogue, written, unread))
+
+    def _reason(self, dialogue: Dialogue, written: Sequence[bool], unread: Sequence[str]) -> str:
+        """Why dialogues of this kind cannot be used: nothing is left of the question, or of the answer. Empty if they can."""
+        num_asked = len(dialogue) - self._answered
+        if self._answered:
+            answer = dialogue[-1]
+            if not written[-1] and not fields_of(answer).keys() - unread:
+                return "the chat template leaves out the answer"
+            if not answer.content.strip() and answer.fields and not fields_of(answer).keys() - unread:
+                return f"the chat template writes nothing of the answer, which is {' and '.join(fields_of(answer))}"
+        questions = [place for place in range(num_asked) if dialogue[place].role == "user"]
+        if (questions and not written[questions[-1]]) or (num_asked and not any(written[:num_asked])):
+            return "the chat template leaves out what was asked"
+        return ""
 
     def _unread(self, trial: Dialogue, text: str) -> list[str]:
         """The keys of the turns that make no difference to the text."""
@@ -113,13 +120,13 @@ def _without(turn: Message, key: str) -> Message:
 
 
 def _occurs(content: str, text: str) -> bool:
-    """Whether a content stands in the text, but for blanks, or escaped as in JSON."""
+    """Whether a content stands in the text, but for blanks and case, or escaped as in JSON."""
     stripped = content.strip()
     if stripped in text:
         return True
     if json.dumps(stripped)[1:-1] in text or json.dumps(stripped, ensure_ascii=False)[1:-1] in text:
         return True
-    return "".join(content.split()) in "".join(text.split())
+    return "".join(content.split()).casefold() in "".join(text.split()).casefold()
 
 
 def counted(checks: Sequence[Check]) -> dict[str, int]:

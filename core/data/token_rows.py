@@ -64,8 +64,8 @@ def token_rows(
     """
     owners = [index for index, answers in enumerate(completions) for _ in answers]
     dialogues = [(*prompt, turn_of(answer)) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
-    encoded, broken = encode(tokenizer, dialogues, answered=True, skip=True)
-    if broken:
+    encoded = encode(tokenizer, dialogues, answered=True, skip=True)
+    if broken := encoded.broken:
         raise UnreadableError({owners[index]: reason for index, reason in broken.items()}, len(prompts))
     bounds = [0]
     for answers in completions:
@@ -97,8 +97,8 @@ def require_readable(
     """
     plain = [name for name, dialogue in dialogues.items() if [turn.role for turn in dialogue] == ["user"] and not dialogue[0].fields]
     tried = {name: dialogue for name, dialogue in dialogues.items() if name not in set(plain[1:])}
-    encoded, broken = encode(tokenizer, tried.values(), answered=False, skip=True)
-    if broken:
+    encoded = encode(tokenizer, tried.values(), answered=False, skip=True)
+    if broken := encoded.broken:
         raise ValueError(f"{what}: {UnreadableError(broken, len(dialogues)).listed(list(tried), 'prompts')}")
     for line in described(counted(encoded.checks), len(dialogues), f"prompts ({what})"):
         say(line)

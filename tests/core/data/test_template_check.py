@@ -28,8 +28,8 @@ def with_template(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrain
 
 
 def lost(tokenizer: PreTrainedTokenizerFast, template: str, *dialogue: Message, answered: bool = True) -> tuple[str, ...]:
-    encoded, broken = encode(with_template(tokenizer, template), [dialogue], answered=answered, skip=True)
-    assert not broken
+    encoded = encode(with_template(tokenizer, template), [dialogue], answered=answered, skip=True)
+    assert not encoded.broken
     return encoded.checks[0].lost
 
 
@@ -75,8 +75,16 @@ def test_what_is_refused_is_refused_with_the_templates_own_words(tokenizer: PreT
 def test_a_dialogue_is_refused_if_the_question_or_the_answer_is_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
     deaf = "{% for m in messages if m.role != 'user' %}{{ m.content }}{% endfor %}"
     mute = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
-    assert reason(tokenizer, deaf, *user("a"), PLUM) == "the chat template leaves out what was asked (turns of user)"
+    assert reason(tokenizer, deaf, *user("a"), PLUM) == "the chat template leaves out what was asked"
     assert reason(tokenizer, mute, *user("a"), PLUM) == "the chat template leaves out the answer"
+    early = "{% for m in messages[:2] %}{{ m.role }} {{ m.content }} {% endfor %}"
+    assert reason(tokenizer, early, *user("a"), PLUM, *user("b"), PLUM) == "the chat template leaves out the answer"
+    assert reason(tokenizer, early, *user("a"), PLUM, *user("b"), answered=False) == "the chat template leaves out what was asked"
+    late = "{% for m in messages[-2:] %}{{ m.role }} {{ m.content | lower }} {% endfor %}"
+    assert lost(tokenizer, late, *user("First."), Message(role="assistant", content="Yes."), *user("B"), PLUM) == (
+        "the user turn",
+        "the assistant turn",
+    )
     assert encode_prompts(with_template(tokenizer, mute), [user("a")]) != [[]]
 
 

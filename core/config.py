@@ -71,6 +71,9 @@ class ModelConfig:
     liger: Hashed[bool] = False
     """Train with Liger's fused Triton kernels (Hsu et al. 2024) for norms, MLPs and rotary embeddings; needs a CUDA device and
     `pip install 'rewardloop[liger]'`. Ignored when a model is loaded for anything but training."""
+    keep_head: Hashed[bool] = False
+    """Go on training the head of a base that is a reward model, instead of drawing a new one. Of effect only where a reward model
+    is trained."""
     lineage: Unhashed[str] = ""
     """Name of the family of base models; empty: read from the record beside the model, otherwise the path."""
 

@@ -249,6 +249,8 @@ class PPOConfig:
             raise ValueError(f"lora.dropout={self.lora.dropout} would train another policy than the one that samples; leave it at 0.")
         if self.model.dtype == Dtype.fp16:
             raise ValueError("model.dtype=fp16 would need loss scaling in training; choose bf16 or fp32.")
+        if self.model.keep_head:
+            raise ValueError("model.keep_head=true keeps the head of a reward model in its training, and a policy has none; leave it out.")
         if self.rollout.kind == RolloutKind.vllm and self.lora.rank:
             raise ValueError("rollout.kind=vllm needs whole weights, and an adapter has none; leave out lora.rank, or choose transformers.")
         _require_choice("critic", self.critic, CriticStart)

@@ -17,6 +17,8 @@ from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
 from core.models.logprobs import require_paddable
+from core.models.modes import require_equal_modes
+from core.models.positions import require_room
 from core.process.precision import autocast
 from core.process.world import World
 from core.records import Dialogue, Generator, RolloutEngine, Sampling, Scorer
@@ -133,8 +135,12 @@ def open_session(
     # Trained weights are kept in fp32, where small steps are not lost; frozen weights under an adapter need not be.
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
     actor, tokenizer = load_policy(held)
-    fitting, num_dropped = _fitting(prompts, tokenizer, config)
     critic_source = reward_model if config.critic == CriticStart.reward else None
+    for model in (actor, critic_source):
+        if model is not None:
+            require_equal_modes(model)
+    fitting, num_dropped = _fitting(prompts, tokenizer, config)
+    require_room(actor, max(map(len, encode_prompts(tokenizer, fitting))), config.max_new_tokens)
     networks = actor_critic(
         actor,
         critic_source,

@@ -19,6 +19,7 @@ from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import new_reward_model
+from core.models.positions import beyond_context, within_positions
 from core.process.precision import without_autocast
 from core.process.world import World
 from core.progress import Progress
@@ -88,20 +89,26 @@ class RMSession:
         say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.world = config, world
-        self.model, self.tokenizer = new_reward_model(config.model, seed=config.seed, lora=config.lora)
+        self.model, self.tokenizer = new_reward_model(config.model, seed=config.seed, lora=config.lora, say=say)
+        max_length, bounded = within_positions(self.model, config.max_length)
+        if bounded:
+            say(bounded)
         self.tokens = tokenize(
             preferences,
             self.tokenizer,
-            max_length=config.max_length,
+            max_length=max_length,
             overlong=config.overlong,
             skip_broken=config.data.skip_broken,
             progress=progress,
         )
         self.pairs = self.tokens.pairs
-        _report(self.tokens, preferences, config, say)
+        _report(self.tokens, preferences, max_length, say)
+        warning = beyond_context(self.model, max(max(len(pair.chosen), len(pair.rejected)) for pair in self.pairs))
+        if warning:
+            say(warning)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
-        self.rewards = PairRewards(self.model, self.tokenizer, max_length=config.max_length)
+        self.rewards = PairRewards(self.model, self.tokenizer, max_length=max_length)
         if self.rewards.padding_reason:
             say(f"training with padding: {self.rewards.padding_reason}")
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -197,9 +204,9 @@ def num_unique_tokens(pair: TokenPair) -> int:
     return len(pair.chosen) + len(pair.rejected) - shared
 
 
-def _report(tokens: TokenPairs, preferences: Sequence[Preference], config: RewardModelConfig, say: Callable[[str], None]) -> None:
+def _report(tokens: TokenPairs, preferences: Sequence[Preference], max_length: int, say: Callable[[str], None]) -> None:
     """Says what was left out of the data, and of its pairs."""
-    limit, num_pairs = f"max_length={config.max_length} tokens", len(preferences)
+    limit, num_pairs = f"max_length={max_length} tokens", len(preferences)
     if tokens.broken:
         say(listed(tokens.broken, preferences, LEFT_OUT))
     if tokens.num_equal:

@@ -9,6 +9,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from core.data.chat import encode_prompts, pad_id
 from core.data.turn_ends import answer_texts, turn_ends
 from core.generators.local import require_generates
+from core.models.positions import require_room
 from core.records import Completion, Dialogue, Sampling
 
 PAGE = 64
@@ -42,6 +43,7 @@ class ContinuousGenerator:
             return []
         # n copies, not num_return_sequences: the blocks of a prompt are shared among its copies either way.
         inputs = [ids for ids in encode_prompts(self.tokenizer, prompts) for _ in range(sampling.n)]
+        require_room(self.model, max(map(len, inputs)), sampling.max_new_tokens)
         greedy = sampling.temperature == 0
         # The engine reseeds torch's global generators, which the rest of the run uses.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -6,7 +6,7 @@ E tokens that end an answer.
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
+from core.models.positions import require_room
 from core.process.precision import without_autocast
 from core.records import Completion, Dialogue, Sampling
 
@@ -41,8 +42,12 @@ class TransformersGenerator:
         require_generates(model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
-        """`sampling.n` completions per prompt, in the order of the prompts."""
+        """`sampling.n` completions per prompt, in the order of the prompts.
+
+        Raises `ValueError` if prompt and new tokens would exceed the positions that the model has learned.
+        """
         prompt_ids = encode_prompts(self.tokenizer, prompts)
+        require_room(self.model, max(map(len, prompt_ids), default=0), sampling.max_new_tokens)
         results: list[list[Completion]] = [[] for _ in prompts]
         per_batch = max(1, self.batch_size // sampling.n)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
@@ -215,11 +220,11 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 
 def _take_rows(cache: DynamicCache, indices: Tensor) -> None:
     """Reduces or repeats the rows of the cache to `indices`."""
-    for layer in cache.layers:
+    layers: list[Any] = cache.layers  # typed as a base that lacks these methods
+    for layer in layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(cast("torch.LongTensor", indices))  # its only way to choose rows
+            layer.reorder_cache(indices)  # its only way to choose rows
         else:
-            assert isinstance(layer, DynamicLayer)
             layer.batch_select_indices(indices)
 
 

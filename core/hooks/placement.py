@@ -219,7 +219,7 @@ def _loaded(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
     if not saved.lora.rank:
         return load_reward_model(ModelConfig(path=str(saved.path)))
-    model, tokenizer = new_reward_model(saved.base, seed=0, lora=saved.lora)
+    model, tokenizer = new_reward_model(saved.base, seed=0, lora=saved.lora, say=lambda _: None)  # the trainer has said it
     _, unexpected = model.load_state_dict(read_weights(saved.path), strict=False)
     assert not unexpected, unexpected
     return model.eval(), tokenizer

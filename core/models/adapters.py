@@ -6,7 +6,7 @@ their usual places. For anything else it is merged, so that all other code sees 
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from core.config import LoraConfig, ModelConfig, Quantize
 from core.data.fingerprint import fingerprint
 from core.disk import read_json
+from core.models.fit import LANGUAGE_HEADS, some
 from core.models.locate import ADAPTER_CONFIG, ModelLocation, find_file, locate, resolve
 
 if TYPE_CHECKING:
     import peft
     from torch import Generator, Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 HEAD = "score"
@@ -111,15 +113,15 @@ def inject_adapter(model: "PreTrainedModel", lora: LoraConfig, *, base: ModelLoc
     from peft import LoraConfig as PeftConfig
     from peft import TaskType
 
-    linear = _linear_layers(model)
-    _require_targets(lora.targets, linear, type(model).__name__)
+    names, transposed = target_names(model, lora.targets)
     has_head = any(name == HEAD for name, _ in model.named_children())
     config = PeftConfig(
         task_type=TaskType.SEQ_CLS if has_head else TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as int, used as a factor
         lora_dropout=lora.dropout,
-        target_modules=lora.targets or sorted({name.rpartition(".")[2] for name in linear}),
+        target_modules=names,
+        fan_in_fan_out=transposed,
     )
     model.add_adapter(config, _NAME)
     folder = Path(base.path)
@@ -163,18 +165,55 @@ def adapter_state(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return {re.sub(r"\.(lora_[AB])\.", rf".\1.{_NAME}.", name): weight for name, weight in own.items()}
 
 
-def _linear_layers(model: "PreTrainedModel") -> set[str]:
-    """The names of the linear layers of a model's body, quantized ones included."""
+def target_names(model: "PreTrainedModel", targets: Sequence[str]) -> tuple[list[str], bool]:
+    """The names of the layers that an adapter goes on, all of them without `targets`; and whether their weights are transposed.
+
+    Raises `ValueError` for a name that no linear layer of the body has, and where there is no such layer at all.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    linear = _linear_layers(model)
+    _require_targets(targets, linear, model)
+    names = list(targets) or sorted({name.rpartition(".")[2] for name in linear})
+    transposed = {isinstance(layer, Conv1D) for name, layer in linear.items() if any(_is_named(name, target) for target in names)}
+    if len(transposed) > 1:
+        raise ValueError(
+            f"lora.targets: {', '.join(names)} of a {type(model).__name__} are Conv1D and Linear layers, which one adapter cannot both "
+            "adapt; choose some of one kind."
+        )
+    return names, transposed == {True}
+
+
+def _linear_layers(model: "PreTrainedModel") -> "dict[str, Module]":
+    """The linear layers of a model's body by name, quantized ones included, and GPT-2's, which are transposed (Conv1D)."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
-    return {name for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: module for name, module in model.base_model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
 
 
-def _require_targets(targets: list[str], linear: set[str], model: str) -> None:
+def _require_targets(targets: Sequence[str], linear: "Mapping[str, Module]", model: "PreTrainedModel") -> None:
+    name = type(model).__name__
+    if not linear:
+        kinds = ", ".join(sorted({type(module).__name__ for module in model.base_model.modules() if not list(module.children())}))
+        raise ValueError(f"lora.rank: a {name} has no linear layers to put an adapter on, only {kinds}; train it whole (lora.rank=0).")
     for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in linear):
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise ValueError(f"lora.targets names {target!r}, but the linear layers of a {model} are {known}; choose among them.")
+        if not any(_is_named(layer, target) for layer in linear):
+            known = ", ".join(sorted({layer.rpartition(".")[2] for layer in linear}))
+            raise ValueError(f"lora.targets names {target!r}, but the linear layers of a {name} are {known}; choose among them.")
+
+
+def _is_named(layer: str, target: str) -> bool:
+    return f".{layer}".endswith(f".{target}")
+
+
+def _require_applied(adapter: Adapter, model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> None:
+    """Raises `ValueError` if an adapter holds weights of layers that the model lacks, but for those of a language model's head."""
+    modules = {name for name, _ in model.named_modules()}
+    layers = {re.split(r"\.(?:lora_|base_layer\.|modules_to_save\.|original_module\.|weight$|bias$)", name)[0] for name in weights}
+    left = {name for name in layers if name not in modules and not f"{name}.".startswith(LANGUAGE_HEADS)}
+    if left:
+        raise ValueError(f"the adapter {adapter.source.path} does not fit its base, {adapter.base.path}, which has no {some(left)}.")
 
 
 def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[str, Tensor]") -> "PreTrainedModel":
@@ -185,6 +224,7 @@ def merge_adapter(model: "PreTrainedModel", adapter: Adapter, weights: "Mapping[
     from peft import LoraConfig as PeftConfig
     from peft import PeftModel
 
+    _require_applied(adapter, model, weights)
     _match_vocabulary(model, weights)
     whole = {name: weights[name] for name, _ in model.named_parameters() if name in weights}
     for name, weight in whole.items():

@@ -5,8 +5,8 @@ Shapes: V vocabulary, H hidden.
 
 import math
 import sys
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,26 @@ from core.data.chat import pad_id, specials
 from core.data.pad_token import require_own_pad
 from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
+from core.models.fit import require_embeddings, require_same_shapes, require_used, some
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
+from core.models.modes import require_equal_modes, switch_off_dropout
+from core.models.own_code import TOKENIZER_CONFIG, require_known_classes, require_known_tokenizer
 from core.runs.checkpoints import STATE
 
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}
+
+HEAD_WEIGHTS = {"score.weight", "score.bias"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Loaded:
+    """A model, the names of its weights that neither checkpoint nor adapter has, and of those in the checkpoint that it has no use for."""
+
+    model: PreTrainedModel
+    missing: set[str]
+    unused: set[str]
+
 
 AutoClass = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 
@@ -44,11 +59,13 @@ def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
     An adapter is merged into its base. Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a
     reward model: missing weights would be random.
     """
+    _require_known(config)
     tokenizer = load_tokenizer(config)
-    model, missing = _load(AutoModelForCausalLM, config, tokenizer)
-    if missing:
-        raise ValueError(f"{config.path} is not a complete language model: it lacks {_some(missing)}; give a policy.")
-    return model, tokenizer
+    loaded = _load(AutoModelForCausalLM, config, tokenizer)
+    if loaded.missing:
+        raise ValueError(f"{config.path} is not a complete language model: it lacks {some(loaded.missing)}; give a policy.")
+    require_used(config.path, loaded.model, loaded.unused, policy=True)
+    return loaded.model, tokenizer
 
 
 def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -65,20 +82,27 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
     Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a language model, whose rewards would
     come from a random head, and for one with several outputs.
     """
+    _require_known(config)
     tokenizer = load_tokenizer(config, pairs=True)
-    model, missing = _load(AutoModelForSequenceClassification, config, tokenizer, keep_pad=True)
-    if missing:
+    loaded = _load(AutoModelForSequenceClassification, config, tokenizer, keep_pad=True)
+    model = loaded.model
+    if loaded.missing:
         raise ValueError(
-            f"{config.path} is not a trained reward model: it lacks {_some(missing)}, so every reward would be random; train "
+            f"{config.path} is not a trained reward model: it lacks {some(loaded.missing)}, so every reward would be random; train "
             "one from it with `rewardloop rm`, or save the head with the adapter (modules_to_save in peft)."
         )
+    require_used(config.path, model, loaded.unused, policy=False)
     if model.config.num_labels != 1:
         raise ValueError(f"{config.path} has {model.config.num_labels} outputs; a reward model has one.")
     return model, tokenizer
 
 
-def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def new_reward_model(
+    config: ModelConfig, *, seed: int, lora: LoraConfig | None = None, say: Callable[[str], None] = print
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020), to be trained.
+
+    A base that is a reward model itself keeps its head with `config.keep_head`; otherwise `say` is told that it is replaced.
 
     Trained weights are kept in fp32, so that small steps are not lost: with `config.dtype` bf16, train under autocast.
     Without LoRA all weights are trained; with `lora.rank` the head and an adapter (Hu et al. 2021) injected into the body
@@ -92,6 +116,7 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
     lora = lora if lora and lora.rank else None
     require_trainable(config, lora)
     source = locate(config)
+    _require_known(config)
     if lora:
         require_no_adapter(config, lora)
     if config.liger:
@@ -99,18 +124,25 @@ def new_reward_model(config: ModelConfig, *, seed: int, lora: LoraConfig | None 
     tokenizer = load_tokenizer(config)
     held = config if lora else replace(config, dtype=Dtype.fp32)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # loading initialises a head of its own
-        model, missing = _load(AutoModelForSequenceClassification, held, tokenizer, num_labels=1)
+        loaded = _load(AutoModelForSequenceClassification, held, tokenizer, redraws=not config.keep_head, num_labels=1)
+        model, missing = loaded.model, loaded.missing - HEAD_WEIGHTS
+        has_head = missing == loaded.missing
+        if config.keep_head and not has_head:
+            raise ValueError(f"model.keep_head=true, but {config.path} has no trained head 'score'; leave it out.")
+        if has_head and not config.keep_head:
+            say(f"{config.path} has a trained head, and a new one is drawn in its place; to go on from it, set model.keep_head=true")
         draw = torch.Generator().manual_seed(seed)
         try:
-            _renew_head(model, draw)
+            _renew_head(model, draw, keep=config.keep_head)
         except ValueError as error:
             raise ValueError(f"model.path={config.path}: {error}") from error
-        missing -= {"score.weight", "score.bias"}
         if missing:
-            raise ValueError(f"model.path={config.path} is not a complete language model: it lacks {_some(missing)}.")
+            raise ValueError(f"model.path={config.path} is not a complete language model: it lacks {some(missing)}.")
+        require_used(config.path, model, loaded.unused, policy=False)
         if config.liger:
             _apply_liger(model)
         _keep_differentiable(model)
+        require_equal_modes(model)
         if lora:
             inject_adapter(model, lora, base=source, draw=draw)
     return model, tokenizer
@@ -127,7 +159,7 @@ def require_liger(config: ModelConfig) -> None:
     source = locate(config)
     adapter = find_adapter(source)
     source = source if adapter is None else adapter.base
-    kind = AutoConfig.from_pretrained(source.path, revision=source.revision).get_text_config().model_type
+    kind = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False).get_text_config().model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise ValueError(f"model.liger knows no models of type {kind!r}, such as {config.path}; leave it out.")
 
@@ -140,9 +172,10 @@ def load_tokenizer(config: ModelConfig, *, pairs: bool = False) -> PreTrainedTok
     """
     source = locate(config)
     adapter = find_adapter(source)
-    if adapter is not None and find_file(source, "tokenizer_config.json") is None:
+    if adapter is not None and find_file(source, TOKENIZER_CONFIG) is None:
         source = adapter.base
-    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    require_known_tokenizer(source)
+    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if tokenizer.chat_template is None and not (pairs and tokenizer.sep_token is not None and specials(tokenizer)[1]):
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
     require_own_pad(tokenizer)
@@ -155,7 +188,7 @@ def declared_pad(config: ModelConfig) -> int | None:
     adapter = find_adapter(source)
     if adapter is not None:  # its base knows nothing of the pad token that it was trained with
         return pad_id(load_tokenizer(config))
-    return AutoConfig.from_pretrained(source.path, revision=source.revision).get_text_config().pad_token_id
+    return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False).get_text_config().pad_token_id
 
 
 def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConfig | None:
@@ -178,17 +211,24 @@ def quantization(config: ModelConfig, skip: Collection[str]) -> BitsAndBytesConf
 def head_names(auto: AutoClass, source: ModelLocation, **options: Any) -> list[str]:
     """The names of the modules beside a model's body, which turn hidden states into logits or rewards."""
     with torch.device("meta"):  # only names, no weights
-        shape = auto.from_config(AutoConfig.from_pretrained(source.path, revision=source.revision, **options))
+        shape = auto.from_config(AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False, **options))
     return [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
 
 
 def _load(
-    auto: AutoClass, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, keep_pad: bool = False, **options: Any
-) -> tuple[PreTrainedModel, set[str]]:
-    """The model, ready for use, and the names of its weights that are in neither checkpoint nor adapter.
+    auto: AutoClass,
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    keep_pad: bool = False,
+    redraws: bool = False,
+    **options: Any,
+) -> _Loaded:
+    """The model, ready for use, and how it fits its checkpoint and adapter.
 
     With `keep_pad`, the pad token of a whole checkpoint's configuration becomes the tokenizer's, otherwise the reverse. A base
-    knows nothing of the pad token that an adapter on it was trained with.
+    knows nothing of the pad token that an adapter on it was trained with. With `redraws` the head's shape in the checkpoint is
+    of no consequence. Raises `ValueError` if weights or tokens do not fit the model.
     """
     source = locate(config)
     require_undamaged(Path(source.path), config.path, without=[STATE])
@@ -209,9 +249,12 @@ def _load(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a progress bar is noise in a log
     dtype = DTYPES[config.dtype]
-    # Its annotation leaves out what `output_loading_info` adds.
-    loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, output_loading_info=True, **options)
+    # Mismatched shapes are told below, in our words. The annotation leaves out what `output_loading_info` adds.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+    loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, **options)
     model, info = loaded
+    mismatched = [entry for entry in info["mismatched_keys"] or () if not (redraws and entry[0] in HEAD_WEIGHTS)]
+    require_same_shapes(source.path, model, mismatched)
     missing = set(info["missing_keys"])
     if adapter is not None:
         weights = adapter_weights(adapter)
@@ -222,7 +265,14 @@ def _load(
     own = model.config.get_text_config().pad_token_id
     if keep_pad and adapter is None and own is not None and 0 <= own < len(tokenizer):
         tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(own))
-    return _prepare(model, tokenizer), missing
+    require_embeddings(config.path, model, tokenizer)
+    return _Loaded(model=_prepare(model, tokenizer), missing=missing, unused=set(info["unexpected_keys"] or ()))
+
+
+def _require_known(config: ModelConfig) -> None:
+    source = locate(config)
+    adapter = find_adapter(source)
+    require_known_classes(source if adapter is None else adapter.base)
 
 
 def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: AutoClass) -> None:
@@ -235,16 +285,16 @@ def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: AutoClass) -
         raise ValueError(f"{config.path} is the adapter of a classifier (task_type=SEQ_CLS); a policy needs one of a language model.")
 
 
-def _renew_head(model: PreTrainedModel, draw: torch.Generator) -> None:
-    """Gives the classifier a newly initialised head that computes in fp32."""
+def _renew_head(model: PreTrainedModel, draw: torch.Generator, *, keep: bool) -> None:
+    """Gives the classifier a head that computes in fp32, newly initialised or, to be kept, with the weights of the old one."""
     old = head_of(model)
     head = RewardHead(old.in_features, old.out_features, bias=bias_of(old) is not None, device=old.weight.device)
     std = 1 / math.sqrt(head.in_features + 1)
     with torch.no_grad():
-        head.weight.copy_(torch.empty(head.weight.shape).normal_(0.0, std, generator=draw))
-        bias = bias_of(head)
-        if bias is not None:
-            bias.zero_()
+        head.weight.copy_(old.weight if keep else torch.empty(head.weight.shape).normal_(0.0, std, generator=draw))
+        bias, old_bias = bias_of(head), bias_of(old)
+        if bias is not None and old_bias is not None:
+            bias.copy_(old_bias if keep else torch.zeros_like(bias))
     model.set_submodule("score", head)
 
 
@@ -267,11 +317,6 @@ def _apply_liger(model: PreTrainedModel) -> None:
         raise ValueError(f"model.liger does not go with a {type(body).__name__} ({error}); leave it out.") from error
 
 
-def _some(names: Collection[str]) -> str:
-    first = sorted(names)[:3]
-    return ", ".join(first) + (f" and {len(names) - 3} more weights" if len(names) > 3 else "")
-
-
 def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     num_known = len(model.get_input_embeddings().get_parameter("weight"))
     if len(tokenizer) > num_known:
@@ -283,20 +328,10 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
                 weight_VH = layer.get_parameter("weight")
                 weight_VH[num_known:] = weight_VH[:num_known].mean(0)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    for module in model.modules():
-        _switch_off_dropout(module)
+    switch_off_dropout(model)
     nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own
     return model.eval()
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _switch_off_dropout(module: nn.Module) -> None:
-    if isinstance(module, nn.Dropout):
-        module.p = 0.0
-    # Attention layers store the rate as a number, such as Llama's attention_dropout.
-    for name, value in list(vars(module).items()):
-        if name.endswith("dropout") and isinstance(value, float):
-            setattr(module, name, 0.0)

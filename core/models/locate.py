@@ -91,9 +91,9 @@ def _smollm2() -> Path:
 
     # Dequantized on loading: quantized weights can be neither trained nor saved.
     model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, trust_remote_code=False
     )
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as folder:
         model.save_pretrained(folder)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.data.chat import encode_prompts, pad_id, preamble
 from core.data.padding import pad_right
 from core.data.token_rows import TokenRows, token_rows
+from core.models.positions import within_positions
 from core.progress import NoProgress, Progress
 from core.records import Answer, CompletionScore, Dialogue
 from core.scorers.batches import read_batches
@@ -47,12 +48,18 @@ class ImplicitRewardScorer:
         if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
             raise ValueError("the policy and its reference have different vocabularies; name the model that the policy was trained from.")
         self.policy, self.reference, self.tokenizer, self.beta = policy, reference, tokenizer, beta
-        self.batch_tokens, self.max_length = batch_tokens, max_length
+        self.batch_tokens, bounded = batch_tokens, ""
+        for model in (policy, reference):
+            max_length, line = within_positions(model, max_length)
+            bounded = line or bounded
+        self.max_length = max_length
         self.num_truncated = 0
         self.preamble = preamble(tokenizer)
         self.padding_reason = logprob_obstacle(policy, max_length) or logprob_obstacle(reference, max_length)
         self.progress = progress or NoProgress()
         self._say, self._lost = say, set[str]()
+        if bounded:
+            say(bounded)
         if self.padding_reason:
             say(f"scoring with padding: {self.padding_reason}")
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.data.chat import pad_id, preamble
 from core.data.token_rows import TokenRows, token_rows
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
+from core.models.positions import beyond_context, within_positions
 from core.progress import NoProgress, Progress
 from core.records import Answer, CompletionScore, Dialogue
 from core.scorers.batches import read_batches
@@ -23,7 +24,8 @@ class RewardModelScorer:
     The completions of a prompt go through the model as one prompt tree (`core.trees.layout`) where the architecture allows it;
     otherwise rows are sorted by length and right-padded, and `say` gets the reason. Scores depend neither on the batch size nor
     on the order of the rows, up to rounding in element-wise kernels: below 1e-5 in fp32 on trees, and mostly zero.
-    `num_truncated` counts the rows truncated to `max_length` tokens.
+    `num_truncated` counts the rows truncated to `max_length` tokens, or to the positions that the model has learned if they are
+    fewer; `say` is told of that, and once of rows beyond the context of a model with rotary positions.
     """
 
     def __init__(
@@ -37,12 +39,15 @@ class RewardModelScorer:
         say: Callable[[str], None] = print,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.batch_tokens, self.max_length = batch_tokens, max_length
+        self.batch_tokens = batch_tokens
+        self.max_length, bounded = within_positions(model, max_length)
         self.num_truncated = 0
         self.preamble = preamble(tokenizer)
-        self.padding_reason = reward_obstacle(model, max_length)
+        self.padding_reason = reward_obstacle(model, self.max_length)
         self.progress = progress or NoProgress()
-        self._say, self._lost = say, set[str]()
+        self._say, self._has_warned, self._lost = say, False, set[str]()
+        if bounded:
+            say(bounded)
         if self.padding_reason:
             say(f"scoring with padding: {self.padding_reason}")
 
@@ -54,6 +59,7 @@ class RewardModelScorer:
     def score_detailed(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[CompletionScore]]:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
+        self._warn_of_context(max(map(len, texts.rows), default=0))
         rewards = [0.0] * len(texts.rows)
         self.progress.start("scoring", len(rewards))
         batches = read_batches(
@@ -76,3 +82,9 @@ class RewardModelScorer:
     def _padded(self, texts: TokenRows, indices: Sequence[int]) -> Tensor:
         types = None if texts.types is None else [texts.types[i] for i in indices]
         return padded_rewards(self.model, [texts.rows[i] for i in indices], pad_id(self.tokenizer), types)
+
+    def _warn_of_context(self, longest: int) -> None:
+        warning = beyond_context(self.model, longest)
+        if warning and not self._has_warned:
+            self._has_warned = True
+            self._say(warning)

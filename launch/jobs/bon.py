@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bon.pools import bounds, make_pools, rerank
+from core.data.chat import encode_prompts
 from core.data.token_rows import require_readable
 from core.generators.local import TransformersGenerator
 from core.models.load import load_policy, load_reward_model
+from core.models.positions import require_room
 from core.progress import Progress
 from core.records import Sampling
 from core.scorers.reward_model import RewardModelScorer
@@ -27,6 +29,8 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     policy, tokenizer = load_policy(job.model)
     asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
     require_readable(tokenizer, asked, job.model.path)
+    # Of all tasks, before the first is answered.
+    require_room(policy, max(map(len, encode_prompts(tokenizer, asked.values()))), sampling.max_new_tokens)
     generator = TransformersGenerator(policy, tokenizer)
     pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=inputs.identity)
     progress.finish()

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import Dtype, EngineKind, LoraConfig, Quantize, RolloutKind, Schedule
+from core.models.adapters import target_names
 from ppo.config import Algo, KLConfig, KLEstimator, KLPlace, PPOConfig
 
 if TYPE_CHECKING:
     import peft
+    from transformers import PreTrainedModel
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.rloo_config import RLOOConfig
 
@@ -144,17 +146,22 @@ def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]
     }
 
 
-def peft_arguments(lora: LoraConfig) -> "peft.LoraConfig | None":
-    """peft's configuration of an adapter on the policy; None if all weights are trained."""
+def peft_arguments(lora: LoraConfig, policy: "PreTrainedModel") -> "peft.LoraConfig | None":
+    """peft's configuration of an adapter on the policy; None if all weights are trained.
+
+    Raises `ValueError` for a target that the policy does not have.
+    """
     if not lora.rank:
         return None
     from peft import LoraConfig as PeftConfig
     from peft import TaskType
 
+    _, transposed = target_names(policy, lora.targets)
     return PeftConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated as int, but used as a factor
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or "all-linear",
+        fan_in_fan_out=transposed,
     )

@@ -58,7 +58,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run = replace(run, hooks=[InterruptibleHook(hook, preemption) for hook in run.hooks])
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
-            fitting = fitting_prompts(prompts, tokenizer, config)
+            fitting = fitting_prompts(prompts, policy, tokenizer, config)
             if len(fitting) < len(prompts):
                 run.say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
             weighted, last = WeightedScorer.of(scorer), config.num_batches

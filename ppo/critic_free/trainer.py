@@ -21,6 +21,8 @@ from core.data.turn_ends import turn_ends
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
+from core.models.modes import require_equal_modes
+from core.models.positions import require_room
 from core.records import Dialogue
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import peft_arguments, trl_arguments
@@ -30,13 +32,18 @@ from ppo.prompts import batch_prompts
 def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy in fp32, where small steps are not lost, and its tokenizer. Raises `ValueError` for a new adapter on an adapter."""
     require_no_adapter(config.model, config.lora)
-    return load_policy(replace(config.model, dtype=Dtype.fp32))
+    policy, tokenizer = load_policy(replace(config.model, dtype=Dtype.fp32))
+    require_equal_modes(policy)
+    return policy, tokenizer
 
 
-def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> list[Dialogue]:
+def fitting_prompts(
+    prompts: Sequence[Dialogue], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig
+) -> list[Dialogue]:
     """The prompts of at most `max_prompt_length` tokens.
 
-    Raises `ValueError` if there is none, and if TRL would give the policy other tokens than the rest of this project does.
+    Raises `ValueError` if there is none, if the policy has no positions for their answers, and if TRL would give it other tokens than
+    the rest of this project does.
     """
     if rich := next((prompt for prompt in prompts if any(turn.fields for turn in prompt)), None):
         raise ValueError(
@@ -47,6 +54,7 @@ def fitting_prompts(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerB
     fitting = [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) <= config.max_prompt_length]
     if not fitting:
         raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
+    require_room(policy, max(len(row) for row in ids if len(row) <= config.max_prompt_length), config.max_new_tokens)
     rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
     if rendered["input_ids"] != ids[0]:
         raise ValueError(
@@ -77,7 +85,7 @@ def open_trainer(
         "reward_funcs": reward,
         "train_dataset": Dataset.from_list([{"prompt": _messages(prompt)} for prompt in asked]),
         "processing_class": tokenizer,
-        "peft_config": peft_arguments(config.lora),
+        "peft_config": peft_arguments(config.lora, policy),
     }
     # TRL reads here what ends an answer. A config of its own, since transformers refuses to save many published ones once changed.
     policy.generation_config = GenerationConfig(eos_token_id=sorted(turn_ends(policy, tokenizer)))

@@ -12,8 +12,7 @@ from core.records import user
 from core.runs.checkpoints import step_folder
 from ppo.config import Algo
 from tests.fakes import LengthScorer, ListTracker, only_id, tiny_llama, with_likely_end, word_tokenizer
-from tests.ppo.critic_free import runs as critic_free
-from tests.ppo.runs import config_of, run
+from tests.ppo.anything import run_any
 
 PROMPTS = [user("name a fruit"), user("name a short fruit"), user("name a lamp")]
 
@@ -40,10 +39,7 @@ def test_answers_end_where_the_generation_config_says_and_it_is_saved_with_the_p
     tracker, scorer = ListTracker(), LengthScorer()
     sizes: dict[str, Any] = {"num_batches": 1, "num_checkpoints": 1, "max_new_tokens": 12}
     parts: dict[str, Any] = {"prompts": PROMPTS, "tracker": tracker, "scorer": scorer}
-    if algo == Algo.ppo:
-        run(config_of(folder, **sizes), tmp_path, **parts)
-    else:
-        critic_free.run(critic_free.config_of(folder, algo, **sizes), tmp_path, **parts)
+    run_any(folder, algo, tmp_path, **sizes, **parts)
     assert tracker.on("train/step")[1]["train/eos_rate"] == 1.0
     assert "<|eot|>" not in str(scorer.calls)
     saved = json.loads((step_folder(tmp_path, 1) / "generation_config.json").read_text())

@@ -9,6 +9,8 @@ from peft import TaskType
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -20,7 +22,7 @@ from core.data.chat import pad_id
 from core.models.adapters import inject_adapter, injected_adapter
 from core.models.export import export_model
 from core.models.head import head_of, padded_rewards, reward_obstacle, tree_rewards
-from core.models.load import new_reward_model
+from core.models.load import load_reward_model, new_reward_model
 from core.models.locate import ModelLocation
 from core.trees.attention import tree_attention
 from tests.core.models.lora import (
@@ -141,6 +143,21 @@ def test_only_the_named_layers_get_an_adapter_and_an_unknown_name_is_refused(pol
             ValueError, match=rf"lora\.targets names '{unknown}', but the linear layers of a Llama.* are down_proj, gate_proj"
         ):
             new_reward_model(config(policy_folder), seed=0, lora=LoraConfig(rank=2, targets=["q_proj", unknown]))
+
+
+def test_an_adapter_on_gpt2_goes_on_its_transposed_layers_and_merges(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_head=2, n_layer=2, initializer_range=0.4)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, words = new_reward_model(config(tmp_path), seed=0, lora=LORA)
+    adapted = {name.split(".lora_")[0].split(".", 3)[3] for name, _ in model.named_parameters() if "lora" in name}
+    assert adapted == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
+    expected = rewards(stirred(model))
+    export_model(model, words, tmp_path / "lora")
+    merged, _ = load_reward_model(config(tmp_path / "lora"))
+    assert rewards(merged) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match=r"names 'q_proj', but the linear layers of a GPT2.* are c_attn, c_fc, c_proj; choose among them"):
+        new_reward_model(config(tmp_path), seed=0, lora=LoraConfig(rank=2, targets=["q_proj"]))
 
 
 def test_a_base_on_the_hub_is_named_with_its_revision(policy_folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -272,10 +272,12 @@ def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, object]]]:
             # Not through the schema, which would take most of the time.
             config = OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
             found.append((state, str(file.parent), dict(_flat(OmegaConf.to_container(config, resolve=True)))))
-        except (BrokenFileError, UnicodeDecodeError) as error:
+        except BrokenFileError as error:
             print(f"note: {file.parent.name} is not looked at: {error}")
-        except (yaml.YAMLError, OmegaConfBaseException):
-            continue  # incomplete, or it needs an environment variable that is not set: this run cannot be recognised
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            print(f"note: {file.parent.name} is not looked at: {file} is no YAML ({' '.join(str(error).split()):.200})")
+        except OmegaConfBaseException:
+            continue  # it needs an environment variable that is not set: this run cannot be recognised
     return found
 
 

@@ -81,7 +81,12 @@ def torn_line(folder: Path) -> str:
 
 
 def point_best(run_dir: Path, step: int) -> None:
-    """Points the link `best` of a run at the checkpoint of `step`, atomically."""
+    """Points the link `best` of a run at the checkpoint of `step`, atomically.
+
+    Raises `ValueError` if something else bears that name, which is not ours to remove.
+    """
+    if (run_dir / "best").exists() and not (run_dir / "best").is_symlink():
+        raise ValueError(f"{run_dir / 'best'} is no link; rename it, since the link to the best checkpoint has that name.")
     link = run_dir / ".tmp-best"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("checkpoints") / step_folder(run_dir, step).name)

@@ -120,7 +120,11 @@ def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path) -> 
 
 
 def _numbers(cache: Path) -> dict[str, float]:
-    return {name: float(value) for name, value in read_json(cache, remedy="the rewards are scored again").items()}
+    remedy = "the rewards are scored again"
+    try:
+        return {name: float(value) for name, value in read_json(cache, remedy=remedy).items()}
+    except TypeError as error:
+        raise BrokenFileError(f"{cache} holds something other than numbers ({error}); {remedy}.") from error
 
 
 def _tidy(run_dir: Path) -> None:

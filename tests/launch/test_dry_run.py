@@ -108,6 +108,29 @@ def test_a_dry_run_knows_the_runs_of_its_jobs_by_their_settings() -> None:
     assert states_of("rm", other) == [{"state": "new"}]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("record.json", b"", "record.json is empty"),
+        ("record.json", b"[]", "record.json holds no JSON object but a list"),
+        ("config.yaml", b"a: [", "config.yaml is no YAML"),
+        ("config.yaml", b"\xff\x00", "config.yaml is no YAML"),
+    ],
+)
+def test_a_dry_run_leaves_out_a_run_whose_files_cannot_be_read_with_a_line(
+    name: str, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = composed(RMJob, OWN)
+    run = opened(job)
+    fail_run(run, "end of test")
+    (run.dir / name).write_bytes(content)
+    assert states_of("rm", [job.job]) == [{"state": "new"}]
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: {run.dir.name} is not looked at: ")
+    assert words in said
+    assert said.count("\n") == 1
+
+
 def test_a_run_kept_before_a_key_existed_is_known_by_its_default() -> None:
     job = composed(RMJob, OWN)
     run = opened(job)

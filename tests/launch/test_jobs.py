@@ -313,6 +313,21 @@ def test_a_policy_in_training_takes_part_in_a_report_and_a_reward_model_does_not
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_report_leaves_out_what_cannot_be_read_with_a_line(
+    reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [policy], [model] = reported.glob("ppo-*"), reported.glob("rm-*")
+    (policy / "record.json").write_text("")
+    (model / "evals" / "step-000002.json").write_text('{"rewardbench2/overall": 0.')
+    redraw(reported, monkeypatch)
+    summary, said = read_summary(reported / "report"), capsys.readouterr().out
+    assert summary["ppo"] == []
+    assert [[checkpoint["step"] for checkpoint in run["checkpoints"]] for run in summary["reward_models"]] == [[4]]
+    assert f"skipping {policy.name}: {policy}/record.json is empty; the command that made the run mends it" in said
+    assert f"skipping step 2 of {model.name}: {model}/evals/step-000002.json is no JSON" in said
+
+
+@pytest.mark.usefixtures("alone")
 def test_a_study_without_a_report_is_refused_with_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

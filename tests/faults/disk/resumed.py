@@ -134,7 +134,7 @@ def _tried(torn: Torn, kind: str, what: str, damaged: Damaged) -> Callable[[Path
         own = torn.copied_to(folder)
         file = damaged.file(own)
         if file.name == "@state":
-            file = file.with_name(STATES[kind])
+            file = file.parent / STATES[kind]
         damaged.damage(file)
         if what.startswith("spare state too"):
             flip(_in_newest(STATES[kind])(own))

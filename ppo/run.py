@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.engines.resume import STATE, forget_states, newest_step, save_step
-from core.hooks.hook import eval_file, read_evaluation, run_hooks
+from core.hooks.hook import eval_file, read_evaluation, rewind, run_hooks
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
 from core.process.precision import autocast
@@ -47,6 +47,7 @@ class PPORun:
         context, last = self.context, self.config.num_batches
         ended = context.world.from_main(eval_file(context.dir, last).exists)
         step = newest_step(context.world, context.dir, context.say, ended_at=last if ended else 0)
+        context.world.from_main(lambda: rewind(context.dir, step))
         state = self._restored(step) if step else self._untrained()
         if not step or (step in self.planned and not self.context.world.from_main(eval_file(self.context.dir, step).exists)):
             self._evaluate(state)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.engines.resume import STATE, forget_states, newest_step, save_step
-from core.hooks.hook import best_step, read_evaluations
+from core.hooks.hook import best_step, read_evaluations, rewind
 from core.hooks.placement import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
@@ -63,6 +63,7 @@ class RMRun:
         context = self.context
         missing = context.world.from_main(lambda: missing_evaluations(context.dir, self.planned))
         step = newest_step(context.world, context.dir, context.say, ended_at=0 if missing else self.planned[-1])
+        context.world.from_main(lambda: rewind(context.dir, step))
         state = step_folder(context.dir, step) / STATE
         if step and state.is_dir():  # the last one has none if a finished run lost its record
             self.session.engine.load(state)

@@ -8,7 +8,7 @@ from typing import Any
 from core.disk import BrokenFileError, read_json, remove, write_json
 from core.records import AXIS, CheckpointSaved, RunEnded, Tracker
 from core.runs.checkpoints import STEP_FOLDER, step_folder
-from core.runs.tracking import read_metrics
+from core.runs.tracking import METRICS, forget_later, read_metrics
 
 
 class Hook:
@@ -111,6 +111,18 @@ def log_unlogged(run_dir: Path, metrics_file: Path, tracker: Tracker, say: Calla
             continue
         if step not in logged:
             tracker.log({name: value for name, value in found.items() if name != AXIS}, axis=AXIS, step=step)
+
+
+def rewind(run_dir: Path, step: int) -> None:
+    """Takes back what a run has logged and measured after the step that it goes on from, so that nothing stands there twice.
+
+    At step 0 a run starts over, and nothing of it is kept.
+    """
+    last = step or -1
+    forget_later(run_dir / METRICS, last)
+    for file in (run_dir / "evals").glob("step-*.json"):
+        if (match := STEP_FOLDER.fullmatch(file.stem)) and int(match[1]) > last:
+            remove(file)
 
 
 def _numbers(found: Mapping[str, Any], file: Path) -> dict[str, float]:

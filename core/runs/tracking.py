@@ -29,13 +29,14 @@ class JsonlTracker:
     """Appends one line of JSON per call of `log` to a file.
 
     A line reads `{"axis": "checkpoint/step", "checkpoint/step": 12, "time": 1795251386.8, "rewardbench2/math": 0.4}`, with
-    the time in Unix seconds. A last line torn by a killed process is removed with a line, so that every line is valid JSON.
+    the time in Unix seconds. On opening, a last line torn by a killed process and lines that are no JSON are dropped, with a
+    line for each, so that every line is valid.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        _cut_torn_line(path)
+        _drop_broken_lines(path)
         self._path = path
         self._closed = False
 
@@ -75,6 +76,16 @@ def read_metrics(path: Path, *, axis: str, say: Callable[[str], None] = print) -
         except (KeyError, TypeError, ValueError) as error:
             say(f"{where} holds no metrics ({type(error).__name__}: {error}); the line is skipped.")
     return dict(sorted(steps.items()))
+
+
+def forget_later(path: Path, step: int) -> None:
+    """Removes the lines of steps after `step` from the log of a run that goes on from there and will log them again."""
+    if not path.is_file():
+        return
+    lines = [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        _rewrite(path, kept)
 
 
 class WandbTracker:
@@ -149,13 +160,34 @@ class Trackers:
                 stack.callback(tracker.close)
 
 
-def _cut_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        content = file.read()
-        kept = content.rfind(b"\n") + 1
-        if kept < len(content):
-            file.truncate(kept)
-            print(f"{path}: dropped the last line, which was not written completely", file=sys.stderr)
+def _drop_broken_lines(path: Path) -> None:
+    *lines, torn = path.read_bytes().split(b"\n")
+    dropped = [f"{path}: the last line was not written completely; it is dropped."] if torn else []
+    kept: list[bytes] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parse_json(line.decode("utf-8", errors="replace"), f"{path}:{number}", remedy="it is dropped")
+            kept.append(line + b"\n")
+        except BrokenFileError as error:
+            dropped.append(str(error))
+    if dropped:
+        _rewrite(path, kept)
+        print("\n".join(dropped), file=sys.stderr)
+
+
+def _step_of(line: bytes) -> int:
+    """The step of a line in a log, on whichever axis; -1 for a line without one."""
+    try:
+        found = parse_json(line.decode("utf-8", errors="replace"), "a line", remedy="it is kept")
+        return int(found[found["axis"]])
+    except (BrokenFileError, KeyError, TypeError, ValueError):
+        return -1
+
+
+def _rewrite(path: Path, lines: Sequence[bytes]) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_bytes(b"".join(lines))
+    temporary.replace(path)
 
 
 def _session_mode() -> str:

@@ -20,7 +20,7 @@ from core.config import Dtype
 from core.data.turn_ends import turn_ends
 from core.engines.resume import forget_states, newest_step
 from core.generators.local import TransformersGenerator
-from core.hooks.hook import eval_file, read_evaluation, run_hooks
+from core.hooks.hook import eval_file, read_evaluation, rewind, run_hooks
 from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import HookCallback
 from core.models.load import load_policy
@@ -63,6 +63,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
                 run.say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
             weighted, last = WeightedScorer.of(scorer), config.num_batches
             step = newest_step(run.world, run.dir, run.say, ended_at=last if eval_file(run.dir, last).exists() else 0)
+            rewind(run.dir, step)
             resumed = step_folder(run.dir, step) if step else None
             if resumed is None:
                 state = _untrained(config, run, policy, tokenizer, fitting, weighted)

@@ -7,7 +7,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.disk import write_json
-from core.hooks.hook import eval_file, log_unlogged, read_evaluation, run_hooks
+from core.hooks.hook import eval_file, log_unlogged, read_evaluation, rewind, run_hooks
 from core.records import AXIS, CheckpointSaved
 from core.runs.tracking import METRICS, JsonlTracker, read_metrics
 from tests.fakes import ListTracker, RecordingHook
@@ -59,12 +59,29 @@ def test_only_what_is_not_logged_is_added_and_what_hooks_beside_training_left_go
     assert not left.exists()
 
 
+@pytest.mark.parametrize(("step", "kept"), [(4, [0, 2, 4]), (3, [0, 2]), (0, [])])
+def test_what_was_logged_and_measured_after_the_step_that_a_run_goes_on_from_is_taken_back(
+    tmp_path: Path, step: int, kept: list[int]
+) -> None:
+    tracker = JsonlTracker(tmp_path / METRICS)
+    for each in (0, 2, 4, 6):
+        write_json(eval_file(tmp_path, each), {AXIS: each, "accuracy": 0.5})
+        tracker.log({"accuracy": 0.5}, axis=AXIS, step=each)
+        tracker.log({"train/loss": 0.5}, axis="train/step", step=each)
+    rewind(tmp_path, step)
+    assert list(read_metrics(tmp_path / METRICS, axis=AXIS)) == list(read_metrics(tmp_path / METRICS, axis="train/step")) == kept
+    assert [each for each in (0, 2, 4, 6) if eval_file(tmp_path, each).exists()] == kept
+    tracker.log({"accuracy": 0.6}, axis=AXIS, step=8)
+    assert list(read_metrics(tmp_path / METRICS, axis=AXIS)) == [*kept, 8]
+    rewind(tmp_path / "elsewhere", step)  # a run that has logged nothing
+
+
 def test_a_line_that_was_torn_counts_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(eval_file(tmp_path, 2), {AXIS: 2, "accuracy": 0.2})
     (tmp_path / METRICS).write_text('{"axis": "checkpoint/step", "checkpoint/step": 2, "accur')
     reopened(tmp_path)
     assert logged(tmp_path) == [(2, 0.2)]
-    assert capsys.readouterr().err == f"{tmp_path / METRICS}: dropped the last line, which was not written completely\n"
+    assert capsys.readouterr().err == f"{tmp_path / METRICS}: the last line was not written completely; it is dropped.\n"
 
 
 def test_an_evaluation_that_is_missing_is_written_anew_from_the_log(tmp_path: Path) -> None:

@@ -98,12 +98,30 @@ def test_a_torn_last_line_is_left_out_by_a_reader_and_cut_off_by_the_next_tracke
 )
 def test_a_line_without_metrics_is_skipped_and_named(tmp_path: Path, line: str, why: str) -> None:
     path, said = tmp_path / "metrics.jsonl", list[str]()
-    path.write_text(line + "\n")
     JsonlTracker(path).log({"a": 1.0}, axis=AXIS, step=1)
+    path.write_text(f"{line}\n{path.read_text()}")
     assert read_metrics(path, axis=AXIS, say=said.append) == {1: {"a": 1.0}}
     assert len(said) == 1
     assert re.match(re.escape(f"{path}:1 ") + why, said[0])
     assert said[0].endswith("the line is skipped.")
+
+
+def test_lines_that_are_no_json_are_dropped_with_a_line_when_the_run_is_opened_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    JsonlTracker(path).log({"a": 1.0}, axis=AXIS, step=1)
+    whole = path.read_bytes()
+    JsonlTracker(path)
+    assert (path.read_bytes(), capsys.readouterr().err) == (whole, "")
+    path.write_bytes(b'{"axis": "train/st\x00\n' + whole + b"\xff garbage\n" + whole[:-3])
+    JsonlTracker(path).log({"a": 2.0}, axis=AXIS, step=2)
+    assert read_metrics(path, axis=AXIS, say=pytest.fail) == {1: {"a": 1.0}, 2: {"a": 2.0}}
+    assert len(path.read_text().splitlines()) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"{path}: the last line was not written completely; it is dropped."
+    assert [line.split(" is no JSON")[0] for line in said[1:]] == [f"{path}:1", f"{path}:3"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_run_without_metrics_reads_as_empty(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pools: n completions with their correctness for every prompt of a task, sampled once and stored."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from core.scorers.verifier import correctness
 MANIFEST = "pool.json"
 NUM_ROWS = "num_rows"
 """The key of the manifest with the number of rows by task."""
+MAX_NAMED = 10
+"""Rows that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,21 +133,49 @@ def _row(line: str, where: str, remedy: str) -> PoolRow:
     if len(found.completions) != len(found.correct) or not found.completions:
         counts = f"{len(found.completions)} completions and {len(found.correct)} values of `correct`"
         raise BrokenFileError(f"{where} has {counts}; {remedy}.")
+    if wrong := [value for value in row["correct"] if not isinstance(value, int | float) or not 0 <= value <= 1]:
+        raise BrokenFileError(f"{where} has {wrong[0]!r} among its values of `correct`, which lie between 0 and 1; {remedy}.")
     return found
 
 
-def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int]) -> dict[str, float]:
-    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`: how often the completion picked is correct, from 0 to 1."""
+def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int], say: Callable[[str], None] = print) -> dict[str, float]:
+    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`: how often the completion picked is correct, from 0 to 1.
+
+    A row with a NaN counts as a wrong pick, and `say` is told of the rows with scores that are not finite. A task without a single row of
+    finite scores is left out, and then so is the average.
+    """
     tasks = list(pools)
     rows = [row for task in tasks for row in pools[task]]
     scores = iter(scorer.score([row.prompt for row in rows], [row.completions for row in rows]))
     scored = {task: [(next(scores), row.correct) for row in pools[task]] for task in tasks}
+    _report_not_finite(pools, scored, say)
+    measured = [task for task in tasks if any(all(map(math.isfinite, values)) for values, _ in scored[task])]
     metrics: dict[str, float] = {}
     for n in best_of:
-        means = {task: mean([best_of_n(values, correct, n) for values, correct in scored[task]]) for task in tasks}
+        means = {task: mean([_picked(values, correct, n) for values, correct in scored[task]]) for task in measured}
         metrics |= {f"bon/{task}@{n}": value for task, value in means.items()}
-        metrics[f"bon/average@{n}"] = mean(list(means.values()))
+        if measured == tasks:
+            metrics[f"bon/average@{n}"] = mean(list(means.values()))
     return metrics
+
+
+def _picked(scores: Sequence[float], correct: Sequence[float], n: int) -> float:
+    """`best_of_n`, and 0 if a score is NaN: such a reward model picks nothing."""
+    return 0.0 if any(map(math.isnan, scores)) else best_of_n(scores, correct, n)
+
+
+def _report_not_finite(
+    pools: Pools, scored: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], say: Callable[[str], None]
+) -> None:
+    for task, rows in scored.items():
+        ids = [row.id for row, (values, _) in zip(pools[task], rows, strict=True) if not all(map(math.isfinite, values))]
+        if not ids:
+            continue
+        named = ", ".join(ids[:MAX_NAMED]) + (f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else "")
+        verdict = (
+            "which leaves no row to measure, so there is no bon/" if len(ids) == len(rows) else "and a NaN counts as a wrong pick in bon/"
+        )
+        say(f"best-of-n: {len(ids)} of {len(rows)} rows of {task} have scores that are NaN or infinite, {verdict}{task}: {named}")
 
 
 def bounds(pools: Pools, n: int) -> dict[str, dict[str, float]]:

@@ -1,7 +1,9 @@
 """The checkpoint hooks: benchmarks and best-of-N for a reward model, downstream tasks for a policy."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from types import MappingProxyType
 
 from bon.estimators import mean
@@ -19,6 +21,7 @@ from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1, v2
+from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.tasks.task import Task, answer
 
@@ -61,14 +64,18 @@ class RewardModelHook(Hook):
             metrics |= v2.metrics(result, v2.standard_errors(scored.rows))
             if result.reason:
                 self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
+            self._say_not_finite(remark(result.not_finite, len(scored.rows)), event.step)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
         if self.rows1:
             scored = self._scored(self.rows1, scorer, "rewardbench1")
             result1 = v1.scores(scored.rows)
             metrics |= v1.metrics(result1)
+            for refusal in result1.refusals:
+                self.say(f"rewardbench1 at step {event.step}: {refusal}")
+            self._say_not_finite(remark(result1.not_finite, len(scored.rows)), event.step)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
         if self.pools:
-            metrics |= rerank(self.pools, scorer, self.best_of)
+            metrics |= rerank(self.pools, scorer, self.best_of, say=self.say)
         if scorer.num_truncated:
             self.say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
         return metrics
@@ -79,6 +86,10 @@ class RewardModelHook(Hook):
             self._say_once(f"{scored.num_equal} of {len(rows)} rows of {name} hold completions that are equal after tokenising")
         return scored
 
+    def _say_not_finite(self, line: str, step: int) -> None:
+        if line:
+            self.say(f"step {step}: {line}")
+
     def _say_once(self, line: str) -> None:
         """Says a line once per run: remarks about the model hold at every checkpoint."""
         if line not in self._said:
@@ -87,9 +98,10 @@ class RewardModelHook(Hook):
 
 
 class HeldOutHook(Hook):
-    """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half.
+    """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half, a NaN counts as wrong.
 
-    Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many.
+    Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many, and at every checkpoint how many
+    have rewards that are not finite. A source in which all have such rewards has no accuracy.
     """
 
     def __init__(
@@ -105,12 +117,26 @@ class HeldOutHook(Hook):
         )
         rows = scorer.score_detailed([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
-        for pair, (chosen, rejected) in zip(self.pairs, rows, strict=True):
+        finite: set[str] = set()
+        broken: list[int] = []
+        for place, (pair, (chosen, rejected)) in enumerate(zip(self.pairs, rows, strict=True), 1):
             if not chosen.truncated and not rejected.truncated:
-                by_source[pair.source or "unnamed"].append(ranking_credit(chosen.reward, rejected.reward))
+                source = pair.source or "unnamed"
+                by_source[source].append(ranking_credit(chosen.reward, rejected.reward))
+                if math.isfinite(chosen.reward) and math.isfinite(rejected.reward):
+                    finite.add(source)
+                else:
+                    broken.append(place)
+        if broken:
+            self.say(
+                f"step {event.step}: {len(broken)} of {len(self.pairs)} held-out pairs have rewards that are NaN or infinite, the first is "
+                f"pair {broken[0]}; {REMEDY}"
+            )
+        by_source = {source: credits for source, credits in by_source.items() if source in finite}
         credits = [credit for source in by_source.values() for credit in source]
-        if len(credits) < len(self.pairs) and not self._said:
-            self.say(f"left out {len(self.pairs) - len(credits)} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
+        num_long = sum(chosen.truncated or rejected.truncated for chosen, rejected in rows)
+        if num_long and not self._said:
+            self.say(f"left out {num_long} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
             self._said = True
         if not credits:
             return {}
@@ -133,8 +159,9 @@ class PolicyHook(Hook):
         sampling: Sampling,
         scorer: Scorer | None = None,
         static: Mapping[str, float] = MappingProxyType({}),
+        say: Callable[[str], None] = print,
     ) -> None:
-        self.tasks, self.sampling, self.scorer, self.static = tasks, sampling, scorer, static
+        self.tasks, self.sampling, self.scorer, self.static, self.say = tasks, sampling, scorer, static, say
         for task in tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
@@ -157,10 +184,21 @@ class PolicyHook(Hook):
                     scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
         metrics["downstream/average"] = mean(list(metrics.values()))
-        measured = lengths(answers) | on_policy(scores, labels)
+        measured = lengths(answers) | on_policy(*self._finite(scores, labels, event.step))
         if self.scorer and before is not None:
             measured["on_policy/truncated"] = ((num_truncated(self.scorer) or 0) - before) / sum(map(len, answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
+
+    def _finite(self, scores: list[list[float]], labels: list[list[float]], step: int) -> tuple[list[list[float]], list[list[float]]]:
+        """The scores and labels of the prompts all of whose answers have finite scores; `say` reports the others."""
+        prompts = [prompt for task in self.tasks.values() for prompt in task.prompts] if scores else []
+        finite = [all(map(math.isfinite, row)) for row in scores]
+        if broken := [f"{prompt.task}/{prompt.id}" for prompt, is_finite in zip(prompts, finite, strict=True) if not is_finite]:
+            self.say(
+                f"step {step}: the reward of answers to {len(broken)} of {len(prompts)} prompts is NaN or infinite, so on_policy/* leaves "
+                f"them out; the first is {broken[0]}; {REMEDY}"
+            )
+        return [*compress(scores, finite)], [*compress(labels, finite)]
 
     def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
         """This hook's metrics for the untrained policy, read from disk so that a resumed run has them too."""
@@ -182,6 +220,9 @@ def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow], say: Callable[[s
         place = "reward" if len(terms) == 1 else f"reward/{term.name}"
         before = num_truncated(term.scorer) or 0
         result = v2.scores(score_rows(rows, term.scorer).rows)
+        for line in (result.reason, remark(result.not_finite, len(rows))):
+            if line:
+                say(f"RewardBench 2 of the reward {term.name}: {line}")
         if cut := (num_truncated(term.scorer) or 0) - before:
             say(f"{cut} benchmark texts were cut to the length limit of the reward {term.name}, at the end of the answer")
         metrics |= {f"{place}/{key}": value for key, value in v2.metrics(result).items()}

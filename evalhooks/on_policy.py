@@ -54,9 +54,10 @@ def gap(now: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float
     reward rises and correctness does not: the proxy and gold scores that diverge in figure 1 of Gao et al. 2023. A noisy
     reward understates its rise, and so the gap.
 
-    Left out if the untrained policy's answers differed within no prompt in score, or within none in correctness.
+    Left out if the untrained policy's answers differed within no prompt in score, or within none in correctness, and if there are no
+    metrics of now.
     """
-    if not (start.get("on_policy/reward_std", 0) > 0 and start.get("on_policy/accuracy_std", 0) > 0):
+    if "on_policy/rm_score" not in now or not (start.get("on_policy/reward_std", 0) > 0 and start.get("on_policy/accuracy_std", 0) > 0):
         return {}
     rises = [
         (now[f"on_policy/{name}"] - start[f"on_policy/{name}"]) / start[f"on_policy/{std}"]

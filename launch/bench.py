@@ -15,6 +15,7 @@ from core.disk import read_json
 from core.progress import Progress, console_progress
 from core.records import BenchmarkRow, Prompt, ScoredRow, user
 from evalhooks.rewardbench import v2
+from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
 from launch.entry import Composed, start
@@ -126,7 +127,9 @@ def _command(composed: Composed[BenchJob]) -> None:
 def _remarks(result: Result) -> list[str]:
     missing = result.get("missing_subsets", [])
     said = [f"{len(missing)} subsets of RewardBench have no rows: {', '.join(missing)}"] if missing else []
-    said += [f"no overall: {result['reason']}"] if result["reason"] else list(result.get("refusals", []))
+    said += [f"no overall: {result['reason']}"] if result["reason"] else []
+    said += [refusal for refusal in result.get("refusals", []) if refusal not in result["reason"]]
+    said.append(remark(result.get("not_finite", {}), len(result["row_results"])))
     if result.get("num_truncated"):
         said.append(f"{result['num_truncated']} texts were cut to max_length={result['max_length']} tokens, at the end of the answer")
     if result.get("num_equal_rows"):

@@ -33,6 +33,7 @@ def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:
 
 
 def _command(composed: Composed[BoNJob]) -> None:
+    job = composed.job
     result = run(composed, console_progress())
     tasks = [task for task in result.bounds["random"] if task != "average"]
     table = Table(title=f"best of {result.n}, from {result.dir}", title_justify="left")
@@ -41,8 +42,9 @@ def _command(composed: Composed[BoNJob]) -> None:
     for name in ("random", "oracle"):
         table.add_row(name, *(f"{100 * result.bounds[name][task]:.1f}" for task in (*tasks, "average")))
     for reward, metrics in result.rewards.items():
-        n = max(int(key.rpartition("@")[2]) for key in metrics)
-        table.add_row(f"{Path(reward).name} @{n}", *(f"{100 * metrics[f'bon/{task}@{n}']:.1f}" for task in (*tasks, "average")))
+        n = max(job.best_of)
+        shown = [metrics.get(f"bon/{task}@{n}") for task in (*tasks, "average")]
+        table.add_row(f"{Path(reward).name} @{n}", *("n/a" if value is None else f"{100 * value:.1f}" for value in shown))
     Console().print(table)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from core.records import ScoredRow
 from evalhooks.analysis import difference_estimate, resampled_sums
 from evalhooks.rewardbench import v1, v2
+from evalhooks.rewardbench.finite import remark, rows_not_finite, without_finite_row
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
 
 
@@ -69,8 +70,9 @@ class Flip:
 class Comparison:
     """Model a against model b: a line per domain, and overall if no domain is missing (else `reason` says which are).
 
-    `refusals` say why Ties has no line. `flips` are sorted by difference in credit, largest first. Rows that only one
-    model has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
+    `refusals` say why Ties has no line, or a subset in which one of the models has no row with finite scores; `remarks` count and
+    name the rows with a NaN or infinite score. `flips` are sorted by difference in credit, largest first. Rows that only one model
+    has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
 
     >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(3)]
     >>> compare(rows, rows).lines[0].verdict
@@ -85,6 +87,7 @@ class Comparison:
     num_shared: int
     num_only_a: int
     num_only_b: int
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +105,7 @@ class _Joined:
     by_subset: Mapping[str, Sequence[_Pair]]
     num_only_a: int
     num_only_b: int
+    canonical: Callable[[str], str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,8 +127,10 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: in
     rows of one id differ in their completions, and if `num_resamples` is below 1.
     """
     joined = _join(a, b, v2.canonical)
-    refusals = _ties_refusals(joined.by_subset.get(TIES, ()))
-    found = {subset: pairs for subset, pairs in joined.by_subset.items() if subset != TIES or not refusals}
+    refused = _without_finite_row(joined)
+    if problems := _ties_refusals(joined.by_subset.get(TIES, ())):
+        refused[TIES] = problems
+    found = {subset: pairs for subset, pairs in joined.by_subset.items() if subset not in refused}
     names = [*(name for name in DOMAINS.values() if name in found), *(name for name in found if name not in DOMAINS.values())]
     credit = v2.row_credit
     parts = [_ties_part(found[name]) if name == TIES else _mean_part(name, {name: 1.0}, found, credit, credit) for name in names]
@@ -134,7 +140,8 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: in
         parts,
         dict.fromkeys(DOMAINS.values(), 1.0),
         reason=f"Overall is the mean of all six domains, but {', '.join(missing)} cannot be compared." if missing else "",
-        refusals=refusals,
+        refusals=[problem for problems in refused.values() for problem in problems],
+        remarks=_remarks(joined),
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -157,6 +164,8 @@ def compare1(
     joined = _join(a, b, v1.canonical)
     groups: dict[str, Mapping[str, float]] = {**v1.COUNTS, PRIOR_SETS: dict.fromkeys(v1.PRIOR_SETS, 1.0)}
     known = {subset for group in groups.values() for subset in group}
+    judged = {"A": generative_a, "B": generative_b}  # a judge's NaN is a verdict
+    refused = _without_finite_row(joined, judged)
     groups |= {subset: {subset: 1.0} for subset in joined.by_subset if subset not in known}
 
     def credit_a(row: ScoredRow) -> float:
@@ -168,7 +177,7 @@ def compare1(
     parts = [
         _mean_part(name, group, joined.by_subset, credit_a, credit_b)
         for name, group in groups.items()
-        if any(subset in joined.by_subset for subset in group)
+        if any(subset in joined.by_subset for subset in group) and not any(subset in refused for subset in group)
     ]
     names = [part.name for part in parts]
     missing = [section for section in v1.COUNTS if section not in names]
@@ -178,7 +187,8 @@ def compare1(
         parts,
         {**weights, PRIOR_SETS: v1.PRIOR_WEIGHT} if PRIOR_SETS in names else weights,
         reason=f"Overall needs all four sections, but {', '.join(missing)} cannot be compared." if missing else "",
-        refusals=(),
+        refusals=[problem for problems in refused.values() for problem in problems],
+        remarks=_remarks(joined, judged),
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -200,7 +210,7 @@ def _join(a: Sequence[ScoredRow], b: Sequence[ScoredRow], canonical: Callable[[s
     num_shared = sum(len(pairs) for pairs in by_subset.values())
     if not num_shared:
         raise ValueError(f"A ({len(a)} rows) and B ({len(b)} rows) share no row with the same subset and id; score both on one benchmark.")
-    return _Joined(by_subset=by_subset, num_only_a=len(a) - num_shared, num_only_b=len(b) - num_shared)
+    return _Joined(by_subset=by_subset, num_only_a=len(a) - num_shared, num_only_b=len(b) - num_shared, canonical=canonical)
 
 
 def _keyed(name: str, rows: Sequence[ScoredRow], canonical: Callable[[str], str]) -> dict[tuple[str, str], ScoredRow]:
@@ -209,6 +219,26 @@ def _keyed(name: str, rows: Sequence[ScoredRow], canonical: Callable[[str], str]
         if uses > 1:
             raise ValueError(f"{name} has row {id_!r} of {subset} {uses} times, so it cannot be paired; give every row a unique id.")
     return dict(zip(keys, rows, strict=True))
+
+
+def _sides(joined: _Joined, judged: Mapping[str, bool]) -> dict[str, list[ScoredRow]]:
+    """The shared rows of each model whose NaN is no verdict."""
+    pairs = [pair for pairs in joined.by_subset.values() for pair in pairs]
+    sides = {"A": [pair.a for pair in pairs], "B": [pair.b for pair in pairs]}
+    return {name: rows for name, rows in sides.items() if not judged.get(name, False)}
+
+
+def _without_finite_row(joined: _Joined, judged: Mapping[str, bool] = {}) -> dict[str, tuple[str, ...]]:
+    refused: dict[str, tuple[str, ...]] = {}
+    for name, rows in _sides(joined, judged).items():
+        for subset, why in without_finite_row(rows, joined.canonical).items():
+            refused[subset] = (*refused.get(subset, ()), f"{name}: {why}")
+    return refused
+
+
+def _remarks(joined: _Joined, judged: Mapping[str, bool] = {}) -> tuple[str, ...]:
+    found = {name: remark(rows_not_finite(rows, joined.canonical), len(rows)) for name, rows in _sides(joined, judged).items()}
+    return tuple(f"{name}: {line}" for name, line in found.items() if line)
 
 
 def _ties_refusals(pairs: Sequence[_Pair]) -> tuple[str, ...]:
@@ -257,6 +287,7 @@ def _comparison(
     *,
     reason: str,
     refusals: Sequence[str],
+    remarks: Sequence[str],
     num_resamples: int,
     seed: int,
 ) -> Comparison:
@@ -278,6 +309,7 @@ def _comparison(
         num_shared=sum(len(pairs) for pairs in joined.by_subset.values()),
         num_only_a=joined.num_only_a,
         num_only_b=joined.num_only_b,
+        remarks=tuple(remarks),
     )
 
 

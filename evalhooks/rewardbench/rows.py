@@ -16,6 +16,7 @@ from core.data.preferences import answer_turns, are_transcripts, begins
 from core.data.rows import dataset_rows
 from core.disk import writing
 from core.records import BenchmarkRow, CompletionScore, DetailedScorer, Dialogue, ScoredRow, Scorer, user
+from evalhooks.rewardbench import v2
 
 HUB2 = "allenai/reward-bench-2"
 HUB1 = "allenai/reward-bench"
@@ -196,6 +197,8 @@ def _row2(row: Any, where: str) -> BenchmarkRow:
                 "fix the lists, or leave the count out."
             )
     turns, completions = _dialogue(row, [*chosen, *rejected], where)
+    if problem := v2.row_problem(row["subset"], num_correct=len(chosen), num_completions=len(chosen) + len(rejected)):
+        raise ValueError(f"{where}: {problem}.")
     return BenchmarkRow(
         id=str(row["id"]),
         prompt=row["prompt"],

@@ -12,6 +12,7 @@ from core.data.rows import read_rows
 from core.disk import read_json
 from core.records import ScoredRow
 from evalhooks.rewardbench import v1, v2
+from evalhooks.rewardbench.finite import REMEDY
 
 
 class RewardBench2Result(TypedDict):
@@ -24,6 +25,7 @@ class RewardBench2Result(TypedDict):
     ties: dict[str, float] | None
     standard_errors: dict[str, float]
     row_results: list[float | None]
+    not_finite: dict[str, list[str]]
 
 
 class RewardBench1Result(TypedDict):
@@ -36,6 +38,8 @@ class RewardBench1Result(TypedDict):
     reason: str
     missing_subsets: list[str]
     row_results: list[float]
+    refusals: list[str]
+    not_finite: dict[str, list[str]]
 
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -92,9 +96,11 @@ def read_prior_sets(path: str | Path) -> dict[str, float]:
 def result2(rows: Sequence[ScoredRow]) -> RewardBench2Result:
     """RewardBench 2's result for `rows`, ready for JSON; see `v2.BenchmarkScores` and `v2.standard_errors`.
 
-    `row_results` are the credits in the order of the rows, None for Ties, whose components are in `ties`.
+    `row_results` are the credits in the order of the rows, None for Ties, whose components are in `ties`. Raises `ValueError` if no
+    row has finite scores.
     """
     found = v2.scores(rows)
+    _require_finite(rows, found.not_finite)
     return {
         "per_subset": dict(found.per_subset),
         "overall": found.overall,
@@ -103,15 +109,17 @@ def result2(rows: Sequence[ScoredRow]) -> RewardBench2Result:
         "ties": None if found.ties is None else asdict(found.ties),
         "standard_errors": dict(v2.standard_errors(rows)),
         "row_results": list(found.row_results),
+        "not_finite": {subset: list(ids) for subset, ids in found.not_finite.items()},
     }
 
 
 def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, generative: bool = False) -> RewardBench1Result:
-    """RewardBench 1's result for `rows`, ready for JSON; raises like `v1.scores`.
+    """RewardBench 1's result for `rows`, ready for JSON; raises like `v1.scores` and `result2`.
 
     `sections` holds all four, None if all of a section's subsets are missing; `prior_sets` is their mean, or None.
     """
     found = v1.scores(rows, prior_sets=prior_sets, generative=generative)
+    _require_finite(rows, found.not_finite)
     return {
         "per_subset": dict(found.per_subset),
         "sections": dict(found.per_section),
@@ -120,7 +128,14 @@ def result1(rows: Sequence[ScoredRow], prior_sets: Mapping[str, float], *, gener
         "reason": found.reason,
         "missing_subsets": list(found.missing_subsets),
         "row_results": list(found.row_results),
+        "refusals": list(found.refusals),
+        "not_finite": {subset: list(ids) for subset, ids in found.not_finite.items()},
     }
+
+
+def _require_finite(rows: Sequence[ScoredRow], not_finite: Mapping[str, Sequence[str]]) -> None:
+    if rows and sum(map(len, not_finite.values())) == len(rows):
+        raise ValueError(f"none of the {len(rows)} rows has finite scores, so there is nothing to report; {REMEDY}.")
 
 
 def _file(path: Path) -> Path:
@@ -148,7 +163,10 @@ def _row2(row: Any, where: str) -> ScoredRow:
         raise ValueError(f"{where}: 'num_correct' is {num_correct}, but there are only {len(values)} scores; fix one of them.")
     if total is not None and _count(total, f"{where}: 'total_completions'") != len(values):
         raise ValueError(f"{where}: 'total_completions' is {total}, but there are {len(values)} scores; score every completion once.")
-    return ScoredRow(id=_id(row, where), subset=_subset(row, where), num_correct=num_correct, scores=values)
+    subset = _subset(row, where)
+    if problem := v2.row_problem(subset, num_correct=num_correct, num_completions=len(values)):
+        raise ValueError(f"{where}: {problem}.")
+    return ScoredRow(id=_id(row, where), subset=subset, num_correct=num_correct, scores=values)
 
 
 def _score(value: object, where: str) -> float:

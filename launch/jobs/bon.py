@@ -38,7 +38,7 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     rewards: dict[str, dict[str, float]] = {}
     for name, model in inputs.rewards.items():
         scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
-        rewards[name] = rerank(pools, scorer, job.best_of)
+        rewards[name] = rerank(pools, scorer, job.best_of, say=lambda line, name=name: say(f"{name}: {line}"))
         if scorer.num_truncated:
             say(f"{name}: {scorer.num_truncated} texts were cut to hooks.max_length={job.hooks.max_length} tokens; raise it")
     return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)

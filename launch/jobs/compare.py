@@ -172,8 +172,8 @@ def show(result: Comparison, a: Side, b: Side, num_flips: int) -> None:
         f"\nScores and differences in points of 100, on the {result.num_shared} rows that both models scored; "
         f"left out: {result.num_only_a} rows that only A has, {result.num_only_b} that only B has."
     )
-    for refusal in result.refusals:
-        console.print(escape(refusal))
+    for line in (*result.refusals, *result.remarks):
+        console.print(escape(line), soft_wrap=True)
     if result.reason:
         console.print(escape(f"No overall. {result.reason}"))
     console.print(SEED_NOISE)

@@ -210,3 +210,36 @@ def test_bounds_are_the_share_of_right_completions_and_the_chance_that_n_hold_on
 def test_a_pool_smaller_than_n_is_refused() -> None:
     with pytest.raises(ValueError, match="best-of-16 needs"):
         rerank({"a": pool([("x", 1.0)])}, LengthScorer(), [16])
+
+
+class Fixed:
+    """Gives the numbers that the completions spell."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        return [[float(text) for text in texts] for texts in completions]
+
+
+def test_a_nan_picks_nothing_right_and_is_named_and_a_task_of_nothing_else_is_left_out() -> None:
+    pools = {
+        "a": pool([("nan", 1.0), ("1", 1.0)], [("2", 1.0), ("1", 0.0)], [("inf", 1.0), ("1", 0.0)]),
+        "b": pool([("nan", 1.0), ("nan", 1.0)]),
+    }
+    said: list[str] = []
+    assert rerank(pools, Fixed(), [2], said.append) == {"bon/a@2": pytest.approx(2 / 3)}  # no average of one of two tasks
+    assert said == [
+        "best-of-n: 2 of 3 rows of a have scores that are NaN or infinite, and a NaN counts as a wrong pick in bon/a: 0, 2",
+        "best-of-n: 1 of 1 rows of b have scores that are NaN or infinite, which leaves no row to measure, so there is no bon/b: 0",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 100.0, -1.0])
+def test_stored_results_of_a_verifier_are_checked_when_pools_are_read(tmp_path: Path, wrong: float) -> None:
+    made(tmp_path / "pools", Counter())
+    file = tmp_path / "pools" / "sums.jsonl"
+    first, *rest = file.read_text().splitlines()
+    row = json.loads(first)
+    row["correct"][-1] = wrong
+    file.write_text("\n".join([json.dumps(row), *rest]) + "\n")
+    (tmp_path / "pools" / MARKER).write_text("")  # the change is meant
+    with pytest.raises(ValueError, match=rf"sums.jsonl, row 1 has {wrong} among its values of `correct`, which lie between 0 and 1"):
+        load_pools(tmp_path / "pools")

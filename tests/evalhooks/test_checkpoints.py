@@ -1,6 +1,8 @@
 """The hooks on tiny models: which metrics they give, and that these are those of the models."""
 
-from collections.abc import Mapping
+import copy
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from core.data.chat import encode_answered
 from core.disk import write_json
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import eval_file
-from core.records import BenchmarkRow, CheckpointSaved, Preference, Prompt, Sampling, user
+from core.records import BenchmarkRow, CheckpointSaved, Dialogue, Preference, Prompt, Sampling, Scorer, user
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, static_scores
@@ -212,6 +214,66 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
     assert without == {
         name: value for name, value in metrics.items() if name.startswith("downstream/") or name.endswith(("/length", "/unfinished"))
     }
+
+
+class Broken(LengthScorer):
+    """Gives NaN for the answers to some prompts."""
+
+    def __init__(self, *broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        rows = super().score(prompts, completions)
+        return [[math.nan, *row[1:]] if prompt[-1].content in self.broken else row for prompt, row in zip(prompts, rows, strict=True)]
+
+
+def test_rewards_of_answers_that_are_not_finite_are_left_out_and_named(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    prompts = tuple(Prompt(id=f"p{i}", dialogue=user(f"long {i}"), task="long", reference={"length": 8}) for i in range(3))
+    tasks, sampling = {"long": Task(name="long", prompts=prompts, verifier=is_long)}, Sampling(n=4, max_new_tokens=12, seed=2)
+    said: list[str] = []
+
+    def metrics(scorer: Scorer) -> Mapping[str, float]:
+        return PolicyHook(tasks=tasks, sampling=sampling, scorer=scorer, say=said.append).on_checkpoint(event(policy, tokenizer, tmp_path))
+
+    whole, part = metrics(LengthScorer()), metrics(Broken("long 1"))
+    assert part["downstream/long"] == whole["downstream/long"]
+    assert math.isfinite(part["on_policy/rm_score"])
+    assert part["on_policy/rm_score"] != whole["on_policy/rm_score"]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "step 7: the reward of answers to 1 of 3 prompts is NaN or infinite, so on_policy/* leaves them out; the first is long/p1"
+    )
+    nothing = metrics(Broken("long 0", "long 1", "long 2"))
+    assert nothing["downstream/long"] == whole["downstream/long"]
+    assert not any(name in nothing for name in ("on_policy/rm_score", "on_policy/accuracy", "on_policy/gap"))
+
+
+def test_a_broken_reward_model_has_no_scores_and_every_part_says_so(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(reward_model)
+    with torch.no_grad():
+        broken.score.weight[0, 0] = math.nan
+    said: list[str] = []
+    hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), rewardbench1=PAIRS, pools=POOLS, best_of=(4,), say=said.append)
+    assert hook.on_checkpoint(event(broken, tokenizer, tmp_path)) == {}
+    assert [line for line in said if "Math was refused (Math has no row with finite scores (2 row(s): Math-0, Math-1)" in line]
+    assert [line for line in said if "step 7: 4 of 4 rows have a score that is NaN or infinite" in line]
+    assert [line for line in said if line.startswith("rewardbench1 at step 7: math-prm has no row with finite scores")]
+    assert [line for line in said if line.startswith("best-of-n: 1 of 1 rows of fruits have scores that are NaN or infinite")]
+
+    said.clear()
+    pairs = [Preference(prompt=user("?"), chosen="A plum.", rejected="No.", source="a")] * 2
+    assert HeldOutHook(pairs, say=said.append).on_checkpoint(event(broken, tokenizer, tmp_path)) == {}
+    assert said[0].startswith("step 7: 2 of 2 held-out pairs have rewards that are NaN or infinite, the first is pair 1")
+
+    said.clear()
+    assert static_scores(RewardModelScorer(broken, tokenizer), benchmark2("Math"), said.append) == {}
+    assert "RewardBench 2 of the reward reward: " in said[0]
+    assert "no row with finite scores" in said[0]
 
 
 def test_a_policys_gap_is_to_what_was_written_of_it_before_training(

@@ -14,7 +14,7 @@ import pytest
 from core.progress import NoProgress
 from core.runs.record import read_record
 from evalhooks.rewardbench.v2 import DOMAINS
-from launch.bench import run
+from launch.bench import _command, run  # pyright: ignore[reportPrivateUsage]
 from launch.entry import ConfigError, composed, start
 from launch.schema import BenchJob
 
@@ -61,12 +61,12 @@ def test_saved_scores_give_the_result_in_the_order_of_the_file(tmp_path: Path) -
         scored("math", "1", [2.0, 2.0, 1.0, 0.0]),  # shares the maximum with one other: 1/2
         scored("Ties", "ref:0", [1.0, 0.0]),
         scored("Math", "2", ["NaN", 1.0, 0.0, 0.0]),  # a NaN earns nothing
-        *(scored(name, "1", ["Infinity", 1.0, 0.0, 0.0]) for name in BEST_OF_4 if name != "Math"),
+        *(scored(name, str(n), [best, 1.0, 0.0, 0.0]) for name in BEST_OF_4 if name != "Math" for n, best in enumerate(("Infinity", 2.0))),
     ]
     out = tmp_path / "new" / "out.json"
     bench(f"from_scores={jsonl(tmp_path / 'scores.jsonl', saved)}", f"out={out}")
     result = json.loads(out.read_text())
-    assert result["row_results"] == [None, 0.5, None, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert result["row_results"] == [None, 0.5, None, 0.0] + [1.0] * 8
     # Ties: both prompts accurate, margins 2.5 and 1 above the spread of 0.5: 0.3 + 0.3 + 0.2 + 0.2 + 0.01 tanh(1/0.5 - 1)
     ties = 1.0 + 0.01 * 0.7615941559557649
     assert result["per_subset"] == pytest.approx({**dict.fromkeys(BEST_OF_4, 1.0), "Math": 0.25, "Ties": ties}, abs=1e-12)
@@ -89,6 +89,7 @@ def test_saved_pairs_give_rewardbench1_with_prior_sets(tmp_path: Path) -> None:
         {"subset": "mt-bench-hard", "chosen": 1.0, "rejected": 1.0},  # a tie earns nothing
         {"subset": "donotanswer", "chosen": 1.0, "rejected": 0.0},
         {"subset": "hep-go", "chosen": "Infinity", "rejected": 0.0},
+        {"subset": "hep-go", "chosen": 1.0, "rejected": 0.0},
     ]
     (tmp_path / "prior.json").write_text(json.dumps({"anthropic_helpful": 0.6, "shp": 0.4}))
     out = tmp_path / "out.json"
@@ -204,6 +205,23 @@ def test_a_broken_row_is_named_before_any_model_is_looked_for(tmp_path: Path) ->
     file = jsonl(tmp_path / "rows.jsonl", [{"id": "1", "prompt": "?", "chosen": "text", "rejected": [], "subset": "Math"}])
     with pytest.raises(ValueError, match=r"rows.jsonl, row 1: 'chosen'"):
         bench("reward.path=nowhere", f"rows={file}")
+
+
+def test_a_row_without_a_rejected_completion_is_refused_by_its_number(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "prompt": "?", "chosen": ["a"], "rejected": ["b"][n:], "subset": "Math"} for n in range(2)]
+    with pytest.raises(ValueError, match=r"rows.jsonl, row 2: it has no incorrect completion \(1 in all, 1 correct\)"):
+        bench("reward.path=nowhere", f"rows={jsonl(tmp_path / 'rows.jsonl', rows)}")
+    with pytest.raises(ValueError, match=r"s.jsonl, row 1: it has no incorrect completion"):
+        bench(f"from_scores={jsonl(tmp_path / 's.jsonl', [scored('Math', '1', [1.0])])}")
+
+
+def test_rows_that_are_not_finite_are_told_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [scored("Math", "7", ["NaN", 0.0]), scored("Math", "8", [1.0, 0.0]), scored("Focus", "9", [1.0, "Infinity"])]
+    start(BenchJob, _command, [f"from_scores={jsonl(tmp_path / 's.jsonl', rows)}"])
+    said = capsys.readouterr().out
+    assert "2 of 3 rows have a score that is NaN or infinite, and a NaN earns no credit" in said
+    assert "Math 7; Focus 9" in said
+    assert "Focus was refused (Focus has no row with finite scores" in said
 
 
 def test_compare_is_a_command_of_its_own(tmp_path: Path) -> None:

@@ -202,6 +202,21 @@ def test_ties_that_cannot_be_scored_are_refused_with_the_models_name_and_the_res
     assert "no partner" in result.refusals[0]
 
 
+def test_rows_that_are_not_finite_are_named_by_model_and_a_domain_with_nothing_else_is_refused() -> None:
+    good, broken = rows_of([1, 0]), [row("0", NAN, 0.0, 0.0, 0.0), row("1", 1.0, 0.0, 0.0, 0.0)]
+    result = compare(good, broken)
+    assert (result.lines[0].score_b, result.refusals) == (0.5, ())
+    (said,) = result.remarks
+    assert said.startswith("B: 1 of 2 rows have a score that is NaN or infinite, and a NaN earns no credit")
+    assert said.endswith(": Math 0")
+    result = compare([*good, *rows_of([1], "Focus")], [broken[0], row("1", 0.0, NAN, 0.0, 0.0), *rows_of([0], "Focus")])
+    assert [line.name for line in result.lines] == ["Focus"]
+    assert result.refusals[0].startswith("B: Math has no row with finite scores (2 row(s): 0, 1)")
+    one = [row("7", 1.0, 0.0, subset="hep-go")]
+    assert compare1(one, [row("7", NAN, 0.0, subset="hep-go")]).lines == ()
+    assert compare1(one, [row("7", NAN, 0.0, subset="hep-go")], generative_b=True).lines[0].score_b == 0.5
+
+
 def test_overall_is_the_mean_of_the_domains_and_resamples_them_jointly() -> None:
     a, b = drawn(0, 60, skill=0.3, num_pairs=30), drawn(1, 60, skill=0.2, num_pairs=30)
     result = compare(a, b, seed=1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,23 @@ def test_a_missing_field_is_named(tmp_path: Path, key: str) -> None:
         read_scores2(lines(tmp_path / "s.jsonl", [without(ROW2, key)]))
 
 
-@pytest.mark.parametrize("num_correct", [0, 4])
-def test_a_row_may_have_no_correct_completion_or_only_correct_ones(tmp_path: Path, num_correct: int) -> None:
-    assert read_scores2(lines(tmp_path / "s.jsonl", [ROW2 | {"num_correct": num_correct}]))[0].num_correct == num_correct
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_correct": 0}, "it has no correct completion (num_correct is 0)"),
+        ({"num_correct": 4}, "it has no incorrect completion (4 in all, 4 correct), so every reward would be right"),
+        ({"scores": [1.0], "num_correct": 1}, "it has no incorrect completion (1 in all, 1 correct)"),
+    ],
+)
+def test_a_row_that_tells_no_reward_from_another_is_refused_but_in_ties_which_names_its_rows_itself(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    changed = without(ROW2, "total_completions") | change
+    with pytest.raises(ValueError, match=rf"s.jsonl, row 2: {re.escape(message)}"):
+        read_scores2(lines(tmp_path / "s.jsonl", [ROW2, changed]))
+    (row,) = read_scores2(lines(tmp_path / "t.jsonl", [changed | {"subset": "TIES", "id": "tied:3"}]))
+    (refusal,) = [refusal for refusal in result2([row])["refusals"] if "correct completion" in refusal]
+    assert refusal.endswith("completion: tied:3.")
 
 
 @pytest.mark.parametrize("read", [read_scores2, read_scores1])
@@ -235,5 +250,15 @@ def test_prior_sets_may_come_as_rows_and_as_numbers_but_not_one_of_them_as_both(
 
 def test_draws_of_a_judge_earn_half() -> None:
     draw = [row("hep-go", 1.0, 1.0), row("hep-go", math.nan, 1.0), row("hep-go", 2.0, 1.0)]
+    assert result1(draw, {})["not_finite"] == {"hep-go": ["0"]}
+    assert result1(draw, {}, generative=True)["not_finite"] == {}
     assert result1(draw, {})["row_results"] == [0.0, 0.0, 1.0]
     assert result1(draw, {}, generative=True)["row_results"] == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_reward_model_that_gives_nothing_finite_has_no_result(value: float) -> None:
+    with pytest.raises(ValueError, match=r"none of the 2 rows has finite scores, so there is nothing to report; look for broken weights"):
+        result2([row("Math", value, 1.0), row("Focus", 1.0, value)])
+    with pytest.raises(ValueError, match=r"none of the 1 rows has finite scores"):
+        result1([row("hep-go", value, 1.0)], {})

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -155,3 +156,19 @@ def test_overall_reproduces_published_scores():
 def test_overall_of_an_external_table_with_a_section_missing_is_none():
     assert overall_score({"Chat": 0.9, "Chat Hard": 0.4, "Safety": 0.8}) is None
     assert section_score("Chat", {}) is None
+
+
+def test_a_subset_without_a_pair_of_finite_scores_is_refused_with_its_section() -> None:
+    rows = [ScoredRow(id="1", subset=subset, num_correct=1, scores=(1.0, 0.0)) for section in COUNTS.values() for subset in section]
+    broken = [replace(row, scores=(math.nan, 0.0)) if row.subset == "HEP-GO".lower() else row for row in rows]
+    result = scores(broken)
+    assert result.per_section == {"Chat": 1.0, "Chat Hard": 1.0, "Safety": 1.0, "Reasoning": None}
+    assert result.overall is None
+    assert "Reasoning was refused (hep-go has no row with finite scores (1 row(s): 1)" in result.reason
+    assert (result.missing_subsets, result.not_finite) == (("hep-go",), {"hep-go": ("1",)})
+    # A judge's NaN is a verdict that could not be read, not a broken score.
+    judged = scores(broken, generative=True)
+    assert (judged.per_section["Reasoning"], judged.refusals, judged.not_finite) == (pytest.approx(1 - 0.5 * 164 / 1968), (), {})
+    # One finite pair is enough, and the other is named.
+    both = scores([*broken, ScoredRow(id="2", subset="hep-go", num_correct=1, scores=(1.0, 0.0))])
+    assert (both.per_subset["hep-go"], both.refusals, both.not_finite) == (0.5, (), {"hep-go": ("1",)})

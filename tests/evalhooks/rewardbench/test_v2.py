@@ -99,9 +99,39 @@ def test_only_exact_equality_is_a_tie():
 def test_a_nan_anywhere_in_a_best_of_4_row_gives_no_credit(position: int) -> None:
     values = [9.0, 1.0, 0.0, 0.0]
     values[position] = NAN
-    result = scores([best_of(*values)])
-    assert result.per_subset == {"Math": 0.0}
+    result = scores([best_of(*values, id="7"), best_of(1.0, 0.0)])
+    assert result.per_subset == {"Math": 0.5}
     assert result.refusals == ()
+    assert result.not_finite == {"Math": ("7",)}
+
+
+def test_a_domain_without_a_row_of_finite_scores_is_refused_by_name_and_the_others_are_kept():
+    broken = [best_of(NAN, 1.0, id=str(n), subset="math") for n in range(12)]
+    rows = [*broken, best_of(1.0, 0.0), best_of(INF, 0.0, subset="Focus", id="9")]
+    # One row of finite scores is enough.
+    assert scores(rows).per_subset == {"Math": 1 / 13}
+    result = scores([*rows[:12], best_of(1.0, 0.0, subset="Safety"), rows[13]])
+    assert result.per_subset == {"Safety": 1.0}
+    assert "Math was refused (Math has no row with finite scores (12 row(s): 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)" in result.reason
+    assert "Focus was refused (Focus has no row with finite scores (1 row(s): 9)" in result.reason
+    assert [refusal.split()[0] for refusal in result.refusals] == ["Math", "Focus"]
+    assert result.row_results == (*[0.0] * 12, 1.0, 1.0)
+    assert "Math" not in standard_errors([*broken, *[best_of(1.0, 0.0, subset="Focus")] * 2])
+
+
+def test_a_nan_in_every_domain_leaves_none_and_an_infinity_in_one_row_is_named_only():
+    rows = [replace(row, scores=(NAN, *row.scores[1:])) for row in benchmark(5, 3, random.Random(0))]
+    result = scores(rows)
+    assert (result.per_subset, result.overall, result.ties) == ({}, None, None)
+    assert {refusal.split()[0] for refusal in result.refusals} == {"Factuality", "Precise", "Math", "Safety", "Focus", "Ties"}
+    assert sum(map(len, result.not_finite.values())) == len(rows)
+    assert scores([best_of(INF, 1.0, id="7"), best_of(1.0, 0.0)]).per_subset == {"Math": 1.0}
+
+
+@pytest.mark.parametrize(("values", "num_correct"), [((1.0,), 1), ((1.0, 0.0), 0), ((1.0, 0.0), 2), ((1.0, 0.0), 3)])
+def test_a_row_that_every_reward_gets_right_or_none_is_an_error_that_names_it(values: tuple[float, ...], num_correct: int) -> None:
+    with pytest.raises(ValueError, match=r"Row 'lost-7' of Math cannot be scored: it has no (in)?correct completion"):
+        scores([best_of(*values, id="lost-7", num_correct=num_correct)])
 
 
 def test_infinite_scores_are_compared_like_any_other():

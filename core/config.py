@@ -214,8 +214,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:  # also rejects NaN
             raise ValueError(f"optim.lr is {self.lr}; it must be a positive number such as 3e-6.")
-        for key in ("adam_eps", "max_grad_norm"):
-            require_positive(f"optim.{key}", getattr(self, key))
+        require_positive("optim.adam_eps", self.adam_eps)
+        require_positive("optim.max_grad_norm", self.max_grad_norm, may_be_infinite=True)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be 0 or above.")
         if not 0 <= self.warmup_ratio < 1:
@@ -228,7 +228,15 @@ def require_fraction(key: str, value: float, *, positive: bool = False) -> None:
         raise ValueError(f"{key} is {value}; it is a share {'above 0 and at most 1' if positive else 'from 0 to 1'}.")
 
 
-def require_positive(key: str, value: float) -> None:
-    """Raises `ValueError` unless `value` is above zero."""
+def require_positive(key: str, value: float, *, may_be_infinite: bool = False) -> None:
+    """Raises `ValueError` unless `value` is above zero and, if infinity has no meaning for the key, finite."""
     if not value > 0:  # also rejects NaN
         raise ValueError(f"{key} is {value}; it must be above 0.")
+    if value == math.inf and not may_be_infinite:
+        raise ValueError(f"{key} is {value}; give a finite number.")
+
+
+def require_not_negative(key: str, value: float) -> None:
+    """Raises `ValueError` unless `value` is a finite number, zero or above."""
+    if not 0 <= value < math.inf:  # also rejects NaN
+        raise ValueError(f"{key} is {value}; it must be 0 or above, and finite.")

@@ -4,6 +4,7 @@ Every record is frozen, keyword-only and slotted, so that values can be neither 
 hold plain data (text, numbers, paths) wherever possible; tensors stay inside a package.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1:
             raise ValueError(f"Sampling needs n >= 1 and max_new_tokens >= 1, got n={self.n}, max_new_tokens={self.max_new_tokens}.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:  # also rejects NaN
             raise ValueError(f"Sampling.temperature is {self.temperature}; use 0 for greedy decoding or a positive number.")
         if self.temperature == 0 and self.n > 1:
             raise ValueError("Greedy decoding gives n identical completions; set temperature > 0 or n=1.")

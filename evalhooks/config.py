@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from core.config import ContentHashed, Hashed, Unhashed, require_fraction, require_positive
+from core.config import ContentHashed, Hashed, Unhashed, require_fraction, require_not_negative, require_positive
 
 
 @dataclass(kw_only=True)
@@ -35,6 +35,15 @@ class SamplingConfig:
     max_new_tokens: Hashed[int] = 1024
     n: Hashed[int] = 1
     seed: Hashed[int] = 0
+
+    def __post_init__(self) -> None:
+        for key in ("n", "max_new_tokens"):
+            require_positive(f"hooks.downstream.{key}", getattr(self, key))
+        require_not_negative("hooks.downstream.temperature", self.temperature)
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(
+                f"hooks.downstream.temperature=0 gives hooks.downstream.n={self.n} equal answers; raise the temperature, or set n=1."
+            )
 
 
 class Where(StrEnum):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -210,7 +211,7 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcom
         row: Row = {"job": number, **values, "status": outcome.status.value, "message": outcome.message or None}
         for metric in METRICS.get(name, ()):
             series = _series(record, metric)
-            row |= {f"{metric} best": max(series, default=None), f"{metric} last": series[-1] if series else None}
+            row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
         rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir")})
     return rows
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from core.config import require_fraction, require_positive
+
 LINEAGES = ("coast", "ridge")
 SKILL_NAMES = ("facts", "lists", "sums", "requests", "topics", "choices")
 
@@ -34,6 +36,8 @@ class WorldConfig:
         for key in ("corpus_size", "pairs", "benchmark_rows", "task_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"world.{key} is {getattr(self, key)}; it must be at least 1.")
+        for skill, share in self.mistakes.items():
+            require_fraction(f"world.mistakes.{skill}", share)
 
 
 @dataclass(kw_only=True)
@@ -43,3 +47,7 @@ class PolicyConfig:
     lr: float = 4e-3
     batch_size: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive("policy.lr", self.lr)
+        require_positive("policy.batch_size", self.batch_size)

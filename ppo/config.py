@@ -1,5 +1,6 @@
 """Configuration of PPO."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +18,7 @@ from core.config import (
     RolloutKind,
     Unhashed,
     require_fraction,
+    require_not_negative,
     require_positive,
     require_trainable,
 )
@@ -95,16 +97,16 @@ class KLConfig:
     """The run ends with an error if the mean KL of a batch, in nats per completion, is above this; empty: never."""
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"kl.beta is {self.beta}; it must be 0 or above.")
+        require_not_negative("kl.beta", self.beta)
         _require_choice("kl.estimator", self.estimator, KLEstimator)
         _require_choice("kl.place", self.place, KLPlace)
         if self.place == KLPlace.loss and self.estimator == KLEstimator.k1:
             raise ValueError("kl.estimator=k1 has a gradient of zero in expectation in the loss; choose k2 (or k3), or kl.place=reward.")
         require_positive("kl.horizon", self.horizon)
-        for key in ("target", "stop"):
-            if (value := getattr(self, key)) is not None:
-                require_positive(f"kl.{key}", value)
+        if self.target is not None:
+            require_positive("kl.target", self.target)
+        if self.stop is not None:
+            require_positive("kl.stop", self.stop, may_be_infinite=True)
         if self.target is not None and not self.beta:
             raise ValueError("kl.target multiplies kl.beta, and kl.beta=0 stays 0; start from a positive one such as kl.beta=0.05.")
 
@@ -119,6 +121,8 @@ class MissingEOSConfig:
     def __post_init__(self) -> None:
         key = "shaping.missing_eos"
         _require_choice(f"{key}.how", self.how, MissingEOS)
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{key}.value is {self.value}; give a finite number.")
         if self.how == MissingEOS.keep and self.value is not None:
             raise ValueError(f"{key}.value={self.value} has no effect where {key}.how=keep; add {key}.how=replace or subtract.")
         if self.how != MissingEOS.keep and self.value is None:
@@ -158,9 +162,10 @@ class ShapingConfig:
     def __post_init__(self) -> None:
         _require_choice("shaping.center", self.center, Center)
         _require_choice("shaping.scale", self.scale, Scale)
-        for key in ("std", "clip"):
-            if (value := getattr(self, key)) is not None:
-                require_positive(f"shaping.{key}", value)
+        if self.std is not None:
+            require_positive("shaping.std", self.std)
+        if self.clip is not None:
+            require_positive("shaping.clip", self.clip, may_be_infinite=True)
         if (self.scale == Scale.fixed) != (self.std is not None):
             raise ValueError(f"shaping.scale={self.scale} with shaping.std={self.std}: set both (shaping.scale=fixed shaping.std=1.0).")
 
@@ -236,9 +241,10 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         keys = "num_batches batch_size minibatch_size micro_batch_size group_size epochs max_new_tokens max_prompt_length temperature"
-        keys += " num_checkpoints save_minutes"
+        keys += " num_checkpoints"
         for key in keys.split():
             require_positive(key, getattr(self, key))
+        require_positive("save_minutes", self.save_minutes, may_be_infinite=True)
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")
@@ -258,15 +264,14 @@ class PPOConfig:
             require_fraction(key, getattr(self, key))
         for key in ("critic_lr", "clip", "value_clip", "importance_cap", "stop_after_falls"):
             if (value := getattr(self, key)) is not None:
-                require_positive(key, value)
+                require_positive(key, value, may_be_infinite=key in ("clip", "value_clip", "importance_cap"))  # no bound
         for key in ("value_coef", "value_warmup", "entropy_coef"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or above.")
+            require_not_negative(key, getattr(self, key))
         if self.value_warmup >= self.num_batches:
             raise ValueError(
                 f"value_warmup={self.value_warmup} leaves no batch for the policy; choose one below num_batches={self.num_batches}."
             )
-        if self.dual_clip is not None and self.dual_clip <= 1:
+        if self.dual_clip is not None and not self.dual_clip > 1:  # also rejects NaN
             raise ValueError(
                 f"dual_clip is {self.dual_clip}; it bounds the ratio of bad actions from above and must be above 1 (usual: 3)."
             )

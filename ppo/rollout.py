@@ -139,7 +139,9 @@ def combined_scores(scorer: WeightedScorer, terms: Mapping[str, Tensor]) -> Tens
     parts = {name: [[score] for score in scores_B.tolist()] for name, scores_B in terms.items()}
     if scorer.unfitted:
         scorer.fit(parts)
-    return torch.tensor([row[0] for row in scorer.combined(parts)])
+    scores_B = torch.tensor([row[0] for row in scorer.combined(parts)])
+    require_finite_scores(scores_B, "the weighted sum of rewards")  # finite terms may overflow together
+    return scores_B
 
 
 def _tensors(

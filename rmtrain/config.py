@@ -125,8 +125,9 @@ class RewardModelConfig:
     seed: Hashed[int] = 0
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "save_minutes", "log_every"):
+        for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "log_every"):
             require_positive(key, getattr(self, key))
+        require_positive("save_minutes", self.save_minutes, may_be_infinite=True)
         if self.micro_batch_size is not None:
             require_positive("micro_batch_size", self.micro_batch_size)
         require_trainable(self.model, self.lora)

@@ -123,7 +123,7 @@ class RMSession:
     def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> StepResult:
         """One optimiser step on the mean loss over the pairs of the global batch, however they are split into micro batches.
 
-        `stop` and `overdue` are this process's own flags. Raises `ValueError` if the loss or the gradient is not finite.
+        `stop` and `overdue` are this process's own flags. Raises `ValueError` if the loss, the rewards or the gradient are not finite.
         """
         # An adapter's dropout depends on seed, step and process only, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.seed, step, self.world.rank)) % 2**63)
@@ -132,7 +132,8 @@ class RMSession:
         # One reduction for both: the sums, and the flags that all processes must agree on.
         *summed, num_stop, num_overdue = self.world.all_sum([*own.stacked().tolist(), float(stop), float(overdue)])
         sums = PairSums.unstacked(torch.tensor(summed, dtype=torch.float64))
-        self._require_finite(step, (sums.loss / sums.num_pairs).item(), grad_norm)
+        # The loss of an infinite margin is 0 or a NaN; the rewards tell.
+        self._require_finite(step, (sums.loss / sums.num_pairs).item(), (sums.margin / sums.num_pairs).item(), grad_norm)
         return StepResult(sums=sums, grad_norm=grad_norm, stop=num_stop > 0, overdue=num_overdue > 0)
 
     def accumulate(self, batch: Sequence[TokenPair]) -> PairSums:
@@ -187,12 +188,12 @@ class RMSession:
         )
         return mean * share, sums
 
-    def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+    def _require_finite(self, step: int, loss: float, margin: float, norm: float) -> None:
+        if not all(map(math.isfinite, (loss, margin, norm))):
             raise ValueError(
-                f"step {step}: the loss is {loss} and the gradient norm {norm}. Training stops; earlier checkpoints are kept. Lower "
-                f"optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add warmup, which "
-                "makes it a new run in a folder of its own."
+                f"step {step}: the loss is {loss}, the margin {margin} and the gradient norm {norm}. Training stops; earlier checkpoints "
+                f"are kept. Lower optim.lr={self.config.optim.lr:g} or optim.max_grad_norm={self.config.optim.max_grad_norm:g}, or add "
+                "warmup, which makes it a new run in a folder of its own."
             )
 
 

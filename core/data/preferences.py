@@ -24,7 +24,8 @@ def parse_preference(row: object, *, source: str = "", where: str = "") -> Prefe
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing or empty; the row has {sorted(map(str, row))}")
     margin = row.get("margin")
-    if margin is not None and not (isinstance(margin, (int, float)) and abs(margin) <= MAX_MARGIN):
+    is_number = isinstance(margin, int | float) and not isinstance(margin, bool)
+    if margin is not None and not (is_number and abs(margin) <= MAX_MARGIN):  # NaN is not below either
         raise ValueError(f"margin is {margin!r:.80}, not a number up to {MAX_MARGIN:g}")
     prompt, chosen, rejected = _explicit(row) if row.get("prompt") else _implicit(row)
     prompt = with_columns(row, prompt)

@@ -3,6 +3,7 @@
 Shapes: B batch, L padded length, T completion tokens, N tokens in a flat stream, R sequences, H hidden, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -29,7 +30,7 @@ class ImplicitRewardScorer:
 
     Source: Rafailov et al. (2023), "Direct Preference Optimization", section 5; the term that depends only on the
     prompt is dropped. The tokens of y include the end of turn of the chat template. Both models read the policy's tokens, so
-    they must share a vocabulary: raises `ValueError` otherwise.
+    they must share a vocabulary: raises `ValueError` otherwise, and unless `beta` is positive and finite.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class ImplicitRewardScorer:
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
+        if not 0 < beta < math.inf:  # also rejects NaN
+            raise ValueError(f"beta is {beta}; give the temperature of the policy's training, a positive number such as 0.1.")
         if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
             raise ValueError("the policy and its reference have different vocabularies; name the model that the policy was trained from.")
         self.policy, self.reference, self.tokenizer, self.beta = policy, reference, tokenizer, beta

@@ -35,13 +35,15 @@ class WeightedScorer:
     `moments` holds the mean and standard deviation of each standardised term by name. They are set once, by `fit` or when a
     run is resumed, and then stay fixed: a completion's reward must not depend on its batch.
 
-    Raises `ValueError` without terms, and if two terms have the same name.
+    Raises `ValueError` without terms, if two terms have the same name, and for a coefficient that is not finite.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         names = [term.name for term in terms]
         if not terms:
             raise ValueError("A weighted sum needs at least one term; name a reward.")
+        if wrong := [term.name for term in terms if not math.isfinite(term.coefficient)]:
+            raise ValueError(f"The coefficients of {', '.join(wrong)} are not finite; give numbers.")
         if len(set(names)) < len(names):
             raise ValueError(f"The terms {', '.join(names)} of a weighted sum must have different names; rename one.")
         self.terms = tuple(terms)

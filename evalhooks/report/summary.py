@@ -1,5 +1,6 @@
 """Gathers a study's runs on disk into the one summary that its report is drawn from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from bon.pools import Pools, bounds
 from core.disk import read_json
-from core.hooks.hook import read_evaluations
+from core.hooks.hook import best_step, read_evaluations
 from core.runs.checkpoints import complete_steps
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis import correlation, upper_half
@@ -41,7 +42,7 @@ def summarize(
 
 def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
     """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints."""
-    identity, final = record["identity"], record["final"]
+    identity, final = record["identity"], _finite(record["final"])
     folder = Path(record["dir"])
     scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)}
     missing = [key for key in DOMAINS if scores[key] is None]
@@ -77,7 +78,7 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     folder, lineage = Path(record["dir"]), record["lineage"]
     course = _evaluations(folder, [0, *complete_steps(folder)])
     averages = {step: metrics["downstream/average"] for step, metrics in course.items() if "downstream/average" in metrics}
-    best = max(averages, key=lambda step: averages[step]) if averages else None
+    best = best_step(course, "downstream/average")
     return {
         "id": record["id"],
         "name": short_name(folder),
@@ -99,6 +100,11 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
             for step, metrics in course.items()
         ],
     }
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a record, which holds numbers that are not finite as text, without these."""
+    return {name: number for name, value in metrics.items() if math.isfinite(number := float(value))}
 
 
 def _bon(metrics: Mapping[str, float], n: int) -> dict[str, float]:

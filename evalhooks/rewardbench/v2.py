@@ -145,7 +145,7 @@ def scores(rows: Sequence[ScoredRow]) -> BenchmarkScores:
     subsets = [canonical(row.subset) for row in rows]
     row_results = tuple(None if subset == TIES else row_credit(row) for row, subset in zip(rows, subsets, strict=True))
     ties_rows = [row for row, subset in zip(rows, subsets, strict=True) if subset == TIES]
-    refused = {subset: (why,) for subset, why in without_finite_row(rows, canonical).items() if subset != TIES}
+    refused: dict[str, tuple[str, ...]] = {subset: (why,) for subset, why in without_finite_row(rows, canonical).items() if subset != TIES}
     if problems := ties_problems(ties_rows) if ties_rows else ():
         refused[TIES] = problems
     ties = ties_score(ties_rows) if ties_rows and TIES not in refused else None

@@ -1,5 +1,6 @@
 """The jobs of a study, all validated before the first one starts. Imports no torch."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,14 +64,25 @@ def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str]) 
 
 
 def choose(records: Sequence[Mapping[str, Any]], pick: Pick) -> Mapping[str, Any]:
-    """The record with the best or worst score: RewardBench 2 overall, or the mean of the domains if overall is missing."""
+    """The record with the best or worst score: RewardBench 2 overall, or the mean of the domains if overall is missing.
 
-    def score(record: Mapping[str, Any]) -> float:
-        final = record["final"]
-        domains = [value for key, value in final.items() if key.startswith("rewardbench2/")]
-        return final.get("rewardbench2/overall", sum(domains) / max(1, len(domains)))
+    A model without a finite score is neither. Raises `ValueError` if there is no other.
+    """
+    scored = [(score, record) for record in records if (score := _score(record["final"])) is not None]
+    if not scored:
+        names = ", ".join(str(record["dir"]) for record in records)
+        raise ValueError(f"no reward model to choose: none of {names} has a finite score on RewardBench 2.")
+    best = max if pick == Pick.best else min
+    return best(scored, key=lambda pair: pair[0])[1]
 
-    return max(records, key=score) if pick == Pick.best else min(records, key=score)
+
+def _score(final: Mapping[str, Any]) -> float | None:
+    # Records hold numbers that are not finite as text.
+    values = {key: float(value) for key, value in final.items() if key.startswith("rewardbench2/")}
+    finite = {key: value for key, value in values.items() if math.isfinite(value)}
+    if "rewardbench2/overall" in finite:
+        return finite["rewardbench2/overall"]
+    return sum(finite.values()) / len(finite) if finite else None
 
 
 def _could_be(choice: RewardChoice, model: RMJob, policy: str) -> bool:

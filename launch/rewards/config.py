@@ -11,7 +11,7 @@ from enum import StrEnum
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.config import ContentHashed, Dtype, Hashed, Quantize, Unhashed
+from core.config import ContentHashed, Dtype, Hashed, Quantize, Unhashed, require_not_negative, require_positive
 from core.scorers.ensemble import Combine
 from evalhooks.judges.config import JudgeConfig, Mode
 from evalhooks.judges.config import require_complete as require_complete_judge
@@ -77,6 +77,12 @@ class RewardConfig:
             raise ValueError(f"{key}.members={self.members} has one member; name at least two, or take it alone ({key}.kind=model).")
         if any(len(scale) != 2 for scale in self.scales):
             raise ValueError(f"{key}.scales is {self.scales}; give [mean, std] for every member, as in [[0.3,1.2],[-4.0,2.5]].")
+        require_positive(f"{key}.beta", self.beta)
+        require_not_negative(f"{key}.weight", self.weight)
+        if self.scales and len(self.scales) != len(self.members):
+            raise ValueError(f"{key}.scales has {len(self.scales)} entries for {len(self.members)} members; give [mean, std] for each.")
+        if any(not math.isfinite(mean) or not 0 < std < math.inf for mean, std in self.scales):
+            raise ValueError(f"{key}.scales is {self.scales}; a mean must be finite, and a standard deviation finite and above 0.")
         if not math.isfinite(self.coefficient) or self.coefficient == 0:
             raise ValueError(f"{key}.coefficient is {self.coefficient}; give a number other than 0, or leave this reward out.")
 

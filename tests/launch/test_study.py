@@ -171,3 +171,13 @@ def test_the_best_reward_model_is_chosen_by_its_overall_score_or_the_domains_the
     records = [{"final": {"rewardbench2/overall": 0.4, "rewardbench2/math": 0.9}}, {"final": {"rewardbench2/math": 0.5}}]
     assert choose(records, Pick.best) is records[1]
     assert choose(records, Pick.worst) is records[0]
+
+
+@pytest.mark.parametrize("pick", Pick)
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity"])
+def test_a_reward_model_without_a_finite_score_is_neither_best_nor_worst(pick: Pick, bad: str) -> None:
+    good = {"dir": "good", "final": {"rewardbench2/overall": bad, "rewardbench2/math": 0.5}}
+    broken = [{"dir": "a", "final": {"rewardbench2/overall": bad}}, {"dir": "b", "final": {"bon/average@16": 0.9}}]
+    assert choose([broken[0], good, broken[1]], pick) is good
+    with pytest.raises(ValueError, match=r"no reward model to choose: none of a, b has a finite score on RewardBench 2"):
+        choose(broken, pick)

@@ -138,6 +138,8 @@ def test_messages_may_carry_more_than_role_and_content() -> None:
         ),
         ({**PLUM, "margin": "2"}, "margin is '2', not a number up to"),
         ({**PLUM, "margin": float("nan")}, "margin is nan, not a number up to"),
+        ({**PLUM, "margin": True}, "margin is True, not a number up to"),
+        ({**PLUM, "margin": False}, "margin is False, not a number up to"),
         ({"chosen": "A plum.", "rejected": "A lamp."}, "prompt is missing, and chosen is neither a list of messages nor a Human/Assist"),
         (
             {key: [turn("user", f"Name a {key}."), turn("assistant", key)] for key in ("chosen", "rejected")},

@@ -76,9 +76,9 @@ class Metric(StrEnum):
     FIRST_RATIO_ERROR = "first_ratio_error"
     """Largest |ratio - 1| in the first minibatch, where only rounding may cause it."""
     LR = "lr"
-    """Learning rate of the policy at the end of the batch."""
+    """Learning rate of the policy in the batch's last update; 0 while `value_warmup` keeps it still."""
     CRITIC_LR = "critic_lr"
-    """Learning rate of the critic at the end of the batch."""
+    """Learning rate of the critic in the batch's last update."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

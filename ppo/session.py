@@ -83,15 +83,18 @@ class PPOSession:
         return episodes
 
     def update(self, episodes: Episodes, advantages: Advantages, *, step: int, kl_coef: float) -> dict[str, float]:
-        """Trains on the episodes of batch `step`; returns the metrics of the update and the learning rates at its end."""
+        """Trains on the episodes of batch `step`; returns the metrics of the update and the learning rates of its last step."""
         started = time.perf_counter()
         # Layers recompute their activations only in training mode, which changes nothing else: PPOConfig rejects dropout.
         self.engine.module.train(self.config.gradient_checkpointing)
         with self.networks.attention():
             measured = update(self.engine, self.world, self.config, episodes, advantages, step=step, kl_coef=kl_coef)
         optim = self.config.optim
-        rate = schedule(optim, step * self.config.updates_per_batch + 1, self.config.num_updates)
-        rates = {Metric.LR: optim.lr * rate, Metric.CRITIC_LR: (self.config.critic_lr or optim.lr) * rate}
+        rate = schedule(optim, step * self.config.updates_per_batch, self.config.num_updates)
+        rates = {
+            Metric.LR: optim.lr * rate if step > self.config.value_warmup else 0.0,
+            Metric.CRITIC_LR: (self.config.critic_lr or optim.lr) * rate,
+        }
         return {**measured, **rates, "seconds/update": time.perf_counter() - started}
 
     def policy_to_evaluate(self) -> PreTrainedModel:

@@ -1,5 +1,6 @@
 """A run of reward-model training: saving, the hooks at each checkpoint, the best checkpoint, resuming."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ class RMRun:
         metric, best = choose_best(evaluations, session.config.best_metric)
         if not metric and session.config.best_metric:
             context.say(_not_measured(session.config.best_metric, evaluations))
+        if unfit := [str(step) for step, found in evaluations.items() if metric and not math.isfinite(found.get(metric, math.nan))]:
+            context.say(f"{metric} has no finite value at step {', '.join(unfit)}, so the best checkpoint is one of the others")
         best = last if best is None else best
         if context.world.is_main:
             point_best(context.dir, best)
@@ -173,8 +176,8 @@ def planned_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
 
 
 def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> tuple[str, int | None]:
-    """The deciding metric, `metric` or the first of `BEST_METRICS` that was measured, and its best step; ("", None) if there is none."""
-    measured = {name for metrics in evaluations.values() for name in metrics}
+    """The deciding metric, `metric` or the first of `BEST_METRICS` with a finite value, and its best step; ("", None) if there is none."""
+    measured = {name for metrics in evaluations.values() for name, value in metrics.items() if math.isfinite(value)}
     name = metric or next((name for name in BEST_METRICS if name in measured), "")
     step = best_step(evaluations, name)
     return ("", None) if step is None else (name, step)

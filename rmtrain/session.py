@@ -154,8 +154,8 @@ class RMSession:
         return PairSums.unstacked(torch.stack(sums).sum(0).cpu()) if sums else PairSums.zeros()
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate after step `step`; zero after the last one, unless the schedule is constant."""
-        return self.config.optim.lr * schedule(self.config.optim, step + 1, self.num_steps)
+        """The learning rate of step `step`."""
+        return self.config.optim.lr * schedule(self.config.optim, step, self.num_steps)
 
     def epoch(self, step: int) -> float:
         """Passes over the data completed after step `step`."""

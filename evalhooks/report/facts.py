@@ -54,7 +54,10 @@ class RewardModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """How well one benchmark score goes with one downstream score: `key` is "<benchmark>~<downstream>[ (subset)]"."""
+    """How well one benchmark score goes with one downstream score: `key` is "<benchmark>~<downstream>[ (subset)]".
+
+    `low` and `high` bound the 95% interval of `pearson`.
+    """
 
     key: str
     pearson: float | None
@@ -62,6 +65,8 @@ class Link:
     low: float | None
     high: float | None
     n: int | None
+    spearman_low: float | None = None
+    spearman_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +206,17 @@ def _reward_model(item: Mapping[str, Any]) -> RewardModel:
 
 def _link(key: str, item: Mapping[str, Any]) -> Link:
     low, high = item.get("ci95") or (None, None)
-    return Link(key=key, pearson=item.get("pearson"), spearman=item.get("spearman"), low=low, high=high, n=item.get("n"))
+    spearman_low, spearman_high = item.get("spearman_ci95") or (None, None)  # summaries of before lack it
+    return Link(
+        key=key,
+        pearson=item.get("pearson"),
+        spearman=item.get("spearman"),
+        low=low,
+        high=high,
+        n=item.get("n"),
+        spearman_low=spearman_low,
+        spearman_high=spearman_high,
+    )
 
 
 def _ppo_run(item: Mapping[str, Any], rm_names: Mapping[str, str]) -> PpoRun:

@@ -31,7 +31,7 @@ def spread(study: Study) -> tuple[float, float] | None:
 
 
 def interval(link: Link) -> str:
-    """The bootstrap interval and the number of RMs of a correlation."""
+    """The interval and the number of RMs of a correlation."""
     bounds = "no interval" if link.low is None or link.high is None else f"95% interval {number(link.low)} to {number(link.high)}"
     return bounds if link.n is None else f"{bounds}, n = {link.n}"
 

@@ -76,7 +76,8 @@ def _checkpoint_rows(study: Study) -> list[dict[str, Any]]:
 def _link_row(link: Link) -> dict[str, Any]:
     benchmark, _, downstream = link.key.partition("~")
     row = {"benchmark": benchmark, "downstream": downstream, "pearson": link.pearson, "spearman": link.spearman}
-    return row | {"ci95_low": link.low, "ci95_high": link.high, "n": link.n}
+    row |= {"ci95_low": link.low, "ci95_high": link.high, "n": link.n}
+    return row | {"spearman_ci95_low": link.spearman_low, "spearman_ci95_high": link.spearman_high}
 
 
 def _ppo_rows(study: Study) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Everything is paired: only rows that both models scored count, and a resample draws a row (for Ties: a pair of prompts)
 with both models' results. That is far sharper than comparing two standard errors, since a hard row is hard for both. The
-intervals do not cover training noise: two seeds of one recipe differ too.
+intervals do not cover training noise: two seeds of one recipe differ too. Where there are fewer than 20 rows to resample, which a
+bootstrap takes for more than they are, the signs of the differences are flipped instead (`evalhooks.analysis.sign_flip_estimate`).
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis import difference_estimate, resampled_sums
+from evalhooks.analysis import EXACT_BELOW, DifferenceEstimate, difference_estimate, resampled_sums, sign_flip_estimate
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import remark, rows_not_finite, without_finite_row
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
@@ -25,6 +26,8 @@ class Verdict(StrEnum):
 
     more_than_noise = "more than noise"
     within_noise = "within noise"
+    cannot_tell = "cannot tell"
+    """Too few rows for any outcome to be more than noise; for the overall score also a domain of a single row."""
 
 
 PRIOR_SETS = "Prior Sets"
@@ -35,9 +38,9 @@ PRIOR_SETS = "Prior Sets"
 class Line:
     """One score of both models over `num_rows` shared rows, on the scale 0..1.
 
-    `difference` is a - b; `ci95` is its 95% paired bootstrap interval and `p_value` two-sided for no difference; both are
-    None with fewer than two rows (for Ties: pairs). `verdict` is "more than noise" only if the interval excludes 0. Model a
-    earned more credit than b on `num_won` rows, and less on `num_lost`.
+    `difference` is a - b; `ci95` is its 95% paired interval and `p_value` two-sided for no difference. There is no interval with fewer
+    than six rows (for Ties: pairs), and no p-value with fewer than two. `verdict` is "more than noise" only if the interval excludes 0,
+    and "cannot tell" without one. Model a earned more credit than b on `num_won` rows, and less on `num_lost`.
     """
 
     name: str
@@ -74,7 +77,7 @@ class Comparison:
     name the rows with a NaN or infinite score. `flips` are sorted by difference in credit, largest first. Rows that only one model
     has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
 
-    >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(3)]
+    >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(6)]
     >>> compare(rows, rows).lines[0].verdict
     'within noise'
     """
@@ -297,12 +300,15 @@ def _comparison(
     rng = np.random.default_rng(seed)
     # One stream for all parts, or two of equal size would draw the same resamples.
     draws = [_draws(part, num_resamples, rng) for part in parts]
-    lines = tuple(_line(part.name, [part], [1.0], [draw]) for part, draw in zip(parts, draws, strict=True))
+    flips_rng = np.random.default_rng(seed)
+    lines = tuple(
+        _line(part.name, [part], [1.0], [draw], num_resamples=num_resamples, rng=flips_rng) for part, draw in zip(parts, draws, strict=True)
+    )
     chosen = [(part, weights[part.name], draw) for part, draw in zip(parts, draws, strict=True) if part.name in weights]
     flips = sorted((flip for part in parts for flip in part.flips), key=lambda flip: -abs(flip.credit_a - flip.credit_b))
     return Comparison(
         lines=lines,
-        overall=None if reason else _line("Overall", *zip(*chosen, strict=True)),
+        overall=None if reason else _line("Overall", *zip(*chosen, strict=True), num_resamples=num_resamples, rng=flips_rng),
         reason=reason,
         refusals=tuple(refusals),
         flips=tuple(flips),
@@ -313,19 +319,26 @@ def _comparison(
     )
 
 
-def _draws(part: _Part, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Resampled differences a - b of the score; None if the main stratum has only one unit."""
+def _draws(part: _Part, num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Resampled differences a - b of the score; none where a single unit has nothing to be resampled with."""
     differences = [a - b for a, b in zip(part.strata_a, part.strata_b, strict=True)]
-    return resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else None
+    return resampled_sums(differences, num_resamples, rng) if len(differences[0]) > 1 else np.zeros(0)
 
 
-def _line(name: str, parts: Sequence[_Part], weights: Sequence[float], draws: Sequence[NDArray[np.float64] | None]) -> Line:
+def _line(
+    name: str,
+    parts: Sequence[_Part],
+    weights: Sequence[float],
+    draws: Sequence[NDArray[np.float64]],
+    *,
+    num_resamples: int,
+    rng: np.random.Generator,
+) -> Line:
     """The line of the weighted mean of `parts`."""
     share = np.array(weights) / sum(weights)
     score_a = float(sum(w * sum(map(np.sum, part.strata_a)) for w, part in zip(share, parts, strict=True)))
     score_b = float(sum(w * sum(map(np.sum, part.strata_b)) for w, part in zip(share, parts, strict=True)))
-    known = [draw for draw in draws if draw is not None]
-    estimate = difference_estimate(share @ np.array(known)) if len(known) == len(parts) else None
+    estimate, p_value = _estimate(parts, share, draws, num_resamples, rng)
     flips = [flip for part in parts for flip in part.flips]
     return Line(
         name=name,
@@ -334,8 +347,23 @@ def _line(name: str, parts: Sequence[_Part], weights: Sequence[float], draws: Se
         score_b=score_b,
         difference=score_a - score_b,
         ci95=estimate.ci95 if estimate else None,
-        p_value=estimate.p_value if estimate else None,
-        verdict=Verdict.more_than_noise if estimate and estimate.excludes_zero else Verdict.within_noise,
+        p_value=p_value,
+        verdict=Verdict.cannot_tell if estimate is None else Verdict.more_than_noise if estimate.excludes_zero else Verdict.within_noise,
         num_won=sum(flip.credit_a > flip.credit_b for flip in flips),
         num_lost=sum(flip.credit_a < flip.credit_b for flip in flips),
     )
+
+
+def _estimate(
+    parts: Sequence[_Part], share: NDArray[np.float64], draws: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator
+) -> tuple[DifferenceEstimate | None, float | None]:
+    """The interval and the p-value of the weighted difference, as far as there are any: by bootstrap if every stratum is large enough."""
+    if any(sum(map(len, part.strata_a)) == 1 for part in parts):
+        return None, None
+    strata = [
+        weight * (a - b) for weight, part in zip(share, parts, strict=True) for a, b in zip(part.strata_a, part.strata_b, strict=True)
+    ]
+    if min(map(len, strata)) < EXACT_BELOW:
+        return sign_flip_estimate(np.concatenate(strata), num_resamples=num_resamples, rng=rng)
+    estimate = difference_estimate(share @ np.array(draws))
+    return estimate, estimate.p_value

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis import resampled_sums
+from evalhooks.analysis import EXACT_BELOW, resampled_sums
 from evalhooks.rewardbench.finite import rows_not_finite, without_finite_row
 
 DOMAINS: Mapping[str, str] = {
@@ -246,7 +246,8 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
 
     The rows of a subset are drawn with replacement; for Ties the pairs are, and unpaired prompts within their own kind.
     This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. A subset
-    with one row (or Ties with one pair) has no standard error, and then overall has none either.
+    with one row (or Ties with one pair) has no standard error, and then overall has none either. With fewer than 20 the factor
+    sqrt(n / (n - 1)) makes up for what a bootstrap lacks.
     Raises `ValueError` for `num_resamples` below 2.
     """
     if num_resamples < 2:
@@ -256,11 +257,22 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
     ties_rows = [row for row in rows if canonical(row.subset) == TIES]
     if ties_rows and not ties_problems(ties_rows):
         strata[TIES] = ties_contributions(ties_rows)
-    draws = {subset: resampled_sums(parts, num_resamples, rng) for subset, parts in strata.items() if len(parts[0]) > 1}
+    draws = {
+        subset: np.sum([_widened(resampled_sums([part], num_resamples, rng), len(part)) for part in parts], axis=0)
+        for subset, parts in strata.items()
+        if len(parts[0]) > 1
+    }
     errors = {subset: float(np.std(draw, ddof=1)) for subset, draw in draws.items()}
     if all(name in draws for name in DOMAINS.values()):
         errors["overall"] = float(np.std(np.mean([draws[name] for name in DOMAINS.values()], axis=0), ddof=1))
     return errors
+
+
+def _widened(draws_R: NDArray[np.float64], num_units: int) -> NDArray[np.float64]:
+    """Resampled sums over a few units, spread as widely as those of new ones: a bootstrap's variance is (n - 1) / n of theirs."""
+    if num_units >= EXACT_BELOW or num_units == 1:  # from 20 on it is 2.5% at most, and recorded errors stay equal to the last digit
+        return draws_R
+    return draws_R.mean() + (draws_R - draws_R.mean()) * math.sqrt(num_units / (num_units - 1))
 
 
 def canonical(subset: str) -> str:

@@ -20,7 +20,7 @@ _CONTEXT = 20
 
 _THIN = "\u2009"
 _CHARACTERS = {
-    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if code != 0xFF0C},  # full width; its comma only punctuates
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if code != 0xFF0C},  # full width; its comma may only punctuate
     **dict.fromkeys(map(ord, "\u2212\u2013\u2010\u2011\ufe63\u207b"), "-"),  # minus, en dash, hyphens
     **dict.fromkeys(map(ord, "\u00a0\u2006\u2007\u2008\u200a\u202f"), _THIN),
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad")),  # invisible, so removed
@@ -34,7 +34,7 @@ _LATEX_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]{1,30})\s*\}\s*\{
 _NUMBER = re.compile(
     rf"""
     (?P<number>
-        (?: \d{{1,3}} (?:[,_'\u2019{_THIN}]\d{{3}})+ (?!\d)
+        (?: \d{{1,3}} (?:[,_'\u2019\uff0c{_THIN}]\d{{3}})+ (?!\d)
           | \d{{1,3}} (?:[ ]\d{{3}}){{0,4}} [ ]0\d\d (?:[ ]\d{{3}}){{0,4}} (?!\d)  # a group that begins with 0 is no number of its own
           | \d+
         ) (?:\.\d+)? (?:[eE][-+]?\d{{1,2}}(?!\w))?
@@ -165,7 +165,7 @@ def _value(match: re.Match[str], *, negative: bool) -> Fraction | None:
     """None for a number that is too long, and for one divided by zero."""
     if len(match[0]) > _MAX_LENGTH:
         return None
-    whole, over = Fraction(re.sub(rf"[,_'\u2019 {_THIN}]", "", match["number"])), match["over"] or ""
+    whole, over = Fraction(re.sub(rf"[,_'\u2019\uff0c {_THIN}]", "", match["number"])), match["over"] or ""
     if over.startswith(" "):
         above, below = map(int, over.split("/"))
         if above >= below or whole.denominator != 1:  # two numbers that stand side by side

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evalhooks.analysis import DifferenceEstimate, bootstrap_means, correlation, difference_estimate, upper_half
+from evalhooks.analysis import DifferenceEstimate, bootstrap_means, correlation, difference_estimate, sign_flip_estimate, upper_half
 
 
 def paired_bootstrap(a: Sequence[float], b: Sequence[float], *, num_resamples: int = 10_000, seed: int = 0) -> DifferenceEstimate:
@@ -35,7 +35,7 @@ def test_point_estimates_equal_scipys_with_and_without_tied_values(seed: int) ->
     x, y = correlated(17, seed)
     coarse_x, coarse_y = [round(value / 4) for value in x], [round(value / 4) for value in y]
     for a, b in ((x, y), (coarse_x, coarse_y)):
-        result = correlation(a, b, num_resamples=10)
+        result = correlation(a, b)
         assert result.pearson == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-12)
         assert result.spearman == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
 
@@ -48,38 +48,50 @@ def test_a_decreasing_curve_has_spearman_minus_1_and_a_pearson_above_it():
     assert -1.0 < result.pearson < -0.8
 
 
-def test_the_interval_equals_that_of_a_naive_bootstrap():
-    x, y = correlated(25, 1)
-    generator = random.Random(2)
-    naive = []
-    for _ in range(4000):
-        index = generator.choices(range(25), k=25)
-        naive.append(stats.pearsonr([x[i] for i in index], [y[i] for i in index])[0])
-    result = correlation(x, y, num_resamples=20_000)
-    assert result.ci95 == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])), abs=0.02)
+def test_the_intervals_equal_fishers_by_hand_and_by_scipy():
+    x, y = correlated(12, 1)
+    result, low_high = correlation(x, y), stats.pearsonr(x, y).confidence_interval(0.95)
+    assert result.ci95 == pytest.approx((low_high.low, low_high.high), abs=1e-12)
+    # Ranks 1..6 with two swaps of neighbours: 1 - 6 * 4 / (6 * 35) = 0.885714. artanh is 1.40162 and the standard error
+    # sqrt((1 + 0.392245) / 3) = 0.681236, so z runs from 0.066413 to 2.736830.
+    result = correlation([1, 2, 3, 4, 5, 6], [2, 1, 3, 4, 6, 5])
+    assert result.spearman == pytest.approx(1 - 6 * 4 / (6 * 35))
+    assert result.spearman_ci95 == pytest.approx((math.tanh(0.066413), math.tanh(2.736830)), abs=1e-4)
     assert result.note == ""
 
 
-def test_the_interval_of_a_perfect_line_has_no_width_and_no_resample_leaves_the_range():
+def test_a_perfect_line_has_no_width_and_a_perfect_order_has():
     result = correlation([1.0, 2.0, 4.0, 9.0, 11.0], [-0.1, -0.2, -0.4, -0.9, -1.1])
     assert result.pearson == pytest.approx(-1.0)
     assert result.ci95 == pytest.approx((-1.0, -1.0))
     assert result.ci95 is not None
     assert min(result.ci95) >= -1.0
+    assert result.spearman == pytest.approx(-1.0)
+    # Five models in one order: the nearest other one would give -0.9; -0.95 stands for the two.
+    assert result.spearman_ci95 == pytest.approx(
+        tuple(math.tanh(-math.atanh(0.95) + side * 1.96 * math.sqrt((1 + 0.95**2 / 2) / 2)) for side in (-1, 1)), abs=1e-4
+    )
 
 
-def test_resamples_without_variance_are_dropped_and_counted():
-    # Three points: 3 of 27 resamples draw one point three times. Of 10000 that is 1111 give or take 31.
+def test_three_points_have_a_correlation_and_no_interval():
     result = correlation([0.1, 0.2, 0.3], [0.7, 0.1, 0.9])
-    assert 1000 < int(result.note.split()[0]) < 1222
-    # y takes two values; resamples from the equal three (27/64 of all) are dropped too, with the four of the lone point.
-    dropped = int(correlation([1, 2, 3, 4], [0.1, 0.1, 0.1, 0.7]).note.split()[0])
-    assert dropped == pytest.approx(10_000 * (81 + 1) / 256, abs=150)
+    assert result.pearson is not None
+    assert (result.ci95, result.spearman_ci95, result.note) == (None, None, "3 points; an interval needs 4.")
 
 
-def test_one_resample_without_variance_leaves_no_interval():
-    results = [correlation([0.1, 0.2, 0.3], [0.7, 0.1, 0.9], num_resamples=1, seed=seed) for seed in range(40)]
-    assert any(result.ci95 is None and result.pearson is not None and result.note.startswith("1 of 1") for result in results)
+@pytest.mark.parametrize("n", [6, 10, 17])
+def test_intervals_cover_the_true_correlation_about_95_times_in_100(n: int) -> None:
+    # A percentile bootstrap covers 89 to 92. Of 3000 draws the standard error is 0.4 points.
+    generator = np.random.default_rng(n)
+    for rho in (0.0, 0.6, 0.9):
+        true_spearman = 6 / math.pi * math.asin(rho / 2)
+        x = generator.standard_normal((1000, n))
+        y = rho * x + math.sqrt(1 - rho**2) * generator.standard_normal((1000, n))
+        results = [correlation(a, b) for a, b in zip(x, y, strict=True)]
+        covered = [r.ci95 is not None and r.ci95[0] <= rho <= r.ci95[1] for r in results]
+        ranked = [r.spearman_ci95 is not None and r.spearman_ci95[0] <= true_spearman <= r.spearman_ci95[1] for r in results]
+        assert 0.93 <= np.mean(covered) <= 0.97
+        assert 0.92 <= np.mean(ranked) <= 0.99  # ranks of few points take few values, so no interval covers exactly
 
 
 @pytest.mark.parametrize(
@@ -94,7 +106,7 @@ def test_one_resample_without_variance_leaves_no_interval():
 )
 def test_where_correlation_is_undefined_nothing_is_estimated_and_the_note_says_why(x: list[float], y: list[float], note: str) -> None:
     result = correlation(x, y)
-    assert (result.pearson, result.spearman, result.ci95, result.n) == (None, None, None, len(x))
+    assert (result.pearson, result.spearman, result.ci95, result.spearman_ci95, result.n) == (None, None, None, None, len(x))
     assert note in result.note
 
 
@@ -188,13 +200,65 @@ def test_p_values_of_equal_models_are_below_5_percent_about_as_often_as_they_sho
     assert 2 <= sum(p < 0.05 for p in p_values) <= 20
 
 
-def test_too_few_resamples_are_an_error():
-    with pytest.raises(ValueError, match="num_resamples is 0"):
-        correlation([1.0, 2.0, 3.0], [1.0, 2.0, 4.0], num_resamples=0)
+def exact(*differences: float) -> tuple[DifferenceEstimate | None, float]:
+    return sign_flip_estimate(np.array(differences) / len(differences), num_resamples=1, rng=np.random.default_rng(0))
+
+
+def test_few_rows_have_the_p_value_of_a_sign_test_and_below_six_no_interval():
+    # n differences of one size in one direction: 2 of 2^n signs are as far out.
+    for n in range(2, 20):
+        estimate, p_value = exact(*[1.0] * n)
+        assert p_value == 2 / 2**n
+        assert (estimate is None) == (n < 6)
+        if estimate is not None:
+            assert estimate.ci95 == pytest.approx((1.0, 1.0))
+            assert estimate.excludes_zero == (p_value < 0.05)
+    assert exact(1.0, 1.0, 1.0)[1] == 0.25
+    # 7 won, 1 lost: scipy's sign test.
+    assert exact(*[1.0] * 7, -1.0)[1] == pytest.approx(stats.binomtest(7, 8).pvalue)
+    # Rows without a difference say nothing of the sign.
+    assert exact(*[1.0] * 7, -1.0, *[0.0] * 9)[1] == pytest.approx(stats.binomtest(7, 8).pvalue)
+
+
+def test_the_exact_p_value_is_scipys_permutation_test_and_the_interval_is_what_it_does_not_reject():
+    generator = random.Random(3)
+    differences = [generator.gauss(0.4, 1) for _ in range(9)]
+
+    def p_of(shifted: Sequence[float]) -> float:
+        return float(stats.permutation_test((shifted,), np.mean, permutation_type="samples", n_resamples=1024).pvalue)
+
+    estimate, p_value = exact(*differences)
+    assert p_value == pytest.approx(p_of(differences))
+    assert estimate is not None
+    for end, outwards in zip(estimate.ci95, (-1, 1), strict=True):
+        assert (
+            p_of([d - end + 1e-6 * -outwards * -1 for d in differences]) > 0.05
+            or p_of([d - end - 1e-6 * outwards for d in differences]) <= 0.05
+        )
+        assert p_of([d - end - 1e-3 * outwards for d in differences]) <= 0.05
+        assert p_of([d - end + 1e-3 * outwards for d in differences]) > 0.05
+
+
+def test_many_rows_flip_signs_at_random_and_agree_with_the_bootstrap():
+    generator = random.Random(5)
+    differences = np.array([generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0]) for _ in range(200)])
+    estimate, p_value = sign_flip_estimate(differences / 200, num_resamples=10_000, rng=np.random.default_rng(0))
+    paired = paired_bootstrap(differences.tolist(), [0.0] * 200)
+    assert estimate is not None
+    assert estimate.ci95 == pytest.approx(paired.ci95, abs=0.03)
+    assert p_value == pytest.approx(paired.p_value, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [6, 8, 12])
+def test_equal_models_on_few_rows_are_rarely_more_than_noise(n: int) -> None:
+    generator = random.Random(n)
+    flagged = 0
+    for _ in range(200):
+        estimate, _ = exact(*(float(generator.choice([-1, 0, 1])) for _ in range(n)))
+        flagged += estimate is not None and estimate.excludes_zero
+    assert flagged <= 20  # 10 expected at most; a bootstrap flags 30 of n = 6
 
 
 def test_results_depend_on_the_seed_alone():
     x, y = correlated(12, 4)
-    assert correlation(x, y, seed=1) == correlation(x, y, seed=1)
-    assert correlation(x, y, seed=1).ci95 != correlation(x, y, seed=2).ci95
     assert paired_bootstrap(x, y, seed=1) == paired_bootstrap(x, y, seed=1)

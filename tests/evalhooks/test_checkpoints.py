@@ -88,8 +88,8 @@ def test_a_reward_model_gets_its_benchmarks_and_its_best_of_n(
             assert metrics[f"rewardbench2/{key}"] == sum(firsts) / 2
     keys = [f"rewardbench2/{key}" for key in DOMAINS]
     assert metrics["rewardbench2/overall"] == pytest.approx(sum(metrics[key] for key in keys) / 6, abs=1e-12)
-    # Two rows of credit 0 or 1: a resample's mean has a standard deviation of 1/2 sqrt(1/2) where they differ, else 0.
-    expected = 0.5**1.5 if metrics["rewardbench2/math"] == 0.5 else 0.0
+    # Two rows of credit 0 or 1: where they differ, their mean has a standard error of sqrt(1/2) / sqrt(2), else 0.
+    expected = 0.5 if metrics["rewardbench2/math"] == 0.5 else 0.0
     assert metrics["rewardbench2_se/math"] == pytest.approx(expected, abs=0.03)  # 1000 resamples
 
     written = pq.read_table(tmp_path / "evals" / "step-000007.rewardbench2.parquet").to_pylist()

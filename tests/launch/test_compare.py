@@ -207,7 +207,9 @@ def test_score_files_of_both_benchmarks_are_compared_with_tables(tmp_path: Path,
         main([lines(tmp_path / "p.jsonl", pairs), file])
         output = words(capsys.readouterr().out)
         assert f"Chat Hard 6 100.0 {score}" in output
-        assert f"Overall 23 100.0 {score} n/a n/a 23/0 within noise" in output
+        assert f"Chat 5 100.0 {score} n/a 0.0625 5/0 cannot tell" in output
+        width = score.split()[-1]  # all 23 differ by as much
+        assert f"Overall 23 100.0 {score} {width}, {width} 0.0002 23/0 more than noise" in output
 
 
 def test_names_with_brackets_and_equals_signs_are_shown_as_they_are(

@@ -33,7 +33,8 @@ def test_training_for_length_makes_the_answers_longer(policy_folder: Path, tmp_p
     assert tracker.on(AXIS)[12]["kl"] > 0.01
     assert tracker.on(AXIS)[0]["kl"] == 0
     assert all(row["train/first_ratio_error"] < 1e-5 for row in logged.values())
-    assert logged[12]["train/lr"] == pytest.approx(0, abs=1e-12)  # a linear decay ends at the last optimiser step
+    # 4 updates a batch, 48 in all: update k is taken at 2e-2 (1 - (k - 1) / 48), and a batch logs that of its last one.
+    assert [row["train/lr"] for row in logged.values()] == pytest.approx([2e-2 * (1 - (4 * batch - 1) / 48) for batch in logged])
 
 
 def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(

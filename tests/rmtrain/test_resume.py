@@ -1,6 +1,7 @@
 """Whatever ends a run before its time, the next one goes on to the same bits; and hooks beside training land on their step."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -202,6 +203,17 @@ def test_the_best_checkpoint_is_pointed_at(policy_folder: Path, tmp_path: Path) 
     assert (outcome.best_step, outcome.best_metric, outcome.best["rewardbench2/overall"]) == (4, "rewardbench2/overall", 0.7)
     assert (tmp_path / "run" / "best").resolve() == step_folder(tmp_path / "run", 4).resolve()
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_whose_metric_is_no_number_is_told_and_is_never_the_best(policy_folder: Path, tmp_path: Path) -> None:
+    class Broken(Hook):
+        def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+            return {"rewardbench2/overall": {2: math.nan, 4: 0.7, 6: math.inf}[event.step]}
+
+    said: list[str] = []
+    outcome, _ = fit(config_of(policy_folder), tmp_path / "run", [Broken()], said=said)
+    assert (outcome.best_step, outcome.best_metric) == (4, "rewardbench2/overall")
+    assert "rewardbench2/overall has no finite value at step 2, 6, so the best checkpoint is one of the others" in said
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(policy_folder: Path, tmp_path: Path) -> None:

@@ -407,17 +407,17 @@ def test_prompts_without_a_partner_are_redrawn_among_their_like():
     lone = [ties("ref:5", [1.0], [0.0]), ties("ref:6", [0.0], [1.0])]
     assert standard_errors([*GOOD_PAIR, *lone]) == {}
     # Two equal pairs do not vary; of the two lone refs, one right: accuracy_ref is 3/4 give or take
-    # sqrt(0.5 * 0.5 / 2) * 2/4 = 0.1768, times the weight 0.3 = 0.05303.
+    # sqrt(1/2 / 2) * 2/4 = 0.25, times the weight 0.3 = 0.075.
     twin = [ties("tied:2", [1.0, 1.0], [0.0]), ties("ref:2", [1.0], [0.0])]
-    assert standard_errors([*GOOD_PAIR, *twin, *lone], num_resamples=4000)["Ties"] == pytest.approx(0.05303, rel=0.05)
+    assert standard_errors([*GOOD_PAIR, *twin, *lone], num_resamples=4000)["Ties"] == pytest.approx(0.075, rel=0.05)
 
 
 def test_every_term_of_the_ties_score_enters_its_standard_error():
-    # The mean of two values drawn from {a, b} has the standard error |a - b| / sqrt(8). Beside the perfect pair of M = 1 stands
+    # The mean of two values a and b has the standard error |a - b| / 2. Beside the perfect pair of M = 1 stands
     # one with spread 1 and margins 1.5 (M = tanh(0.5) is all that differs), then one whose ref margin of 0.5 loses H as well.
     for ref_score, lost in ((1.5, 0.01 * (1 - math.tanh(0.5))), (0.5, 0.20 + 0.01 * (1 - math.tanh(-0.5)))):
         other = [ties("tied:2", [2.5, 1.5], [0.0]), ties("ref:2", [ref_score], [0.0])]
-        assert standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"] == pytest.approx(lost / math.sqrt(8), rel=0.05)
+        assert standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"] == pytest.approx(lost / 2, rel=0.05)
 
 
 def test_what_has_no_score_or_a_single_row_has_no_standard_error():

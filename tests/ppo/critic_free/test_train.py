@@ -91,6 +91,10 @@ def test_the_reward_rises(policy_folder: Path, tmp_path: Path, algo: Algo) -> No
         policy_folder, algo, num_batches=12, num_checkpoints=1, batch_size=64, minibatch_size=32, micro_batch_size=32, max_new_tokens=12
     )
     run(replace(config, optim=OptimConfig(lr=3e-3)), tmp_path, tracker=tracker)
+    # The rate of a batch's last update: the same as PPO logs, and none of a step that is not taken.
+    num = config.num_updates
+    rates = [3e-3 * (1 - (batch * config.updates_per_batch - 1) / num) for batch in tracker.on("train/step")]
+    assert [row["train/lr"] for row in tracker.on("train/step").values()] == pytest.approx(rates)
     scores = [row["train/rm_score"] for row in tracker.on("train/step").values()]
     assert len(scores) == 12
     assert sum(scores[-3:]) > sum(scores[:3]) + 3, scores

@@ -130,29 +130,29 @@ def difference_estimate(draws_R: NDArray[np.float64]) -> DifferenceEstimate:
 
 
 def sign_flip_estimate(
-    contributions_N: NDArray[np.float64], *, num_resamples: int, rng: np.random.Generator
+    contributions_N: NDArray[np.float64], weights_N: NDArray[np.float64], *, num_resamples: int, rng: np.random.Generator
 ) -> tuple[DifferenceEstimate | None, float]:
-    """What the differences of paired rows, each divided by the number of rows, say of their sum; and the two-sided p-value alone.
+    """What the differences of paired rows, each times the row's weight, say of their sum; and the two-sided p-value alone.
 
     If the models do not differ, every difference is as likely with the other sign (Fisher 1935). The p-value is twice the share of all
     2^N signs that give a sum as far out, and the interval holds the differences that such a test does not reject, which lie between
     means of subsets of the rows (Hartigan 1969). From 20 rows on, `num_resamples` random signs stand for all. There is no interval
-    with fewer than 6 rows, which cannot tell.
+    with fewer than 6 rows, which cannot tell. The weights sum to 1.
     """
     n = len(contributions_N)
     if n < EXACT_BELOW:
-        sums_F, sizes_F = np.zeros(1), np.zeros(1)
-        for contribution in contributions_N:
-            sums_F, sizes_F = np.concatenate([sums_F, sums_F + contribution]), np.concatenate([sizes_F, sizes_F + 1])
+        sums_F, weights_F = np.zeros(1), np.zeros(1)
+        for contribution, weight in zip(contributions_N, weights_N, strict=True):
+            sums_F, weights_F = np.concatenate([sums_F, sums_F + contribution]), np.concatenate([weights_F, weights_F + weight])
     else:
         parts = [rng.random((len(index_RN), n)) < 0.5 for index_RN in _resamples(n, num_resamples, rng)]
         sums_F = np.concatenate([[0.0], *(part @ contributions_N for part in parts)])  # no row at all, as among the enumerated ones
-        sizes_F = np.concatenate([[0.0], *(part.sum(axis=1) for part in parts)])
+        weights_F = np.concatenate([[0.0], *(part @ weights_N for part in parts)])
     smaller_tail = min(int(np.sum(sums_F <= _ROUNDING)), int(np.sum(sums_F >= -_ROUNDING)))
     p_value = min(1.0, 2 * smaller_tail / len(sums_F))
     if n < MIN_ROWS:
         return None, p_value
-    ends_F = np.sort(n * sums_F[sizes_F > 0] / sizes_F[sizes_F > 0])
+    ends_F = np.sort(sums_F[weights_F > 0] / weights_F[weights_F > 0])
     outside = int(0.025 * len(sums_F))
     return DifferenceEstimate(ci95=(float(ends_F[outside - 1]), float(ends_F[-outside])), p_value=p_value), p_value
 

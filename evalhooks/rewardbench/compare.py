@@ -113,13 +113,14 @@ class _Joined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """A score as a sum over units: their contributions to the scores of a and b by stratum, main stratum first."""
+    """A score as a sum over units: their weights and contributions to the scores of a and b by stratum, main stratum first."""
 
     name: str
     flips: Sequence[Flip]
     num_rows: int
     strata_a: Sequence[NDArray[np.float64]]
     strata_b: Sequence[NDArray[np.float64]]
+    unit_weights: Sequence[NDArray[np.float64]]
 
 
 def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: int = 10_000, seed: int = 0) -> Comparison:
@@ -261,20 +262,31 @@ def _mean_part(
     total = sum(weights[subset] for subset in found)
     credits = {subset: np.array([[credit_a(pair.a), credit_b(pair.b)] for pair in pairs]) for subset, pairs in found.items()}
     # The largest subset is the main stratum, so a tiny subset does not decide whether there is an interval.
-    strata = sorted(((weights[subset] / total) * values / len(values) for subset, values in credits.items()), key=len, reverse=True)
+    shares = {subset: weights[subset] / total for subset in sorted(found, key=lambda subset: len(found[subset]), reverse=True)}
+    strata = [share * credits[subset] / len(credits[subset]) for subset, share in shares.items()]
     flips = [flip for subset, pairs in found.items() for flip in _flips(subset, pairs, credits[subset])]
     num_rows = sum(len(pairs) for pairs in found.values())
-    return _Part(name=name, flips=flips, num_rows=num_rows, strata_a=[s[:, 0] for s in strata], strata_b=[s[:, 1] for s in strata])
+    return _Part(
+        name=name,
+        flips=flips,
+        num_rows=num_rows,
+        strata_a=[s[:, 0] for s in strata],
+        strata_b=[s[:, 1] for s in strata],
+        unit_weights=[np.full(len(found[subset]), share / len(found[subset])) for subset, share in shares.items()],
+    )
 
 
 def _ties_part(pairs: Sequence[_Pair]) -> _Part:
     accurate = np.array([[v2.is_accurate(pair.a), v2.is_accurate(pair.b)] for pair in pairs], dtype=np.float64)
+    strata_a = v2.ties_contributions([pair.a for pair in pairs])
+    num_units = sum(map(len, strata_a))
     return _Part(
         name=TIES,
         flips=_flips(TIES, pairs, accurate),
         num_rows=len(pairs),
-        strata_a=v2.ties_contributions([pair.a for pair in pairs]),
+        strata_a=strata_a,
         strata_b=v2.ties_contributions([pair.b for pair in pairs]),
+        unit_weights=[np.full(len(stratum), 1 / num_units) for stratum in strata_a],
     )
 
 
@@ -364,6 +376,7 @@ def _estimate(
         weight * (a - b) for weight, part in zip(share, parts, strict=True) for a, b in zip(part.strata_a, part.strata_b, strict=True)
     ]
     if min(map(len, strata)) < EXACT_BELOW:
-        return sign_flip_estimate(np.concatenate(strata), num_resamples=num_resamples, rng=rng)
+        unit_weights = [weight * units for weight, part in zip(share, parts, strict=True) for units in part.unit_weights]
+        return sign_flip_estimate(np.concatenate(strata), np.concatenate(unit_weights), num_resamples=num_resamples, rng=rng)
     estimate = difference_estimate(share @ np.array(draws))
     return estimate, estimate.p_value

@@ -201,7 +201,8 @@ def test_p_values_of_equal_models_are_below_5_percent_about_as_often_as_they_sho
 
 
 def exact(*differences: float) -> tuple[DifferenceEstimate | None, float]:
-    return sign_flip_estimate(np.array(differences) / len(differences), num_resamples=1, rng=np.random.default_rng(0))
+    n = len(differences)
+    return sign_flip_estimate(np.array(differences) / n, np.full(n, 1 / n), num_resamples=1, rng=np.random.default_rng(0))
 
 
 def test_few_rows_have_the_p_value_of_a_sign_test_and_below_six_no_interval():
@@ -239,10 +240,21 @@ def test_the_exact_p_value_is_scipys_permutation_test_and_the_interval_is_what_i
         assert p_of([d - end + 1e-3 * outwards for d in differences]) > 0.05
 
 
+def test_a_heavy_row_counts_by_its_weight_and_equal_differences_have_no_width():
+    weights = np.array([0.5, *[0.1] * 5])
+    estimate, p_value = sign_flip_estimate(0.3 * weights, weights, num_resamples=1, rng=np.random.default_rng(0))
+    assert estimate is not None
+    assert estimate.ci95 == pytest.approx((0.3, 0.3))
+    # The heavy row is as much as the five others: with these it is out as far as only they, so signs that give 0 count too.
+    differing = np.array([0.5, *[-0.1] * 5])
+    assert sign_flip_estimate(differing, weights, num_resamples=1, rng=np.random.default_rng(0))[1] == 1.0
+    assert p_value == 2 / 64
+
+
 def test_many_rows_flip_signs_at_random_and_agree_with_the_bootstrap():
     generator = random.Random(5)
     differences = np.array([generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0]) for _ in range(200)])
-    estimate, p_value = sign_flip_estimate(differences / 200, num_resamples=10_000, rng=np.random.default_rng(0))
+    estimate, p_value = sign_flip_estimate(differences / 200, np.full(200, 1 / 200), num_resamples=10_000, rng=np.random.default_rng(0))
     paired = paired_bootstrap(differences.tolist(), [0.0] * 200)
     assert estimate is not None
     assert estimate.ci95 == pytest.approx(paired.ci95, abs=0.03)

@@ -134,7 +134,7 @@ def test_texts_beyond_the_length_are_told(
     said: list[str] = []
     row = PoolRow(id="0", prompt=user("Name a fruit."), completions=("0" * 2050, "fig"), correct=(1.0, 0.0))
     RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
-    assert said == ["1 scored texts were truncated to 2048 tokens"]
+    assert "1 scored texts were truncated to 2048 tokens" in said
 
 
 def is_long(completion: str, reference: Mapping[str, Any]) -> float:

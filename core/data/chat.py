@@ -3,6 +3,7 @@
 Training, PPO and the benchmarks all come through here, so that a model sees the same tokens in each of them.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_REPORTED = 5
 """Dialogues that an error lists with their reasons."""
+MAX_NAMED = 20
+"""Further ones that it names."""
 
 
 class UnreadableError(ValueError):
@@ -31,9 +34,11 @@ class UnreadableError(ValueError):
         super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
 
     def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
-        """A message that names the first of them, by the names of all dialogues, with the reasons."""
-        shown = "\n  ".join(f"{names[index]}: {reason}" for index, reason in list(self.reasons.items())[:MAX_REPORTED])
-        more = f"\n  and {len(self.reasons) - MAX_REPORTED} more" if len(self.reasons) > MAX_REPORTED else ""
+        """A message that names the first of them, by the names of all dialogues, with the reasons, and further ones by name."""
+        ordered = sorted(self.reasons, key=lambda index: _natural(names[index]))
+        shown = "\n  ".join(f"{names[index]}: {self.reasons[index]}" for index in ordered[:MAX_REPORTED])
+        further = "; ".join(names[index] for index in ordered[MAX_REPORTED:][:MAX_NAMED])
+        more = f"\n  and {len(ordered) - MAX_REPORTED} more: {further}" if further else ""
         return f"{len(self.reasons)} of {self.total} {what} cannot be written by the model's chat template:\n  {shown}{more}\n{remedy}"
 
 
@@ -52,6 +57,11 @@ class Encoded:
     def broken(self) -> dict[int, str]:
         """Why dialogues cannot be read, by index."""
         return {index: check.reason for index, check in enumerate(self.checks) if check.reason}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts row 9 before row 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], *, answered: bool, skip: bool = False) -> Encoded:

@@ -126,6 +126,10 @@ def test_all_dialogues_that_cannot_be_read_are_listed(tokenizer: PreTrainedToken
     own = with_template(tokenizer, GEMMA)
     with pytest.raises(UnreadableError, match=r"2 of 3 dialogues cannot be written by .*:\n  number 1: .*\n  number 3: "):
         encode_prompts(own, [SYSTEM, user("a"), SYSTEM])
+    error = UnreadableError(dict.fromkeys(range(8), "no"), 8)
+    listed = error.listed([f"a.jsonl, row {number}" for number in (11, 2, 1, 3, 10, 4, 5, 6)], "rows", "Mend.").split("\n")
+    assert [line.strip() for line in listed[1:6]] == [f"a.jsonl, row {number}: no" for number in range(1, 6)]
+    assert listed[6:] == ["  and 3 more: a.jsonl, row 6; a.jsonl, row 10; a.jsonl, row 11", "Mend."]
     with pytest.raises(UnreadableError) as caught:  # by prompt, whatever the number of their completions
         token_rows(own, [user("a"), SYSTEM], [["x", "y"], ["z"]], 100)
     assert list(caught.value.reasons) == [1]

@@ -1,10 +1,8 @@
-"""What fused element-wise kernels give, on both sides alike: torch's own RMSNorm, and torch.compile of each layer's MLP and norms."""
+"""What fused element-wise kernels give, on trees and padded alike: `core.models.fused`, and torch.compile of each layer's MLP and norms."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from torch import nn
-from torch.nn.functional import rms_norm
 from transformers import LlamaForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
@@ -17,12 +15,12 @@ from benchmarks.machine import device, forward_flops
 
 def fusion(scale: Scale) -> Iterator[Finding]:
     """The first shape of scoring and the second of training, on trees and padded."""
-    model = classifier(scale.one, torch.bfloat16)
-    steps: list[tuple[str, Callable[[LlamaForSequenceClassification], None]]] = [("as it is", lambda model: None), ("rms_norm", fuse_norms)]
-    if not scale.tiny:  # on a CPU it takes a minute, and says nothing of a GPU
-        steps.append(("torch.compile", compile_parts))
-    for name, change in steps:
-        change(model)
+    for name in ("as they come", "fused", "torch.compile"):
+        if scale.tiny and name == "torch.compile":  # on a CPU it takes a minute, and says nothing of a GPU
+            continue
+        model = classifier(scale.one, torch.bfloat16, fused=name == "fused")
+        if name == "torch.compile":
+            compile_parts(model)
         yield {"what": f"scoring, {name}", **scored(model, scale)}
         yield {"what": f"training, {name}", **trained(model, scale)}
 
@@ -60,22 +58,7 @@ def figures(
     }
 
 
-class _FusedNorm(nn.Module):
-    def __init__(self, norm: LlamaRMSNorm) -> None:
-        super().__init__()
-        self.weight, self.epsilon = norm.weight, norm.variance_epsilon
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
-
-
-def fuse_norms(model: LlamaForSequenceClassification) -> None:
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LlamaRMSNorm):
-            model.set_submodule(name, _FusedNorm(module))
-
-
 def compile_parts(model: LlamaForSequenceClassification) -> None:
     for module in model.modules():
-        if isinstance(module, LlamaMLP | _FusedNorm):
+        if isinstance(module, LlamaMLP | LlamaRMSNorm):
             module.compile(dynamic=True)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from benchmarks.machine import device, seconds
+from core.models.fused import fuse_layers
 
 PEAK = 989e12
 """Matrix products in bf16 by the data sheet of an H100 or H200, per second; what MFU is a share of."""
@@ -143,12 +144,14 @@ def causal(length: int) -> int:
     return length * (length + 1) // 2
 
 
-def classifier(size: Size, dtype: torch.dtype) -> LlamaForSequenceClassification:
-    """A reward model with random weights."""
+def classifier(size: Size, dtype: torch.dtype, *, fused: bool = True) -> LlamaForSequenceClassification:
+    """A reward model with random weights, its layers fused as those of a loaded one are."""
     torch.manual_seed(0)
     with device():
         model = LlamaForSequenceClassification(size.config(num_labels=1, dtype=dtype))
     nn.Module.to(model, dtype)
+    if fused:
+        fuse_layers(model)
     return model.eval()
 
 
@@ -158,6 +161,7 @@ def language_model(size: Size, dtype: torch.dtype) -> LlamaForCausalLM:
     with device():
         model = LlamaForCausalLM(size.config(dtype=dtype))
     nn.Module.to(model, dtype)
+    fuse_layers(model)
     return model.eval()
 
 

@@ -123,8 +123,8 @@ def scoring(scale: Scale) -> Iterator[Finding]:
     """The whole call, from token ids to rewards on the host, beside the same rows padded (they are equally long: nothing is wasted)."""
     model = classifier(scale.one, torch.bfloat16)
     for shape in scale.scoring:
-        groups = [[row.tolist() for row in group] for group in shape.groups(scale.one.vocabulary)]
-        rows_BL = torch.tensor([row for group in groups for row in group], device=device())
+        groups = shape.groups(scale.one.vocabulary)
+        rows_BL = torch.from_numpy(np.stack([row for group in groups for row in group])).to(device(), torch.long)
 
         def ours(groups: Groups = groups) -> object:
             return forward(model, groups, on_trees=True).tolist()

@@ -36,8 +36,8 @@ ROOM = 64
 """Rows have room for a multiple of this many tokens, so that the graph of one batch often serves the next."""
 MEMORY = 0.5
 """The share of the device's free memory that keys and values may take; more rows are sampled in several batches."""
-KEPT = 2**30
-"""Up to this many bytes of keys and values stay for the next call, with their graph; more are given back, for training needs them."""
+KEPT = 0.05
+"""Keys and values stay for the next call, with their graph, if they take at most this share of the device's memory: training needs it."""
 _ANY_LENGTH = 10**9
 
 
@@ -79,7 +79,7 @@ class GraphGenerator:
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
-        if self._decoder is not None and self._decoder.memory.num_bytes > KEPT:
+        if self._decoder is not None and self._decoder.memory.num_bytes > KEPT * _total_memory(model.device):
             self._decoder = self._copy = None
         return results
 
@@ -188,6 +188,11 @@ class _Memory:
         self.mask_R11L: Tensor
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values, once prompts are in."""
+        return next(iter(self.layers.values()))[0].dtype
+
+    @property
     def num_bytes(self) -> int:
         """Of all keys and values."""
         return sum(tensor.nbytes for pair in self.layers.values() for tensor in pair)
@@ -232,8 +237,7 @@ def _attend(
     keys_RJLD, values_RJLD = row_memory.write(layer, key.to(value.dtype), value)
     num_rows, num_key_heads = keys_RJLD.shape[:2]
     query_RJGD = query[0].to(value.dtype).transpose(0, 1).reshape(num_rows, num_key_heads, -1, query.shape[-1])
-    mask_R11L = row_memory.mask_R11L.to(value.dtype)
-    out_RJGD = scaled_dot_product_attention(query_RJGD, keys_RJLD, values_RJLD, attn_mask=mask_R11L, scale=scaling)
+    out_RJGD = scaled_dot_product_attention(query_RJGD, keys_RJLD, values_RJLD, attn_mask=row_memory.mask_R11L, scale=scaling)
     return out_RJGD.reshape(1, num_rows, query.shape[1], values_RJLD.shape[-1]), None
 
 
@@ -299,8 +303,9 @@ class _Decoder:
         """One token more in every row."""
         state, memory = self.state, self.memory
         memory.rows_N, memory.positions_N = self.rows_R, state.positions_R
-        hidden_L = self.places_L > state.positions_R[:, None]
-        memory.mask_R11L = torch.zeros(hidden_L.shape, device=hidden_L.device).masked_fill_(hidden_L, float("-inf"))[:, None, None]
+        hidden_RL = self.places_L > state.positions_R[:, None]
+        zeros_RL = torch.zeros(hidden_RL.shape, dtype=memory.dtype, device=hidden_RL.device)
+        memory.mask_R11L = zeros_RL.masked_fill_(hidden_RL, float("-inf"))[:, None, None]
         logits_RV = self._logits(self._hidden(state.next_R, state.positions_R))
         state.positions_R += 1
         state.draw(logits_RV, self.temperature, self.ends_E)
@@ -353,6 +358,10 @@ def _in_rows(model: PreTrainedModel) -> Generator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _total_memory(device: torch.device) -> float:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
 
 
 def _rows_that_fit(model: PreTrainedModel, length: int) -> int:

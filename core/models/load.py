@@ -30,6 +30,7 @@ from core.data.pad_token import require_own_pad
 from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.fit import require_embeddings, require_same_shapes, require_used, some
+from core.models.fused import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
 from core.models.modes import require_equal_modes, switch_off_dropout
@@ -330,6 +331,7 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     switch_off_dropout(model)
     nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own
+    fuse_layers(model)
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -52,7 +53,8 @@ def _launched(
             yield batch, read_padded(batch)
         return
     places = texts.places
-    groups = [[texts.rows[i] for i in group] for group in places]
+    # As arrays once, for both the division into batches and their layout.
+    groups = [[np.asarray(texts.rows[i], dtype=np.int32) for i in group] for group in places]
     with tree_attention(model):
         for batch in tree_batches(groups, batch_tokens):
             indices = [i for group in batch for i in places[group]]

@@ -153,12 +153,12 @@ class Stream:
 class _Row:
     """A sequence under construction: its ids, and the same as bytes, which are ordered as the ids are and compared much faster."""
 
-    ids: NDArray[np.int64]
+    ids: NDArray[np.int32]
     key: bytes
 
     @classmethod
     def of(cls, ids: TokenIds) -> "_Row":
-        array = np.asarray(ids, dtype=np.int64)
+        array = np.asarray(ids, dtype=np.int32)
         return cls(array, array.astype(">i4").tobytes())
 
     def __len__(self) -> int:
@@ -292,7 +292,7 @@ class _StreamBuilder:
     def __init__(self, *, whole: bool) -> None:
         self.whole = whole
         self.num_tokens = 0
-        self.parts: list[NDArray[np.int64]] = []
+        self.parts: list[NDArray[np.int32]] = []
         self.starts: list[int] = []  # the positions of the segments' first tokens
         self.lengths: list[int] = []
         self.ends: list[int] = []

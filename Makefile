@@ -34,10 +34,11 @@ demo: install ## the whole loop on two CPU cores, in minutes
 test: install install-smol ## all tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-faults: install ## kills, damaged files, failing neighbours, wrong inputs: tries all of them and writes docs/reliability.md
+faults: install ## kills, damaged files, failing neighbours, wrong inputs; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --page docs/reliability.md
 
-long: faults ## what is too long for CI: the faults, and as many kills again at other operations
+long: install ## what is too long for CI: the faults with all wrong inputs, and as many kills twice more at other operations
+	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2
 

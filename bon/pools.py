@@ -120,7 +120,10 @@ def _redraw(folder: Path) -> str:
 def _rows(file: Path, remedy: str) -> list[PoolRow]:
     if not file.is_file():
         raise BrokenFileError(f"{file} is missing; {remedy}.")
-    return [_row(line, f"{file}, row {number}", remedy) for number, line in numbered_lines(file)]
+    rows = [_row(line, f"{file}, row {number}", remedy) for number, line in numbered_lines(file)]
+    if not rows:
+        raise BrokenFileError(f"{file} has no rows; {remedy}.")
+    return rows
 
 
 def _row(line: str, where: str, remedy: str) -> PoolRow:
@@ -130,6 +133,10 @@ def _row(line: str, where: str, remedy: str) -> PoolRow:
         found = PoolRow(id=row["id"], prompt=prompt, completions=tuple(row["completions"]), correct=tuple(map(float, row["correct"])))
     except (KeyError, TypeError) as error:
         raise BrokenFileError(f"{where} is no row of a pool ({type(error).__name__}: {error}); {remedy}.") from error
+    except ValueError as error:  # of `float`, or of the prompt
+        raise BrokenFileError(f"{where} is no row of a pool ({error}); {remedy}.") from error
+    if not isinstance(row["completions"], list) or not all(isinstance(text, str) for text in row["completions"]):
+        raise BrokenFileError(f"{where} has completions that are not a list of texts; {remedy}.")
     if len(found.completions) != len(found.correct) or not found.completions:
         counts = f"{len(found.completions)} completions and {len(found.correct)} values of `correct`"
         raise BrokenFileError(f"{where} has {counts}; {remedy}.")

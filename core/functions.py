@@ -53,6 +53,11 @@ def load_function(name: str, what: str) -> Callable[..., Any]:
             f"{what} {name}: the module {module} cannot be imported ({error}); it was searched for among the installed packages and in the "
             f"current folder, {os.getcwd()}."
         ) from error
+    except (Exception, SystemExit) as error:  # the module is not ours: it may raise anything, or end the process
+        raise ValueError(
+            f"{what} {name}: the module {module} cannot be imported ({type(error).__name__}: {error}); `python -c 'import {module}'` shows "
+            "where it fails."
+        ) from error
     try:
         found = getattr(loaded, attribute)
     except AttributeError as error:
@@ -84,7 +89,7 @@ def named_errors(function: Callable[..., Any], name: str, doing: str) -> Generat
     """Turns whatever a user's function raises into a `ValueError` that says what it was doing, and in which line it failed."""
     try:
         yield
-    except Exception as error:  # the function is not ours: it may raise anything
+    except (Exception, SystemExit) as error:  # the function is not ours: it may raise anything, or end the process
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{name}, {doing}: {kind}{error}{place_of(function, error)}") from error
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from core.disk import read_json
 from core.progress import Progress, console_progress
 from core.records import BenchmarkRow, Prompt, ScoredRow, user
+from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
@@ -24,7 +25,7 @@ from launch.inputs import BenchInputs, bench_rows
 from launch.jobs import compare
 from launch.jobs.bench_result import CHART, RESULT, ROWS, Result, parts_of, result_of, write_result
 from launch.jobs.lifecycle import RunPlan, finished_record, say_finished
-from launch.rewards.config import KINDS
+from launch.rewards.config import KINDS, RewardKind
 from launch.rewards.locate import LocatedReward, locate_reward, try_program
 from launch.schema import BenchJob, Benchmark
 
@@ -42,6 +43,8 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     rows = bench_rows(job)
     if job.benchmark == Benchmark.rewardbench2 and (problems := v2.ties_problems(_unscored_ties(rows))):
         print(f"warning: Ties will have no score. {' '.join(problems)}", file=sys.stderr)
+    if job.reward.kind == RewardKind.judge:
+        require_usable(job.reward.judge)
     reward = locate_reward(job.reward, job.runs_dir)
     try_program(job.reward, Prompt(id=rows[0].id, dialogue=user(rows[0].prompt)), completions=rows[0].completions)
     plan = _plan(job, reward)

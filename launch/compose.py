@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import product
-from typing import Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +18,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from launch.schema import AnyJob, BoNJob, PPOJob, RMJob, RunSettings, command_of, register
 
@@ -52,7 +53,7 @@ class Command(Generic[JobT_co]):
 
 def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
     """The configuration of one job under `overrides`. Raises `ConfigError`."""
-    _require_choices(_parsed(overrides))
+    _require_known(schema, _parsed(overrides))
     with _hydra(schema, overrides):
         return validated(schema, compose(command_of(schema), overrides=list(overrides)))
 
@@ -64,7 +65,7 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     both set a key, the override wins.
     """
     parsed = _parsed(overrides)
-    _require_choices(parsed)
+    _require_known(schema, parsed)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     with _hydra(schema, overrides):
         hydra = compose(command_of(schema), overrides=fixed, return_hydra_config=True).hydra
@@ -131,6 +132,8 @@ def _hydra(schema: type[AnyJob], overrides: Sequence[str]) -> Generator[None]:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(schema, overrides, error)) from error
+    except YAMLError as error:
+        raise ConfigError(f"a file that {' '.join(overrides)} chooses is no YAML: {error}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
@@ -151,10 +154,15 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         GlobalHydra.instance().clear()
 
 
-def _require_choices(overrides: Sequence[Override]) -> None:
-    """Rejects an override that chooses no file from a group: Hydra fails on numbers and merges the files of a list."""
+def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
+    """Rejects what Hydra takes and nobody reads: keys that are added (`+key=value`) and no keys of the job, and values of a group that
+    choose none of its files. Hydra fails on numbers and merges the files of a list."""
     for override in overrides:
         key = override.key_or_group
+        if (override.is_add() or override.is_force_add()) and not _is_open(schema, key):
+            near = difflib.get_close_matches(key, _keys(schema), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
+            raise ConfigError(f"{override.input_line} adds a key that nothing reads; {hint}")
         if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
             continue
         if not isinstance(override.value(), str | QuotedString | dict):
@@ -239,6 +247,19 @@ def _explain_grammar(error: Exception) -> str | None:
         f"the override {error.override} cannot be parsed ({str(error).splitlines()[0]}); a value with spaces, =, commas, brackets or ~ "
         "needs its own quotes inside the shell's, as in \"rows='a b=c.jsonl'\"."
     )
+
+
+def _is_open(schema: type[AnyJob], key: str) -> bool:
+    """Whether a key may be added: one of the job's, one below a mapping of the user's, a group, or Hydra's own."""
+    hints: Any = get_type_hints(schema)
+    first, *rest = key.split(".")
+    for part in (first, *rest):
+        if isinstance(hints, dict) and part in hints:
+            hint = hints[part]
+            hints = get_type_hints(hint) if isinstance(hint, type) and is_dataclass(hint) else None
+        elif hints is not None:
+            return first == "hydra" or (GROUPS / key.partition("@")[0]).is_dir()
+    return True
 
 
 def _keys(schema: type, prefix: str = "") -> list[str]:

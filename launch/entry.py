@@ -27,6 +27,12 @@ __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "sta
 INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
 """Flags with which Hydra only prints."""
 
+FLAGS = INFORMATIVE | {
+    *("--multirun", "-m", "--run", "-r", "--resolve", "--package", "-p", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+}
+"""All of Hydra's flags."""
+
 
 def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
     """Runs the jobs that the command line asks for; all jobs of a sweep are validated before the first one runs.
@@ -94,6 +100,8 @@ def _checked(schema: type[JobT], arguments: Sequence[str]) -> Command[JobT]:
     if INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
         return Command(jobs=(), sweeping=False)
     overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if unknown := [argument for argument in arguments if argument.startswith("-") and argument.split("=")[0] not in FLAGS]:
+        refuse(f"{unknown[0]} is no flag; settings are given as key=value, as in epochs=2.")
     try:
         asked = command(schema, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
         if not any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):  # a dry run may be for another machine

@@ -8,8 +8,10 @@ from core.config import ModelConfig
 from core.models.locate import resolve
 from core.records import BenchmarkRow, Prompt
 from evalhooks.config import HooksConfig
+from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
 from evalhooks.tasks.task import Task, load_tasks
+from launch.rewards.config import RewardKind
 from launch.rewards.locate import LocatedReward, locate_terms
 from launch.schema import BenchJob, Benchmark, BoNJob, Launch, PPOJob, RMJob
 from ppo.prompts import read_prompts
@@ -96,6 +98,9 @@ def ppo_inputs(job: PPOJob) -> PPOInputs:
     """Raises `ValueError` for a file that cannot be read, and for a model or program that is not there. Loads no model."""
     prompts = read_prompts(job.prompts)
     resolve(job.model)
+    for term in job.terms.values():
+        if term.kind == RewardKind.judge:
+            require_usable(term.judge)
     rewards = locate_terms(job, prompts)
     tasks = load_tasks(job.tasks)
     return PPOInputs(prompts=prompts, rewards=rewards, tasks=tasks, rewardbench2=benchmark_rows(job.hooks).rewardbench2)

@@ -269,7 +269,10 @@ class StudyJob:
 
     def __post_init__(self) -> None:
         require_positive("parallel + 1", self.parallel + 1)
-        missing = [key for key in self.needs if not getattr(self, key)]
+        inputs = {"preferences": self.preferences, "benchmark": self.benchmark, "prompts": self.prompts}
+        if unknown := [key for key in self.needs if key not in inputs]:
+            raise ValueError(f"needs holds {unknown[0]}, which is no input of a study; choose among {', '.join(inputs)}.")
+        missing = [key for key in self.needs if not inputs[key]]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be given by path, for instance {missing[0]}=FILE.jsonl.")
         if not self.reward_models:

@@ -29,6 +29,7 @@ from core.data.chat import pad_id, specials
 from core.data.pad_token import require_own_pad
 from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
+from core.models.files import naming
 from core.models.fit import require_embeddings, require_same_shapes, require_used, some
 from core.models.fused import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
@@ -176,7 +177,8 @@ def load_tokenizer(config: ModelConfig, *, pairs: bool = False) -> PreTrainedTok
     if adapter is not None and find_file(source, TOKENIZER_CONFIG) is None:
         source = adapter.base
     require_known_tokenizer(source)
-    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    with naming(config.path):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if tokenizer.chat_template is None and not (pairs and tokenizer.sep_token is not None and specials(tokenizer)[1]):
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
     require_own_pad(tokenizer)
@@ -252,7 +254,8 @@ def _load(
     dtype = DTYPES[config.dtype]
     # Mismatched shapes are told below, in our words. The annotation leaves out what `output_loading_info` adds.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
-    loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, **options)
+    with naming(config.path):
+        loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, **options)
     model, info = loaded
     mismatched = [entry for entry in info["mismatched_keys"] or () if not (redraws and entry[0] in HEAD_WEIGHTS)]
     require_same_shapes(source.path, model, mismatched)

@@ -10,6 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from core.config import ModelConfig
 from core.data.hub import HubId, require_hub
 from core.disk import atomic_folder, is_complete, require_undamaged
+from core.models.files import require_readable
 from core.runs.checkpoints import STATE
 
 CACHE = Path.home() / ".cache" / "rewardloop"
@@ -48,6 +49,7 @@ def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
     if config.revision is not None:
         raise ValueError(f"{key}={config.path} is a folder, which has no revision {config.revision!r}; leave the revision out.")
     require_undamaged(folder, f"{key}={config.path}", without=[STATE], hashes=False)
+    require_readable(folder, key)
     return ModelLocation(path=str(folder))
 
 

@@ -89,6 +89,14 @@ def require_complete(config: JudgeConfig) -> None:
         raise ValueError(f"reward.judge.temperature is {config.temperature}, but a judge from a folder decodes greedily; set it to 0.")
 
 
+def require_usable(config: JudgeConfig) -> None:
+    """Raises as `build` for what can be told without loading or asking a model: an incomplete configuration, no key, an unusable cache."""
+    require_complete(config)
+    AnswerCache(config.cache)
+    if not config.path:
+        _endpoint(config)
+
+
 def build(config: JudgeConfig, *, pairs: bool = False, progress: Progress | None = None) -> Judge:
     """The judge of a configuration; a local model is loaded here, an endpoint is first contacted when something is scored.
 

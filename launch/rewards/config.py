@@ -73,6 +73,8 @@ class RewardConfig:
         for kind in KINDS.values():
             if kind.program and (name := getattr(self, kind.program)) and name.count(":") != 1:
                 raise ValueError(f"{key}.{kind.program}={name} must read module:function; {kind.needs[kind.program].format(key=key)}")
+        if self.kind == RewardKind.vllm and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{key}.url is {self.url}; it must begin with http:// or https://, as in {key}.url=http://localhost:8000.")
         if self.kind == RewardKind.ensemble and len(self.members) < 2:
             raise ValueError(f"{key}.members={self.members} has one member; name at least two, or take it alone ({key}.kind=model).")
         if any(len(scale) != 2 for scale in self.scales):

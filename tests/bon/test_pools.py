@@ -14,6 +14,8 @@ from core.disk import MARKER
 from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
 from tests.fakes import LengthScorer
 
+ROW = '{"id": "1", "prompt": "?", "completions": %s, "correct": %s}\n'
+
 
 class Counter:
     """Answers with the first n of "1", "22", "333", ...; remembers how often it was asked, and may die."""
@@ -150,6 +152,10 @@ def test_pools_that_were_altered_are_refused_unless_that_is_meant(tmp_path: Path
         (MANIFEST, '{"tasks": ["su', r"pool\.json is no JSON"),
         (MANIFEST, "{}", r"pool\.json names no tasks"),
         ("sums.jsonl", '{"id": "sums-0", "pro', r"sums\.jsonl, row 1 is no JSON"),
+        ("sums.jsonl", "", r"sums\.jsonl has no rows"),
+        ("sums.jsonl", ROW % ('["a"]', '["right"]'), r"sums\.jsonl, row 1 is no row of a pool \(could not convert"),
+        ("sums.jsonl", ROW % ("[null]", "[1]"), r"sums\.jsonl, row 1 has completions that are not a list of texts"),
+        ("sums.jsonl", ROW % ('"a"', "[1]"), r"sums\.jsonl, row 1 has completions that are not a list of texts"),
         ("sums.jsonl", '{"id": "1", "prompt": "?"}\n', r"sums\.jsonl, row 1 is no row of a pool \(KeyError: 'completions'\)"),
         ("sums.jsonl", '{"id": "1", "prompt": "?", "completions": ["a", "b"], "correct": [1]}', "2 completions and 1 values of `correct`"),
     ],

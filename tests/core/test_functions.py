@@ -66,6 +66,21 @@ def test_a_module_that_lacks_one_of_its_own_is_refused_with_that_name(here: Path
         load_function("needy_rewards:f", "the reward")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def f(:\n", "SyntaxError: "),
+        ("raise KeyError('key')\n", "KeyError: 'key'"),
+        ("raise SystemExit(0)\n", "SystemExit: 0"),  # which would end the command with the code of success
+    ],
+)
+def test_a_module_that_fails_as_it_is_imported_is_refused_by_its_name(here: Path, code: str, said: str) -> None:
+    (here / "failing_rewards.py").write_text(code)
+    with pytest.raises(ValueError, match=r"the reward failing_rewards:f: the module failing_rewards cannot be imported") as error:
+        load_function("failing_rewards:f", "the reward")
+    assert said in str(error.value)
+
+
 def test_a_name_that_the_module_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="the reward math:square: module 'math' has no attribute 'square'; check the spelling"):
         load_function("math:square", "the reward")

@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="which parts; all by default")
     parser.add_argument("--only", action="append", default=[], help="cases whose name holds this; may be given several times")
     parser.add_argument("--sample", type=int, default=0, help="so many cases of each part, spread over its groups")
+    parser.add_argument("--all", action="store_true", help="all wrong inputs, of which 900 are tried otherwise")
     parser.add_argument("--seed", type=int, default=0, help="chooses where jobs are killed, and the sample")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, and try none")
     parser.add_argument("--page", type=Path, help="write what held to this file")

@@ -62,6 +62,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("data.flip=1.5", ["data.flip is 1.5"]),
         ("micro_batch_size=0", ["micro_batch_size is 0"]),
         ("hooks.limit=0", ["hooks.limit"]),
+        ("+epochz=2", ["+epochz=2 adds a key that nothing reads", "epochs"]),
+        ("++optim.rate=2", ["++optim.rate=2", "optim.lr"]),
         ("model=5", ["model=5 chooses none of the files for model", "coast"]),
         ("tracker=[wandb]", ["tracker=[wandb]", "files"]),
         ("resume=maybe", ["resume is 'maybe'", "auto", "never"]),
@@ -78,6 +80,10 @@ def test_a_mistyped_sweep_is_refused_before_its_first_job(tmp_path: Path) -> Non
     message = refused("-m", "data=atlas,harbour", cwd=tmp_path)
     assert "harbour" in message
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_flag_that_there_is_not_is_refused_by_its_name(tmp_path: Path) -> None:
+    assert refused("--epochs", "2", cwd=tmp_path) == "rewardloop: --epochs is no flag; settings are given as key=value, as in epochs=2.\n"
 
 
 def test_an_unknown_model_path_is_refused_by_its_key(tmp_path: Path) -> None:

@@ -162,6 +162,11 @@ def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> 
     study = study_of(tmp_path, "reward_models=['data=atlaas']")
     with pytest.raises(ValueError, match="atlaas"):
         plan(study, Path("runs/tiny"))
+    with pytest.raises(ValueError, match=r"needs holds nonsense, which is no input of a study; choose among preferences"):
+        study_of(tmp_path, "needs=[nonsense]")
+    (tmp_path / "mine" / "experiment" / "torn.yaml").write_text("{[")
+    with pytest.raises(ValueError, match=r"experiment=torn chooses is no YAML"):
+        composed(StudyJob, [f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "experiment=torn"])
     study = study_of(tmp_path, "ppo.same-lineage.reward.lineage=other")
     with pytest.raises(ValueError, match="fits none"):
         plan(study, Path("runs/tiny"))

@@ -13,7 +13,7 @@ import pytest
 
 from core.config import Dtype
 from core.records import user
-from evalhooks.judges.config import JudgeConfig, Mode, build, require_complete
+from evalhooks.judges.config import JudgeConfig, Mode, build, require_complete, require_usable
 from evalhooks.judges.judge import RankingJudge, RatingJudge
 from evalhooks.judges.parsers import Parser
 from tests.evalhooks.judges.fakes import JudgeServer, Reply, Request, knows_best
@@ -36,6 +36,20 @@ def perfect(request: Request) -> Reply:
 def test_the_default_configuration_stands_and_says_what_a_judge_still_needs() -> None:
     with pytest.raises(ValueError, match=r"reward\.judge\.model and reward\.judge\.path are both empty"):
         require_complete(JudgeConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, r"reward\.judge\.model and reward\.judge\.path are both empty"),
+        ({"model": "a"}, "OPENAI_API_KEY"),
+        ({"model": "a", "base_url": "http://127.0.0.1:9/v1", "cache": "."}, r"reward\.judge\.cache"),
+    ],
+)
+def test_what_a_judge_lacks_is_told_without_asking_it(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    config = {"cache": str(tmp_path / "answers.sqlite"), **change}
+    with pytest.raises(ValueError, match=message):
+        require_usable(JudgeConfig(**config))
 
 
 @pytest.mark.parametrize(

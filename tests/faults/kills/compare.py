@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tests.faults.case import Problems
@@ -46,7 +48,10 @@ def _difference(ours: Path, theirs: Path) -> str:
     if ours.name == "metrics.jsonl":
         return "; ".join(_metrics_differences(ours, theirs))
     if ours.suffix == ".json":
-        mine, other = (_timeless(json.loads(file.read_text())) for file in (ours, theirs))
+        try:
+            mine, other = (_timeless(json.loads(file.read_bytes())) for file in (ours, theirs))
+        except ValueError as error:
+            return f"is no JSON ({error})"
         return "" if mine == other else _first_difference(mine, other)
     if ours.suffix == ".safetensors":
         return _weight_difference(ours, theirs)
@@ -55,7 +60,7 @@ def _difference(ours: Path, theirs: Path) -> str:
 
 def _metrics_differences(ours: Path, theirs: Path) -> Problems:
     """How two logs differ, each step and metric of which must stand there once."""
-    mine, other = (list(map(json.loads, file.read_text().splitlines())) for file in (ours, theirs))
+    mine, other = (list(_lines(file)) for file in (ours, theirs))
     problems: Problems = []
     for key, number in (Counter(_places(mine)) - Counter(_places(other))).items():
         problems.append(f"{key} stands there {number} time(s) more than it should")
@@ -66,6 +71,13 @@ def _metrics_differences(ours: Path, theirs: Path) -> Problems:
         if values[key] != wanted[key]:
             problems.append(f"{key} is {values[key]} instead of {wanted[key]}")
     return problems[:3]
+
+
+def _lines(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines that are JSON; where a case puts in others, they may stay."""
+    for line in file.read_text(errors="replace").split("\n"):
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _places(lines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -84,7 +96,10 @@ def _values(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _weight_difference(ours: Path, theirs: Path) -> str:
-    mine, other = load_file(ours), load_file(theirs)
+    try:
+        mine, other = load_file(ours), load_file(theirs)
+    except SafetensorError as error:
+        return f"holds no weights ({error})"
     if mine.keys() != other.keys():
         return "holds other weights"
     unlike = [name for name in other if mine[name].tobytes() != other[name].tobytes()]

@@ -24,6 +24,7 @@ from core.data.chat import encode_prompts
 from core.data.turn_ends import turn_ends
 from core.generators.local import completions, sample_tokens, uniforms
 from core.models.logprobs import has_plain_head
+from core.models.positions import require_room
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
 from core.trees.attention import Plan, attend_on_tree, obstacle
@@ -65,6 +66,7 @@ class GraphGenerator:
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
         prompt_ids = encode_prompts(self.tokenizer, prompts)
+        require_room(self.model, max(map(len, prompt_ids), default=0), sampling.max_new_tokens)
         model = self._current_model()
         results: list[list[Completion]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))

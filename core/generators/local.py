@@ -6,7 +6,7 @@ E tokens that end an answer.
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -246,7 +246,7 @@ def _take_rows(cache: DynamicCache, indices: Tensor) -> None:
     layers: list[Any] = cache.layers  # typed as a base that lacks these methods
     for layer in layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(indices)  # its only way to choose rows
+            layer.reorder_cache(cast("torch.LongTensor", indices))  # its only way to choose rows
         else:
             layer.batch_select_indices(indices)
 

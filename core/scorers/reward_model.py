@@ -50,6 +50,8 @@ class RewardModelScorer:
             say(bounded)
         if self.padding_reason:
             say(f"scoring with padding: {self.padding_reason}")
+        if tokenizer.chat_template is None:
+            say("the model has no chat template: question and answer are scored as a pair of texts")
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[Answer]]) -> list[list[float]]:
         """One list of rewards per prompt, one reward per completion, in the order given."""

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from core.config import ModelConfig
+from core.data.token_rows import require_readable
 from core.models.load import load_policy, load_reward_model
 from core.records import Message, user
 from core.scorers.reward_model import RewardModelScorer
@@ -87,8 +88,9 @@ def test_special_tokens_that_the_template_writes_are_not_written_twice(tmp_path:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_without_a_template_prompt_and_answer_are_a_pair_of_texts(tmp_path: Path, kind: str) -> None:
-    folder = folder_of(tmp_path, kind, None)
-    scorer = RewardModelScorer(*load_reward_model(ModelConfig(path=str(folder))), say=lambda line: None)
+    folder, said = folder_of(tmp_path, kind, None), list[str]()
+    scorer = RewardModelScorer(*load_reward_model(ModelConfig(path=str(folder))), say=said.append)
+    assert said[-1] == "the model has no chat template: question and answer are scored as a pair of texts"
     answers = ANSWERS[:3]  # an empty text alone makes no pair in transformers, in a batch it does
     expected = pipeline_rewards(folder, [{"text": "name a fruit", "text_pair": answer} for answer in answers])
     assert scorer.score([user("name a fruit")], [answers])[0] == pytest.approx(expected, rel=1e-5)
@@ -97,6 +99,9 @@ def test_without_a_template_prompt_and_answer_are_a_pair_of_texts(tmp_path: Path
 def test_without_a_template_other_dialogues_are_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "bert", None)
     scorer = RewardModelScorer(*load_reward_model(ModelConfig(path=str(folder))), say=lambda line: None)
+    require_readable(scorer.tokenizer, {"1": user("a")}, "the reward")
+    with pytest.raises(ValueError, match="the reward: 1 of 2 prompts"):
+        require_readable(scorer.tokenizer, {"1": user("a"), "2": (Message(role="system", content="a"), *user("a"))}, "the reward")
     with pytest.raises(ValueError, match="number 2: the model has no chat template, so a prompt can only be one user turn"):
         scorer.score([user("a"), (Message(role="system", content="a"), *user("a"))], [["plum"], ["plum"]])
     with pytest.raises(ValueError, match="has no chat template"):

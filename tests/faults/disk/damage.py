@@ -63,5 +63,6 @@ def garbage_line(file: Path) -> None:
 
 
 def half_line(file: Path) -> None:
-    """Cuts its last line."""
-    file.write_bytes(file.read_bytes()[:-20])
+    """Adds half a line, as a process does that is killed while it writes one."""
+    content = file.read_bytes()
+    file.write_bytes(content + content.splitlines()[-1][:-20])

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from core.disk import read_json
 from core.progress import Progress, console_progress
-from core.records import BenchmarkRow, Prompt, ScoredRow, user
+from core.records import BenchmarkRow, Prompt, ScoredRow
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
@@ -46,7 +46,7 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     if job.reward.kind == RewardKind.judge:
         require_usable(job.reward.judge)
     reward = locate_reward(job.reward, job.runs_dir)
-    try_program(job.reward, Prompt(id=rows[0].id, dialogue=user(rows[0].prompt)), completions=rows[0].completions)
+    try_program(job.reward, Prompt(id=rows[0].id, dialogue=rows[0].dialogue), completions=rows[0].completions)
     plan = _plan(job, reward)
     if (record := finished_record(job, plan)) is not None:
         say_finished(record["dir"])

@@ -35,6 +35,7 @@ from ppo.critic_free.callback import InterruptibleHook, RunCallback, StopCallbac
 from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
 from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
+from ppo.guards import guarded
 from ppo.metrics import Metric, completion_metrics
 from ppo.run import PPOResult
 from ppo.shaping import ScoreStatistics
@@ -106,7 +107,8 @@ def _untrained(
     )
     with autocast(run.world.device, config.model.dtype):
         groups = TransformersGenerator(policy, tokenizer).generate(asked, sampling)
-        scores_B = score_groups(scorer, asked, [[completion.text for completion in group] for group in groups])
+        with guarded(run.dir, config.algo, 0):
+            scores_B = score_groups(scorer, asked, [[completion.text for completion in group] for group in groups])
     completions = [completion for group in groups for completion in group]
     lengths_B = torch.tensor([len(completion.token_ids) for completion in completions])
     finished_B = torch.tensor([completion.finished for completion in completions])

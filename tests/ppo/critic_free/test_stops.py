@@ -29,6 +29,10 @@ def test_a_reward_that_breaks_ends_the_run_before_it_reaches_the_policy(policy_f
     with pytest.raises(DivergenceError, match=r"in batch 3: 8 of 8 scores of reward are not finite .*step-000002"):
         run(config_of(policy_folder, Algo.rloo), tmp_path, scorer=BrokenScorer(3))
     assert complete_steps(tmp_path) == [1, 2]
+    with pytest.raises(
+        DivergenceError, match=r"RLOO ended in batch 0: 8 of 8 scores of reward are not finite .*No checkpoint was written yet"
+    ):
+        run(config_of(policy_folder, Algo.rloo), tmp_path / "broken", scorer=BrokenScorer(0))
 
 
 class UnevenScorer(LengthScorer):

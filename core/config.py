@@ -21,11 +21,14 @@ class IdentityRole(StrEnum):
     """The content of the input that it points to, wherever that lies."""
     unhashed = "unhashed"
     """Nothing, and neither does anything nested in it: no value of it changes the result."""
+    rounding = "rounding"
+    """Nothing: it bounds memory, and changes the result by rounding alone. A run that goes on with another value says so."""
 
 
 Hashed = Annotated[T, IdentityRole.hashed]
 ContentHashed = Annotated[T, IdentityRole.content_hashed]
 Unhashed = Annotated[T, IdentityRole.unhashed]
+RoundingOnly = Annotated[T, IdentityRole.rounding]
 
 
 class Dtype(StrEnum):
@@ -169,7 +172,7 @@ class RolloutConfig:
     """How completions are sampled during training."""
 
     kind: Hashed[RolloutKind] = RolloutKind.transformers
-    batch_size: Hashed[int] = 512
+    batch_size: RoundingOnly[int] = 512
     """transformers: completions generated at a time."""
     memory: Hashed[float] = 0.5
     """continuous: fraction of the device's free memory for the KV cache."""

@@ -1,7 +1,7 @@
 """The checkpoint hooks: benchmarks and best-of-N for a reward model, downstream tasks for a policy."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from types import MappingProxyType
@@ -97,8 +97,16 @@ class RewardModelHook(Hook):
             self.say(line)
 
 
+MAX_SOURCES = 20
+"""Sources of held-out pairs with a metric of their own."""
+OTHERS = "others"
+"""All other sources together."""
+
+
 class HeldOutHook(Hook):
     """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half, a NaN counts as wrong.
+
+    Beyond `MAX_SOURCES`, as where every row has a source of its own, sources share the metric `OTHERS`.
 
     Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many, and at every checkpoint how many
     have rewards that are not finite. A source in which all have such rewards has no accuracy.
@@ -117,11 +125,12 @@ class HeldOutHook(Hook):
         )
         rows = scorer.score_detailed([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
+        named = self._sources()
         finite: set[str] = set()
         broken: list[int] = []
         for place, (pair, (chosen, rejected)) in enumerate(zip(self.pairs, rows, strict=True), 1):
             if not chosen.truncated and not rejected.truncated:
-                source = pair.source or "unnamed"
+                source = (pair.source if pair.source in named else OTHERS) if pair.source else "unnamed"
                 by_source[source].append(ranking_credit(chosen.reward, rejected.reward))
                 if math.isfinite(chosen.reward) and math.isfinite(rejected.reward):
                     finite.add(source)
@@ -141,6 +150,11 @@ class HeldOutHook(Hook):
         if not credits:
             return {}
         return {"held_out/accuracy": mean(credits), **{f"held_out/{source}/accuracy": mean(own) for source, own in by_source.items()}}
+
+    def _sources(self) -> set[str]:
+        """The sources with a metric of their own: those of the most pairs, and of as many pairs the first by name."""
+        counts = Counter(pair.source for pair in self.pairs if pair.source)
+        return set(sorted(counts, key=lambda source: (-counts[source], source))[:MAX_SOURCES])
 
 
 class PolicyHook(Hook):

@@ -1,9 +1,12 @@
 """Configuration of what the checkpoint hooks measure."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from core.config import ContentHashed, Hashed, Unhashed, require_fraction, require_not_negative, require_positive
+from core.config import ContentHashed, Hashed, RoundingOnly, Unhashed, require_fraction, require_not_negative, require_positive
+from core.runs.identity import clean_name
 
 
 @dataclass(kw_only=True)
@@ -25,6 +28,22 @@ class TaskConfig:
             raise ValueError(
                 f"The verifier {self.verifier!r} of {self.path} must read module:function, as evalhooks.tasks.verifiers:gsm8k."
             )
+
+
+def require_task_names(names: Collection[str]) -> None:
+    """Raises `ValueError` for names of tasks that would not do for a metric and for a file, or that two tasks share.
+
+    A pool's file is named after its task, and some file systems do not tell `GSM8K` from `gsm8k`.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if name == "average" or name != name.strip() or re.search(r"[/\\@\x00-\x1f\x7f]", name) or len(name.encode()) > 100:
+            raise ValueError(
+                f"tasks.{name!r} cannot be the name of a task; give one such as gsm8k, of at most 100 bytes, without / \\ and @, and not "
+                "`average`, which is the mean of all tasks."
+            )
+        if (other := known.setdefault(clean_name(name), name)) != name:
+            raise ValueError(f"tasks.{other} and tasks.{name} differ only in how they are spelt; give one of them another name.")
 
 
 @dataclass(kw_only=True)
@@ -66,7 +85,7 @@ class HooksConfig:
     """Folder of stored completions (see bon.pools) that an RM reranks."""
     best_of: Hashed[list[int]] = field(default_factory=lambda: [16])
     downstream: Hashed[SamplingConfig] = field(default_factory=SamplingConfig)
-    batch_tokens: Hashed[int] = 16384
+    batch_tokens: RoundingOnly[int] = 16384
     """Tokens per forward pass of scoring, padding included."""
     max_length: Hashed[int] = 2048
     """Tokens of prompt and completion; longer texts are cut at their end, and counted. PPO's reward models read at least whole prompts

@@ -12,14 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.disk import read_json
+from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import BenchmarkRow, Prompt, ScoredRow
+from core.text import printable
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
-from launch.entry import Composed, start
+from launch.entry import Composed, print_on_main, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
 from launch.jobs import compare
@@ -42,7 +44,7 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     # The data first: a broken row must not be found after a model has been loaded.
     rows = bench_rows(job)
     if job.benchmark == Benchmark.rewardbench2 and (problems := v2.ties_problems(_unscored_ties(rows))):
-        print(f"warning: Ties will have no score. {' '.join(problems)}", file=sys.stderr)
+        print(printable(f"warning: Ties will have no score. {' '.join(problems)}"), file=sys.stderr)
     if job.reward.kind == RewardKind.judge:
         require_usable(job.reward.judge)
     reward = locate_reward(job.reward, job.runs_dir)
@@ -51,7 +53,8 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     if (record := finished_record(job, plan)) is not None:
         say_finished(record["dir"])
     else:
-        from launch.jobs import bench  # torch, which takes seconds: what is likely to be wrong has been found by now
+        with stopping_at_once():
+            from launch.jobs import bench  # torch, which takes seconds: what is likely to be wrong has been found by now
 
         record = bench.run(composed, plan, BenchInputs(rows=rows, reward=reward, prior_sets=prior_sets), progress)
     folder = Path(record["dir"])
@@ -116,15 +119,16 @@ def _command(composed: Composed[BenchJob]) -> None:
     result = run(composed, console_progress())
     errors = result.get("standard_errors", {})
     console, table = Console(), Table()
-    console.print(escape(f"{result['benchmark']} of {result['reward']}"), soft_wrap=True, highlight=False)  # may be wider than the table
+    title = printable(f"{result['benchmark']} of {result['reward']}")
+    console.print(escape(title), soft_wrap=True, highlight=False)  # may be wider than the table
     for column in ("domain" if "standard_errors" in result else "section", "score", *(["standard error"] if errors else [])):
         table.add_column(column, justify="left" if column in ("domain", "section") else "right")
     for part, score in parts_of(result).items():
         shown = "missing" if score is None else f"{100 * score:.1f}"
-        table.add_row(escape(part), shown, *([f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []))
+        table.add_row(escape(printable(part)), shown, *([f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []))
     console.print(table)
     for said in _remarks(result):
-        print(said)
+        print_on_main(said)
 
 
 def _remarks(result: Result) -> list[str]:

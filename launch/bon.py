@@ -7,11 +7,13 @@ from rich.table import Table
 
 from core.config import ModelConfig
 from core.models.locate import resolve
+from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.tasks.task import load_tasks
 from launch.entry import Composed, start
 from launch.identity import identity_of
 from launch.inputs import BoNInputs, BoNResult
+from launch.obstacles import task_obstacle
 from launch.rewards.locate import reward_path
 from launch.schema import BoNJob
 
@@ -20,14 +22,13 @@ def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:
     """Makes the pools, unless they are there, reranks them by every reward model, and returns all accuracies."""
     job = composed.job
     models = {reward: ModelConfig(path=str(reward_path(reward, job.runs_dir)), dtype=job.model.dtype) for reward in job.rewards}
-    if not job.tasks:
-        raise ValueError("tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE.")
-    if job.rewards and (not job.best_of or not 1 <= min(job.best_of) <= max(job.best_of) <= job.pool.n):
-        raise ValueError(f"best_of={job.best_of} must lie between 1 and pool.n={job.pool.n}.")
+    if missing := task_obstacle(job):
+        raise ValueError(missing)
     resolve(job.model)
     inputs = BoNInputs(tasks=load_tasks(job.tasks), rewards=models, identity=identity_of(job))
 
-    from launch.jobs import bon  # torch, which takes seconds: what is likely to be wrong has been found by now
+    with stopping_at_once():
+        from launch.jobs import bon  # torch, which takes seconds: what is likely to be wrong has been found by now
 
     return bon.run(job, inputs, progress)
 

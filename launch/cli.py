@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from core.process.signals import stop_at_once
+
 JOBS = {
     "rm": "fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint",
     "ppo": "train a policy against a reward model, with downstream tasks at every checkpoint",
@@ -34,6 +36,7 @@ a torn one continued. Set REWARDLOOP_TRACE=1 to see the traceback of a failure."
 
 def main() -> None:
     """Hands the command line to the job that it names."""
+    stop_at_once()
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h", "help"):
         print(HELP)
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
@@ -43,3 +46,7 @@ def main() -> None:
         raise SystemExit(2)
     sys.argv = [f"rewardloop {name}", *sys.argv[2:]]
     importlib.import_module(f"launch.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,12 +20,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from launch.schema import AnyJob, BoNJob, PPOJob, RMJob, RunSettings, command_of, register
+from core.runs.identity import require_no_path, study_name
+from evalhooks.config import require_task_names
+from launch.overrides.grammar import quoted
+from launch.overrides.text_keys import as_typed
+from launch.schema import AnyJob, BoNJob, Launch, PPOJob, RMJob, RunSettings, command_of, register
 
 GROUPS = files("conf")
 """Each of its folders is a group: the files that an override such as `model=coast` chooses from."""
 
-register_schemas = cache(register)
+
+@cache
+def register_schemas() -> None:
+    """Makes the schemas, and the resolver that quotes a value inside an override, known to Hydra."""
+    register()
+    OmegaConf.register_new_resolver("quoted", quoted, replace=True)
+
 
 JobT = TypeVar("JobT", bound=AnyJob)
 JobT_co = TypeVar("JobT_co", covariant=True)
@@ -53,9 +63,10 @@ class Command(Generic[JobT_co]):
 
 def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
     """The configuration of one job under `overrides`. Raises `ConfigError`."""
-    _require_known(schema, _parsed(overrides))
-    with _hydra(schema, overrides):
-        return validated(schema, compose(command_of(schema), overrides=list(overrides)))
+    typed = as_typed(schema, overrides)
+    _require_known(schema, _parsed(typed))
+    with _hydra(schema, typed):
+        return validated(schema, compose(command_of(schema), overrides=typed))
 
 
 def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> Command[JobT]:
@@ -64,6 +75,7 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     With `multirun` they are the product of all values in the overrides and in `hydra.sweeper.params` of the chosen files; where
     both set a key, the override wins.
     """
+    overrides = as_typed(schema, overrides)
     parsed = _parsed(overrides)
     _require_known(schema, parsed)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
@@ -101,13 +113,23 @@ def _job(schema: type[JobT], cfg: DictConfig) -> JobT:
     missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given, for instance {missing[0]}=...")
+    _clean_study(cfg)
     job = OmegaConf.to_object(cfg)
     assert isinstance(job, schema)
     if isinstance(job, RunSettings):
         _ = job.resumes  # raises for an unknown choice
+        require_no_path("name", job.name)
+    if isinstance(job, Launch):
+        require_task_names(job.tasks)
     if isinstance(job, RMJob | PPOJob | BoNJob):
         _require_own_sizes(job)
     return job
+
+
+def _clean_study(cfg: DictConfig) -> None:
+    """Cleans the name of the study before anything refers to it, so that all that its jobs write lies in one folder."""
+    if isinstance(name := OmegaConf.select(cfg, "study"), str):
+        cfg["study"] = study_name(name)
 
 
 def _require_own_sizes(job: RMJob | PPOJob | BoNJob) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,23 +16,16 @@ from rich.console import Console
 from core.process.exit import exit_without_teardown
 from core.process.memory import keep_freed_memory
 from core.process.shortage import ShortageError, shortage, told
-from core.process.signals import Preempted, raise_on_signal
+from core.process.signals import INTERRUPTED, STOPPED, Preempted, raise_on_signal
 from core.runs.record import RunBusyError
+from core.text import redacted, shown
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
 from launch.obstacles import obstacle
+from launch.overrides.command_line import CommandLine, parse
 from launch.schema import AnyJob, BenchJob, Launch, command_of
 from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
-
-INFORMATIVE = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
-"""Flags with which Hydra only prints."""
-
-FLAGS = INFORMATIVE | {
-    *("--multirun", "-m", "--run", "-r", "--resolve", "--package", "-p", "--experimental-rerun"),
-    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
-}
-"""All of Hydra's flags."""
 
 
 def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
@@ -44,10 +38,9 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
     configuration is wrong, with 1 if a run failed, and with the code of `Preempted` if a run was told to stop, which also stops
     the sweep.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
     name = command_of(schema)
     register_schemas()
-    asked = _checked(schema, arguments)
+    line, asked = _checked(schema, sys.argv[1:] if argv is None else argv)
     if any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):
         _print_dry_run(name, asked.jobs)
         return
@@ -61,12 +54,11 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
     def main(cfg: DictConfig) -> None:
+        if asked.sweeping:
+            _redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
         begun = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
             record = run(validated(schema, cfg))
-        except KeyboardInterrupt:
-            _print_error("stopped; what is complete is kept, and the same command goes on from there")
-            raise SystemExit(130) from None
         except Preempted as stopped:
             _print_error(str(stopped))
             raise
@@ -82,8 +74,8 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
-    sys.argv = [f"rewardloop {name}", *arguments]
-    with exit_without_teardown():
+    sys.argv = [f"rewardloop {name}", *line.arguments]
+    with exit_without_teardown(), _told_when_interrupted():
         with raise_on_signal():
             main()
         # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
@@ -95,23 +87,37 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             raise SystemExit(1)
 
 
-def _checked(schema: type[JobT], arguments: Sequence[str]) -> Command[JobT]:
-    """The jobs that the arguments ask for, or none if Hydra only prints. Ends the command with a message for what cannot run."""
-    if INFORMATIVE & {argument.split("=")[0] for argument in arguments}:
-        return Command(jobs=(), sweeping=False)
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if unknown := [argument for argument in arguments if argument.startswith("-") and argument.split("=")[0] not in FLAGS]:
-        refuse(f"{unknown[0]} is no flag; settings are given as key=value, as in epochs=2.")
+@contextmanager
+def _told_when_interrupted() -> Generator[None]:
+    """Context out of which Ctrl-C leads with one line and its exit code."""
     try:
-        asked = command(schema, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
+        yield
+    except KeyboardInterrupt:
+        _print_error(STOPPED)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _checked(schema: type[JobT], arguments: Sequence[str]) -> tuple[CommandLine, Command[JobT]]:
+    """The command line and its jobs, none if Hydra only prints. Ends the command with a message for what cannot run."""
+    try:
+        line = parse(schema, arguments)
+        if line.informative:
+            return line, Command(jobs=(), sweeping=False)
+        asked = command(schema, line.overrides, multirun=line.multirun)
         if not any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):  # a dry run may be for another machine
             for job in asked.jobs:
                 if found := obstacle(job):
                     raise ConfigError(found)
             _require_own_out(asked.jobs)
-    except ConfigError as error:
+    except ValueError as error:
         refuse(str(error))
-    return asked
+    return line, asked
+
+
+def _redact(file: Path) -> None:
+    """Takes secrets out of the file in which Hydra keeps the overrides of a sweep as they were typed."""
+    if rank() == 0 and file.is_file():
+        file.write_text(redacted(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _told(error: Exception) -> str:
@@ -140,15 +146,15 @@ def num_processes() -> int:
 def print_on_main(line: str) -> None:
     """Prints on the first process only."""
     if rank() == 0:
-        print(line)
+        print(shown(line))
 
 
 def _print_error(message: str, *, every_process: bool = False) -> None:
     """Prints a line on stderr: from the first process, or with `every_process` from each."""
     if rank() == 0:
-        print(message, file=sys.stderr)
+        print(shown(message), file=sys.stderr)
     elif every_process:
-        print(f"process {rank()}: {message}", file=sys.stderr)
+        print(f"process {rank()}: {shown(message)}", file=sys.stderr)
 
 
 def _print_dry_run(name: str, jobs: Sequence[AnyJob]) -> None:
@@ -157,7 +163,7 @@ def _print_dry_run(name: str, jobs: Sequence[AnyJob]) -> None:
         return
     print_plan(name, _with_runs(jobs), _console())
     for found in dict.fromkeys(filter(None, map(obstacle, jobs))):
-        print(f"note: {found}")
+        print(f"note: {shown(found)}")
 
 
 def _print_sweep(name: str, jobs: Sequence[AnyJob], outcomes: Sequence[JobOutcome]) -> None:

@@ -35,7 +35,14 @@ def identity_of(job: RunSettings) -> dict[str, Any]:
 
 def unhashed_keys(job: RunSettings) -> frozenset[str]:
     """The keys that are no part of the identity, each with everything under it."""
-    return frozenset(_unhashed(job, "")) | job.unread
+    roles = (IdentityRole.unhashed, IdentityRole.rounding)
+    return frozenset(key for role in roles for key, _ in _of_role(job, "", role)) | job.unread
+
+
+def rounding_settings(job: RunSettings) -> dict[str, object]:
+    """The settings that bound memory and change results by rounding alone, by key."""
+    found = _of_role(job, "", IdentityRole.rounding)
+    return {key: value for key, value in found if not any(key.startswith(f"{unread}.") for unread in job.unread)}
 
 
 @cache
@@ -112,13 +119,13 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, ob
 
 
 def _files(place: object, key: str) -> Iterator[tuple[str, str]]:
-    """The hash of a file, or of each file in a list; nothing for an empty setting."""
-    if isinstance(place, list):
-        for number, item in enumerate(place):
-            yield f"{key}.{number}", fingerprint(item)
-    elif place:
-        assert isinstance(place, str)
-        yield key, fingerprint(place)
+    """The hash of a file, or of each file in a list; nothing for an empty setting. Raises `FileNotFoundError` that names the key."""
+    places = {f"{key}.{number}": item for number, item in enumerate(place)} if isinstance(place, list) else {key: place} if place else {}
+    for own, item in places.items():
+        try:
+            yield own, fingerprint(str(item))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{own}={item}: {error}") from error
 
 
 def _value(config: object, name: str) -> object:
@@ -134,16 +141,17 @@ def _value(config: object, name: str) -> object:
             return getattr(config, name)
 
 
-def _unhashed(value: object, key: str) -> Iterator[str]:
+def _of_role(value: object, key: str, role: IdentityRole) -> Iterator[tuple[str, object]]:
+    """The outermost settings of one role, by key; nothing under an unhashed setting counts."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _unhashed(item, f"{key}.{name}")
+            yield from _of_role(item, f"{key}.{name}", role)
     elif is_dataclass(value):
-        for name, role in roles_of(type(value)).items():
-            if role == IdentityRole.unhashed:
-                yield _join(key, name)
-            else:
-                yield from _unhashed(getattr(value, name), _join(key, name))
+        for name, own in roles_of(type(value)).items():
+            if own == role:
+                yield _join(key, name), getattr(value, name)
+            elif own != IdentityRole.unhashed:
+                yield from _of_role(getattr(value, name), _join(key, name), role)
 
 
 def _join(key: str, name: str) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.config import ModelConfig
+from core.disk import is_complete
 from core.models.locate import resolve
 from core.records import BenchmarkRow, Prompt
 from evalhooks.config import HooksConfig
@@ -89,6 +91,11 @@ class BoNResult:
 def rm_inputs(job: RMJob, say: Callable[[str], None] = print) -> RMInputs:
     """Raises `ValueError` for a file that cannot be read, with the broken rows, and for a model that is not there. Loads no model."""
     benchmarks = benchmark_rows(job.hooks)
+    if job.hooks.pools and not is_complete(Path(job.hooks.pools)):
+        raise ValueError(
+            f"hooks.pools={job.hooks.pools} holds no complete pools; make them with `rewardloop bon pools={job.hooks.pools} ...`, name "
+            "others, or leave them out (hooks.pools='')."
+        )
     preferences = preferences_of(job, benchmarks, say=say)
     resolve(job.model)
     return RMInputs(benchmarks=benchmarks, preferences=preferences)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.schema import AnyJob, Launch, PPOJob
+from launch.schema import AnyJob, BoNJob, Launch, PPOJob
 from launch.sweep import settings_of
 
 
@@ -25,7 +25,9 @@ def world_obstacle(job: AnyJob) -> str | None:
 
 
 def task_obstacle(job: AnyJob) -> str | None:
-    """Why a PPO job cannot run if its best checkpoint is chosen by a task that it does not have; else None."""
+    """Why a job cannot run without a task: best-of-N, or PPO whose best checkpoint is chosen by one that it does not have; else None."""
+    if isinstance(job, BoNJob) and not job.tasks:
+        return "tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE."
     if not isinstance(job, PPOJob):
         return None
     group, _, name = job.best_metric.partition("/")

@@ -5,6 +5,7 @@ from typing import Any
 
 from core.config import ModelConfig, engine_for
 from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of
+from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.lineage import lineage_summary
 from launch.entry import Composed, num_processes, print_on_main, start
@@ -32,7 +33,8 @@ def run(composed: Composed[PPOJob], progress: Progress) -> Record:
     inputs = ppo_inputs(job)
     plan = plan_of(job, inputs.rewards)
 
-    from launch.jobs import ppo  # imports torch, which takes seconds: after the checks
+    with stopping_at_once():
+        from launch.jobs import ppo  # imports torch, which takes seconds: after the checks
 
     return ppo.run(composed, plan, inputs, progress)
 

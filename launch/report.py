@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from core.process.signals import stopping_at_once
 from launch.entry import Composed, start
 from launch.schema import ReportJob
 
@@ -12,7 +13,8 @@ def _command(composed: Composed[ReportJob]) -> None:
     if not (folder / "report" / "summary.json").is_file():
         raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
 
-    from launch.jobs import report  # matplotlib, which takes seconds
+    with stopping_at_once():
+        from launch.jobs import report  # matplotlib, which takes seconds
 
     report.redraw(job, folder)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from core.config import engine_for
 from core.engines.resume import forget_states
 from core.models.origin import lineage_of
+from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from launch.entry import Composed, num_processes, print_on_main, rank, start
 from launch.identity import identity_of
@@ -32,7 +33,8 @@ def run(composed: Composed[RMJob], progress: Progress) -> Record:
     inputs = rm_inputs(job, say=print_on_main)
     plan = plan_of(job)
 
-    from launch.jobs import rm  # torch, which takes seconds: what is likely to be wrong has been found by now
+    with stopping_at_once():
+        from launch.jobs import rm  # torch, which takes seconds: what is likely to be wrong has been found by now
 
     return rm.run(composed, replace(plan, facts={**plan.facts, "data": inputs.preferences.counts}), inputs, progress)
 

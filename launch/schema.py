@@ -100,7 +100,7 @@ class PPOJob(Launch, PPOConfig):
     unread: ClassVar[frozenset[str]] = frozenset({"hooks.rewardbench1", "hooks.pools", "hooks.best_of"})
 
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
-    rewards: Hashed[dict[str, Any]] = field(default_factory=dict)
+    rewards: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": RewardConfig})
     """Further rewards by names of the user's, each a RewardConfig; with them, `reward` may stay empty. See `terms`."""
 
     def __post_init__(self) -> None:
@@ -145,7 +145,19 @@ class BoNJob(Launch):
     """Folder of the pools; made there if absent. Empty: beside the run."""
     rewards: Hashed[list[str]] = field(default_factory=list)
     """Reward models by folder, run folder or run id."""
-    best_of: Hashed[list[int]] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    best_of: Hashed[list[int] | None] = None
+    """Completions to choose among; empty: 1, 2, 4, 8 and 16, as far as `pool.n` goes."""
+
+    def __post_init__(self) -> None:
+        if self.best_of is not None and (not self.best_of or not 1 <= min(self.best_of) <= max(self.best_of) <= self.pool.n):
+            raise ValueError(f"best_of={self.best_of} must lie between 1 and pool.n={self.pool.n}.")
+
+    @property
+    def sizes(self) -> list[int]:
+        """From how many completions each reward chooses."""
+        if self.best_of is not None:
+            return self.best_of
+        return sorted({min(n, self.pool.n) for n in (1, 2, 4, 8, 16)})
 
 
 class Benchmark(StrEnum):

@@ -1,10 +1,18 @@
 """`rewardloop study`: reward models, best-of-N and PPO side by side, and how well the benchmark predicts their use."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from core.process.signals import stopping_at_once
+from core.runs.lock import BusyError, locked
+from core.runs.record import RunBusyError
 from launch.entry import Composed, start
 from launch.jobs.plan import plan
 from launch.schema import StudyJob
+
+LOCK = "study.lock"
+"""The file in a study's folder that holds its lock."""
 
 
 def _command(composed: Composed[StudyJob]) -> None:
@@ -12,10 +20,22 @@ def _command(composed: Composed[StudyJob]) -> None:
     folder = Path(study.runs_dir) / study.study
     jobs = plan(study, folder)  # composes and thereby validates every configuration before the first job starts
 
-    from launch.jobs import report
-    from launch.jobs import study as job  # imports torch, which takes seconds: after the checks
+    with _alone(folder):
+        with stopping_at_once():
+            from launch.jobs import report
+            from launch.jobs import study as job  # imports torch, which takes seconds: after the checks
 
-    report.show(*job.run(study, jobs, folder))
+        report.show(*job.run(study, jobs, folder))
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Context in which no other process can run the study in `folder`; raises `RunBusyError` if one does."""
+    try:
+        with locked(folder / LOCK):
+            yield
+    except BusyError as error:
+        raise RunBusyError(f"The study {folder} is in use by {error.holder}; wait for it or stop it first.") from None
 
 
 def main() -> None:

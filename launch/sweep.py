@@ -24,6 +24,7 @@ from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
+from core.text import shown
 from launch.identity import unhashed_keys
 from launch.schema import Launch
 
@@ -208,7 +209,7 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcom
     rows: list[Row] = []
     for number, (values, outcome) in enumerate(zip(differences(jobs).rows, outcomes, strict=True), 1):
         record = outcome.record or {}
-        row: Row = {"job": number, **values, "status": outcome.status.value, "message": outcome.message or None}
+        row: Row = {"job": number, **values, "status": outcome.status.value, "message": shown(outcome.message) or None}
         for metric in METRICS.get(name, ()):
             series = _series(record, metric)
             row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
@@ -231,7 +232,7 @@ def text_of(value: object) -> str:
         return f"{Decimal(repr(value)).normalize():e}" if 0 < abs(value) <= 1e-3 else repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(text_of, value))}]"
-    return str(value) or "''"
+    return shown(str(value)) or "''"
 
 
 def _settings(value: object, default: object, key: str) -> Iterator[tuple[str, Setting]]:

@@ -16,6 +16,7 @@ from core.config import (
     Quantize,
     RolloutConfig,
     RolloutKind,
+    RoundingOnly,
     Unhashed,
     require_fraction,
     require_not_negative,
@@ -204,7 +205,7 @@ class PPOConfig:
     """Episodes per rollout batch."""
     minibatch_size: Hashed[int] = 64
     """Episodes per optimiser step."""
-    micro_batch_size: Hashed[int] = 4
+    micro_batch_size: RoundingOnly[int] = 4
     """Episodes per forward and backward pass of one process. Bounds memory and changes no result."""
     epochs: Hashed[int] = 2
     max_new_tokens: Hashed[int] = 1024
@@ -235,7 +236,7 @@ class PPOConfig:
     num_checkpoints: Hashed[int] = 4
     save_minutes: Unhashed[float] = 15.0
     """Minutes without a checkpoint after which one is saved to resume from: a killed run loses no more than that and a batch."""
-    gradient_checkpointing: Hashed[bool] = False
+    gradient_checkpointing: RoundingOnly[bool] = False
     """Recompute activations in the backward pass instead of storing them."""
     seed: Hashed[int] = 0
 

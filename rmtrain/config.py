@@ -14,6 +14,7 @@ from core.config import (
     ModelConfig,
     OptimConfig,
     Quantize,
+    RoundingOnly,
     Unhashed,
     require_fraction,
     require_positive,
@@ -101,9 +102,9 @@ class RewardModelConfig:
     epochs: Hashed[int] = 1
     batch_size: Hashed[int] = 128
     """Pairs per optimiser step, over all processes and forward passes. This default and that of `max_length` are the Tulu 3 recipe's."""
-    micro_batch_tokens: Hashed[int] = 8192
-    """Tokens per forward pass of one process; a larger pair has a pass of its own. Bounds memory and changes no result."""
-    micro_batch_size: Hashed[int | None] = None
+    micro_batch_tokens: RoundingOnly[int] = 8192
+    """Tokens per forward pass of one process; a larger pair has a pass of its own. Bounds memory; changes only rounding."""
+    micro_batch_size: RoundingOnly[int | None] = None
     """Maximum number of pairs per forward pass; empty: as many as the tokens allow."""
     max_length: Hashed[int] = 2048
     """Tokens of prompt and completion together."""
@@ -111,7 +112,7 @@ class RewardModelConfig:
     label_smoothing: Hashed[float] = 0.0
     center: Hashed[float] = 0.0
     """Weight of a penalty, the squared sum of a pair's rewards, which keeps rewards around zero."""
-    gradient_checkpointing: Hashed[bool] = False
+    gradient_checkpointing: RoundingOnly[bool] = False
     num_checkpoints: Hashed[int] = 3
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
     checkpoint_every: Hashed[float] = 0.0

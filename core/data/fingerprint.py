@@ -2,27 +2,32 @@
 
 import hashlib
 import inspect
+import json
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 
 from core.data.hub import HubId
+from core.disk import write_json
 from core.functions import load_function
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _NOT_THE_MODEL = {"training_args.bin", "trainer_state.json", "record.json"}
 """Files of those kinds in a model's folder that do not change what the model computes."""
-_WHOLE_FILE_LIMIT = 64 * 2**20
-_SAMPLE = 8 * 2**20
+HASHES = Path("~/.cache/rewardloop/hashes")
+"""Where the hashes of large files are kept."""
+_LARGE = 64 * 2**20
 
 
-def fingerprint(source: str | Path) -> str:
+def fingerprint(source: str | Path, *, model: bool = False) -> str:
     """Identifies an input by its content, wherever it lies.
 
-    For a file: its SHA-256. For a folder: the SHA-256 of the names, sizes and contents of its files; of a model folder (one
-    with a config.json or adapter_config.json) only configuration, tokenizer and weights count, not a trainer's state. Files
-    above 64 MiB inside a folder are sampled: 8 MiB each from the start, the middle and the end. A hub id, such as
-    `allenai/reward-bench-2@main`, and a name without a slash are returned unchanged.
+    For a file: its SHA-256. For a folder: the SHA-256 of the names, sizes and contents of its files; of a `model` only
+    configuration, tokenizer and weights count, not a trainer's state. The hashes of files above 64 MiB are kept in
+    ~/.cache/rewardloop/hashes until the file changes. A hub id, such as `allenai/reward-bench-2@main`, and a name without a
+    slash are returned unchanged.
 
     Raises `FileNotFoundError` for a missing path, and for text with a slash that is not a hub id.
     """
@@ -30,7 +35,7 @@ def fingerprint(source: str | Path) -> str:
     if path.is_file():
         return _sha256_of_file(path)
     if path.is_dir():
-        return _sha256_of_folder(path)
+        return _sha256_of_folder(path, model)
     if isinstance(source, Path) or source.startswith((".", "~")) or ("/" in source and HubId.parse(source) is None):
         raise FileNotFoundError(f"There is no file or folder {source}; give an existing path or a hub id such as org/name@revision.")
     return source
@@ -49,36 +54,50 @@ def program_fingerprint(name: str) -> str:
     return " ".join(dict.fromkeys(_sha256_of_file(Path(file)) for file in files if Path(file).is_file()))
 
 
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of_folder(folder: Path) -> str:
+def _sha256_of_folder(folder: Path, model: bool) -> str:
     digest = hashlib.sha256()
-    files = sorted((file.relative_to(folder).as_posix(), file) for file in _counted_files(folder))
+    files = sorted((file.relative_to(folder).as_posix(), file) for file in (_model_files(folder) if model else _visible_files(folder)))
     if not files:
         raise FileNotFoundError(f"The folder {folder} holds no file to identify it by.")
     for name, file in files:
-        size = file.stat().st_size
-        content = _sha256_of_file(file) if size <= _WHOLE_FILE_LIMIT else _sha256_of_samples(file, size)
-        digest.update(f"{name}\0{size}\0{content}\n".encode())
+        digest.update(f"{name}\0{file.stat().st_size}\0{_sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _counted_files(folder: Path) -> Iterable[Path]:
-    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        found = {file for pattern in _MODEL_FILES for file in folder.glob(pattern)}
-        return (file for file in found if file.name not in _NOT_THE_MODEL and not file.name.startswith("."))
+def _model_files(folder: Path) -> Iterable[Path]:
+    found = {file for pattern in _MODEL_FILES for file in folder.glob(pattern)}
+    return (file for file in found if file.name not in _NOT_THE_MODEL and not file.name.startswith("."))
+
+
+def _visible_files(folder: Path) -> Iterable[Path]:
     return (
         file for file in folder.rglob("*") if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
 
 
-def _sha256_of_samples(path: Path, size: int) -> str:
-    digest = hashlib.sha256()
+def _sha256_of_file(path: Path) -> str:
+    return _hashed(path) if path.stat().st_size <= _LARGE else _remembered(path)
+
+
+def _hashed(path: Path) -> str:
     with path.open("rb") as file:
-        for offset in (0, size // 2, size - _SAMPLE):
-            file.seek(offset)
-            digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remembered(path: Path) -> str:
+    """The hash of a large file, which takes seconds per GB, from the cache if the file has not changed since it was hashed."""
+    place = HASHES.expanduser() / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
+    seen = path.stat()
+    state = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+    try:
+        known = json.loads(place.read_text(encoding="utf-8"))
+        if known["state"] == state:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not hashed yet, or not by this version
+    found = _hashed(path)
+    # A file that was changed a moment ago may change once more without its times telling.
+    if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) > 2 * 10**9:
+        with suppress(OSError):  # no space, or a home that cannot be written to: hashed again next time
+            write_json(place, {"state": state, "sha256": found})
+    return found

@@ -32,9 +32,14 @@ class HubId:
         return cls(name=match[1], revision=match[2]) if match else None
 
 
+def is_offline() -> bool:
+    """Whether the user has the hub's client download nothing (HF_HUB_OFFLINE)."""
+    return constants.HF_HUB_OFFLINE
+
+
 def require_hub(what: str) -> None:
     """Raises a `ValueError` that begins with `what` if the hub cannot be reached: its own client would retry for a minute first."""
-    if constants.HF_HUB_OFFLINE or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+    if is_offline() or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return  # offline by choice, or behind a proxy, which a plain connection does not test
     address = urlsplit(constants.ENDPOINT)
     try:

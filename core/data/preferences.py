@@ -5,7 +5,10 @@ from typing import Any
 
 from core.data.dialogues import answer_of, continued, parse_dialogue, parse_transcript, turn_of, with_columns
 from core.records import Answer, Dialogue, Preference
+from core.text import printable
 
+MAX_SOURCE = 60
+"""Characters of a row's `source` that count."""
 SIDES = ("chosen", "rejected")
 MAX_MARGIN = 1e6
 """Far above any difference of rewards: a larger margin is a mistake."""
@@ -31,8 +34,13 @@ def parse_preference(row: object, *, source: str = "", where: str = "") -> Prefe
     prompt = with_columns(row, prompt)
     for turn in (turn_of(chosen), turn_of(rejected), *prompt):
         (turn.content + turn.fields).encode()  # raises a ValueError for a lone surrogate, which no tokenizer accepts
-    named = str(row.get("source") or source)
+    named = _source(row.get("source") or source)
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, source=named, where=where)
+
+
+def _source(name: object) -> str:
+    """Where a pair comes from, fit to be part of a metric's name."""
+    return " ".join(printable(str(name)).split())[:MAX_SOURCE]
 
 
 def _explicit(row: Mapping[str, Any]) -> tuple[Dialogue, Answer, Answer]:

@@ -28,6 +28,14 @@ TASK, LOG = "task.pickle", "output.log"
 SECONDS = "train/hook_seconds"
 """Duration of a checkpoint's hooks, logged with training metrics since it says nothing about the model."""
 
+# With -P no file of the current folder hides a package. This process's own places of modules come last, for hooks of the user's.
+_PROGRAM = """
+import sys
+sys.path += [place for place in sys.argv[2:] if place not in sys.path]
+from core.hooks.placement import run_task
+run_task(sys.argv[1])
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
@@ -168,7 +176,7 @@ class SeparateEvaluations:
         with (folder / LOG).open("wb") as log:
             # The pipe closes when this process dies, which the other one notices.
             process = subprocess.Popen(
-                [sys.executable, "-m", "core.hooks.placement", str(folder / TASK)],
+                [sys.executable, "-P", "-c", _PROGRAM, str(folder / TASK), *map(os.path.abspath, sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -225,13 +233,13 @@ def _loaded(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     return model.eval(), tokenizer
 
 
-def run_task(task: Path) -> None:
+def run_task(task: str) -> None:
     """What the separate process does: load the checkpoint and run the hooks."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
     from core.process.precision import autocast
 
-    hooks, saved, day = pickle.loads(task.read_bytes())
+    hooks, saved, day = pickle.loads(Path(task).read_bytes())
     if day is not None:
         pin_date(day)
     model, tokenizer = _loaded(saved)
@@ -244,10 +252,3 @@ def _die_with_parent() -> None:
     while os.read(0, 1024):  # not through `sys.stdin`, whose lock would block the exit of this process
         pass
     os._exit(1)
-
-
-if __name__ == "__main__":
-    # As a script this module is `__main__`, but the pickle refers to it by its own name.
-    from core.hooks import placement as evaluation
-
-    evaluation.run_task(Path(sys.argv[1]))

@@ -75,11 +75,12 @@ def find_adapter(source: ModelLocation) -> Adapter | None:
 
 def model_fingerprint(config: ModelConfig, key: str = "model.path") -> str | dict[str, str]:
     """A model's `fingerprint` for a run's identity; for a local adapter, also that of its base."""
-    own, source = fingerprint(resolve(config, key)), locate(config, key)
+    own, source = fingerprint(resolve(config, key), model=True), locate(config, key)
     adapter = find_adapter(source) if Path(source.path).is_dir() else None
     if adapter is None:
         return own
-    return {"adapter": own, "base": fingerprint(resolve(ModelConfig(path=adapter.base.path, revision=adapter.base.revision)))}
+    base = ModelConfig(path=adapter.base.path, revision=adapter.base.revision)
+    return {"adapter": own, "base": fingerprint(resolve(base), model=True)}
 
 
 def adapter_weights(adapter: Adapter) -> "dict[str, Tensor]":

@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from core.config import ModelConfig
-from core.data.hub import HubId, require_hub
+from core.data.hub import HubId, is_offline, require_hub
 from core.disk import atomic_folder, is_complete, require_undamaged
 from core.models.files import require_readable
 from core.runs.checkpoints import STATE
@@ -75,6 +75,11 @@ def _on_hub(config: ModelConfig, key: str) -> ModelLocation:
     source = ModelLocation(path=hub.name, revision=hub.revision or config.revision)
     cached = (try_to_load_from_cache(hub.name, file, revision=source.revision) for file in (CONFIG, ADAPTER_CONFIG))
     if not any(isinstance(found, str) for found in cached):
+        if is_offline():
+            raise ValueError(
+                f"{key}={config.path} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to download it; unset that variable, "
+                "or name a folder."
+            )
         require_hub(f"{key}={config.path}")
     return source
 

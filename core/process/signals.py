@@ -1,16 +1,21 @@
 """Preemption: on SIGTERM a training run saves a checkpoint before it exits."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command resumes the run. Not 0, which would mean finished."""
 
+INTERRUPTED = 130
+"""What shells report for a command that Ctrl-C ended."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+STOPPED = "stopped; what is complete is kept, and the same command goes on from there"
 
 
 class Preempted(SystemExit):
@@ -32,9 +37,34 @@ class Preempted(SystemExit):
         return Preempted, (self.message,)  # its arguments are the exit code's
 
 
+def stop_at_once() -> None:
+    """From now on, Ctrl-C and the signals end this process with one line and their exit code, and nothing is unwound.
+
+    For the start of a command, when there is nothing to lose: an exception would reach whatever is being imported, and packages
+    turn it into other errors, or print it.
+    """
+    for number in (signal.SIGINT, *SIGNALS):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background of a script
+            signal.signal(number, _exit_at_once)
+
+
+@contextmanager
+def stopping_at_once() -> Generator[None]:
+    """Context in which Ctrl-C and the signals do as after `stop_at_once`, for imports that take seconds."""
+    with _handled(_exit_at_once, (signal.SIGINT, *SIGNALS)):
+        yield
+
+
+@contextmanager
+def ignoring_interrupts() -> Generator[None]:
+    """Context in which Ctrl-C does nothing, and neither does it in the programs that are started in it."""
+    with _handled(signal.SIG_IGN, (signal.SIGINT,)):
+        yield
+
+
 @contextmanager
 def raise_on_signal() -> Generator[None]:
-    """Context in which SIGTERM and SIGUSR1 raise `Preempted` at once, because there is nothing to lose yet.
+    """Context in which SIGTERM and SIGUSR1 raise `Preempted`, and Ctrl-C `KeyboardInterrupt`, at once: there is nothing to lose yet.
 
     `Preemption.listening` takes over while there is something to save.
     """
@@ -42,22 +72,31 @@ def raise_on_signal() -> Generator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Preempted("stopped by a signal; what is complete is kept, and the same command goes on from there")
 
-    with _handled(stop):
+    with _handled(stop), _handled(signal.default_int_handler, (signal.SIGINT,)):
         yield
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    """Context in which `handler` gets the signals. Only the main thread can receive them."""
+def _handled(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Sequence[signal.Signals] = SIGNALS
+) -> Generator[None]:
+    """Context in which `handler` gets the signals that are not ignored. Only the main thread can receive them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one says it
+        os.write(2, f"{STOPPED}\n".encode())
+    os._exit(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
 
 
 class Preemption:

@@ -3,10 +3,8 @@
 The same settings therefore lead to the same folder: a repeated sweep skips finished runs and resumes torn ones.
 """
 
-import fcntl
 import os
 import platform
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +16,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from core.disk import BrokenFileError, read_json, remove, write_json
+from core.disk import BrokenFileError, jsonable, read_json, remove, write_json
 from core.runs.identity import clean_name, identity_hash
+from core.runs.lock import BusyError, release_lock, take_lock
+from core.text import redacted, redacted_values
 
 RECORD = "record.json"
 CONFIG = "config.yaml"
@@ -30,7 +30,7 @@ _REQUIRED = {"id", "job", "identity", "status"}
 _MEND = "the command that made the run mends it, going on from the newest checkpoint"
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
 
-# Descriptors of the locks that this process holds, by run folder. The kernel releases a lock when its process ends, however it ends.
+# Descriptors of the locks that this process holds, by run folder.
 _held_locks: dict[Path, int] = {}
 
 
@@ -103,7 +103,7 @@ def open_run(
         _move_aside(run)
         previous = {}
     _clear_leftovers(folder)
-    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+    (folder / CONFIG).write_text(redacted(config_yaml), encoding="utf-8")
     now = _now()
     record = {
         "id": run_id,
@@ -120,7 +120,7 @@ def open_run(
         "versions": _versions(),
         "git": _git(),
     }
-    write_json(folder / RECORD, {**record, **(extra or {})})
+    write_json(folder / RECORD, redacted_values(jsonable({**record, **(extra or {})})))
     return run, RunState.torn if previous else RunState.new
 
 
@@ -220,26 +220,17 @@ def date_of(record: Mapping[str, Any]) -> date:
 
 
 def _lock(run: Run) -> None:
-    """Takes the run's lock, which the kernel ties to this process. Raises `RunBusyError` if another process holds it."""
-    run.dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run.dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    """Takes the run's lock. Raises `RunBusyError` if another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
-        os.close(descriptor)
-        raise RunBusyError(f"The run {run.dir} is in use by {holder}; wait for it or stop it first.") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    _held_locks[run.dir.absolute()] = descriptor
+        _held_locks[run.dir.absolute()] = take_lock(run.dir / LOCK)
+    except BusyError as error:
+        raise RunBusyError(f"The run {run.dir} is in use by {error.holder}; wait for it or stop it first.") from None
 
 
 def _release(run: Run) -> None:
     descriptor = _held_locks.pop(run.dir.absolute(), None)
     if descriptor is not None:
-        # Closing is not enough: workers forked from this process share the descriptor and would keep the lock.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        release_lock(descriptor)
 
 
 def _move_aside(run: Run) -> None:
@@ -257,8 +248,9 @@ def _close(run: Run, status: RunStatus, fields: Mapping[str, Any]) -> None:
     now = _now()
     session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record["session_started"])).total_seconds()
     wall_s = record["wall_s"] + session_s
+    closed = {**record, **fields, "status": status, "finished": now, "wall_s": wall_s}
     try:
-        write_json(run.dir / RECORD, {**record, **fields, "status": status, "finished": now, "wall_s": wall_s})
+        write_json(run.dir / RECORD, redacted_values(jsonable(closed)))
     except OSError:
         if status == RunStatus.finished:
             raise

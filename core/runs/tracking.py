@@ -1,4 +1,4 @@
-"""Trackers: a plain file beside the run, and Weights & Biases, on the same step axes.
+"""Trackers: a plain file beside the run, and whatever else takes metrics, on the same step axes.
 
 Every metric is bound to a named step axis ("train/step" or "checkpoint/step"), never to a logger's own counter: benchmark
 results arrive late, or repeat after a resume, and W&B silently drops what arrives behind its native step.
@@ -10,19 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from core.disk import BrokenFileError, json_float, jsonable, parse_json, read_lines, writing
+from core.disk import BrokenFileError, json_float, parse_json, read_lines, writing
 
-if TYPE_CHECKING:  # both take seconds to import
-    import wandb
-
+if TYPE_CHECKING:
     from core.records import Tracker
 
 METRICS = "metrics.jsonl"
 """The log in a run's folder."""
 AXES = ("train/step", "checkpoint/step")
-MODES = ("auto", "online", "offline", "disabled")
 
 
 class JsonlTracker:
@@ -88,61 +85,6 @@ def forget_later(path: Path, step: int) -> None:
         _rewrite(path, kept)
 
 
-class WandbTracker:
-    """Logs to Weights & Biases, with every metric bound to its step axis.
-
-    `mode` is "online", "offline", "disabled" or "auto". The last follows the environment (WANDB_MODE) or W&B's settings; if
-    they leave it open, it is online with an API key and offline, with a note, without one. The run's files go to
-    `<dir>/wandb`. With `id`, a stopped run continues under the same id: directly when online, and as a second folder that
-    `wandb sync` joins to the first when offline.
-
-    Only `config` is sent, neither the command line nor the git remote, since both may hold secrets. Raises `ValueError` for
-    an unknown mode and `wandb.errors.UsageError` for "online" without a key.
-    """
-
-    def __init__(
-        self, *, project: str, name: str, group: str, dir: Path, config: Mapping[str, Any], mode: str = "auto", id: str | None = None
-    ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
-        self._run: wandb.Run | None = None
-        self._bound: set[str] = set()
-        if mode == "disabled":
-            return
-        dir.mkdir(parents=True, exist_ok=True)  # otherwise W&B falls back to /tmp
-        wanted = _session_mode() if mode == "auto" else mode
-        lacks_key = mode == "auto" and wanted == "online" and not _has_api_key()
-        self._run = _start_run(
-            "offline" if lacks_key else wanted,
-            project=project,
-            name=name,
-            group=group,
-            dir=dir,
-            config=jsonable(config),
-            id=id,
-            resume="allow" if id else None,
-        )
-        for axis in AXES:
-            self._run.define_metric(axis)
-        if lacks_key:
-            runs = dir / "wandb" / "offline-run-*"
-            print(f"W&B: no API key found, so {name} is logged offline; upload it with: wandb sync {runs}", file=sys.stderr, flush=True)
-
-    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        """Sends one row. Each metric is bound, by its full name since globs would overlap, to the axis on which it first appears."""
-        if self._run is None:
-            return
-        for name in metrics.keys() - self._bound:
-            self._run.define_metric(name, step_metric=axis)
-            self._bound.add(name)
-        self._run.log({axis: step, **{name: float(value) for name, value in metrics.items()}})
-
-    def close(self) -> None:
-        """Finishes the run, so that the next one in this process is a new one."""
-        if self._run is not None:
-            self._run.finish()
-
-
 class Trackers:
     """Forwards everything to several trackers."""
 
@@ -188,34 +130,3 @@ def _rewrite(path: Path, lines: Sequence[bytes]) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.write_bytes(b"".join(lines))
     temporary.replace(path)
-
-
-def _session_mode() -> str:
-    """The mode set by W&B's environment variables and settings files, "online" by default."""
-    import wandb
-
-    # Silences the whole session: W&B would otherwise print what it finds about API keys.
-    return wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
-
-
-def _has_api_key() -> bool:
-    import wandb
-
-    return wandb.login(prompt=False, verify=False)
-
-
-def _start_run(mode: str, **arguments: Any) -> "wandb.Run":
-    import wandb
-
-    settings = wandb.Settings(
-        mode=cast(Any, mode),
-        silent=True,
-        console="off",  # standard output stays the terminal's
-        x_disable_meta=True,  # the command line may hold secrets
-        disable_git=True,  # and so may the remote's URL
-        disable_code=True,
-        x_save_requirements=False,  # takes 65 ms of the 75 ms of a start; the run's record has the versions
-        x_transaction_log_flush_interval=1.0,  # seconds; a killed run loses this much, by default 15
-    )
-    # The default would return a run that other code in this process left open.
-    return wandb.init(reinit="create_new", settings=settings, **arguments)

@@ -10,7 +10,7 @@ from core.data.rows import read_rows
 from core.functions import Verifier, load_verifier
 from core.records import Completion, Generator, Prompt, Sampling
 from core.scorers.verifier import correctness, try_verifier
-from evalhooks.config import TaskConfig
+from evalhooks.config import TaskConfig, require_task_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,11 @@ class Task:
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """The tasks by name. Raises `ValueError` that names the offending file and row, or verifier, which is tried on the first row."""
+    """The tasks by name.
+
+    Raises `ValueError` that names the offending file and row, task, or verifier, which is tried on the first row.
+    """
+    require_task_names(configs)
     tasks = {
         name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
     }

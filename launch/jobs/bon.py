@@ -1,16 +1,17 @@
 """Best-of-N as a job: the pools, made or found, and each reward model's choices from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bon.pools import bounds, make_pools, rerank
+from core.config import ModelConfig
 from core.data.chat import encode_prompts
 from core.data.token_rows import require_readable
 from core.generators.local import TransformersGenerator
 from core.models.load import load_policy, load_reward_model
 from core.models.positions import require_room
 from core.progress import Progress
-from core.records import Sampling
+from core.records import Completion, Dialogue, Sampling
 from core.scorers.reward_model import RewardModelScorer
 from launch.inputs import BoNInputs, BoNResult
 from launch.schema import BoNJob
@@ -26,19 +27,33 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     verifiers = {name: task.verifier for name, task in inputs.tasks.items()}
     sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
     progress.start("sampling pools", sum(map(len, prompts.values())))
-    policy, tokenizer = load_policy(job.model)
     asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
-    require_readable(tokenizer, asked, job.model.path)
-    # Of all tasks, before the first is answered.
-    require_room(policy, max(map(len, encode_prompts(tokenizer, asked.values()))), sampling.max_new_tokens)
-    generator = TransformersGenerator(policy, tokenizer)
-    pools = make_pools(folder, prompts, verifiers, generator, sampling, progress.advance, origin=inputs.identity)
+    pools = make_pools(folder, prompts, verifiers, _Policy(job.model, asked), sampling, progress.advance, origin=inputs.identity)
     progress.finish()
     size = min(len(row.completions) for rows in pools.values() for row in rows)
     rewards: dict[str, dict[str, float]] = {}
     for name, model in inputs.rewards.items():
         scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
-        rewards[name] = rerank(pools, scorer, job.best_of, say=lambda line, name=name: say(f"{name}: {line}"))
+        rewards[name] = rerank(pools, scorer, job.sizes, say=lambda line, name=name: say(f"{name}: {line}"))
         if scorer.num_truncated:
             say(f"{name}: {scorer.num_truncated} texts were cut to hooks.max_length={job.hooks.max_length} tokens; raise it")
     return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)
+
+
+class _Policy:
+    """Answers prompts by a model that is loaded when it is first asked: pools that are there already need none.
+
+    Raises `ValueError` before it answers the first one if it cannot read all prompts in `asked`, by name, or has no room for them.
+    """
+
+    def __init__(self, config: ModelConfig, asked: Mapping[str, Dialogue]) -> None:
+        self._config, self._asked = config, asked
+        self._generator: TransformersGenerator | None = None
+
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        if self._generator is None:
+            policy, tokenizer = load_policy(self._config)
+            require_readable(tokenizer, self._asked, self._config.path)
+            require_room(policy, max(map(len, encode_prompts(tokenizer, self._asked.values()))), sampling.max_new_tokens)
+            self._generator = TransformersGenerator(policy, tokenizer)
+        return self._generator.generate(prompts, sampling)

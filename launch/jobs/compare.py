@@ -14,6 +14,7 @@ from core.data.rows import read_rows
 from core.disk import write_json
 from core.records import ScoredRow
 from core.runs.record import RECORD, RunStatus, read_record
+from core.text import printable
 from evalhooks.rewardbench import v1
 from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
 from evalhooks.rewardbench.saved_scores import read_credits, read_scores1, read_scores2
@@ -173,9 +174,9 @@ def show(result: Comparison, a: Side, b: Side, num_flips: int) -> None:
         f"left out: {result.num_only_a} rows that only A has, {result.num_only_b} that only B has."
     )
     for line in (*result.refusals, *result.remarks):
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(printable(line)), soft_wrap=True)
     if result.reason:
-        console.print(escape(f"No overall. {result.reason}"))
+        console.print(escape(printable(f"No overall. {result.reason}")))
     console.print(SEED_NOISE)
     if shown := result.flips[:num_flips]:
         console.print(f"\nFlipped rows, the largest differences first ({len(shown)} of {len(result.flips)}):\n")
@@ -200,7 +201,7 @@ def _domains(result: Comparison) -> Table:
 def _add(table: Table, line: Line, style: str) -> None:
     interval = "n/a" if line.ci95 is None else f"{100 * line.ci95[0]:+.1f}, {100 * line.ci95[1]:+.1f}"
     table.add_row(
-        escape(line.name),
+        escape(printable(line.name)),
         str(line.num_rows),
         f"{100 * line.score_a:.1f}",
         f"{100 * line.score_b:.1f}",
@@ -220,5 +221,5 @@ def _flipped(flips: Sequence[Flip]) -> Table:
     table.add_column("credit A", justify="right")
     table.add_column("credit B", justify="right")
     for flip in flips:
-        table.add_row(escape(flip.subset), escape(flip.id), f"{flip.credit_a:.2g}", f"{flip.credit_b:.2g}")
+        table.add_row(escape(printable(flip.subset)), escape(printable(flip.id)), f"{flip.credit_a:.2g}", f"{flip.credit_b:.2g}")
     return table

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.data.dates import pin_date
+from core.disk import BrokenFileError
 from core.hooks.hook import log_unlogged
 from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import Preempted
 from core.records import Tracker
-from core.runs.record import Run, RunState, date_of, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
-from core.runs.tracking import METRICS, JsonlTracker, Trackers, WandbTracker
+from core.runs.record import RECORD, Run, RunState, date_of, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
+from core.runs.tracking import METRICS, JsonlTracker, Trackers
+from core.runs.wandb_tracker import WandbTracker
 from launch.compose import Composed
+from launch.identity import rounding_settings
 from launch.schema import RunSettings, TrackerMode
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ _SMALLER = {
     "bench": "lower batch_tokens or max_length, or set reward.dtype=bf16",
 }
 """By kind of run, the settings that take less memory."""
+PASSES = "passes"
+"""The key of a record for the settings of forward passes: what bounds memory and changes results by rounding alone."""
 
 Record = dict[str, Any]
 """The record of a run (see `core.runs.record`), with its folder as `dir`."""
@@ -100,17 +105,31 @@ def say_finished(run_dir: Path | str) -> None:
 
 def _opened(composed: Composed[RunSettings], job: RunSettings, plan: RunPlan) -> tuple[Run, RunState, date]:
     """The run, how it was found, and its date for chat templates."""
+    name, passes = job.name or plan.name, rounding_settings(job)
+    run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=name, identity=plan.identity)
+    before = _passes_before(run)
     run, state = open_run(
         runs_dir=Path(job.runs_dir),
         study=job.study,
         job=plan.kind,
-        name=job.name or plan.name,
+        name=name,
         identity=plan.identity,
         config_yaml=composed.yaml,
         resume=job.resumes,
-        extra=plan.facts,
+        extra={**plan.facts, **({PASSES: passes} if passes else {})},
     )
+    changed = [f"{key}={passes[key]} ({value} before)" for key, value in before.items() if key in passes and passes[key] != value]
+    if state == RunState.torn and changed:
+        print(f"{run.dir} goes on with {', '.join(changed)}, which changes its results by rounding alone", file=sys.stderr)
     return run, state, date_of(read_record(run.dir))
+
+
+def _passes_before(run: Run) -> Mapping[str, Any]:
+    """The settings of the forward passes with which a run was last worked on, as far as its record says."""
+    try:
+        return read_record(run.dir).get(PASSES, {}) if (run.dir / RECORD).is_file() else {}
+    except BrokenFileError:
+        return {}
 
 
 @contextmanager

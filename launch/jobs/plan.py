@@ -1,25 +1,35 @@
 """The jobs of a study, all validated before the first one starts. Imports no torch."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from core.progress import Progress
+from core.runs.identity import clean_name
+from core.runs.lock import BusyError, locked
+from core.runs.record import LOCK, read_records
 from launch import bon, ppo, rm
 from launch.compose import combinations, composed
 from launch.inputs import check_inputs
 from launch.jobs.lifecycle import Record
 from launch.obstacles import task_obstacle
+from launch.overrides.grammar import quoted, split_line
+from launch.overrides.text_keys import as_typed
 from launch.parallel.scheduler import Job, Results, Task
 from launch.schema import BoNJob, Launch, Lineage, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
 from microworld.config import LINEAGES
 
+SUPERSEDED = "superseded"
+"""The folder of a study for runs that a rerun replaced by others."""
+
 
 def plan(study: StudyJob, folder: Path) -> list[Job]:
     """All jobs of a study, in the order in which they should start. Raises `ValueError` for a job that cannot run."""
-    common = [f"study={study.study}", f"runs_dir={study.runs_dir}", f"world={world_folder(study, folder)}", *study.common]
+    places = {"study": study.study, "runs_dir": study.runs_dir, "world": world_folder(study, folder)}
+    common = [*(f"{key}={quoted(place)}" for key, place in places.items()), *study.common]
     jobs: list[Job] = []
     before: list[str] = []
     if study.embedded:
@@ -35,7 +45,7 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     checked: list[Launch] = [pools.job, *(model.job for model in models.values())]
     # PPO runs take longest, so they come before the reward models: each starts as soon as those it chooses from are done.
     for name, planned in study.ppo.items():
-        overrides = [*common, f"seed={study.seed}", f"name={name}", *planned.overrides]
+        overrides = [*common, f"seed={study.seed}", f"name={quoted(name)}", *planned.overrides]
         policy = composed(PPOJob, [*overrides, "reward.path=unknown-yet"]).job
         if missing := task_obstacle(policy):
             raise ValueError(f"ppo.{name}: {missing}")
@@ -43,7 +53,10 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
         after = tuple(key for key, model in models.items() if _could_be(planned.reward, model.job, policy.model.path))
         if not after:
             raise ValueError(f"ppo.{name}.reward fits none of the study's reward models; change its lineage or control.")
-        jobs.append(Job(key=f"ppo-{name}", task=_ppo_task(planned, overrides, after), after=after, any_of=True))
+        key = f"ppo-{clean_name(name)}"
+        if any(job.key == key for job in jobs):
+            raise ValueError(f"ppo.{name} differs from another PPO run only in how it is spelt; give it another name.")
+        jobs.append(Job(key=key, task=_ppo_task(planned, overrides, after, folder), after=after, any_of=True))
     for key, model in models.items():
         waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
         jobs.append(Job(key=key, task=lambda _, model=model: partial(rm.run, model), after=(*waits, "pools")))
@@ -53,14 +66,49 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     return jobs
 
 
-def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str]) -> Callable[[Results], Task]:
-    """The task of a PPO run, whose configuration is complete once the reward model is chosen."""
+def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str], folder: Path) -> Callable[[Results], Task]:
+    """The task of a PPO run in the study's `folder`, whose configuration is complete once the reward model is chosen."""
 
     def task(results: Results) -> Task:
         chosen = choose([record for key in after if isinstance(record := results[key], dict)], planned.reward.pick)
-        return partial(run_ppo, (*overrides, f"reward.path={chosen['dir']}"))
+        complete = (*overrides, f"reward.path={quoted(chosen['dir'])}")
+        supersede(folder, clean_name(composed(PPOJob, complete).job.name), chosen["id"])
+        return partial(run_ppo, complete)
 
     return task
+
+
+def supersede(folder: Path, name: str, reward_run: str) -> None:
+    """Leaves one PPO run of this name in a study: those against other reward models than `reward_run` go to `superseded/`.
+
+    There are some if that reward model had failed when the study ran before. One against it comes back from there.
+    """
+    aside = folder / SUPERSEDED
+    for run, reward in _runs_of(folder, name):
+        if reward != reward_run and _moved(run, aside):
+            print(f"{run} was trained against another reward model than {reward_run}, chosen now; it moved to {aside}", file=sys.stderr)
+    for run, reward in _runs_of(aside, name):
+        if reward == reward_run:
+            _moved(run, folder)
+
+
+def _runs_of(folder: Path, name: str) -> list[tuple[Path, str]]:
+    """The PPO runs of this name, each with the reward model that it was trained against."""
+    records = read_records(folder, f"ppo-{name}-*", lambda line: None)
+    return [(Path(record["dir"]), record["lineage"]["reward_run"]) for record in records if clean_name(record["name"]) == name]
+
+
+def _moved(run: Path, folder: Path) -> bool:
+    """Moves a run to another folder, unless one of its name is there or somebody is working on it; returns whether it did."""
+    folder.mkdir(exist_ok=True)
+    if (folder / run.name).exists():
+        return False
+    try:
+        with locked(run / LOCK):
+            run.rename(folder / run.name)
+    except BusyError:
+        return False
+    return True
 
 
 def choose(records: Sequence[Mapping[str, Any]], pick: Pick) -> Mapping[str, Any]:
@@ -94,7 +142,8 @@ def _could_be(choice: RewardChoice, model: RMJob, policy: str) -> bool:
 
 def _lines(study: StudyJob, common: Sequence[str]) -> list[list[str]]:
     """The override lists of all reward models, with sweeps expanded."""
-    return [[*common, f"seed={study.seed}", *line] for text in study.reward_models for line in combinations(text.split())]
+    lines = [as_typed(RMJob, split_line(text)) for text in study.reward_models]
+    return [[*common, f"seed={study.seed}", *overrides] for line in lines for overrides in combinations(line)]
 
 
 def world_folder(study: StudyJob, folder: Path) -> Path:

@@ -22,7 +22,15 @@ Summary = dict[str, Any]
 def build(
     *, study: str, folder: Path, records: Sequence[Mapping[str, Any]], pools: Path, wall_s: float, notes: Sequence[str]
 ) -> tuple[Summary, Path]:
-    """The summary of a study, and the path of its report in `<folder>/report/`."""
+    """The summary of a study, and the path of its report in `<folder>/report/`.
+
+    Raises `ValueError` if there are no runs: the report would be empty, and replace one that is not.
+    """
+    if not records:
+        raise ValueError(
+            f"{folder} holds no finished run, so there is nothing to report, and {folder / 'report'} stays as it is; finish one "
+            "(`rewardloop study`), or name the study and runs_dir of those there are."
+        )
     policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
     summary = summarize(
         study=study, wall_s=wall_s, records=records, pools=load_pools(pools), policy_lineage=policies[0] if policies else "", notes=notes

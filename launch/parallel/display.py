@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from core.text import shown
 from launch.parallel.scheduler import Failure
 
 
@@ -40,7 +41,7 @@ class Bars:
         self._progress.update(self._all, completed=self._ended, what=f"{self._ended}/{self._total}")
         if failure is not None:
             self._progress.console.print(
-                f"[red]failed[/] {key}: {escape(failure.message)} (see {escape(str(failure.log))})", highlight=False
+                f"[red]failed[/] {key}: {escape(shown(failure.message))} (see {escape(str(failure.log))})", highlight=False
             )
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class Lines:
     def ended(self, key: str, failure: Failure | None) -> None:
         self._ended += 1
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
-        how = "done" if failure is None else f"failed: {failure.message} (see {failure.log})"
+        how = "done" if failure is None else f"failed: {shown(failure.message)} (see {failure.log})"
         _print(f"[{self._ended}/{self._total}] {key}: {how} after {seconds:.0f} s")
 
     def close(self) -> None:

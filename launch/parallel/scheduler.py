@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Protocol, TypeAlias
 
 from core.process.memory import keep_freed_memory
 from core.process.shortage import killed, shortage, told
+from core.process.signals import ignoring_interrupts
 from core.progress import Progress
+from core.text import redacted
 
 Results: TypeAlias = Mapping[str, object]
 """What jobs returned, by key; a `Failure` for a job that has no result."""
@@ -63,6 +66,10 @@ class Display(Protocol):
         ...
 
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps the current folder out of the places of modules. Only for the server: programs of the user's may rely on it."""
+
+
 class _Sender:
     """Sends a job's progress to the parent process."""
 
@@ -95,6 +102,7 @@ def run_jobs(
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*preload])
+    _start_server()
     results: dict[str, object] = {}
     waiting = list(jobs)
     running: dict[Connection, tuple[Job, BaseProcess, int]] = {}
@@ -131,6 +139,22 @@ def run_jobs(
         for _, process, _ in running.values():
             process.terminate()
     return results
+
+
+def _start_server() -> None:
+    """Starts the process that the jobs are forked from, unless it runs.
+
+    It imports nothing from the current folder, where a file may have the name of a package, and leaves Ctrl-C to this process: it
+    would print a traceback while it imports, and so would every job.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        with ignoring_interrupts():
+            forkserver.ensure_running()
+    finally:
+        os.environ.pop(SAFE_PATH)
+        os.environ.update({} if before is None else {SAFE_PATH: before})
 
 
 def _received(connection: Connection, job: Job, process: BaseProcess, logs: Path, display: Display) -> tuple[bool, object]:
@@ -178,6 +202,7 @@ class _Settings:
 def _child(task: Task, connection: Connection, settings: _Settings) -> None:
     """The main function of a job's process: output goes to the log, the result or failure to the parent."""
     _die_with_parent(connection)
+    os.environ.pop(SAFE_PATH, None)
     if settings.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(settings.gpu)
     import torch
@@ -189,7 +214,7 @@ def _child(task: Task, connection: Connection, settings: _Settings) -> None:
         try:
             message = ("result", task(_Sender(connection)))
         except Exception as error:
-            traceback.print_exc()
+            log.write(redacted(traceback.format_exc()))
             message = ("failure", shortage(error, settings.log.parent.parent) or told(error))
         connection.send(message)
         connection.close()

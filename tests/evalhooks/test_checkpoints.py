@@ -165,6 +165,16 @@ def test_held_out_accuracy_is_over_all_pairs_and_by_source(
     ] == pytest.approx(2 / 3)
 
 
+def test_the_twenty_largest_sources_of_held_out_pairs_have_a_metric_and_the_others_one_together(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    names = ["large", "large", *(f"s{number:02d}" for number in range(21)), ""]
+    pairs = [Preference(prompt=user("?"), chosen="A plum.", rejected="No.", source=name) for name in names]
+    metrics = HeldOutHook(pairs).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    own = {name.split("/")[1] for name in metrics if name.count("/") == 2}
+    assert own == {"large", *(f"s{number:02d}" for number in range(19)), "others", "unnamed"}
+
+
 def test_held_out_pairs_beyond_the_length_are_left_out_and_counted_once(
     reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.entry import ConfigError, combinations, composed
+from launch.entry import Composed, ConfigError, combinations, composed
 from launch.jobs.plan import plan
-from launch.schema import RMJob, StudyJob
+from launch.schema import BenchJob, RMJob, StudyJob
+from tests.launch.sweeps import code_of
 
 PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'
 
@@ -37,6 +38,19 @@ def test_the_kept_yaml_is_unresolved_so_that_no_secret_lands_on_disk(monkeypatch
     kept = composed(RMJob, ["tracker.project=${oc.env:A_SECRET}"])
     assert kept.job.tracker.project == "hunter2"
     assert "hunter2" not in kept.yaml
+
+
+def test_hydras_own_file_of_a_sweep_holds_no_password(alone: None, tmp_path: Path) -> None:
+    judge = ["reward=judge", "reward.judge.model=m", "reward.judge.base_url='http://me:hunter2@host/v1'"]
+    urls: list[str] = []
+
+    def run(composed: Composed[BenchJob]) -> None:
+        urls.append(composed.job.reward.judge.base_url)
+
+    assert code_of(run, ["-m", *judge, "seed=0,1"], BenchJob) == 0
+    assert urls == ["http://me:hunter2@host/v1"] * 2
+    for file in tmp_path.rglob("*.yaml"):
+        assert "hunter2" not in file.read_text()
 
 
 def test_a_sweep_is_the_product_of_its_values() -> None:

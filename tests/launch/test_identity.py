@@ -67,6 +67,7 @@ def inputs(tmp_path: Path, reward_model_folder: Path, policy_folder: Path, monke
     """Files and models that a job can name, each with a copy elsewhere and another one of other content, as x, x-copy and x-other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("core.models.locate.is_offline", lambda: False)  # as if it were in the cache
     for name in ("pairs", "more", "rows", "rows1", "task", "prior"):
         for copied, text in ((name, name), (f"{name}-copy", name), (f"{name}-other", f"not {name}")):
             (tmp_path / f"{copied}.jsonl").write_text(text)

@@ -24,6 +24,7 @@ from launch import bon, ppo, report, rm
 from launch.entry import composed
 from launch.inputs import BoNResult
 from launch.jobs.report import build
+from launch.overrides.grammar import quoted
 from launch.schema import BoNJob, PPOJob, RMJob
 from microworld.config import WorldConfig
 from microworld.world import build_world
@@ -166,6 +167,30 @@ def test_a_reward_model_is_refused_before_its_run_begins(study: Study, tmp_path:
     assert not (study.folder / "refused").exists()
 
 
+def test_a_reward_model_goes_on_in_smaller_passes_after_it_ran_out_of_memory(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_once(monkeypatch, RewardModelHook, 2)
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        run_rm(study.folder, runs="smaller")
+    record = run_rm(study.folder, "micro_batch_tokens=128", "hooks.batch_tokens=512", "gradient_checkpointing=true", runs="smaller")
+    assert (record["status"], record["id"]) == ("finished", study.rm["id"])
+    said = "micro_batch_tokens=128 (8192 before), gradient_checkpointing=True (False before), hooks.batch_tokens=512 (16384 before)"
+    assert f"{record['dir']} goes on with " in (err := capsys.readouterr().err)
+    assert all(change in err for change in said.split(", "))
+    assert record["final"]["rewardbench2/overall"] == pytest.approx(study.rm["final"]["rewardbench2/overall"])
+
+
+@pytest.mark.parametrize("pools", ["empty", "gone"])
+def test_a_reward_model_without_the_pools_of_its_hooks_is_refused_by_their_key(study: Study, tmp_path: Path, pools: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=rf"hooks\.pools={tmp_path}/{pools} holds no complete pools; make them with `rewardloop bon"):
+        run_rm(study.folder, f"hooks.pools={tmp_path}/{pools}", runs="refused")
+    with pytest.raises(FileNotFoundError, match=rf"hooks\.pools={tmp_path}/{pools}: "):
+        run_rm(study.folder, f"hooks.pools={tmp_path}/{pools}")  # beside a run that might be the same
+    assert not (study.folder / "refused").exists()
+
+
 # ppo
 
 
@@ -263,6 +288,22 @@ def test_best_of_n_is_refused_before_a_model_is_loaded(study: Study, monkeypatch
         run_bon(study.folder, "rewards=[no/reward]")
 
 
+def test_best_of_n_chooses_among_as_many_as_there_are_and_says_in_a_dry_run_what_it_lacks(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert composed(BoNJob, ["pool.n=4"]).job.sizes == [1, 2, 4]
+    assert composed(BoNJob, ["pool.n=12"]).job.sizes == [1, 2, 4, 8, 12]
+    assert composed(BoNJob, ["pool.n=32"]).job.sizes == [1, 2, 4, 8, 16]
+    monkeypatch.setattr("sys.argv", ["rewardloop", "tasks=none", "dry_run=true", f"world={study.folder}/world"])
+    bon.main()
+    assert "note: tasks is empty; choose some" in capsys.readouterr().out
+
+
+def test_pools_that_are_there_need_no_policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.jobs.bon.load_policy", None)
+    assert run_bon(study.folder).bounds == study.pools.bounds
+
+
 def test_pools_of_other_sampling_are_not_taken_for_the_ones_that_are_asked_for(study: Study) -> None:
     with pytest.raises(ValueError, match=r"pools of another policy, other tasks or other sampling, .*; delete that folder .*pools=OTHER"):
         run_bon(study.folder, "pool.seed=1")
@@ -282,7 +323,7 @@ def reported(study: Study, tmp_path: Path) -> Path:
 
 
 def redraw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["rewardloop", f"runs_dir={folder.parent}", f"study={folder.name}"])
+    monkeypatch.setattr("sys.argv", ["rewardloop", f"runs_dir={folder.parent}", f"study={quoted(folder.name)}"])
     report.main()
 
 
@@ -325,6 +366,28 @@ def test_a_report_leaves_out_what_cannot_be_read_with_a_line(
     assert [[checkpoint["step"] for checkpoint in run["checkpoints"]] for run in summary["reward_models"]] == [[4]]
     assert f"skipping {policy.name}: {policy}/record.json is empty; the command that made the run mends it" in said
     assert f"skipping step 2 of {model.name}: {model}/evals/step-000002.json is no JSON" in said
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_report_is_never_replaced_by_an_empty_one(
+    reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in reported.glob("*/record.json"):
+        file.unlink()
+    before = files_of(reported / "report")
+    with pytest.raises(SystemExit) as ended:
+        redraw(reported, monkeypatch)
+    assert ended.value.code == 1
+    assert f"{reported} holds no finished run" in capsys.readouterr().err
+    assert files_of(reported / "report") == before
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_report_is_found_by_any_spelling_of_its_study(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reported / "report" / "report.html").unlink()
+    redraw(reported.with_name(" TINY."), monkeypatch)
+    assert (reported / "report" / "report.html").is_file()
+    assert [folder.name for folder in reported.parent.iterdir()] == ["tiny"]
 
 
 @pytest.mark.usefixtures("alone")

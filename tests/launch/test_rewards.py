@@ -186,6 +186,7 @@ def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on
     with atomic_folder(step_folder(run, 7)) as checkpoint:
         shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("core.models.locate.is_offline", lambda: False)  # as if it were in the cache
     found = {
         "a": reward_model_folder, "b": step_folder(run, 7), "c": run, "d": "0123abcd", "e": "org/name@v1.0",
     }  # fmt: skip

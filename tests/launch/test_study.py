@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.disk import write_json
+from core.runs.lock import locked
 from launch.entry import composed
-from launch.jobs.plan import choose, plan
-from launch.schema import Pick, StudyJob
+from launch.jobs.plan import choose, plan, supersede
+from launch.schema import Pick, PPOJob, StudyJob
 from microworld.skills import SKILLS
 
 TINY = """# @package _global_
@@ -68,6 +71,7 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("study")
+    (folder / "torch.py").write_text("raise SystemExit('this is not the package')")  # no process of the study takes it for torch
     process = start(folder)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -156,6 +160,66 @@ def test_the_plan_lets_every_job_wait_for_what_it_needs(tmp_path: Path) -> None:
     assert jobs["rm-03"] == {"policy-coast", "pools"}
     # The third is a control, and the PPO run chooses among the others.
     assert jobs["ppo-same-lineage"] == {"rm-01", "rm-02"}
+
+
+def test_only_the_ppo_run_against_the_chosen_reward_model_stays_in_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def left(reward_run: str, name: str = "best", at: Path = tmp_path) -> Path:
+        run = at / f"ppo-{name}-{reward_run}"
+        record = {"id": reward_run, "job": "ppo", "identity": {}, "status": "finished"}
+        write_json(run / "record.json", {**record, "name": name, "lineage": {"reward_run": reward_run}})
+        return run
+
+    earlier, other = left("aaaaaaaa"), left("aaaaaaaa", "best-of-two")
+    supersede(tmp_path, "best", "bbbbbbbb")
+    assert f"{earlier} was trained against another reward model than bbbbbbbb" in capsys.readouterr().err
+    chosen = left("bbbbbbbb")
+    supersede(tmp_path, "best", "bbbbbbbb")
+    assert sorted(tmp_path.glob("ppo-*")) == [chosen, other]
+    assert [run.name for run in (tmp_path / "superseded").iterdir()] == [earlier.name]
+    supersede(tmp_path, "best", "aaaaaaaa")  # chosen after all: it need not be trained again
+    assert sorted(tmp_path.glob("ppo-*")) == [earlier, other]
+
+
+def test_a_policy_that_somebody_trains_is_not_moved_away(tmp_path: Path) -> None:
+    run = tmp_path / "ppo-best-aaaaaaaa"
+    record = {"id": "aaaaaaaa", "job": "ppo", "identity": {}, "status": "stopped"}
+    write_json(run / "record.json", {**record, "name": "best", "lineage": {"reward_run": "aaaaaaaa"}})
+    with locked(run / "run.lock"):
+        supersede(tmp_path, "best", "bbbbbbbb")
+    assert run.is_dir()
+
+
+def test_a_study_has_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with locked(tmp_path / "runs" / "tiny" / "study.lock"):
+        process = start(tmp_path)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"The study runs/tiny is in use by pid {os.getpid()} on " in output
+    assert not list(tmp_path.glob("runs/tiny/*/"))
+
+
+def test_awkward_places_and_values_reach_the_jobs_of_a_study_as_they_were_typed(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path,
+        "study='My  Study'",
+        "runs_dir='my runs, v={1}'",
+        r"""reward_models=["model=coast data=union data.name='it\'s a, b=c' best_metric=1e3,1_1"]""",
+        """ppo.same-lineage.overrides=["name='a, b'", "prompts=['x, {y}.jsonl', '1e3']"]""",
+    )
+    trained = {key: {"dir": "my runs/rm's", "id": "0", "final": {}} for key in ("rm-01", "rm-02")}
+    jobs = {job.key: job.task(trained) for job in plan(study, tmp_path)}
+    model, policy = jobs["rm-01"], jobs["ppo-same-lineage"]
+    assert isinstance(model, partial)
+    assert isinstance(policy, partial)
+    rm = model.args[0].job
+    assert (rm.study, rm.runs_dir, rm.data.name, rm.best_metric) == ("my-study", "my runs, v={1}", "it's a, b=c", "1e3")
+    second = jobs["rm-02"]
+    assert isinstance(second, partial)
+    assert second.args[0].job.best_metric == "1_1"
+    assert rm.world == str(tmp_path / "world-0")
+    ppo = composed(PPOJob, policy.args[0]).job
+    assert (ppo.reward.path, ppo.prompts, ppo.name) == ("my runs/rm's", ["x, {y}.jsonl", "1e3"], "a, b")
 
 
 def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> None:

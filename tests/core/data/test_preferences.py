@@ -154,3 +154,10 @@ def test_messages_may_carry_more_than_role_and_content() -> None:
 def test_a_row_that_is_no_pair_is_refused_with_the_reason(row: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{reason}"):
         parse(row)
+
+
+def test_the_source_of_a_pair_is_fit_for_the_name_of_a_metric() -> None:
+    row = {"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}
+    assert parse_preference({**row, "source": "ultra\x1b[31m\n chat\u202e "}).source == "ultra chat"
+    assert parse_preference({**row, "source": "x" * 100}).source == "x" * 60
+    assert parse_preference(row, source="my\npairs").source == "my pairs"

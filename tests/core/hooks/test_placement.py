@@ -90,6 +90,20 @@ def inline(hooks: list[Hook], tracker: ListTracker) -> InlineEvaluations:
     return InlineEvaluations(hooks, tracker, nullcontext)
 
 
+def test_a_separate_process_takes_no_file_of_the_current_folder_for_a_package(
+    checkpoint: Checkpoint, head: float, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("current")
+    (folder / "torch.py").write_text("raise SystemExit('this is not the package')")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))  # as Python does for `python -m` and for a program that lies there
+    tracker = ListTracker()
+    evaluations = SeparateEvaluations([HeadHook()], tracker, say=lambda line: None)
+    evaluations.submit(checkpoint(2))
+    evaluations.finish()
+    assert tracker.on(AXIS) == {2: {"head": head, "of": 2.0}}
+
+
 def test_inline_the_hooks_get_the_model_in_memory_or_else_the_one_on_disk(
     checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, head: float
 ) -> None:

@@ -120,3 +120,9 @@ def test_a_file_is_found_in_a_folder_or_on_the_hub_at_the_revision_or_not_at_all
     assert find_file(ModelLocation(path=str(tmp_path)), "adapter_config.json") is None
     assert find_file(ModelLocation(path="org/name", revision="v1"), "config.json") == Path("/cache/org/name/v1/config.json")
     assert find_file(ModelLocation(path="org/name", revision="v1"), "adapter_config.json") is None
+
+
+def test_a_model_that_is_not_in_the_cache_is_refused_where_nothing_may_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.data.hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"reward\.path=nobody-has/this is not in the cache of the hub, and HF_HUB_OFFLINE forbids"):
+        locate(ModelConfig(path="nobody-has/this"), "reward.path")

@@ -1,0 +1,206 @@
+"""Weights & Biases as a tracker, which a run can do without: what cannot be sent is kept offline, and the plain files have all."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from core.disk import jsonable
+from core.runs.tracking import AXES
+from core.text import redacted_values, shown
+
+if TYPE_CHECKING:  # takes seconds to import
+    import wandb
+
+T = TypeVar("T")
+
+MODES = ("auto", "online", "offline", "disabled")
+
+_START_S, _ANSWER_S = 10.0, 15.0
+"""Seconds for W&B's host to answer at the start of a run, and for its service on this machine to answer at any time."""
+
+
+class WandbTracker:
+    """Logs to Weights & Biases, with every metric bound to its step axis.
+
+    `mode` is "online", "offline", "disabled" or "auto". The last follows the environment (WANDB_MODE) or W&B's settings; if
+    they leave it open, it is online with an API key and offline, with a note, without one. The run's files go to
+    `<dir>/wandb`. With `id`, a stopped run continues under the same id: directly when online, and as a second folder that
+    `wandb sync` joins to the first when offline.
+
+    If W&B's host does not answer, answers with anything but a run, or if W&B's own service on this machine ends or hangs, the run
+    goes on offline, and one line says how to upload it. Nothing here raises for that, or waits for more than 20 s.
+
+    Only `config` is sent, neither the command line nor the git remote, since both may hold secrets. Raises `ValueError` for
+    an unknown mode and `wandb.errors.UsageError` for "online" without a key.
+    """
+
+    def __init__(
+        self, *, project: str, name: str, group: str, dir: Path, config: Mapping[str, Any], mode: str = "auto", id: str | None = None
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
+        self._run: wandb.Run | None = None
+        self._bound: set[str] = set()
+        self._name, self._files = name, dir / "wandb"
+        if mode == "disabled":
+            return
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its service would send reports on itself, and print that it cannot
+        dir.mkdir(parents=True, exist_ok=True)  # otherwise W&B falls back to /tmp
+        self._arguments: dict[str, Any] = {
+            **{"project": project, "name": name, "group": group, "dir": dir, "config": redacted_values(jsonable(config))},
+            **{"id": id, "resume": "allow" if id else None},
+        }
+        wanted = _session_mode() if mode == "auto" else mode
+        lacks_key = mode == "auto" and wanted == "online" and not _has_api_key()
+        if wanted == "online" and not lacks_key:
+            self._start_online()
+        else:
+            self._run = self._started("offline" if lacks_key else wanted)
+        if lacks_key:
+            self._say("no API key found", "offline-run-*")
+
+    def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
+        """Sends one row. Each metric is bound, by its full name since globs would overlap, to the axis on which it first appears."""
+        try:
+            self._send(metrics, axis, step)
+        except _failures() as error:
+            self._go_offline(error, "*run-*")
+            self._send(metrics, axis, step)
+
+    def close(self) -> None:
+        """Finishes the run, so that the next one in this process is a new one."""
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        try:
+            _within(_ANSWER_S + 3, run.finish)  # which has a limit of its own
+        except _failures() as error:
+            _abandon_service()
+            self._say(f"not everything could be sent ({_reason(error)})", "*run-*")
+
+    def _start_online(self) -> None:
+        from wandb.errors import UsageError
+
+        try:
+            self._run = self._started("online")
+        except UsageError:  # no key, for instance, which only the user can change
+            raise
+        except _failures() as error:
+            self._go_offline(error, "offline-run-*")
+
+    def _started(self, mode: str) -> "wandb.Run":
+        run = _within(_START_S + 3, lambda: _start_run(mode, **self._arguments))  # W&B's own limit, and some for its service to start
+        for axis in AXES:
+            run.define_metric(axis)
+        return run
+
+    def _go_offline(self, error: BaseException, runs: str) -> None:
+        """Leaves a service or host that does not work, and starts the run once more without it."""
+        self._run = None
+        self._bound.clear()
+        _abandon_service()
+        try:
+            self._run = self._started("offline")
+        except _failures() as second:
+            print(f"W&B does not work here ({_reason(second)}); the metrics of {self._name} are in its metrics.jsonl", file=sys.stderr)
+        else:
+            self._say(f"it does not work ({_reason(error)})", runs)
+
+    def _send(self, metrics: Mapping[str, float], axis: str, step: int) -> None:
+        if (run := self._run) is None:
+            return
+        new = sorted(metrics.keys() - self._bound)
+
+        def send() -> None:
+            for name in new:
+                run.define_metric(name, step_metric=axis)
+            run.log({axis: step, **{name: float(value) for name, value in metrics.items()}})
+
+        _within(_ANSWER_S, send)
+        self._bound.update(new)
+
+    def _say(self, why: str, runs: str) -> None:
+        said = f"W&B: {why}, so {self._name} is logged offline; upload it with: wandb sync {self._files / runs}"
+        print(said, file=sys.stderr, flush=True)
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """What `function` returns or raises; `TimeoutError` if it takes longer, and then it is left behind in its thread."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # raised again below, in the thread that asked
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return results[0]
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What W&B raises if its host or its service on this machine does not work."""
+    from wandb.errors import Error
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return Error, OSError, HandleAbandonedError, MailboxClosedError, WandbServiceConnectionError
+
+
+def _abandon_service() -> None:
+    """Has the next run start W&B's service anew, and the end of this process not wait for the one there is."""
+    import wandb
+
+    try:
+        _within(2.0, wandb.teardown)
+    except (SystemExit, *_failures()):
+        pass  # it is gone, or hangs
+
+
+def _reason(error: BaseException) -> str:
+    """An error of W&B's on one line."""
+    return " ".join(shown(str(error)).split())[:200] or type(error).__name__
+
+
+def _session_mode() -> str:
+    """The mode set by W&B's environment variables and settings files, "online" by default."""
+    import wandb
+
+    # Silences the whole session: W&B would otherwise print what it finds about API keys.
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+
+
+def _has_api_key() -> bool:
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
+
+
+def _start_run(mode: str, **arguments: Any) -> "wandb.Run":
+    import wandb
+
+    settings = wandb.Settings(
+        mode=cast(Any, mode),
+        silent=True,
+        console="off",  # standard output stays the terminal's
+        x_disable_meta=True,  # the command line may hold secrets
+        disable_git=True,  # and so may the remote's URL
+        disable_code=True,
+        x_save_requirements=False,  # takes 65 ms of the 75 ms of a start; the run's record has the versions
+        x_transaction_log_flush_interval=1.0,  # seconds; a killed run loses this much, by default 15
+        init_timeout=_START_S,
+        finish_timeout=_ANSWER_S,
+        finish_timeout_raises=True,
+    )
+    # The default would return a run that other code in this process left open.
+    return wandb.init(reinit="create_new", settings=settings, **arguments)

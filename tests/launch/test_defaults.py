@@ -129,7 +129,7 @@ def test_ppo_on_the_embedded_world_is_a_quick_run(overrides: list[str]) -> None:
 
 def test_best_of_n_on_the_embedded_world_is_a_quick_run() -> None:
     job = bon_of()
-    assert (job.pools, job.pool.n, job.pool.max_new_tokens, job.best_of) == (f"{WORLD}/pools", 16, 24, [1, 2, 4, 8, 16])
+    assert (job.pools, job.pool.n, job.pool.max_new_tokens, job.sizes) == (f"{WORLD}/pools", 16, 24, [1, 2, 4, 8, 16])
     assert list(job.tasks) == ["facts", "lists", "sums", "requests", "topics", "choices"]
     assert (job.hooks.rewardbench2, job.hooks.pools) == ("", "")
 

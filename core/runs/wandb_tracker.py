@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,6 +21,8 @@ MODES = ("auto", "online", "offline", "disabled")
 
 _START_S, _ANSWER_S = 10.0, 15.0
 """Seconds for W&B's host to answer at the start of a run, and for its service on this machine to answer at any time."""
+_IN_FLIGHT_S = 3.0
+"""Seconds after which the service has written a row to disk."""
 
 
 class WandbTracker:
@@ -44,6 +47,7 @@ class WandbTracker:
             raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
         self._run: wandb.Run | None = None
         self._bound: set[str] = set()
+        self._recent: list[tuple[float, Mapping[str, float], str, int]] = []
         self._name, self._files = name, dir / "wandb"
         if mode == "disabled":
             return
@@ -58,17 +62,18 @@ class WandbTracker:
         if wanted == "online" and not lacks_key:
             self._start_online()
         else:
-            self._run = self._started("offline" if lacks_key else wanted)
-        if lacks_key:
-            self._say("no API key found", "offline-run-*")
+            self._start("offline" if lacks_key else wanted, "no API key found" if lacks_key else "", "offline-run-*")
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
         """Sends one row. Each metric is bound, by its full name since globs would overlap, to the axis on which it first appears."""
+        now = time.monotonic()
+        self._recent = [row for row in self._recent if now - row[0] < _IN_FLIGHT_S] + [(now, metrics, axis, step)]
         try:
             self._send(metrics, axis, step)
         except _failures() as error:
             self._go_offline(error, "*run-*")
-            self._send(metrics, axis, step)
+            for _, sent, its_axis, its_step in self._recent:  # twice does no harm, and whether they were written cannot be known
+                self._send(sent, its_axis, its_step)
 
     def close(self) -> None:
         """Finishes the run, so that the next one in this process is a new one."""
@@ -92,7 +97,8 @@ class WandbTracker:
             self._go_offline(error, "offline-run-*")
 
     def _started(self, mode: str) -> "wandb.Run":
-        run = _within(_START_S + 3, lambda: _start_run(mode, **self._arguments))  # W&B's own limit, and some for its service to start
+        # W&B has a limit of its own for its host; its service on this machine takes some seconds to start.
+        run = _within(_START_S + 5 if mode == "online" else _ANSWER_S, lambda: _start_run(mode, **self._arguments))
         for axis in AXES:
             run.define_metric(axis)
         return run
@@ -102,12 +108,17 @@ class WandbTracker:
         self._run = None
         self._bound.clear()
         _abandon_service()
+        self._start("offline", f"it does not work ({_reason(error)})", runs)
+
+    def _start(self, mode: str, why: str, runs: str) -> None:
+        """Starts the run without W&B's host, and says why if it is not as the user wanted; does without W&B if that fails."""
         try:
-            self._run = self._started("offline")
-        except _failures() as second:
-            print(f"W&B does not work here ({_reason(second)}); the metrics of {self._name} are in its metrics.jsonl", file=sys.stderr)
+            self._run = self._started(mode)
+        except _failures() as error:
+            print(f"W&B does not work here ({_reason(error)}); the metrics of {self._name} are in its metrics.jsonl", file=sys.stderr)
         else:
-            self._say(f"it does not work ({_reason(error)})", runs)
+            if why:
+                self._say(why, runs)
 
     def _send(self, metrics: Mapping[str, float], axis: str, step: int) -> None:
         if (run := self._run) is None:

@@ -1,9 +1,10 @@
 """The page that says what was tried and what held: docs/reliability.md."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.case import Outcome
+from tests.faults.case import Problems
 
 HEAD = """# Reliability
 
@@ -38,32 +39,51 @@ folder (a model's weights may be read first); and, for inputs that are unusual a
 """The sections of the page: a title, and what was done."""
 
 
-def write_page(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
-    """Writes the page of a whole session."""
-    path.write_text(page(outcomes, seed=seed), encoding="utf-8")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """The name of a case and what does not hold of it.
+
+    >>> Result(name="kills/rm/07", problems=[]).group
+    'rm'
+    """
+
+    name: str
+    problems: Problems
+
+    @property
+    def group(self) -> str:
+        """The line of a table that counts it."""
+        return self.name.split("/")[1]
 
 
-def page(outcomes: Sequence[Outcome], *, seed: int) -> str:
+def write_page(path: Path, results: Sequence[Result], *, seed: int) -> None:
+    """Writes the page of these results."""
+    path.write_text(page(results, seed=seed), encoding="utf-8")
+
+
+def page(results: Sequence[Result], *, seed: int) -> str:
     """The page in Markdown."""
-    held = sum(outcome.held for outcome in outcomes)
-    lines = [HEAD, f"**{held} of {len(outcomes)} held** (seed {seed}).", ""]
+    lines = [HEAD, f"**{_held(results)} of {len(results)} held** (seed {seed}).", ""]
     for part, (title, text) in PARTS.items():
-        own = [outcome for outcome in outcomes if outcome.case.name.startswith(f"{part}/")]
+        own = [result for result in results if result.name.startswith(f"{part}/")]
         if own:
-            lines += [f"## {title}: {sum(outcome.held for outcome in own)} of {len(own)}", "", text, "", *_table(own), ""]
-    failed = [outcome for outcome in outcomes if not outcome.held]
-    lines += ["## What does not hold", "", *([_failure(outcome) for outcome in failed] or ["Of what was tried, everything held."]), ""]
+            lines += [f"## {title}: {_held(own)} of {len(own)}", "", text, "", *_table(own), ""]
+    failed = [result for result in results if result.problems]
+    lines += ["## What does not hold", "", *([_failure(result) for result in failed] or ["Of what was tried, everything held."]), ""]
     return "\n".join(lines)
 
 
-def _table(outcomes: Sequence[Outcome]) -> list[str]:
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(outcome.case.group.partition("/")[2], []).append(outcome)
-    rows = [f"| {name} | {len(own)} | {sum(outcome.held for outcome in own)} |" for name, own in groups.items()]
-    return ["| | tried | held |", "|---|---:|---:|", *rows]
+def _held(results: Sequence[Result]) -> int:
+    return sum(not result.problems for result in results)
 
 
-def _failure(outcome: Outcome) -> str:
-    problem = " ".join(outcome.problems[0].split()).replace("|", "/").replace("`", "'")
-    return f"- `{outcome.case.name}`: {problem[:240]}"
+def _table(results: Sequence[Result]) -> list[str]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.group, []).append(result)
+    return ["| | tried | held |", "|---|---:|---:|", *(f"| {name} | {len(own)} | {_held(own)} |" for name, own in groups.items())]
+
+
+def _failure(result: Result) -> str:
+    problem = " ".join(result.problems[0].split()).replace("|", "/").replace("`", "'")
+    return f"- `{result.name}`: {problem[:240]}"

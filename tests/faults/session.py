@@ -1,14 +1,16 @@
 """All that was asked for, tried and counted."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults.case import Case, Outcome, chosen, try_all
 from tests.faults.disk.cases import disk_cases
 from tests.faults.inputs.cases import input_cases
 from tests.faults.kills.cases import kill_cases
-from tests.faults.page import write_page
+from tests.faults.page import Result, write_page
 from tests.faults.stage import Stage, build_stage
 
 MOST: Mapping[str, int] = {"inputs": 900}
@@ -19,7 +21,7 @@ MAKERS: Mapping[str, Callable[[Stage, int], list[Case]]] = {"kills": kill_cases,
 
 
 def run(asked: argparse.Namespace, scratch: Path, *, parts: Sequence[str]) -> bool:
-    """Tries the cases of `parts`, and writes the page if one is asked for; returns whether all held."""
+    """Tries the cases of `parts`, and writes results and page if they are asked for; returns whether all held."""
     stage = build_stage(scratch / "stage")
     outcomes: list[Outcome] = []
     for part in parts:
@@ -32,6 +34,18 @@ def run(asked: argparse.Namespace, scratch: Path, *, parts: Sequence[str]) -> bo
     for group in dict.fromkeys(outcome.case.group for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.case.group == group]
         print(f"{group}: {sum(outcome.held for outcome in own)} of {len(own)} held, {sum(outcome.seconds for outcome in own):.0f} s")
+    results = [Result(name=outcome.case.name, problems=outcome.problems) for outcome in outcomes]
+    if asked.results:
+        results = _merged(asked.results, results, parts)
     if asked.page:
-        write_page(asked.page, outcomes, seed=asked.seed)
+        write_page(asked.page, results, seed=asked.seed)
     return all(outcome.held for outcome in outcomes)
+
+
+def _merged(file: Path, results: Sequence[Result], parts: Sequence[str]) -> list[Result]:
+    """Puts the results of `parts` in place of those in the file, and returns what it then holds, in the order of the parts."""
+    before = [Result(**entry) for entry in json.loads(file.read_text())] if file.is_file() else []
+    merged = [*(result for result in before if result.name.split("/")[0] not in parts), *results]
+    merged.sort(key=lambda result: list(MAKERS).index(result.name.split("/")[0]))
+    file.write_text(json.dumps([asdict(result) for result in merged], indent=1) + "\n")
+    return merged

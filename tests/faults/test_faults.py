@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.case import Case, Outcome, chosen
+from tests.faults.case import Case, chosen
 from tests.faults.child import Ended, forked
 from tests.faults.inputs.overrides import Key, wrong_values
 from tests.faults.inputs.trial import BEGAN, Expected, problems_of
 from tests.faults.kills.compare import differences
-from tests.faults.page import page
+from tests.faults.page import Result, page
 
 
 def ended(code: int, err: str) -> Ended:
@@ -91,8 +91,7 @@ def test_a_key_is_tried_with_what_its_type_forbids() -> None:
 
 
 def test_the_page_counts_by_group_and_names_what_does_not_hold() -> None:
-    good, bad = (Case(name=f"kills/rm/{name}", what="", run=lambda folder: []) for name in ("00", "01"))
-    text = page([Outcome(case=good, problems=[], seconds=1), Outcome(case=bad, problems=["lost | a step"], seconds=1)], seed=0)
+    text = page([Result(name="kills/rm/00", problems=[]), Result(name="kills/rm/01", problems=["lost | a step"])], seed=0)
     assert "**1 of 2 held** (seed 0)" in text
     assert "| rm | 2 | 1 |" in text
     assert "- `kills/rm/01`: lost / a step" in text

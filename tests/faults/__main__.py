@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all wrong inputs, of which 900 are tried otherwise")
     parser.add_argument("--seed", type=int, default=0, help="chooses where jobs are killed, and the sample")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, and try none")
-    parser.add_argument("--results", type=Path, help="keep the results of these parts in this file, beside those of the other parts")
+    parser.add_argument("--results", type=Path, help="keep the results in this file, in place of earlier ones of the same cases")
     parser.add_argument("--page", type=Path, help="write what held to this file")
     chosen = parser.parse_args()
     # Before anything is imported that reads them.

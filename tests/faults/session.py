@@ -36,16 +36,17 @@ def run(asked: argparse.Namespace, scratch: Path, *, parts: Sequence[str]) -> bo
         print(f"{group}: {sum(outcome.held for outcome in own)} of {len(own)} held, {sum(outcome.seconds for outcome in own):.0f} s")
     results = [Result(name=outcome.case.name, problems=outcome.problems) for outcome in outcomes]
     if asked.results:
-        results = _merged(asked.results, results, parts)
+        results = _merged(asked.results, results)
     if asked.page:
         write_page(asked.page, results, seed=asked.seed)
     return all(outcome.held for outcome in outcomes)
 
 
-def _merged(file: Path, results: Sequence[Result], parts: Sequence[str]) -> list[Result]:
-    """Puts the results of `parts` in place of those in the file, and returns what it then holds, in the order of the parts."""
+def _merged(file: Path, results: Sequence[Result]) -> list[Result]:
+    """Puts results in place of earlier ones of the same cases in the file, and returns all that it then holds, part by part."""
     before = [Result(**entry) for entry in json.loads(file.read_text())] if file.is_file() else []
-    merged = [*(result for result in before if result.name.split("/")[0] not in parts), *results]
+    tried = {result.name for result in results}
+    merged = [*(result for result in before if result.name not in tried), *results]
     merged.sort(key=lambda result: list(MAKERS).index(result.name.split("/")[0]))
     file.write_text(json.dumps([asdict(result) for result in merged], indent=1) + "\n")
     return merged

@@ -1,8 +1,9 @@
-"""The harness notices what it is there for."""
+"""A sample of each part holds, and the harness notices what it is there for."""
 
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from tests.faults.inputs.overrides import Key, wrong_values
 from tests.faults.inputs.trial import BEGAN, Expected, problems_of
 from tests.faults.kills.compare import differences
 from tests.faults.page import Result, page
+
+
+@pytest.mark.parametrize(("parts", "number"), [(("kills", "disk"), 4), (("inputs",), 15)])
+def test_a_sample_of_each_part_holds(parts: tuple[str, ...], number: int) -> None:
+    script = [sys.executable, "-m", "tests.faults", *parts, "--sample", str(number)]
+    ended = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
 
 
 def ended(code: int, err: str) -> Ended:

@@ -1,4 +1,4 @@
-"""A sample of each part holds, and the harness notices what it is there for."""
+"""A sample of kills and faults holds, and the harness notices what it is there for."""
 
 import json
 import os
@@ -16,9 +16,8 @@ from tests.faults.kills.compare import differences
 from tests.faults.page import Result, page
 
 
-@pytest.mark.parametrize(("parts", "number"), [(("kills", "disk"), 4), (("inputs",), 15)])
-def test_a_sample_of_each_part_holds(parts: tuple[str, ...], number: int) -> None:
-    script = [sys.executable, "-m", "tests.faults", *parts, "--sample", str(number)]
+def test_a_sample_of_kills_and_faults_holds() -> None:
+    script = [sys.executable, "-m", "tests.faults", "kills", "disk", "--sample", "4"]
     ended = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
 

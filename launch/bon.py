@@ -43,7 +43,7 @@ def _command(composed: Composed[BoNJob]) -> None:
     for name in ("random", "oracle"):
         table.add_row(name, *(f"{100 * result.bounds[name][task]:.1f}" for task in (*tasks, "average")))
     for reward, metrics in result.rewards.items():
-        n = max(job.best_of)
+        n = max(job.sizes)
         shown = [metrics.get(f"bon/{task}@{n}") for task in (*tasks, "average")]
         table.add_row(f"{Path(reward).name} @{n}", *("n/a" if value is None else f"{100 * value:.1f}" for value in shown))
     Console().print(table)

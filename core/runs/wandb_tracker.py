@@ -72,19 +72,24 @@ class WandbTracker:
             self._send(metrics, axis, step)
         except _failures() as error:
             self._go_offline(error, "*run-*")
-            for _, sent, its_axis, its_step in self._recent:  # twice does no harm, and whether they were written cannot be known
-                self._send(sent, its_axis, its_step)
+            self._send_recent()
 
     def close(self) -> None:
         """Finishes the run, so that the next one in this process is a new one."""
         if self._run is None:
             return
-        run, self._run = self._run, None
         try:
-            _within(_ANSWER_S + 3, run.finish)  # which has a limit of its own
-        except _failures() as error:
-            _abandon_service()
-            self._say(f"not everything could be sent ({_reason(error)})", "*run-*")
+            self._finish()
+        except _failures() as error:  # the first to show that the service ended after the last row, perhaps
+            self._go_offline(error, "*run-*")
+            try:
+                self._send_recent()
+                self._finish()
+            except _failures() as problem:
+                _abandon_service()
+                self._say(f"not everything could be kept for it ({_reason(problem)})", "*run-*")
+        finally:
+            self._run = None
 
     def _start_online(self) -> None:
         from wandb.errors import UsageError
@@ -119,6 +124,15 @@ class WandbTracker:
         else:
             if why:
                 self._say(why, runs)
+
+    def _finish(self) -> None:
+        if self._run is not None:
+            _within(_ANSWER_S + 3, self._run.finish)  # which has a limit of its own
+
+    def _send_recent(self) -> None:
+        """Sends the last rows again: twice does no harm, and whether they were written cannot be known."""
+        for _, metrics, axis, step in self._recent:
+            self._send(metrics, axis, step)
 
     def _send(self, metrics: Mapping[str, float], axis: str, step: int) -> None:
         if (run := self._run) is None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.records import Dialogue, Message, user
+from core.records import Dialogue, Message, Prompt, user
 from launch.compose import composed
 from launch.rewards.build import build_terms
 from launch.rewards.lengths import longest_text
@@ -15,6 +15,9 @@ from launch.rewards.locate import locate_terms
 from launch.schema import PPOJob
 from ppo.metrics import tell_truncated
 from tests.fakes import tiny_llama, word_tokenizer
+
+
+PROMPTS = [Prompt(id="1", dialogue=user("Name a fruit."))]
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_answers_that_differ_at_the_end_of_a_long_text_score_differently_whateve
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     job = job_of(f"reward.path={folder}", "hooks.max_length=64", "max_prompt_length=1900", "max_new_tokens=200")
-    scorer = build_terms(job, locate_terms(job, []), [], tokenizer)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer)
     prompt, answers = user(words(1850)), [f"{words(150)} saw", f"{words(150)} lamp"]
     [[one, other]] = scorer.score([prompt], [answers])
     assert one != other
@@ -52,7 +55,7 @@ def test_texts_longer_than_any_of_the_job_are_cut_and_counted(folder: Path, toke
     job = job_of(
         f"reward.path={folder}", "hooks.max_length=8", "max_prompt_length=8", "max_new_tokens=8", "hooks.downstream.max_new_tokens=8"
     )
-    scorer = build_terms(job, locate_terms(job, []), [], tokenizer)
+    scorer = build_terms(job, locate_terms(job, PROMPTS), PROMPTS, tokenizer)
     scorer.score([user("plum"), user("plum")], [[words(200), words(2)], [words(300)]])
     assert scorer.num_truncated == 2
 

@@ -194,7 +194,7 @@ def test_a_study_has_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     with locked(tmp_path / "runs" / "tiny" / "study.lock"):
         process = start(tmp_path)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 1, output
     assert f"The study runs/tiny is in use by pid {os.getpid()} on " in output
     assert not list(tmp_path.glob("runs/tiny/*/"))
 
@@ -207,7 +207,7 @@ def test_awkward_places_and_values_reach_the_jobs_of_a_study_as_they_were_typed(
         r"""reward_models=["model=coast data=union data.name='it\'s a, b=c' best_metric=1e3,1_1"]""",
         """ppo.same-lineage.overrides=["name='a, b'", "prompts=['x, {y}.jsonl', '1e3']"]""",
     )
-    trained = {key: {"dir": "my runs/rm's", "id": "0", "final": {}} for key in ("rm-01", "rm-02")}
+    trained = {key: {"dir": "my runs/rm's", "id": "0", "final": {"rewardbench2/overall": 0.5}} for key in ("rm-01", "rm-02")}
     jobs = {job.key: job.task(trained) for job in plan(study, tmp_path)}
     model, policy = jobs["rm-01"], jobs["ppo-same-lineage"]
     assert isinstance(model, partial)

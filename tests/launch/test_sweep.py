@@ -253,8 +253,8 @@ def test_of_several_processes_all_do_the_jobs_and_the_first_one_speaks(
 
 def test_what_kills_a_process_alone_is_told_by_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(_: Composed[RMJob]) -> None:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("no such kernel")
 
     monkeypatch.setenv("RANK", "3")
     assert code_of(run, OWN) == 1
-    assert capsys.readouterr().err == "process 3: failed: RuntimeError: out of memory\n"
+    assert capsys.readouterr().err == "process 3: failed: RuntimeError: no such kernel\n"

@@ -127,7 +127,7 @@ def test_training_drops_what_has_no_positions_and_says_the_number(tmp_path: Path
     said: list[str] = []
     config = RewardModelConfig(model=base, data=PreferenceDataConfig(paths=["."]))
     session = RMSession(config, pairs, world=join_world(), say=said.append)
-    assert (session.num_dropped, len(session.pairs)) == (1, 1)
+    assert (session.tokens.num_dropped, len(session.pairs)) == (1, 1)
     assert said[0].startswith("max_length=2048 is more than the 40 positions")
     assert "dropped 1 of 2 pairs longer than max_length=40 tokens" in said
 

@@ -126,7 +126,7 @@ def test_a_host_that_refuses_leaves_the_run_offline_although_online_was_asked_fo
 def test_a_service_that_dies_midway_is_started_anew_and_no_row_is_lost(tmp_path: Path) -> None:
     ended = run(tmp_path, "http://127.0.0.1:9", "offline", KILL_SERVICE)
     assert (ended.returncode, ended.stdout) == (0, "the run has finished\n")
-    [line] = ended.stderr.splitlines()
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("W&B:")]
     assert line.endswith(f"so rm is logged offline; upload it with: wandb sync {tmp_path}/run/wandb/*run-*")
     assert steps_of(tmp_path) == [1, 2, 3]
     logged = [rows for segment in segments(tmp_path) for rows in _steps_in(segment)]

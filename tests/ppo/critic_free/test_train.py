@@ -148,7 +148,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     saved, _ = load_policy(ModelConfig(path=str(step_folder(tmp_path, 4))))
     assert all(not torch.equal(a, b) for a, b in zip(saved.parameters(), policy.parameters(), strict=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "checkpoints", "evals"]
-    assert [(step_folder(tmp_path, step) / "state" / "optimizer.pt").exists() for step in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [(step_folder(tmp_path, step) / "state" / "optimizer.pt").exists() for step in (1, 2, 3, 4)] == [False, False, False, True]
 
 
 def test_checkpoints_are_spread_evenly_over_the_batches(policy_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from launch.schema import PPOJob
 from ppo.metrics import tell_truncated
 from tests.fakes import tiny_llama, word_tokenizer
 
-
 PROMPTS = [Prompt(id="1", dialogue=user("Name a fruit."))]
 
 

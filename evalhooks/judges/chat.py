@@ -269,11 +269,14 @@ def _said(failure: Exception) -> str:
 
 def _text(reply: object) -> str:
     """The text of a reply. The client does not validate types, and proxies answer with web pages and status 200."""
-    from openai.types.chat import ChatCompletion
+    from openai.types.chat import ChatCompletion, ChatCompletionMessage
+    from openai.types.chat.chat_completion import Choice
 
-    if not isinstance(reply, ChatCompletion) or not reply.choices:
+    choices: list[object] = list(reply.choices or ()) if isinstance(reply, ChatCompletion) else []
+    message = vars(choices[0]).get("message") if choices and isinstance(choices[0], Choice) else None
+    if not isinstance(message, ChatCompletionMessage):
         raise ValueError(f"{reply!r:.200}")
-    content = reply.choices[0].message.content
+    content = message.content
     return _encodable(content) if isinstance(content, str) else ""
 
 

@@ -124,6 +124,9 @@ def refusal(status: int, message: str) -> Reply:
         (Reply(body="not json"), r"sent something other than a chat completion"),
         (Reply(body={"error": {"message": "upstream is down"}}), r"sent something other than a chat completion: .*upstream is down"),
         (Reply(body={"choices": []}), r"sent something other than a chat completion"),
+        (Reply(body={"choices": ["plum"]}), r"sent something other than a chat completion"),
+        (Reply(body={"choices": [{"index": 0}]}), r"sent something other than a chat completion"),
+        (Reply(body={"choices": [{"index": 0, "message": None}]}), r"sent something other than a chat completion"),
     ],
 )
 def test_what_no_retry_can_mend_is_said_after_one_request(reply: Reply, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,11 +50,13 @@ def test_what_belongs_to_other_tasks_may_lie_in_the_file(tmp_path: Path) -> None
         weights["lm_head.weight"] = torch.ones(12, 16)
         weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
 
-    load_reward_model(saved(tmp_path / "rm", LlamaForSequenceClassification, beside, num_labels=1))
+    model, _ = load_reward_model(saved(tmp_path / "rm", LlamaForSequenceClassification, beside, num_labels=1))
+    assert isinstance(model, LlamaForSequenceClassification)
     value = saved(tmp_path / "policy", LlamaForCausalLM, lambda weights: weights.update({"v_head.summary.weight": torch.ones(1, 16)}))
-    load_policy(value)
+    assert isinstance(load_policy(value)[0], LlamaForCausalLM)
     for tied in (True, False):
-        new_reward_model(saved(tmp_path / f"base-{tied}", LlamaForCausalLM, tie_word_embeddings=tied), seed=0)
+        base = saved(tmp_path / f"base-{tied}", LlamaForCausalLM, tie_word_embeddings=tied)
+        assert isinstance(new_reward_model(base, seed=0)[0], LlamaForSequenceClassification)
 
 
 def test_a_reward_model_whose_policy_would_have_a_tied_head_is_no_policy(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_a_class_that_transformers_has_adopted_may_still_be_named_as_code(tmp_pa
         tmp_path / "config.json",
         auto_map={"AutoConfig": "configuration_llama.MyConfig", "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"},
     )
-    load_policy(config)
+    assert type(load_policy(config)[0]) is LlamaForCausalLM
 
 
 def grown(*, special: bool, written: bool = False, count: int = 3) -> PreTrainedTokenizerFast:

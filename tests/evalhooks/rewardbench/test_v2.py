@@ -3,75 +3,14 @@
 import math
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 
 import pytest
 
 from core.records import ScoredRow
 from evalhooks.rewardbench.v2 import DOMAINS, metrics, overall_score, row_credit, scores, standard_errors, ties_score
-
-INF, NAN = math.inf, math.nan
-BEST_OF_N = [name for name in DOMAINS.values() if name != "Ties"]
-
-
-def best_of(*values: float, subset: str = "Math", id: str = "0", num_correct: int = 1) -> ScoredRow:
-    return ScoredRow(id=id, subset=subset, num_correct=num_correct, scores=values)
-
-
-def ties(id: str, correct: Sequence[float], incorrect: Sequence[float]) -> ScoredRow:
-    return ScoredRow(id=id, subset="Ties", num_correct=len(correct), scores=(*correct, *incorrect))
-
-
-def benchmark(num_rows: int, num_pairs: int, generator: random.Random) -> list[ScoredRow]:
-    """Rows of all six domains with 2 to 9 completions and coarse scores, so that exact ties abound."""
-
-    def draw() -> float:
-        return float(generator.choice([-1, 0, 0.5, 1, 2, 3, 4, INF if generator.random() < 0.02 else 5]))
-
-    rows = [best_of(*(draw() for _ in range(generator.randint(2, 9))), subset=subset) for subset in BEST_OF_N for _ in range(num_rows)]
-    for number in range(num_pairs):
-        correct = [draw() + 3 * generator.random() for _ in range(generator.randint(2, 5))]
-        incorrect = [draw() - 3 * generator.random() for _ in range(generator.randint(1, 5))]
-        rows.append(ties(f"tied:{number}", correct, incorrect))
-        rows.append(ties(f"ref:{number}", [draw() + 2], [draw() for _ in range(3)]))
-    generator.shuffle(rows)
-    return rows
-
-
-def naive_ties(rows: Sequence[ScoredRow]) -> float:
-    """The specification, step by step in plain Python."""
-
-    def tanh_term(margin: float, spread: float) -> float:
-        if math.isnan(margin) or math.isnan(spread) or (margin == 0 and spread == 0) or (math.isinf(margin) and math.isinf(spread)):
-            return 0.0
-        return math.copysign(1.0, margin) if spread == 0 else math.tanh(margin / spread - 1)
-
-    tied, ref = {}, {}
-    for row in rows:
-        kind, number = row.id.split(":")
-        right, wrong = row.scores[: row.num_correct], row.scores[row.num_correct :]
-        (ref if kind == "ref" else tied)[number] = (min(right) - max(wrong), max(right) - min(right))
-    p, h, m = [], [], []
-    for number in tied.keys() & ref.keys():
-        margin_tied, spread = tied[number]
-        margin_ref = ref[number][0]
-        smaller = NAN if math.isnan(margin_ref) or math.isnan(margin_tied) else min(margin_ref, margin_tied)
-        p.append(1 if margin_tied > spread else 0)
-        h.append(1 if smaller > spread else 0)
-        m.append(tanh_term(smaller, spread))
-    accuracy_tied = mean([1 if margin > 0 else 0 for margin, _ in tied.values()])
-    accuracy_ref = mean([1 if margin > 0 else 0 for margin, _ in ref.values()])
-    return 0.3 * accuracy_tied + 0.3 * accuracy_ref + 0.2 * mean(p) + 0.2 * mean(h) + 0.01 * mean(m)
-
-
-def naive_credit(row: ScoredRow) -> float:
-    """Share of the random tie-breaks of an argmax that land on completion 0."""
-    if any(score != score for score in row.scores):
-        return 0.0
-    winners = [index for index, score in enumerate(row.scores) if all(score >= other for other in row.scores)]
-    return (0 in winners) / len(winners)
+from tests.evalhooks.rewardbench.naive import BEST_OF_N, GOOD_PAIR, INF, NAN, benchmark, best_of, naive_credit, naive_ties, ties
 
 
 def test_credit_is_one_for_the_strict_winner_and_zero_for_a_loser():
@@ -267,9 +206,6 @@ def test_ties_equals_the_naive_implementation_on_random_rows(seed: int) -> None:
     assert ties_score(rows).score == pytest.approx(naive_ties(rows), abs=1e-12)
 
 
-GOOD_PAIR = (ties("tied:1", [1.0, 1.0], [0.0]), ties("ref:1", [1.0], [0.0]))
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -376,55 +312,3 @@ def test_metrics_carry_the_names_of_the_step_axis_on_the_scale_0_to_1():
 )
 def test_overall_reproduces_published_scores(score: float, domains: tuple[float, ...]) -> None:
     assert overall_score(dict(zip(DOMAINS.values(), domains, strict=True))) == pytest.approx(score, abs=1e-4)
-
-
-def test_the_standard_error_of_a_domain_is_that_of_a_mean():
-    # 30 of 100 rows right: sqrt(0.3 * 0.7 / 100) = 0.04583; 4000 resamples estimate it to 1 / sqrt(8000) = 1.1%.
-    rows = [best_of(float(index < 30), 0.5, id=str(index)) for index in range(100)]
-    assert standard_errors(rows, num_resamples=4000) == {"Math": pytest.approx(0.04583, rel=0.05)}
-
-
-def test_standard_errors_of_ties_and_overall_equal_a_naive_bootstrap():
-    generator = random.Random(9)
-    rows = benchmark(12, 15, generator)
-    subsets = [[row for row in rows if row.subset == subset] for subset in BEST_OF_N]
-    pairs = [[row for row in rows if row.subset == "Ties" and row.id.endswith(f":{number}")] for number in range(15)]
-    ties_draws, overall_draws = [], []
-    for _ in range(1500):
-        redrawn = enumerate(generator.choices(pairs, k=len(pairs)))
-        numbered = [replace(row, id=f"{row.id.split(':')[0]}:{number}") for number, pair in redrawn for row in pair]
-        ties_draws.append(naive_ties(numbered))
-        domains = [mean(naive_credit(row) for row in generator.choices(subset, k=len(subset))) for subset in subsets]
-        overall_draws.append(mean([*domains, ties_draws[-1]]))
-    errors = standard_errors(rows, num_resamples=8000, seed=1)
-    # 1500 draws estimate a standard deviation to 1.8%.
-    assert errors["Ties"] == pytest.approx(stdev(ties_draws), rel=0.08)
-    assert errors["overall"] == pytest.approx(stdev(overall_draws), rel=0.08)
-
-
-def test_prompts_without_a_partner_are_redrawn_among_their_like():
-    # One pair is always drawn as itself, and so has no standard error.
-    lone = [ties("ref:5", [1.0], [0.0]), ties("ref:6", [0.0], [1.0])]
-    assert standard_errors([*GOOD_PAIR, *lone]) == {}
-    # Two equal pairs do not vary; of the two lone refs, one right: accuracy_ref is 3/4 give or take
-    # sqrt(1/2 / 2) * 2/4 = 0.25, times the weight 0.3 = 0.075.
-    twin = [ties("tied:2", [1.0, 1.0], [0.0]), ties("ref:2", [1.0], [0.0])]
-    assert standard_errors([*GOOD_PAIR, *twin, *lone], num_resamples=4000)["Ties"] == pytest.approx(0.075, rel=0.05)
-
-
-def test_every_term_of_the_ties_score_enters_its_standard_error():
-    # The mean of two values a and b has the standard error |a - b| / 2. Beside the perfect pair of M = 1 stands
-    # one with spread 1 and margins 1.5 (M = tanh(0.5) is all that differs), then one whose ref margin of 0.5 loses H as well.
-    for ref_score, lost in ((1.5, 0.01 * (1 - math.tanh(0.5))), (0.5, 0.20 + 0.01 * (1 - math.tanh(-0.5)))):
-        other = [ties("tied:2", [2.5, 1.5], [0.0]), ties("ref:2", [ref_score], [0.0])]
-        assert standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"] == pytest.approx(lost / 2, rel=0.05)
-
-
-def test_what_has_no_score_or_a_single_row_has_no_standard_error():
-    rows = [row for row in benchmark(4, 4, random.Random(2)) if row.subset != "Math"]
-    assert standard_errors(rows).keys() == {*DOMAINS.values()} - {"Math"}
-    assert standard_errors([*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]).keys() == {*BEST_OF_N}
-    assert standard_errors([best_of(1.0, 0.0)]) == {}
-    assert standard_errors(rows, seed=3) == standard_errors(rows, seed=3) != standard_errors(rows, seed=4)
-    with pytest.raises(ValueError, match="num_resamples is 1"):
-        standard_errors(rows, num_resamples=1)

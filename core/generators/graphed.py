@@ -10,8 +10,7 @@ heads, J key heads, G query heads that share a key head, D channels of a head, V
 import copy
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from core.models.logprobs import has_plain_head
 from core.models.positions import require_room
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
-from core.trees.attention import Plan, attend_on_tree, obstacle
+from core.trees.attention import Plan, attend_on_tree, attending_by, obstacle
 from core.trees.layout import pack_rows
 
 NAME = "row_memory"
@@ -267,7 +266,7 @@ class _Decoder:
         state, n = self.state, sampling.n
         lengths_R = torch.tensor([len(ids) for ids in prompt_ids for _ in range(n)])
         drawn_RT = torch.cat([uniforms(sampling, index) for index in indices])
-        with _in_rows(self.model):
+        with attending_by(self.model, NAME):
             logits_RV = self._read(prompt_ids, n)
             if self.captures:
                 self._capture()
@@ -350,16 +349,6 @@ class _Decoder:
         head = self.model.get_output_embeddings()
         assert head is not None, "graph_obstacle asks for it"
         return head(hidden_RH)
-
-
-@contextmanager
-def _in_rows(model: PreTrainedModel) -> Generator[None]:
-    before = model.config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
-    model.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _total_memory(device: torch.device) -> float:

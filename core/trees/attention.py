@@ -10,7 +10,7 @@ and K keys of one block, S queries of all heads that share a key head, R sequenc
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -42,11 +42,16 @@ def encode(model: PreTrainedModel, stream: Stream) -> Tensor:
     ).last_hidden_state[0]
 
 
-@contextmanager
-def tree_attention(model: PreTrainedModel) -> Generator[None]:
+def tree_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Context in which the model attends over prompt trees."""
+    return attending_by(model, NAME)
+
+
+@contextmanager
+def attending_by(model: PreTrainedModel, name: str) -> Generator[None]:
+    """Context in which the model uses the attention function that is registered under `name`."""
     before = model.config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

@@ -49,6 +49,7 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data unless told not to
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what goes wrong in itself, to be told below, and prints no traceback
     outcomes: list[JobOutcome] = []
     failures: list[str] = []
 
@@ -76,7 +77,7 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
 
     sys.argv = [f"rewardloop {name}", *line.arguments]
     with exit_without_teardown(), _told_when_interrupted():
-        with raise_on_signal():
+        with raise_on_signal(), _told_outside_jobs():
             main()
         # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
         if asked.sweeping and len(outcomes) == len(asked.jobs):
@@ -95,6 +96,18 @@ def _told_when_interrupted() -> Generator[None]:
     except KeyboardInterrupt:
         _print_error(STOPPED)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def _told_outside_jobs() -> Generator[None]:
+    """Context out of which an error in Hydra's own files, such as those of a sweep on a full disk, leads with one line."""
+    try:
+        yield
+    except OSError as error:
+        if os.environ.get("REWARDLOOP_TRACE"):
+            raise
+        _print_error(f"failed: {_told(error)}", every_process=True)
+        raise SystemExit(1) from None
 
 
 def _checked(schema: type[JobT], arguments: Sequence[str]) -> tuple[CommandLine, Command[JobT]]:

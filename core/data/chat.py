@@ -26,11 +26,15 @@ MAX_NAMED = 20
 
 
 class UnreadableError(ValueError):
-    """Dialogues that a chat template refuses, or of which it writes nothing sensible; `reasons` by their indices."""
+    """Dialogues that a chat template refuses, or of which it writes nothing sensible; `reasons` by their indices.
 
-    def __init__(self, reasons: Mapping[int, str], total: int) -> None:
+    `model` is the name of the model whose template it is, empty where the reader knows.
+    """
+
+    def __init__(self, reasons: Mapping[int, str], total: int, model: str = "") -> None:
         self.reasons = dict(reasons)
         self.total = total
+        self.model = model
         super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
 
     def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
@@ -39,7 +43,8 @@ class UnreadableError(ValueError):
         shown = "\n  ".join(f"{names[index]}: {self.reasons[index]}" for index in ordered[:MAX_REPORTED])
         further = "; ".join(names[index] for index in ordered[MAX_REPORTED:][:MAX_NAMED])
         more = f"\n  and {len(ordered) - MAX_REPORTED} more: {further}" if further else ""
-        return f"{len(self.reasons)} of {self.total} {what} cannot be written by the model's chat template:\n  {shown}{more}\n{remedy}"
+        template = f"the chat template of {self.model}" if self.model else "the model's chat template"
+        return f"{len(self.reasons)} of {self.total} {what} cannot be written by {template}:\n  {shown}{more}\n{remedy}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +79,7 @@ def encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], 
     else:
         found = _encode(tokenizer, dialogues, answered=answered)
     if not skip and (broken := found.broken):
-        raise UnreadableError(broken, len(found.rows))
+        raise UnreadableError(broken, len(found.rows), tokenizer.name_or_path)
     return found
 
 
@@ -98,7 +103,11 @@ def preamble(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The tokens that the template puts before every single-turn prompt, such as BOS and a default system message."""
     if tokenizer.chat_template is None:
         return []
-    one, other = _tokenize(tokenizer, [render(tokenizer, user(text), generation=False) for text in ("0", "z")], ended=False)
+    try:
+        texts = [render(tokenizer, user(text), generation=False) for text in ("0", "z")]
+    except ValueError as error:
+        raise ValueError(f"{tokenizer.name_or_path}: {error}") from error
+    one, other = _tokenize(tokenizer, texts, ended=False)
     return one[: next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from core.records import Answer, Dialogue, Message, user
 
 TURN_KEYS = (
-    "tool_calls", "tool_call_id", "tool_responses", "function_call", "name", "reasoning_content", "reasoning", "thinking", "channel",
-    "recipient",
+    "tool_calls", "tool_call_id", "tool_responses", "tool_results", "tool_plan", "function_call", "name", "reasoning_content", "reasoning",
+    "thinking", "channel", "recipient", "citations",
 )  # fmt: skip
 """Keys of a message, besides role and content, that chat templates read."""
 DIALOGUE_KEYS = ("tools", "documents", "chat_template_kwargs")
@@ -25,8 +25,8 @@ def parse_dialogue(value: object, where: str) -> Dialogue:
     """The dialogue in a string or in a list of messages; `where` names the row in errors.
 
     A string is one user turn, or a transcript that ends where the assistant is to answer. A message has a `role`, a `content`
-    (which may be missing beside tool calls or the like) and keys for the chat template; others, such as a timestamp, are
-    left out.
+    (text or a list of parts that are text; it may be missing beside tool calls or the like) and keys for the chat template; others,
+    such as a timestamp, are left out.
     """
     if isinstance(value, str):
         turns = parse_transcript(value)
@@ -130,11 +130,24 @@ def answer_of(turn: Message) -> Answer:
 
 def _message(turn: object, where: str) -> Message:
     if isinstance(turn, Mapping) and isinstance(turn.get("role"), str):
-        content = turn.get("content")
+        content = _joined(turn.get("content"), where)
         fields = {key: _plain(value, key) for key in (*TURN_KEYS, *DIALOGUE_KEYS) if (value := turn.get(key))}
         if isinstance(content, str) or (content is None and fields):
             return Message(role=turn["role"], content=content or "", fields=_json(fields) if fields else "")
     raise ValueError(f"{where}: every message needs a 'role' and a 'content' that are text, got {turn!r:.120}.")
+
+
+def _joined(content: object, where: str) -> object:
+    """The text of a content that is given as a list of parts, one after another as chat templates write them; any other as it is."""
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise ValueError(f"{where}: a message has a part that is no text ({kind!r:.80}); only text can be read.")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _plain(value: object, key: str) -> object:

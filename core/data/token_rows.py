@@ -66,7 +66,7 @@ def token_rows(
     dialogues = [(*prompt, turn_of(answer)) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
     encoded = encode(tokenizer, dialogues, answered=True, skip=True)
     if broken := encoded.broken:
-        raise UnreadableError({owners[index]: reason for index, reason in broken.items()}, len(prompts))
+        raise UnreadableError({owners[index]: reason for index, reason in broken.items()}, len(prompts), tokenizer.name_or_path)
     bounds = [0]
     for answers in completions:
         bounds.append(bounds[-1] + len(answers))
@@ -99,6 +99,6 @@ def require_readable(
     tried = {name: dialogue for name, dialogue in dialogues.items() if name not in set(plain[1:])}
     encoded = encode(tokenizer, tried.values(), answered=False, skip=True)
     if broken := encoded.broken:
-        raise ValueError(f"{what}: {UnreadableError(broken, len(dialogues)).listed(list(tried), 'prompts')}")
+        raise ValueError(f"{what}: {UnreadableError(broken, len(dialogues), tokenizer.name_or_path).listed(list(tried), 'prompts')}")
     for line in described(counted(encoded.checks), len(dialogues), f"prompts ({what})"):
         say(line)

@@ -38,9 +38,11 @@ def require_readable(folder: Path, key: str) -> None:
 @contextmanager
 def naming(path: str) -> Generator[None]:
     """Adds `path` to what transformers says of a model that it cannot load, as `ValueError`."""
+    from huggingface_hub.errors import StrictDataclassError  # of a config.json with a value of another type
+
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (StrictDataclassError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         from torch import OutOfMemoryError
 
         if path in str(error) or isinstance(error, OutOfMemoryError | NotImplementedError):

@@ -94,6 +94,7 @@ class WandbTracker:
     def _start_online(self) -> None:
         from wandb.errors import UsageError
 
+        _silence()
         try:
             self._run = self._started("online")
         except UsageError:  # no key, for instance, which only the user can change
@@ -199,10 +200,14 @@ def _reason(error: BaseException) -> str:
 
 def _session_mode() -> str:
     """The mode set by W&B's environment variables and settings files, "online" by default."""
+    return _silence().settings.mode
+
+
+def _silence() -> Any:
+    """W&B's session, in which it does not print what it finds about API keys, nor that it used one."""
     import wandb
 
-    # Silences the whole session: W&B would otherwise print what it finds about API keys.
-    return wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+    return wandb.setup(settings=wandb.Settings(silent=True))
 
 
 def _has_api_key() -> bool:

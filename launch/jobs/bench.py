@@ -9,6 +9,7 @@ from core.process.world import join_world
 from core.progress import Progress
 from core.records import AXIS, BenchmarkRow, Tracker
 from core.runs.record import Run
+from core.runs.tracking import METRICS, forget_later
 from evalhooks.judges.config import build as build_judge
 from evalhooks.report.domains import draw_domains
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows
@@ -26,6 +27,7 @@ def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progre
     job = composed.job
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
+        forget_later(run.dir / METRICS, -1)  # of a killed attempt: nothing of a benchmark is resumed
         scored, facts = _scored(job, inputs, progress)
         generative = job.reward.kind == RewardKind.judge
         result = result_of(job.benchmark, inputs.reward.name, scored.rows, inputs.prior_sets, generative=generative) | facts

@@ -12,7 +12,9 @@ from launch.overrides.grammar import quoted, split_outside
 
 
 def as_typed(schema: type, overrides: Sequence[str]) -> list[str]:
-    """The overrides with quotes around whatever Hydra would read as a number, a truth value or null although its key takes text.
+    """The overrides with quotes around whatever Hydra would read as a number or a truth value although its key takes text.
+
+    Raises `ValueError` for null, which is no text: whoever gives it wants nothing there, and nothing is the empty text.
 
     >>> from launch.schema import ReportJob
     >>> as_typed(ReportJob, ["study=1_1_1", "runs_dir=runs"])
@@ -26,7 +28,10 @@ def _override(schema: type, text: str) -> str:
     hint = _hint(schema, key.lstrip("+").split("."))
     if not equals or text.startswith("~") or hint is None:
         return text
-    return f"{key}={','.join(_value(piece, hint) for piece in split_outside(value, ','))}"  # commas sweep
+    pieces = split_outside(value, ",")  # commas sweep
+    if hint is str and "null" in (piece.strip().lower() for piece in pieces):
+        raise ValueError(f"{text}: {key.lstrip('+')} takes text; for none give {key}='', and for the word itself \"{key}='null'\".")
+    return f"{key}={','.join(_value(piece, hint) for piece in pieces)}"
 
 
 def _hint(hint: Any, keys: Sequence[str]) -> Any:

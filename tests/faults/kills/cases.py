@@ -89,6 +89,8 @@ class Reference:
         )
         assert ended.code == 0, f"{self.job.name} fails on its own: {ended.said}"
         self.names = {process: file.read_text().splitlines() if file.exists() else [] for process, file in counts.items()}
+        for process, expected in (("job", True), ("hooks", self.job.separate)):
+            assert bool(self.names[process]) == expected, f"{self.job.name}: {len(self.names[process])} operations counted under {process}"
         for file in counts.values():
             file.unlink(missing_ok=True)
         return self
@@ -142,7 +144,9 @@ def _killed(reference: Reference, end: End, place: float, *, in_hooks: bool) -> 
         reference.job.prepare(reference.stage, folder)
         counters = [Counter(at=at, then=end_by(end.kill, to=end.to, torn=end.torn)), Counter()]
         arguments = reference.job.arguments(reference.stage)
-        first = rewardloop(arguments, folder, before=lambda: begin(folder, *(counters[::-1] if in_hooks else counters)))
+        # A study's server of processes notices its end once it has imported what the jobs need.
+        grace = 30.0 if end.of_study else 5.0
+        first = rewardloop(arguments, folder, before=lambda: begin(folder, *(counters[::-1] if in_hooks else counters)), grace=grace)
         problems = _problems_of_end(first, end, in_hooks=in_hooks)
         again = rewardloop(arguments, folder, before=lambda: fork_instead(lambda: None))
         if again.code:

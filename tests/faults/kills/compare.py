@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from launch.jobs.plan import SUPERSEDED
 from tests.faults.case import Problems
 
 TIMES = {"started", "session_started", "finished", "wall_s", "train_s", "hooks_s", "time", "git", "versions"}
@@ -36,8 +37,9 @@ def differences(torn: Path, whole: Path) -> Problems:
 
 
 def _files(folder: Path) -> set[str]:
+    """What lies there, but for PPO runs on other reward models, chosen while the best one had failed, which a study moves aside."""
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    return {name for name in found if not name.startswith("wandb")}
+    return {name for name in found if not name.startswith("wandb") and SUPERSEDED not in name.split("/")}
 
 
 def _difference(ours: Path, theirs: Path) -> str:

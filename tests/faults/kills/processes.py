@@ -11,14 +11,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+_STARTS = {"-m", "-c"}
 _popen, _get_context = subprocess.Popen, multiprocessing.get_context
 
 
-class ForkedModule:
-    """What `subprocess.Popen([sys.executable, ..., "-m", MODULE, ...])` starts, forked from this process; as much of it as is used."""
+class ForkedPython:
+    """What `subprocess.Popen([sys.executable, ..., "-c", PROGRAM, ...])` starts, forked from this process; as much of it as is used.
+
+    `-m MODULE` likewise.
+    """
 
     def __init__(self, arguments: Sequence[str], *, begin: Callable[[], None], stdout: Any, stderr: Any, env: Any = None, **_: Any) -> None:
-        module, *rest = arguments[list(arguments).index("-m") + 1 :]
+        place = next(place for place, argument in enumerate(arguments) if argument in _STARTS)
+        option, program, *rest = arguments[place:]
         ours, theirs = os.pipe()[::-1]
         self.args, self.returncode = arguments, None
         sys.stdout.flush()
@@ -28,7 +33,7 @@ class ForkedModule:
             os.close(ours)
             for descriptor, target in ((theirs, 0), (stdout.fileno(), 1), (stderr.fileno() if stderr != subprocess.STDOUT else 1, 2)):
                 os.dup2(descriptor, target)
-            os._exit(_run_module(module, rest, begin, env))
+            os._exit(_run(option, program, rest, begin, env))
         os.close(theirs)
         self.stdin = io.FileIO(ours, "w")
 
@@ -59,7 +64,7 @@ class ForkedModule:
         return None, None
 
 
-def _run_module(module: str, rest: Sequence[str], begin: Callable[[], None], env: Any) -> int:
+def _run(option: str, program: str, rest: Sequence[str], begin: Callable[[], None], env: Any) -> int:
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False), encoding="utf-8", line_buffering=True) for n in (1, 2))
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
@@ -67,13 +72,16 @@ def _run_module(module: str, rest: Sequence[str], begin: Callable[[], None], env
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
-    sys.argv = [module, *rest]
+    sys.argv = [option if option == "-c" else program, *rest]
     code = 0
     try:
         begin()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if option == "-c":
+            exec(program, {"__name__": "__main__"})
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+                runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
@@ -85,11 +93,11 @@ def _run_module(module: str, rest: Sequence[str], begin: Callable[[], None], env
 
 
 def fork_instead(begin: Callable[[], None]) -> None:
-    """From now on this process forks modules that it would start, and jobs of a study; `begin` is called first in each module."""
+    """From now on this process forks the Python programs that it would start, and a study's jobs; `begin` is called first in each."""
 
     def popen(arguments: Any, *rest: Any, **options: Any) -> Any:
-        if isinstance(arguments, list) and arguments[:1] == [sys.executable] and "-m" in arguments:
-            return ForkedModule(arguments, begin=begin, **{name: options[name] for name in options if name != "stdin"})
+        if isinstance(arguments, list) and arguments[:1] == [sys.executable] and not _STARTS.isdisjoint(arguments):
+            return ForkedPython(arguments, begin=begin, **{name: options[name] for name in options if name != "stdin"})
         return _popen(arguments, *rest, **options)
 
     def get_context(method: str | None = None) -> Any:

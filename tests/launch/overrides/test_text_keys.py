@@ -6,7 +6,7 @@ from launch.compose import command, composed
 from launch.schema import BenchJob, PPOJob, RMJob
 from tests.launch.sweeps import OWN
 
-TYPED = ("1_1_1", "1e3", "8472e13", "yes", "No", "007", "null", "TRUE", "1.0", ".5", "+5", "nan", "1:30", "0x1F", "München", "研究 1")
+TYPED = ("1_1_1", "1e3", "8472e13", "yes", "No", "007", "TRUE", "1.0", ".5", "+5", "nan", "1:30", "0x1F", "München", "研究 1")
 
 
 @pytest.mark.parametrize("text", TYPED)
@@ -30,6 +30,17 @@ def test_settings_under_names_of_the_users_own_are_texts_too() -> None:
     ).job
     assert (job.model.path, job.prompts, job.tasks["gsm8k"].path) == ("1e3", ["1_0"], "1e1")
     assert {name: (term.path, term.coefficient) for name, term in job.terms.items()} == {"a": ("8472e13", 1.0), "b": ("1_1_1", 1.0)}
+
+
+@pytest.mark.parametrize("override", ["study=null", "study=Null", "name=a,null", "data.sources.a.path=null"])
+def test_null_is_no_text_and_the_message_says_what_is(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{key} takes text; for none give {key}='', and for the word itself \"{key}='null'\""):
+        command(RMJob, [*OWN, override], multirun=True)
+
+
+def test_the_word_null_can_be_given_in_quotes() -> None:
+    assert composed(RMJob, [*OWN, "study='null'"]).job.study == "null"
 
 
 def test_null_leaves_out_what_may_be_left_out_and_numbers_stay_numbers() -> None:

@@ -67,9 +67,9 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
 
 def _from_scores(job: BenchJob, out: Path | None, prior_sets: Mapping[str, float]) -> Result:
     """The result of scores that are there already."""
-    # What a run wrote (rows.parquet) has one form for both benchmarks, and tells a judge's draws by their credit.
     is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
-    rows = read_scores1(job.from_scores) if is_first and not is_table else read_scores2(job.from_scores)
+    rows = (read_scores1 if is_first else read_scores2)(job.from_scores)
+    # What a run wrote (rows.parquet) tells a judge's draws by their credit.
     generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
     result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
     if out is not None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -148,6 +149,15 @@ def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: b
             f"{what} does not exist; give a JSONL or parquet file, a folder of parquet files, a saved dataset, or a hub dataset such as "
             "org/name."
         )
+
+
+def require_whole_text(row: object, where: str) -> None:
+    """Raises a `ValueError` beginning with `where` for text with half of a surrogate pair, which JSON can hold and no file or tokenizer."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{where} holds {half!r}, half of a character (a lone surrogate), in its text; mend or remove the row.") from error
 
 
 def dataset_name(path: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from core.data.chat import UnreadableError
 from core.data.dialogues import parse_dialogue, with_columns
 from core.data.preferences import answer_turns, are_transcripts, begins
-from core.data.rows import dataset_rows
+from core.data.rows import dataset_rows, require_whole_text
 from core.disk import writing
 from core.records import BenchmarkRow, CompletionScore, DetailedScorer, Dialogue, ScoredRow, Scorer, user
 from evalhooks.rewardbench import v2
@@ -212,6 +212,8 @@ def _row2(row: Any, where: str) -> BenchmarkRow:
 
 def _row1(row: Any, number: int, where: str) -> BenchmarkRow:
     _require(row, {"prompt": str, "chosen": str, "rejected": str, "subset": str}, where)
+    if row.get("id") is not None:
+        _require(row, {"id": (str, int)}, where)
     name = number if row.get("id") is None else row["id"]
     turns, completions = _dialogue(row, [row["chosen"], row["rejected"]], where)
     return BenchmarkRow(
@@ -242,6 +244,7 @@ def _require(row: Any, fields: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where} is not a JSON object.")
     if row.get("subset") == "":
         raise ValueError(f"{where}: 'subset' is empty; name the row's domain.")
+    require_whole_text(row, where)
     for key, kind in fields.items():
         if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
             raise ValueError(f"{where}: {key!r} is missing or of the wrong type ({type(row.get(key)).__name__}).")

@@ -56,7 +56,7 @@ def read_scores2(path: str | Path) -> list[ScoredRow]:
 
 
 def read_scores1(path: str | Path) -> list[ScoredRow]:
-    """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, each a score as in `read_scores2`.
+    """Pairs `{"subset", "chosen", "rejected"}` of a JSONL or parquet file, each a score as in `read_scores2`; or rows in its form.
 
     The row number serves as the id of a pair without one. Raises like `read_scores2`.
     """
@@ -64,6 +64,9 @@ def read_scores1(path: str | Path) -> list[ScoredRow]:
     for number, row in _rows(Path(path)):
         where = f"{path}, row {number}"
         _require_object(row, where)
+        if row.get("scores") is not None:  # as runs write them
+            rows.append(_row2(row, where))
+            continue
         name = number if row.get("id") is None else _id(row, where)
         for key in ("chosen", "rejected"):
             if key not in row:

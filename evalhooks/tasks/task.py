@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.data.dialogues import parse_dialogue, with_columns
-from core.data.rows import read_rows
+from core.data.rows import read_rows, require_whole_text
 from core.functions import Verifier, load_verifier
 from core.records import Completion, Generator, Prompt, Sampling
 from core.scorers.verifier import correctness, try_verifier
@@ -48,6 +48,7 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
         where = f"{file}, row {number}"
         if not isinstance(row, dict) or config.prompt_key not in row:
             raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
+        require_whole_text(row, where)
         reference = row["reference"] if isinstance(row.get("reference"), dict) else row
         dialogue = parse_dialogue(row[config.prompt_key], where)
         try:

@@ -98,11 +98,24 @@ def test_a_broken_row_of_rewardbench_2_is_named_by_file_row_and_field(tmp_path: 
         load_rewardbench2(jsonl(tmp_path / "rb2.jsonl", [ROW2, ROW2 | change]))
 
 
+@pytest.mark.parametrize(("key", "text"), [("id", "a\ud800"), ("prompt", "a\udfff?"), ("rejected", ["5\udc00"])])
+def test_half_a_character_is_refused_by_its_row(tmp_path: Path, key: str, text: object) -> None:
+    (tmp_path / "rb2.jsonl").write_text(json.dumps(ROW2) + "\n" + json.dumps(ROW2 | {key: text}) + "\n")
+    with pytest.raises(ValueError, match=r"rb2.jsonl, row 2 holds '\\ud[8fc][0f][0f]', half of a character"):
+        load_rewardbench2(str(tmp_path / "rb2.jsonl"))
+
+
 @pytest.mark.parametrize("key", ["prompt", "chosen", "rejected", "subset"])
 def test_a_missing_field_of_rewardbench_1_is_named(tmp_path: Path, key: str) -> None:
     broken = {name: value for name, value in ROW1.items() if name != key}
     with pytest.raises(ValueError, match=rf"rb1.jsonl, row 2: '{key}' is missing"):
         load_rewardbench1(jsonl(tmp_path / "rb1.jsonl", [ROW1, broken]))
+
+
+@pytest.mark.parametrize("name", [[[]], 1.5, {"a": 1}])
+def test_an_id_of_rewardbench_1_that_is_no_name_is_refused(tmp_path: Path, name: object) -> None:
+    with pytest.raises(ValueError, match=r"rb1.jsonl, row 2: 'id' is missing or of the wrong type"):
+        load_rewardbench1(jsonl(tmp_path / "rb1.jsonl", [ROW1, {**ROW1, "id": name}]))
 
 
 def test_broken_json_a_row_that_is_no_object_and_a_missing_file_are_refused(tmp_path: Path) -> None:

@@ -121,6 +121,13 @@ def test_pairs_are_read_with_the_chosen_score_first_and_numbered_where_they_have
     assert read_scores1(file) == [ScoredRow(id=id_, subset="math-prm", num_correct=1, scores=(1.5, -2.0)) for id_ in ("31", "2", "3")]
 
 
+def test_pairs_may_come_in_the_form_of_a_run(tmp_path: Path) -> None:
+    pair = {"id": "31", "subset": "math-prm", "num_correct": 1, "scores": [1.5, -2.0]}
+    file = lines(tmp_path / "p.jsonl", [ROW1, pair])
+    first, second = read_scores1(file)
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -53,6 +53,7 @@ def test_the_key_of_the_prompt_and_the_number_of_rows_are_options(tmp_path: Path
         ('{"prompt": "a"}\n{"question": "b"}\n', r"row 2 has no 'prompt'; set tasks.sums.prompt_key to the key of the prompt"),
         ('["a"]\n', r"row 1 has no 'prompt'"),
         ('{"prompt": [{"role": "user"}]}\n', r"row 1: every message needs a 'role' and a 'content'"),
+        ('{"prompt": "a \\ud800"}\n', r"row 1 holds '\\ud800', half of a character"),
         ('{"prompt": 5}\n', r"row 1: expected text or a non-empty list of messages, got int"),
         ("", r"tasks.sums.path=.*sums.jsonl contains no prompts"),
     ],

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import pyarrow.parquet as pq
 
-from core.data.rows import read_rows
+from core.data.rows import read_rows, require_whole_text
 from core.disk import read_json
 from core.records import ScoredRow
 from evalhooks.rewardbench import v1, v2
@@ -211,6 +211,7 @@ def _subset(row: Mapping[str, Any], where: str) -> str:
 def _require_object(row: Any, where: str) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(f"{where} is not a JSON object.")
+    require_whole_text(row, where)
 
 
 def _shown(value: object) -> str:

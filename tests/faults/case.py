@@ -59,6 +59,9 @@ def chosen(cases: Sequence[Case], *, only: Sequence[str], sample: int, seed: int
         groups.setdefault(case.group, []).append(case)
     for name, members in groups.items():
         random.Random(f"{seed} {name}").shuffle(members)
+    if sample < len(groups):  # from groups that stand far apart, since neighbours are alike
+        names = [*groups]
+        groups = {name: groups[name] for name in (names[number * len(names) // sample] for number in range(sample))}
     turns = (case for turn in zip_longest(*groups.values()) for case in turn if case is not None)
     picked = {case.name for case in islice(turns, sample)}
     return [case for case in found if case.name in picked]

@@ -16,8 +16,8 @@ from tests.faults.kills.compare import differences
 from tests.faults.page import Result, page
 
 
-def test_a_sample_of_kills_and_faults_holds() -> None:
-    script = [sys.executable, "-m", "tests.faults", "kills", "disk", "--sample", "4"]
+def test_a_sample_of_kills_faults_and_inputs_holds() -> None:
+    script = [sys.executable, "-m", "tests.faults", "--sample", "5"]
     ended = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
 
@@ -88,6 +88,7 @@ def test_a_sample_takes_turns_among_the_groups_and_is_the_same_for_a_seed() -> N
     sample = chosen(cases, only=[], sample=4, seed=3)
     assert [case.group for case in sample] == ["kills/rm"] * 2 + ["kills/ppo"] * 2
     assert sample == chosen(cases, only=[], sample=4, seed=3)
+    assert [case.group for case in chosen(cases, only=[], sample=1, seed=3)] == ["kills/rm"]
     assert [case.name for case in chosen(cases, only=["ppo/3"], sample=0, seed=0)] == ["kills/ppo/3"]
 
 

@@ -77,6 +77,13 @@ def test_a_broken_row_is_named_by_file_row_and_field(tmp_path: Path, change: dic
         read_scores2(lines(tmp_path / "s.jsonl", [ROW2, ROW2 | change]))
 
 
+@pytest.mark.parametrize(("read", "row"), [(read_scores2, ROW2), (read_scores1, ROW1)])
+@pytest.mark.parametrize("key", ["id", "subset"])
+def test_half_a_character_is_refused_by_its_row(tmp_path: Path, read: Any, row: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValueError, match=r"s.jsonl, row 2 holds '\\ud800', half of a character"):
+        read(lines(tmp_path / "s.jsonl", [row, row | {key: "a\ud800"}]))
+
+
 @pytest.mark.parametrize("key", ["id", "subset", "num_correct", "scores"])
 def test_a_missing_field_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=rf"s.jsonl, row 1: '{key}' is missing"):

@@ -245,6 +245,6 @@ class Tracker(Protocol):
         """Records `metrics` at `step` of `axis` ("train/step" or "checkpoint/step"). Steps may arrive late or repeat."""
         ...
 
-    def close(self) -> None:
-        """Flushes and releases everything; `log` must not be called afterwards."""
+    def close(self, *, exit_code: int = 0) -> None:
+        """Flushes and releases everything; `log` must not be called afterwards. `exit_code` is that of the run: 0 if it finished."""
         ...

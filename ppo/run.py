@@ -154,4 +154,4 @@ class PPORun:
         take_evaluation(state, metrics, self.config, self.context)
 
     def _preempted(self, state: PPOState) -> Preempted:
-        return Preempted.saved_at(f"batch {state.step} of {self.config.num_batches}")
+        return Preempted.saved_at(f"batch {state.step} of {self.config.num_batches}", self.preemption.code)

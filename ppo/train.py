@@ -33,7 +33,7 @@ def train(
     as step 0 and at every checkpoint. All processes call it.
 
     Raises `DivergenceError`, a `ValueError` that names batch, remedy and last checkpoint, if scores, loss or gradients are not
-    finite or the KL is above `config.kl.stop`; and `Preempted`, with everything saved, after a SIGTERM.
+    finite or the KL is above `config.kl.stop`; and `Preempted`, with everything saved, after a SIGTERM or Ctrl-C.
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():

@@ -90,7 +90,7 @@ class RMRun:
             if step == self.planned[0]:
                 self._warn_if_not_measured(step)
         if result.stop:
-            raise Preempted.saved_at(f"step {step} of {self.session.num_steps}")
+            raise Preempted.saved_at(f"step {step} of {self.session.num_steps}", self.preemption.code)
 
     def finish(self) -> None:
         """Waits for hooks that are still running, and tells them that the run has ended."""
@@ -152,7 +152,7 @@ class RMRun:
         """Runs the hooks on a saved checkpoint while the other processes wait; a signal ends the run at once, as all is saved."""
         session, world = self.session, self.context.world
         if world.all_sum([self.preemption.requested])[0]:  # all processes stop together: one alone would leave the others waiting
-            raise Preempted(f"stopped by a signal before the hooks of step {step}; all is saved, and the same command goes on from there")
+            raise Preempted.saved_at(f"step {step}, before its hooks", self.preemption.code)
         config = session.config
         saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.context.dir, base=config.model, lora=config.lora)
         held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)

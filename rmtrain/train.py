@@ -18,7 +18,7 @@ def train(config: RewardModelConfig, context: RunContext, *, preferences: Sequen
 
     Continues from the newest complete checkpoint in the run's folder, if there is one, and ends at the same weights, bit for
     bit. With `separate` the hooks run in a process of their own, which sees the devices that it names (empty: those of this
-    process). All processes call it. Raises `Preempted`, with everything saved, after a SIGTERM.
+    process). All processes call it. Raises `Preempted`, with everything saved, after a SIGTERM or Ctrl-C.
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():

@@ -43,7 +43,7 @@ class ListTracker:
         assert not self.closed, "log() after close()"
         self.rows.append((axis, step, dict(metrics)))
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         self.closed = True
 
     def on(self, axis: str) -> dict[int, dict[str, float]]:

@@ -31,7 +31,7 @@ class Kept:
         if axis == "train/step" and "train/grad_norm" in metrics:
             self.rows.append(metrics)
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         pass
 
 

@@ -39,7 +39,7 @@ class ClockTracker:
         curves = {name: metrics[f"train/{name}"] for name in ("score", "kl", "length", "eos_rate")}
         self.clock.batch(rollout=spent["generation"] + spent["forward"], scoring=spent["scoring"], **curves)
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         pass
 
 

@@ -17,6 +17,7 @@ from core.config import LoraConfig, ModelConfig
 from core.data.dates import pin_date, pinned_date
 from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
 from core.process.shortage import killed
+from core.process.signals import ignoring_interrupts
 from core.records import AXIS, CheckpointSaved, Tracker
 from core.runs.checkpoints import step_folder
 from core.runs.tracking import Trackers
@@ -173,7 +174,7 @@ class SeparateEvaluations:
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": self.device} if self.device else {})}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # it is not one of the training processes
             environment.pop(name, None)
-        with (folder / LOG).open("wb") as log:
+        with (folder / LOG).open("wb") as log, ignoring_interrupts():  # Ctrl-C is for this process, which ends the other one
             # The pipe closes when this process dies, which the other one notices.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, str(folder / TASK), *map(os.path.abspath, sys.path)],

@@ -1,10 +1,11 @@
-"""Preemption: on SIGTERM a training run saves a checkpoint before it exits."""
+"""Preemption: on SIGTERM, and on Ctrl-C, a training run saves a checkpoint before it exits."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_CODE = 75
@@ -18,23 +19,33 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = "stopped; what is complete is kept, and the same command goes on from there"
 
 
-class Preempted(SystemExit):
-    """The run was told to stop and has been saved; the process exits with `EXIT_CODE`."""
+STOPPING = "stopping as soon as this step is saved; Ctrl-C again ends the run at once"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(EXIT_CODE)
+_SAME_SIGNAL_S = 2.0
+"""On Ctrl-C a terminal signals all processes, and torchrun passes it on to its own once more: within this time it is the same one."""
+
+
+class Preempted(SystemExit):
+    """The run was told to stop and has been saved; the process exits with `EXIT_CODE`, or with `INTERRUPTED` after Ctrl-C."""
+
+    def __init__(self, message: str, code: int = EXIT_CODE) -> None:
+        super().__init__(code)
         self.message = message
 
     @classmethod
-    def saved_at(cls, where: str) -> "Preempted":
+    def saved_at(cls, where: str, code: int = EXIT_CODE) -> "Preempted":
         """The end of a run that has just been saved at `where`, such as "step 5 of 9"."""
-        return cls(f"stopped by a signal and saved at {where}; the same command goes on from there")
+        return cls(f"{_by(code)} and saved at {where}; the same command goes on from there", code)
 
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[type["Preempted"], tuple[str]]:
-        return Preempted, (self.message,)  # its arguments are the exit code's
+    def __reduce__(self) -> "tuple[type[Preempted], tuple[str, object]]":
+        return Preempted, (self.message, self.code)  # its arguments are the exit code's
+
+
+def _by(code: int) -> str:
+    return "stopped by Ctrl-C" if code == INTERRUPTED else "stopped by a signal"
 
 
 def stop_at_once() -> None:
@@ -93,14 +104,20 @@ def _handled(
             signal.signal(number, earlier)
 
 
-def _exit_at_once(number: int, frame: FrameType | None) -> None:
+def _tell(line: str) -> None:
+    """Prints a line from within a handler, where the streams may be in use."""
     if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one says it
-        os.write(2, f"{STOPPED}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    _tell(STOPPED)
     os._exit(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
 
 
 class Preemption:
-    """Listens for SIGTERM, and for SIGUSR1, which Slurm can send ahead of it.
+    """Listens for SIGTERM, for SIGUSR1, which Slurm can send ahead of it, and for Ctrl-C.
 
     `requested` is set when one arrives: a training loop checks it between steps, saves and raises. Inside `interruptible`, where
     everything is saved already, the signal itself raises. A second signal always does.
@@ -108,12 +125,15 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = False
+        self.code = EXIT_CODE
+        """The exit code of a process that the signal has stopped."""
         self._now = False
+        self._heard_at = 0.0
 
     @contextmanager
     def listening(self) -> Generator["Preemption"]:
         """Context in which signals set `requested`. In any thread but the main one it does nothing."""
-        with _handled(self._hear):
+        with _handled(self._hear, (signal.SIGINT, *SIGNALS)):
             yield self
 
     @contextmanager
@@ -129,9 +149,15 @@ class Preemption:
     def check(self) -> None:
         """Raises `Preempted` if a signal has arrived."""
         if self.requested:
-            raise Preempted("stopped by a signal; what is saved is kept, and the same command goes on from there")
+            raise Preempted(f"{_by(self.code)}; what is saved is kept, and the same command goes on from there", self.code)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, True
+        again, now = self.requested, time.monotonic()
+        if again and "TORCHELASTIC_RUN_ID" in os.environ and now - self._heard_at < _SAME_SIGNAL_S:
+            return
+        self.requested, self._heard_at = True, now
+        self.code = INTERRUPTED if number == signal.SIGINT else EXIT_CODE
         if self._now or again:
             self.check()
+        if number == signal.SIGINT:
+            _tell(STOPPING)

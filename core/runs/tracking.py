@@ -48,7 +48,7 @@ class JsonlTracker:
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         self._closed = True
 
 
@@ -95,11 +95,11 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log(metrics, axis=axis, step=step)
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         """Closes every tracker, last one first, even if one of them raises."""
         with ExitStack() as stack:
             for tracker in self._trackers:
-                stack.callback(tracker.close)
+                stack.callback(tracker.close, exit_code=exit_code)
 
 
 def _drop_broken_lines(path: Path) -> None:

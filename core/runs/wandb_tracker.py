@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from core.disk import jsonable
+from core.process.signals import EXIT_CODE, INTERRUPTED
 from core.runs.tracking import AXES
+from core.runs.wandb_rows import ONLINE, Row, earlier_rows, is_elsewhere, offline_folders, remove_folders
 from core.text import redacted_values, shown
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -30,8 +32,8 @@ class WandbTracker:
 
     `mode` is "online", "offline", "disabled" or "auto". The last follows the environment (WANDB_MODE) or W&B's settings; if
     they leave it open, it is online with an API key and offline, with a note, without one. The run's files go to
-    `<dir>/wandb`. With `id`, a stopped run continues under the same id: directly when online, and as a second folder that
-    `wandb sync` joins to the first when offline.
+    `<dir>/wandb`. With `id`, a stopped run continues under the same id and every step is there once: online, rows that W&B has are
+    not sent again; offline, the new folder takes in the rows of the earlier ones, which are removed unless W&B's host has them.
 
     If W&B's host does not answer, answers with anything but a run, or if W&B's own service on this machine ends or hangs, the run
     goes on offline, and one line says how to upload it. Nothing here raises for that, or waits for more than 20 s.
@@ -47,12 +49,13 @@ class WandbTracker:
             raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
         self._run: wandb.Run | None = None
         self._bound: set[str] = set()
-        self._recent: list[tuple[float, Mapping[str, float], str, int]] = []
+        self._recent: list[tuple[float, Row]] = []
         self._name, self._files = name, dir / "wandb"
         if mode == "disabled":
             return
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its service would send reports on itself, and print that it cannot
         dir.mkdir(parents=True, exist_ok=True)  # otherwise W&B falls back to /tmp
+        self._sent = earlier_rows(dir, self._files)
         self._arguments: dict[str, Any] = {
             **{"project": project, "name": name, "group": group, "dir": dir, "config": redacted_values(jsonable(config))},
             **{"id": id, "resume": "allow" if id else None},
@@ -65,26 +68,29 @@ class WandbTracker:
             self._start("offline" if lacks_key else wanted, "no API key found" if lacks_key else "", "offline-run-*")
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
-        """Sends one row. Each metric is bound, by its full name since globs would overlap, to the axis on which it first appears."""
+        """Sends what is new in a row; each metric is bound, by its full name since globs would overlap, to the axis of its first row."""
+        if self._run is None or (row := self._sent.add(Row(axis=axis, step=step, metrics=metrics))) is None:
+            return
         now = time.monotonic()
-        self._recent = [row for row in self._recent if now - row[0] < _IN_FLIGHT_S] + [(now, metrics, axis, step)]
+        self._recent = [recent for recent in self._recent if now - recent[0] < _IN_FLIGHT_S] + [(now, row)]
         try:
-            self._send(metrics, axis, step)
+            self._send(row)
         except _failures() as error:
             self._go_offline(error, "*run-*")
-            self._send_recent()
 
-    def close(self) -> None:
-        """Finishes the run, so that the next one in this process is a new one."""
+    def close(self, *, exit_code: int = 0) -> None:
+        """Finishes the run, so that the next one in this process is a new one.
+
+        W&B shows it as finished, as preempted if `exit_code` is that of a stopped run, or else as failed.
+        """
         if self._run is None:
             return
         try:
-            self._finish()
+            self._finish(exit_code)
         except _failures() as error:  # the first to show that the service ended after the last row, perhaps
-            self._go_offline(error, "*run-*")
             try:
-                self._send_recent()
-                self._finish()
+                self._go_offline(error, "*run-*")
+                self._finish(exit_code)
             except _failures() as problem:
                 _abandon_service()
                 self._say(f"not everything could be kept for it ({_reason(problem)})", "*run-*")
@@ -96,7 +102,11 @@ class WandbTracker:
 
         _silence()
         try:
-            self._run = self._started("online")
+            self._run = run = self._started("online")
+            (self._files / ONLINE).touch()
+            # One row is one step of W&B's own, so what its host lacks is known: all of a run that was logged offline so far.
+            for row in self._sent.rows[_within(_ANSWER_S, lambda: run.starting_step) :]:
+                self._send(row)
         except UsageError:  # no key, for instance, which only the user can change
             raise
         except _failures() as error:
@@ -118,32 +128,42 @@ class WandbTracker:
 
     def _start(self, mode: str, why: str, runs: str) -> None:
         """Starts the run without W&B's host, and says why if it is not as the user wanted; does without W&B if that fails."""
+        earlier = offline_folders(self._files)
         try:
-            self._run = self._started(mode)
+            self._run = run = self._started(mode)
+            is_partial = is_elsewhere(self._files)
+            # What was sent in the last seconds may have been lost; twice does less harm.
+            for row in [row for _, row in self._recent] if is_partial else self._sent.rows:
+                self._send(row)
+            if not is_partial:  # a folder of the same second is the same folder
+                remove_folders([folder for folder in earlier if not folder.samefile(run.settings.sync_dir)])
         except _failures() as error:
+            self._run = None
             print(f"W&B does not work here ({_reason(error)}); the metrics of {self._name} are in its metrics.jsonl", file=sys.stderr)
         else:
             if why:
                 self._say(why, runs)
 
-    def _finish(self) -> None:
-        if self._run is not None:
-            _within(_ANSWER_S + 3, self._run.finish)  # which has a limit of its own
-
-    def _send_recent(self) -> None:
-        """Sends the last rows again: twice does no harm, and whether they were written cannot be known."""
-        for _, metrics, axis, step in self._recent:
-            self._send(metrics, axis, step)
-
-    def _send(self, metrics: Mapping[str, float], axis: str, step: int) -> None:
+    def _finish(self, exit_code: int) -> None:
         if (run := self._run) is None:
             return
-        new = sorted(metrics.keys() - self._bound)
+
+        def finish() -> None:
+            if exit_code in (EXIT_CODE, INTERRUPTED):
+                run.mark_preempting()
+            run.finish(exit_code=exit_code)
+
+        _within(_ANSWER_S + 3, finish)  # which has a limit of its own
+
+    def _send(self, row: Row) -> None:
+        if (run := self._run) is None:
+            return
+        new = sorted(row.metrics.keys() - self._bound)
 
         def send() -> None:
             for name in new:
-                run.define_metric(name, step_metric=axis)
-            run.log({axis: step, **{name: float(value) for name, value in metrics.items()}})
+                run.define_metric(name, step_metric=row.axis)
+            run.log({row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}})
 
         _within(_ANSWER_S, send)
         self._bound.update(new)

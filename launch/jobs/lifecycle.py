@@ -15,7 +15,7 @@ from core.data.dates import pin_date
 from core.disk import BrokenFileError
 from core.hooks.hook import log_unlogged
 from core.process.shortage import ShortageError, shortage, told
-from core.process.signals import Preempted
+from core.process.signals import EXIT_CODE, INTERRUPTED, Preempted
 from core.records import Tracker
 from core.runs.record import RECORD, Run, RunState, date_of, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
 from core.runs.tracking import METRICS, JsonlTracker, Trackers
@@ -136,11 +136,14 @@ def _passes_before(run: Run) -> Mapping[str, Any]:
 def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
     """The tracker of a run; whatever ends the run early is noted in its record."""
     tracker: Tracker | None = None
+    code = 1
     try:
         tracker = _tracker(job, run, plan)
         log_unlogged(run.dir, run.dir / METRICS, tracker)
         yield tracker
+        code = 0
     except (Preempted, KeyboardInterrupt) as error:
+        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_CODE
         stop_run(run, str(error) or type(error).__name__)
         raise
     except BaseException as error:
@@ -151,7 +154,7 @@ def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
         raise ShortageError(said) from error
     finally:
         if tracker is not None:
-            tracker.close()
+            tracker.close(exit_code=code)
 
 
 def _untracked() -> AbstractContextManager[Tracker]:

@@ -136,9 +136,19 @@ def run_jobs(
                     results[job.key] = result
                     display.ended(job.key, result if isinstance(result, Failure) else None)
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
+        _stop([process for _, process, _ in running.values()])
     return results
+
+
+def _stop(running: Sequence[BaseProcess]) -> None:
+    """Has jobs save what they have, and waits for them; Ctrl-C, or a signal, ends the wait, and them with this process."""
+    for process in running:
+        process.terminate()
+    if running:
+        jobs = "the running job saves" if len(running) == 1 else f"{len(running)} running jobs save"
+        print(f"stopping as soon as {jobs}; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+    for process in running:
+        process.join()
 
 
 def _start_server() -> None:

@@ -50,7 +50,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
 
     The hooks run on the untrained policy as step 0 and at every checkpoint. Raises `ValueError` before any work if TRL
     does not support what `config` asks for (`require_supported`), `DivergenceError` if scores or gradients are not finite or
-    the KL is above `config.kl.stop`, and `Preempted`, with everything saved, after a SIGTERM.
+    the KL is above `config.kl.stop`, and `Preempted`, with everything saved, after a SIGTERM or Ctrl-C.
     """
     require_supported(config)
     if ignored := ignored_settings(config):

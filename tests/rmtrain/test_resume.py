@@ -18,7 +18,7 @@ from core.disk import MARKER
 from core.engines.resume import STATE, forget_states, resumable_steps
 from core.hooks.hook import Hook, eval_file, read_evaluation
 from core.hooks.run_context import RunContext
-from core.process.signals import EXIT_CODE, Preempted
+from core.process.signals import Preempted
 from core.records import CheckpointSaved
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
@@ -83,13 +83,19 @@ def stopped(config: RewardModelConfig, run_dir: Path, number: int, at: int, hook
     return str(error.value), error.value.code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_at_the_next_step_and_the_next_run_goes_on_from_there(policy_folder: Path, tmp_path: Path, number: int) -> None:
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize("number", EXIT_CODES)
+def test_a_signal_saves_at_the_next_step_and_the_next_run_goes_on_from_there(
+    policy_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     config = config_of(policy_folder, epochs=3)  # 9 steps, checkpoints at 3, 6 and 9
     fit(config, tmp_path / "whole")
     message, code = stopped(config, tmp_path / "torn", number, 4)
-    assert message == "stopped by a signal and saved at step 5 of 9; the same command goes on from there"
-    assert code == EXIT_CODE == 75
+    by = "Ctrl-C" if number == signal.SIGINT else "a signal"
+    assert message == f"stopped by {by} and saved at step 5 of 9; the same command goes on from there"
+    assert code == EXIT_CODES[number]
     assert complete_steps(tmp_path / "torn") == [3, 5]
     said: list[str] = []
     fit(config, tmp_path / "torn", said=said)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from core.process.signals import EXIT_CODE, SIGNALS, Preempted, Preemption, raise_on_signal
+from core.process.signals import EXIT_CODE, INTERRUPTED, SIGNALS, Preempted, Preemption, raise_on_signal
 
 EACH_SIGNAL = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 
@@ -91,6 +91,27 @@ def test_handlers_are_put_back_however_the_block_ends() -> None:
             signal.signal(number, handler)
 
 
+def test_an_interrupt_is_noted_like_a_signal_and_a_second_one_raises_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with Preemption().listening() as preemption:
+        send(signal.SIGINT)
+        assert preemption.requested
+        assert capfd.readouterr().err == "stopping as soon as this step is saved; Ctrl-C again ends the run at once\n"
+        with pytest.raises(Preempted) as error:
+            send(signal.SIGINT)
+        assert (error.value.code, str(Preempted.saved_at("step 5 of 9", preemption.code))) == (
+            INTERRUPTED,
+            "stopped by Ctrl-C and saved at step 5 of 9; the same command goes on from there",
+        )
+
+
+def test_under_torchrun_which_passes_an_interrupt_on_it_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with Preemption().listening() as preemption:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert preemption.requested
+
+
 def test_in_another_thread_nothing_listens_and_nothing_breaks() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), list[object]()
 
@@ -105,5 +126,5 @@ def test_in_another_thread_nothing_listens_and_nothing_breaks() -> None:
 
 
 def test_the_exception_reaches_another_process_with_its_message_and_code() -> None:
-    copy = pickle.loads(pickle.dumps(Preempted("saved at step 5")))
-    assert (type(copy), str(copy), copy.code) == (Preempted, "saved at step 5", EXIT_CODE)
+    copy = pickle.loads(pickle.dumps(Preempted("saved at step 5", INTERRUPTED)))
+    assert (type(copy), str(copy), copy.code) == (Preempted, "saved at step 5", INTERRUPTED)

@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.runs.tracking import JsonlTracker, Trackers, read_metrics
+from core.runs.tracking import JsonlTracker, Trackers, forget_later, read_metrics
 from core.runs.wandb_tracker import WandbTracker
 from tests.fakes import ListTracker
 
@@ -176,15 +176,47 @@ def test_two_runs_in_one_process_are_two_runs_even_where_the_first_is_still_open
     assert history(wandb_records(offline_runs(tmp_path / "second")[0])) == [{AXIS: 1, "a": 2.0}]
 
 
-def test_a_resumed_offline_run_is_a_second_segment_under_the_same_id_that_asks_to_be_joined(tmp_path: Path) -> None:
-    for step in (1, 2):
-        tracker = offline_tracker(tmp_path, id="cccc3333")
+def session(run_dir: Path, steps: Iterable[int], *, exit_code: int = 0) -> None:
+    """What a run logs in a session that starts after step 2, its last checkpoint, to its own log and to W&B."""
+    files, wandb = JsonlTracker(run_dir / "metrics.jsonl"), offline_tracker(run_dir, id="cccc3333")
+    forget_later(run_dir / "metrics.jsonl", 2)
+    tracker = Trackers([files, wandb])
+    for step in steps:
         tracker.log({"a": float(step)}, axis=AXIS, step=step)
-        tracker.close()
-    segments = [wandb_records(run) for run in offline_runs(tmp_path)]
-    runs = [record["run"] for records in segments for record in records if record["type"] == "run"]
-    assert [(run["run_id"], run["resume"]) for run in runs] == [("cccc3333", True), ("cccc3333", True)]
-    assert [history(records) for records in segments] == [[{AXIS: 1, "a": 1.0}], [{AXIS: 2, "a": 2.0}]]
+    tracker.close(exit_code=exit_code)
+
+
+def test_a_run_that_is_resumed_offline_is_one_folder_with_every_step_once(tmp_path: Path) -> None:
+    session(tmp_path, (1, 2, 3, 4), exit_code=75)
+    session(tmp_path, (3,), exit_code=130)  # stopped again before it came as far: step 4 is in W&B's folder only
+    session(tmp_path, (3, 4, 5))
+    [last] = offline_runs(tmp_path)
+    records = wandb_records(last)
+    assert history(records) == [{AXIS: step, "a": float(step)} for step in (1, 2, 3, 4, 5)]
+    [run] = [record["run"] for record in records if record["type"] == "run"]
+    assert (run["run_id"], run["resume"]) == ("cccc3333", True)
+    assert sorted(read_metrics(tmp_path / "metrics.jsonl", axis=AXIS)) == [1, 2, 3, 4, 5]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_what_was_synced_stays_and_the_next_folder_holds_only_what_is_new(tmp_path: Path) -> None:
+    session(tmp_path, (1, 2, 3))
+    [first] = offline_runs(tmp_path)
+    [log] = first.glob("*.wandb")
+    log.with_name(f"{log.name}.synced").touch()
+    session(tmp_path, (3, 4))
+    [second] = set(offline_runs(tmp_path)) - {first}
+    assert history(wandb_records(second)) == [{AXIS: 4, "a": 4.0}]
+
+
+@pytest.mark.parametrize(("exit_code", "preempting"), [(0, False), (1, False), (75, True), (130, True)])
+def test_a_run_that_was_stopped_reads_as_preempted_in_wandb_and_one_that_failed_as_failed(
+    tmp_path: Path, exit_code: int, preempting: bool
+) -> None:
+    session(tmp_path, (1,), exit_code=exit_code)
+    records = wandb_records(offline_runs(tmp_path)[0])
+    assert [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"] == [exit_code]
+    assert any(record["type"] == "preempting" for record in records) == preempting
 
 
 IS_KILLED_ONCE_THE_ROW_IS_ON_DISK = """
@@ -262,7 +294,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
 class BrokenTracker(ListTracker):
     """Cannot be closed."""
 
-    def close(self) -> None:
+    def close(self, *, exit_code: int = 0) -> None:
         raise OSError("disk full")
 
 

@@ -11,8 +11,14 @@ JOBS = {
     "bon": "sample pools of completions once and rerank them with reward models",
     "bench": "score a reward model, a judge or saved scores on RewardBench 2 or 1; compare two results",
     "study": "run a sweep of reward models, best-of-N and PPO, and report how the benchmark relates to use",
-    "report": "draw the report of a study's finished runs anew",
+    "report": "draw the report of finished runs: those of a study, or any others",
+    "runs": "list runs, with their status, scores, age and size",
+    "show": "say what one run was, and what came of it",
+    "rerun": "start the job of a run once more, with other settings",
 }
+
+_MODULES = {"runs": "history.listing", "show": "history.one", "rerun": "history.rerun"}
+"""Where a job's module is not called like the job."""
 
 HELP = f"""rewardloop trains reward models and policies, and benchmarks them while they train.
 
@@ -45,7 +51,7 @@ def main() -> None:
         print(f"rewardloop: there is no job {name!r}; choose one of {', '.join(JOBS)}. See `rewardloop --help`.", file=sys.stderr)
         raise SystemExit(2)
     sys.argv = [f"rewardloop {name}", *sys.argv[2:]]
-    importlib.import_module(f"launch.{name}").main()
+    importlib.import_module(f"launch.{_MODULES.get(name, name)}").main()
 
 
 if __name__ == "__main__":

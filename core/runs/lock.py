@@ -48,3 +48,18 @@ def locked(path: Path) -> Generator[None]:
         yield
     finally:
         release_lock(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on the file at `path`; False if there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,1 @@
+"""Runs that are there already: found, listed, shown, and started once more with other settings."""

@@ -72,6 +72,8 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if asked.sweeping else said)
             # Some failures, such as running out of memory, hit one process alone.
             _print_error(f"failed: {failures[-1]}", every_process=not isinstance(error, ValueError))
+            if asked.sweeping and num_processes() > 1:
+                _end_unless_together(error, said)
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
@@ -86,6 +88,16 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             if asked.sweeping:
                 _print_error("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
             raise SystemExit(1)
+
+
+def _end_unless_together(error: Exception, said: str) -> None:
+    """Ends this process, and with it the others, unless they fail too: they wait for it, and must not meet it in the next job."""
+    from core.process.together import failed_together  # imports torch
+
+    if not failed_together(error):
+        line = f"process {rank()} failed without the others, which ends the sweep; the same command goes on from there: {said}"
+        print(shown(line), file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 @contextmanager

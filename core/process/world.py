@@ -18,6 +18,9 @@ from core.process.signals import Preempted
 # Processes wait for the main one while it evaluates a checkpoint, which takes longer than the default of ten minutes.
 TIMEOUT = timedelta(hours=6)
 
+_SHARED = "_rewardloop_shared"
+"""An attribute of errors that were raised on all processes."""
+
 T = TypeVar("T")
 
 
@@ -50,7 +53,7 @@ class World:
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
-            raise box[1]
+            raise _shared(box[1])
         return box[0]
 
     def all_gather(self, make: Callable[[], T]) -> list[T]:
@@ -66,7 +69,7 @@ class World:
         dist.all_gather_object(found, own)
         for _, error in found:
             if error is not None:
-                raise error
+                raise _shared(error)
         return [made for made, _ in found]
 
     def shard(self, count: int) -> slice:
@@ -87,6 +90,19 @@ class World:
         """Returns once all processes have called it."""
         if self.size > 1:
             dist.barrier()
+
+
+def was_shared(error: BaseException) -> bool:
+    """Whether the error, or what led to it, was raised on all processes by `from_main` or `all_gather`."""
+    link: BaseException | None = error
+    while link is not None and _SHARED not in vars(link):
+        link = link.__cause__
+    return link is not None
+
+
+def _shared(error: BaseException) -> BaseException:
+    vars(error)[_SHARED] = True
+    return error
 
 
 def join_world() -> World:

@@ -5,7 +5,7 @@ Imports no torch, so that a finished run is found without it.
 
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,20 @@ from core.hooks.hook import log_unlogged
 from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import EXIT_CODE, INTERRUPTED, Preempted
 from core.records import Tracker
-from core.runs.record import RECORD, Run, RunState, date_of, fail_run, finish_run, is_finished, open_run, read_record, run_of, stop_run
+from core.runs.record import (
+    RECORD,
+    Run,
+    RunState,
+    RunStatus,
+    date_of,
+    fail_run,
+    finish_run,
+    is_finished,
+    open_run,
+    read_record,
+    run_of,
+    stop_run,
+)
 from core.runs.tracking import METRICS, JsonlTracker, Trackers
 from core.runs.wandb_tracker import WandbTracker
 from launch.compose import Composed
@@ -84,7 +97,7 @@ def carry_out(
             tidy(run.dir)
         return record_of(run)
     pin_date(day)
-    with _tracked(job, run, plan) if world.is_main else _untracked() as tracker:
+    with _tracked(job, run, plan) if world.is_main else _untracked(run, plan, world.rank) as tracker:
         results = work(run, tracker)
         if world.is_main:
             finish_run(run, **results)
@@ -144,21 +157,42 @@ def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
         code = 0
     except (Preempted, KeyboardInterrupt) as error:
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_CODE
-        stop_run(run, str(error) or type(error).__name__)
+        if _is_open(run):
+            stop_run(run, str(error) or type(error).__name__)
         raise
     except BaseException as error:
-        if (said := shortage(error, run.dir, smaller=_SMALLER.get(plan.kind, "use smaller batches"))) is None:
-            fail_run(run, told(error))
+        said = _shortage(error, run, plan)
+        if _is_open(run):
+            fail_run(run, said or told(error))
+        if said is None:
             raise
-        fail_run(run, said)
         raise ShortageError(said) from error
     finally:
         if tracker is not None:
             tracker.close(exit_code=code)
 
 
-def _untracked() -> AbstractContextManager[Tracker]:
-    return nullcontext(Trackers([]))
+@contextmanager
+def _untracked(run: Run, plan: RunPlan, rank: int) -> Generator[Tracker]:
+    """What the other processes have for a tracker. If one of them fails alone, it says so in the record: the main one, which waits for it,
+    is killed before it can."""
+    try:
+        yield Trackers([])
+    except Exception as error:
+        from core.process.together import failed_together  # imports torch, as this process has long done
+
+        if not failed_together(error) and _is_open(run):
+            fail_run(run, f"process {rank}: {_shortage(error, run, plan) or told(error)}")
+        raise
+
+
+def _is_open(run: Run) -> bool:
+    """Whether no process has noted yet how the run ended: what comes after the first failure follows from it."""
+    return read_record(run.dir)["status"] == RunStatus.running
+
+
+def _shortage(error: BaseException, run: Run, plan: RunPlan) -> str | None:
+    return shortage(error, run.dir, smaller=_SMALLER.get(plan.kind, "use smaller batches"))
 
 
 def _tracker(job: RunSettings, run: Run, plan: RunPlan) -> Tracker:

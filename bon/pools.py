@@ -12,6 +12,8 @@ from core.data.dialogues import messages_of, parse_dialogue
 from core.data.rows import numbered_lines
 from core.disk import MARKER, BrokenFileError, atomic_folder, damage, is_complete, jsonable, parse_json, read_json, write_json
 from core.functions import Verifier
+from core.generators.shared import draw_share
+from core.process.world import World, alone
 from core.records import Dialogue, Generator, Prompt, Sampling, Scorer
 from core.scorers.verifier import correctness
 
@@ -40,44 +42,65 @@ def make_pools(
     folder: Path,
     prompts: Mapping[str, Sequence[Prompt]],
     verifiers: Mapping[str, Verifier],
-    generator: Generator,
+    generator: Generator | None,
     sampling: Sampling,
     advance: Callable[[int], None],
     *,
     origin: Mapping[str, Any],
+    world: World | None = None,
 ) -> Pools:
     """Samples `sampling.n` completions per prompt of every task and stores them in `folder`, unless they are already there.
 
     `advance` is called with the number of prompts answered; `origin` identifies the policy and the tasks. A pool is
-    complete or absent: a partly written one is sampled again. Raises `ValueError` if `folder` holds pools of another
+    complete or absent: a partly drawn one is sampled again. With `world`, all its processes call it, each to draw and judge
+    its share; only the main one needs a `generator` that draws for all. Raises `ValueError` if `folder` holds pools of another
     origin or sampling.
     """
+    world = world or alone()
     manifest = {"tasks": sorted(prompts), "sampling": jsonable(asdict(sampling)), "origin": jsonable(origin)}
-    if is_complete(folder):
-        found = _manifest(folder)
-        if {key: value for key, value in found.items() if key != NUM_ROWS} != manifest:
-            raise ValueError(
-                f"{folder} holds pools of another policy, other tasks or other sampling, or pools of an earlier version; delete that "
-                f"folder ({folder.absolute()}) to draw them again, or name another folder: pools=OTHER."
-            )
-    else:
-        with atomic_folder(folder) as temporary:
-            for task, rows in prompts.items():
-                answers = generator.generate([row.dialogue for row in rows], sampling)
-                lines = [
-                    {
-                        "id": row.id,
-                        "prompt": messages_of(row.dialogue),
-                        "completions": [completion.text for completion in completions],
-                        "correct": [correctness(verifiers[task], completion.text, row) for completion in completions],
-                    }
-                    for row, completions in zip(rows, answers, strict=True)
-                ]
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                (temporary / f"{task}.jsonl").write_text(text, encoding="utf-8")
-                advance(len(rows))
-            write_json(temporary / MANIFEST, {**manifest, NUM_ROWS: {task: len(rows) for task, rows in prompts.items()}})
-    return load_pools(folder)
+    if not world.from_main(lambda: _is_made(folder, manifest)):
+        lines: dict[str, list[str]] = {}
+        for task, rows in prompts.items():
+            shares = world.all_gather(lambda task=task, rows=rows: _own_lines(rows, verifiers[task], generator, sampling, world))
+            lines[task] = [line for share in shares for line in share]
+            advance(len(rows))
+        world.from_main(lambda: _store(folder, lines, manifest))
+    return world.from_main(lambda: load_pools(folder))
+
+
+def _is_made(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the pools of the manifest. Raises `ValueError` if it holds others."""
+    if not is_complete(folder):
+        return False
+    found = _manifest(folder)
+    if {key: value for key, value in found.items() if key != NUM_ROWS} != manifest:
+        raise ValueError(
+            f"{folder} holds pools of another policy, other tasks or other sampling, or pools of an earlier version; delete that "
+            f"folder ({folder.absolute()}) to draw them again, or name another folder: pools=OTHER."
+        )
+    return True
+
+
+def _own_lines(rows: Sequence[Prompt], verifier: Verifier, generator: Generator | None, sampling: Sampling, world: World) -> list[str]:
+    """The lines of this process's share of a task's pool."""
+    answers = draw_share(generator, [row.dialogue for row in rows], sampling, world)
+    lines = [
+        {
+            "id": row.id,
+            "prompt": messages_of(row.dialogue),
+            "completions": [completion.text for completion in completions],
+            "correct": [correctness(verifier, completion.text, row) for completion in completions],
+        }
+        for row, completions in zip(rows[world.shard(len(rows))], answers, strict=True)
+    ]
+    return [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
+
+
+def _store(folder: Path, lines: Mapping[str, Sequence[str]], manifest: Mapping[str, Any]) -> None:
+    with atomic_folder(folder) as temporary:
+        for task, own in lines.items():
+            (temporary / f"{task}.jsonl").write_text("".join(own), encoding="utf-8")
+        write_json(temporary / MANIFEST, {**manifest, NUM_ROWS: {task: len(own) for task, own in lines.items()}})
 
 
 def load_pools(folder: Path) -> Pools:

@@ -173,9 +173,9 @@ class RolloutConfig:
 
     kind: Hashed[RolloutKind] = RolloutKind.transformers
     batch_size: RoundingOnly[int] = 512
-    """transformers: completions generated at a time."""
+    """transformers: completions generated at a time, at most."""
     memory: Hashed[float] = 0.5
-    """continuous: fraction of the device's free memory for the KV cache."""
+    """transformers, continuous: fraction of the device's free memory for the KV cache."""
     url: Unhashed[str] = ""
     """vllm: address of the server, as in http://localhost:8000."""
     parallel: Unhashed[int] = 64

@@ -3,19 +3,23 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import compress
 from types import MappingProxyType
 
 from bon.estimators import mean
 from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
-from core.hooks.hook import Hook, eval_file, read_evaluation
+from core.generators.shared import draw_share
+from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
 from core.process.precision import without_autocast
-from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer, num_truncated
+from core.process.world import World, alone
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Generator, Preference, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
+from core.scorers.shared import SharedScorer
 from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
@@ -23,13 +27,13 @@ from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
-from evalhooks.tasks.task import Task, answer
+from evalhooks.tasks.task import Task, judged
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
 
 
-class RewardModelHook(Hook):
+class RewardModelHook(SharedHook):
     """RewardBench 2 and 1 and best-of-N on stored pools, at every checkpoint of a reward model."""
 
     def __init__(
@@ -52,43 +56,45 @@ class RewardModelHook(Hook):
                 f"hooks.best_of={list(best_of)} exceeds the {size} completions per prompt in the pools; lower it, or make larger pools."
             )
 
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        say = parts.told(self.say)
         scorer = RewardModelScorer(
-            event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=self._say_once
+            event.model,
+            event.tokenizer,
+            batch_tokens=self.batch_tokens,
+            max_length=self.max_length,
+            say=parts.told(self._say_once),
+            world=parts.world,
+            reward_pass=parts.reward_pass,
         )
-        name = step_folder(event.run_dir, event.step).name
         metrics: dict[str, float] = {}
         if self.rows2:
-            scored = self._scored(self.rows2, scorer, "rewardbench2")
+            scored = self._scored(self.rows2, scorer, "rewardbench2", parts)
             result = v2.scores(scored.rows)
             metrics |= v2.metrics(result, v2.standard_errors(scored.rows))
             if result.reason:
-                self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
-            self._say_not_finite(remark(result.not_finite, len(scored.rows)), event.step)
-            write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
+                say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
+            _say_not_finite(remark(result.not_finite, len(scored.rows)), event.step, say)
+            _write(event, parts, "rewardbench2", scored, result.row_results)
         if self.rows1:
-            scored = self._scored(self.rows1, scorer, "rewardbench1")
+            scored = self._scored(self.rows1, scorer, "rewardbench1", parts)
             result1 = v1.scores(scored.rows)
             metrics |= v1.metrics(result1)
             for refusal in result1.refusals:
-                self.say(f"rewardbench1 at step {event.step}: {refusal}")
-            self._say_not_finite(remark(result1.not_finite, len(scored.rows)), event.step)
-            write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
+                say(f"rewardbench1 at step {event.step}: {refusal}")
+            _say_not_finite(remark(result1.not_finite, len(scored.rows)), event.step, say)
+            _write(event, parts, "rewardbench1", scored, result1.row_results)
         if self.pools:
-            metrics |= rerank(self.pools, scorer, self.best_of, say=self.say)
+            metrics |= rerank(self.pools, scorer, self.best_of, say=say)
         if scorer.num_truncated:
-            self.say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
+            say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
         return metrics
 
-    def _scored(self, rows: Sequence[BenchmarkRow], scorer: Scorer, name: str) -> ScoredBenchmark:
+    def _scored(self, rows: Sequence[BenchmarkRow], scorer: Scorer, name: str, parts: RunParts) -> ScoredBenchmark:
         scored = score_rows(rows, scorer)
         if scored.num_equal:
-            self._say_once(f"{scored.num_equal} of {len(rows)} rows of {name} hold completions that are equal after tokenising")
+            parts.told(self._say_once)(f"{scored.num_equal} of {len(rows)} rows of {name} hold completions that are equal after tokenising")
         return scored
-
-    def _say_not_finite(self, line: str, step: int) -> None:
-        if line:
-            self.say(f"step {step}: {line}")
 
     def _say_once(self, line: str) -> None:
         """Says a line once per run: remarks about the model hold at every checkpoint."""
@@ -97,13 +103,24 @@ class RewardModelHook(Hook):
             self.say(line)
 
 
+def _say_not_finite(line: str, step: int, say: Callable[[str], None]) -> None:
+    if line:
+        say(f"step {step}: {line}")
+
+
+def _write(event: CheckpointSaved, parts: RunParts, benchmark: str, scored: ScoredBenchmark, credits: Sequence[float | None]) -> None:
+    """Writes the scores of all rows beside the metrics of the step, on the main process."""
+    file = event.run_dir / "evals" / f"{step_folder(event.run_dir, event.step).name}.{benchmark}.parquet"
+    parts.world.from_main(lambda: write_rows(file, scored, credits))
+
+
 MAX_SOURCES = 20
 """Sources of held-out pairs with a metric of their own."""
 OTHERS = "others"
 """All other sources together."""
 
 
-class HeldOutHook(Hook):
+class HeldOutHook(SharedHook):
     """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half, a NaN counts as wrong.
 
     Beyond `MAX_SOURCES`, as where every row has a source of its own, sources share the metric `OTHERS`.
@@ -118,10 +135,16 @@ class HeldOutHook(Hook):
         self.pairs, self.max_length, self.batch_tokens, self.say = pairs, max_length, batch_tokens, say
         self._said = False
 
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
-        # The trainer already reports once that the model pads.
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        say = parts.told(self.say)
         scorer = RewardModelScorer(
-            event.model, event.tokenizer, batch_tokens=self.batch_tokens, max_length=self.max_length, say=lambda _: None
+            event.model,
+            event.tokenizer,
+            batch_tokens=self.batch_tokens,
+            max_length=self.max_length,
+            say=lambda _: None,  # the trainer already reports once that the model pads
+            world=parts.world,
+            reward_pass=parts.reward_pass,
         )
         rows = scorer.score_detailed([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)
@@ -137,7 +160,7 @@ class HeldOutHook(Hook):
                 else:
                     broken.append(place)
         if broken:
-            self.say(
+            say(
                 f"step {event.step}: {len(broken)} of {len(self.pairs)} held-out pairs have rewards that are NaN or infinite, the first is "
                 f"pair {broken[0]}; {REMEDY}"
             )
@@ -145,7 +168,7 @@ class HeldOutHook(Hook):
         credits = [credit for source in by_source.values() for credit in source]
         num_long = sum(chosen.truncated or rejected.truncated for chosen, rejected in rows)
         if num_long and not self._said:
-            self.say(f"left out {num_long} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
+            say(f"left out {num_long} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
             self._said = True
         if not credits:
             return {}
@@ -157,13 +180,24 @@ class HeldOutHook(Hook):
         return set(sorted(counts, key=lambda source: (-counts[source], source))[:MAX_SOURCES])
 
 
-class PolicyHook(Hook):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answered:
+    """What a process measured of its share of a task's prompts; the scores are empty without a reward."""
+
+    answers: list[list[Completion]]
+    correct: list[list[float]]
+    scores: list[list[float]]
+    num_truncated: int
+
+
+class PolicyHook(SharedHook):
     """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
-    `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` holds metrics that
-    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others. `on_policy/truncated` is
-    the share of answers that reward models cut to their length limit, logged if any could. Raises `ValueError` for a
-    verifier that does not work on the first prompt of its task.
+    Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores
+    those to its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts
+    cannot. `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every checkpoint with
+    the others. `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
+    Raises `ValueError` for a verifier that does not work on the first prompt of its task.
     """
 
     def __init__(
@@ -179,33 +213,43 @@ class PolicyHook(Hook):
         for task in tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
         if not self.tasks:
             return dict(self.static)
-        generator = TransformersGenerator(event.model, event.tokenizer)
-        before = num_truncated(self.scorer) if self.scorer else None
-        metrics: dict[str, float] = {}
-        answers: list[list[Completion]] = []
-        scores: list[list[float]] = []
-        labels: list[list[float]] = []
-        for name, task in self.tasks.items():
-            completions, correct = answer(task, generator, self.sampling)
-            metrics[f"downstream/{name}"] = mean([mean(row) for row in correct])
-            answers += completions
-            if self.scorer is not None:
-                texts = [[completion.text for completion in row] for row in completions]
-                with without_autocast():
-                    scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
-                labels += correct
+        generator, world = parts.generator, parts.world
+        if generator is None and world.size == 1:
+            generator = TransformersGenerator(event.model, event.tokenizer)
+        answered = {
+            name: _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
+            for name, task in self.tasks.items()
+        }
+        return world.from_main(lambda: self._metrics(event, answered))
+
+    def _own_share(self, task: Task, generator: Generator | None, world: World) -> _Answered:
+        prompts = task.prompts[world.shard(len(task.prompts))]
+        answers = draw_share(generator, [prompt.dialogue for prompt in task.prompts], self.sampling, world)
+        before, scores = num_truncated(self.scorer) if self.scorer else None, list[list[float]]()
+        if self.scorer is not None:
+            texts = [[completion.text for completion in row] for row in answers]
+            with without_autocast():
+                scores = self.scorer.score([prompt.dialogue for prompt in prompts], texts)
+        cut = 0 if self.scorer is None or before is None else (num_truncated(self.scorer) or 0) - before
+        return _Answered(answers=answers, correct=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
+
+    def _metrics(self, event: CheckpointSaved, answered: Mapping[str, _Answered]) -> dict[str, float]:
+        metrics = {f"downstream/{name}": mean([mean(row) for row in found.correct]) for name, found in answered.items()}
         metrics["downstream/average"] = mean(list(metrics.values()))
-        measured = lengths(answers) | on_policy(*self._finite(scores, labels, event.step))
-        if self.scorer and before is not None:
-            measured["on_policy/truncated"] = ((num_truncated(self.scorer) or 0) - before) / sum(map(len, answers))
+        whole = _together(list(answered.values()))
+        measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.correct, event.step))
+        if self.scorer and num_truncated(self.scorer) is not None:
+            measured["on_policy/truncated"] = whole.num_truncated / sum(map(len, whole.answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
 
     def _finite(self, scores: list[list[float]], labels: list[list[float]], step: int) -> tuple[list[list[float]], list[list[float]]]:
         """The scores and labels of the prompts all of whose answers have finite scores; `say` reports the others."""
-        prompts = [prompt for task in self.tasks.values() for prompt in task.prompts] if scores else []
+        if not scores:
+            return [], []
+        prompts = [prompt for task in self.tasks.values() for prompt in task.prompts]
         finite = [all(map(math.isfinite, row)) for row in scores]
         if broken := [f"{prompt.task}/{prompt.id}" for prompt, is_finite in zip(prompts, finite, strict=True) if not is_finite]:
             self.say(
@@ -221,23 +265,37 @@ class PolicyHook(Hook):
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
 
 
-def static_scores(scorer: Scorer, rows: Sequence[BenchmarkRow], say: Callable[[str], None] = print) -> dict[str, float]:
+def _together(shares: Sequence[_Answered]) -> _Answered:
+    """The shares one after another."""
+    return _Answered(
+        answers=[row for share in shares for row in share.answers],
+        correct=[row for share in shares for row in share.correct],
+        scores=[row for share in shares for row in share.scores],
+        num_truncated=sum(share.num_truncated for share in shares),
+    )
+
+
+def static_scores(
+    scorer: Scorer, rows: Sequence[BenchmarkRow], say: Callable[[str], None] = print, *, world: World | None = None
+) -> dict[str, float]:
     """RewardBench 2 scores of the reward that PPO maximises: `reward/rewardbench2/{overall,factuality,...}`.
 
     In a sum of several rewards, each reward model has its own scores, `reward/<name>/rewardbench2/...`; programs and judges
-    have none. Empty without rows or reward models. Scores all rows on every call, so keep the result.
+    have none. Empty without rows or reward models. Scores all rows on every call, so keep the result. With `world`, all its processes
+    call it, each to score its share.
     """
+    world = world or alone()
     terms = scorer.terms if isinstance(scorer, WeightedScorer) else (Term(name="reward", scorer=scorer),)
     models = [term for term in terms if isinstance(term.scorer, MODELS)] if rows else []
     metrics: dict[str, float] = {}
     for term in models:
         place = "reward" if len(terms) == 1 else f"reward/{term.name}"
         before = num_truncated(term.scorer) or 0
-        result = v2.scores(score_rows(rows, term.scorer).rows)
+        result = v2.scores(score_rows(rows, SharedScorer(term.scorer, world)).rows)
         for line in (result.reason, remark(result.not_finite, len(rows))):
             if line:
                 say(f"RewardBench 2 of the reward {term.name}: {line}")
-        if cut := (num_truncated(term.scorer) or 0) - before:
+        if cut := int(sum(world.all_sum([(num_truncated(term.scorer) or 0) - before]))):
             say(f"{cut} benchmark texts were cut to the length limit of the reward {term.name}, at the end of the answer")
         metrics |= {f"{place}/{key}": value for key, value in v2.metrics(result).items()}
     return metrics

@@ -10,7 +10,7 @@ from core.models.locate import resolve
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.tasks.task import load_tasks
-from launch.entry import Composed, start
+from launch.entry import Composed, rank, start
 from launch.identity import identity_of
 from launch.inputs import BoNInputs, BoNResult
 from launch.obstacles import task_obstacle
@@ -36,6 +36,8 @@ def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:
 def _command(composed: Composed[BoNJob]) -> None:
     job = composed.job
     result = run(composed, console_progress())
+    if rank() > 0:
+        return
     tasks = [task for task in result.bounds["random"] if task != "average"]
     table = Table(title=f"best of {result.n}, from {result.dir}", title_justify="left")
     for column in ("reward", *tasks, "average"):

@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from bon.config import PoolConfig
-from core.config import ContentHashed, Hashed, ModelConfig, Unhashed, require_fraction, require_positive
+from core.config import ContentHashed, Hashed, ModelConfig, RolloutConfig, Unhashed, require_fraction, require_positive
 from evalhooks.config import HooksConfig, TaskConfig
 from evalhooks.rewardbench.rows import HUB1, HUB2
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
@@ -137,10 +137,12 @@ def reward_key(name: str) -> str:
 class BoNJob(Launch):
     """`rewardloop bon`: pools of completions, made once, and what each reward picks from them. Its identity is that of the pools."""
 
-    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "best_of"})
+    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "best_of", "rollout"})
 
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)
+    rollout: Hashed[RolloutConfig] = field(default_factory=RolloutConfig)
+    """What draws the pools."""
     pools: Unhashed[str] = ""
     """Folder of the pools; made there if absent. Empty: beside the run."""
     rewards: Hashed[list[str]] = field(default_factory=list)

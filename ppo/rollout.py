@@ -5,7 +5,7 @@ Shapes: B episodes, T tokens of a completion, P tokens of a prompt, L tokens of 
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left, pad_right
+from core.generators.shared import draw_share
 from core.process.precision import without_autocast
 from core.process.world import World
 from core.records import Completion, Dialogue, Generator, Sampling
@@ -67,13 +68,15 @@ class ScoredCompletions:
     """Texts that reward models cut; None if none could."""
 
 
-def draw(prompts: Sequence[Dialogue], generator: Generator, scorer: WeightedScorer, sampling: Sampling) -> ScoredCompletions:
-    """One completion per prompt, scored."""
+def draw(
+    prompts: Sequence[Dialogue], generator: Generator | None, scorer: WeightedScorer, sampling: Sampling, world: World
+) -> ScoredCompletions:
+    """One completion for each of this process's share of the prompts, scored. All processes call it."""
     started = time.perf_counter()
-    completions = [answers[0] for answers in generator.generate(prompts, sampling)]
+    completions = [answers[0] for answers in draw_share(generator, prompts, sampling, world)]
     generated, before = time.perf_counter(), scorer.num_truncated or 0
     with without_autocast():
-        terms = scorer.parts(prompts, [[completion.text] for completion in completions])
+        terms = scorer.parts(prompts[world.shard(len(prompts))], [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
     return ScoredCompletions(
         completions=completions,
@@ -97,18 +100,11 @@ def rollout(
     """One completion per prompt with everything that the update needs; nothing here keeps a gradient.
 
     Every process samples, scores and measures its share. If only the main process has a `generator` (None on all others), it
-    samples and scores for all. The first rollout of a run fits the scorer's moments.
+    samples for all. The first rollout of a run fits the scorer's moments.
 
     Raises `DivergenceError` if a score is not finite.
     """
-    alone = world.size > 1 and any(world.all_gather(lambda: generator is None))
-    own = slice(0, len(prompts)) if alone else world.shard(len(prompts))
-
-    def drawn() -> ScoredCompletions:
-        assert generator is not None
-        return draw(prompts[own], generator, scorer, replace(sampling, first=sampling.first + own.start))
-
-    parts = [world.from_main(drawn)] if alone else world.all_gather(drawn)
+    parts = world.all_gather(lambda: draw(prompts, generator, scorer, sampling, world))
     completions = [completion for part in parts for completion in part.completions]
     terms = {name: torch.tensor([score for part in parts for score in part.terms[name]]) for name in parts[0].terms}
     scores_B = combined_scores(scorer, terms)

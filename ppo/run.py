@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.engines.resume import STATE, forget_states, newest_step, save_step
-from core.hooks.hook import eval_file, read_evaluation, rewind, run_hooks
+from core.hooks.hook import RunParts, eval_file, read_evaluation, rewind, run_hooks
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
 from core.process.precision import autocast
@@ -138,7 +138,7 @@ class PPORun:
         self.timer.restart()
 
     def _evaluate(self, state: PPOState) -> None:
-        """Runs the hooks on the policy in memory while the other processes wait."""
+        """Runs the hooks on the policy in memory."""
         session, context = self.session, self.context
         event = CheckpointSaved(
             step=state.step,
@@ -149,8 +149,9 @@ class PPORun:
             tokenizer=session.tokenizer,
             metrics=state.metrics,
         )
+        parts = RunParts(world=context.world, generator=session.generator)
         with autocast(context.world.device, self.config.model.dtype):
-            metrics = context.world.from_main(lambda: run_hooks(context.hooks, event, context.tracker))
+            metrics = run_hooks(context.hooks, event, context.tracker, parts=parts)
         take_evaluation(state, metrics, self.config, self.context)
 
     def _preempted(self, state: PPOState) -> Preempted:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Dtype, EngineKind, RolloutKind
-from core.data.chat import encode_prompts
+from core.data.chat import UnreadableError, prompt_lengths
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.generators.open import open_generator
@@ -98,9 +98,9 @@ class PPOSession:
         return {**measured, **rates, "seconds/update": time.perf_counter() - started}
 
     def policy_to_evaluate(self) -> PreTrainedModel:
-        """The policy with its current weights, whole and in evaluation mode; all processes must call it."""
+        """The policy with its current weights, whole and in evaluation mode; the generator has them too. All processes must call it."""
         self.engine.module.eval()
-        self._sync_rollout_policy()
+        self._sync_generator()
         return self.rollout_policy
 
     def first_value_scale(self, episodes: Episodes, statistics: ScoreStatistics) -> tuple[float, float]:
@@ -142,8 +142,8 @@ def open_session(
     for model in (actor, critic_source):
         if model is not None:
             require_equal_modes(model)
-    fitting, num_dropped = _fitting(prompts, tokenizer, config)
-    require_room(actor, max(map(len, encode_prompts(tokenizer, fitting))), config.max_new_tokens)
+    fitting, longest = _fitting(prompts, tokenizer, config, world)
+    require_room(actor, longest, config.max_new_tokens)
     networks = actor_critic(
         actor,
         critic_source,
@@ -168,7 +168,7 @@ def open_session(
     return PPOSession(
         config=config,
         prompts=fitting,
-        num_dropped_prompts=num_dropped,
+        num_dropped_prompts=len(prompts) - len(fitting),
         world=world,
         engine=engine,
         networks=networks,
@@ -186,12 +186,23 @@ def _require_shares(config: PPOConfig, world: World) -> None:
             raise ValueError(f"{key}={getattr(config, key)} cannot be divided evenly among {world.size} processes; choose a multiple.")
 
 
-def _fitting(prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> tuple[list[Dialogue], int]:
-    lengths = map(len, encode_prompts(tokenizer, prompts))
+def _fitting(
+    prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig, world: World
+) -> tuple[list[Dialogue], int]:
+    """The prompts of at most `max_prompt_length` tokens, and the length of the longest of these. All processes count their share."""
+    own = world.shard(len(prompts))
+
+    def counted() -> list[int]:
+        try:
+            return prompt_lengths(tokenizer, prompts[own])
+        except UnreadableError as error:
+            raise error.moved(own.start, len(prompts)) from error
+
+    lengths = [length for share in world.all_gather(counted) for length in share]
     fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
     if not fitting:
         raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
-    return fitting, len(prompts) - len(fitting)
+    return fitting, max(length for length in lengths if length <= config.max_prompt_length)
 
 
 def _parameter_groups(networks: ActorCritic, config: PPOConfig) -> list[dict[str, Any]]:

@@ -117,6 +117,8 @@ class RewardModelConfig:
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
     checkpoint_every: Hashed[float] = 0.0
     """Instead of `num_checkpoints`: a checkpoint every so many steps or, below 1, every such share of an epoch, and one at the end."""
+    export_dtype: Hashed[Dtype | None] = None
+    """Data type in which reward models are saved; empty: that of the model. What resuming needs is kept in fp32 beside it."""
     save_minutes: Unhashed[float] = 15.0
     """Minutes without a checkpoint after which one is saved to resume from, so that a killed run loses no more than that."""
     best_metric: Hashed[str] = ""
@@ -138,6 +140,8 @@ class RewardModelConfig:
             raise ValueError(
                 f"engine={self.engine.kind} cannot shard packed weights (model.quantize={self.model.quantize}); choose ddp or zero2."
             )
+        if self.export_dtype is not None and self.lora.rank:
+            raise ValueError(f"export_dtype={self.export_dtype} is for whole weights; an adapter is saved as it was trained. Leave it out.")
         every = self.checkpoint_every
         if not 0 <= every < math.inf or (every > 1 and every != int(every)):
             raise ValueError(

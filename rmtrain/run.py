@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.engines.resume import STATE, forget_states, newest_step, save_step
 from core.hooks.hook import best_step, read_evaluations, rewind
-from core.hooks.placement import Evaluations, InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
+from core.hooks.placement import Evaluations, InlineEvaluations, InMemory, Saved, SeparateEvaluations, missing_evaluations
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
+from core.models.load import DTYPES
 from core.process.signals import Preempted, Preemption
 from core.records import AXIS
 from core.runs.checkpoints import SaveTimer, checkpoint_steps, point_best, step_folder
@@ -53,9 +55,9 @@ class RMRun:
         self.planned = planned_steps(session.config, session.num_steps)
         """The steps whose checkpoints the hooks run on."""
         self.evaluations: Evaluations = (
-            InlineEvaluations(context.hooks, context.tracker, session.engine.autocast)
+            InlineEvaluations(context.hooks, context.tracker, session.engine.autocast, world=context.world)
             if separate is None
-            else SeparateEvaluations(context.hooks, context.tracker, device=separate, say=context.say)
+            else SeparateEvaluations(context.hooks, context.tracker, world=context.world, device=separate, say=context.say)
         )
         self.timer = SaveTimer(session.config.save_minutes)
 
@@ -94,13 +96,9 @@ class RMRun:
 
     def finish(self) -> None:
         """Waits for hooks that are still running, and tells them that the run has ended."""
-
-        def wait() -> None:
-            self.evaluations.finish()
-            self.context.end(self.session.num_steps)
-
         with self.preemption.interruptible():
-            self.context.world.from_main(wait)
+            self.evaluations.finish()
+            self.context.world.from_main(lambda: self.context.end(self.session.num_steps))
 
     def result(self, seconds: float) -> RMResult:
         """The result after `seconds` of training; points `best` at the best checkpoint."""
@@ -144,20 +142,25 @@ class RMRun:
         weights = session.engine.weights("model.") if session.engine.sharded else None
 
         def write(folder: Path) -> None:
-            export_model(session.model, session.tokenizer, folder, weights=weights)
+            dtype = session.config.export_dtype or session.config.model.dtype
+            export_model(session.model, session.tokenizer, folder, weights=weights, dtype=DTYPES[dtype])
 
         save_step(self.context.world, session.engine, self.context.dir, step, planned=self.planned, write=write)
 
     def _evaluate(self, step: int, *, in_memory: bool) -> None:
-        """Runs the hooks on a saved checkpoint while the other processes wait; a signal ends the run at once, as all is saved."""
+        """Runs the hooks on a saved checkpoint while training waits; a signal ends the run at once, as all is saved.
+
+        Not where the processes read split weights together, and one that left would keep the others waiting: there the hooks end first.
+        """
         session, world = self.session, self.context.world
         if world.all_sum([self.preemption.requested])[0]:  # all processes stop together: one alone would leave the others waiting
             raise Preempted.saved_at(f"step {step}, before its hooks", self.preemption.code)
         config = session.config
         saved = Saved(step=step, num_steps=session.num_steps, run_dir=self.context.dir, base=config.model, lora=config.lora)
-        held = (session.model, session.tokenizer) if in_memory and not session.engine.sharded else (None, None)
-        with self.preemption.interruptible():
-            world.from_main(lambda: self.evaluations.submit(saved, *held))
+        reward_pass = session.reward_pass()
+        held = InMemory(model=session.model, tokenizer=session.tokenizer, reward_pass=reward_pass) if in_memory else None
+        with nullcontext() if held and reward_pass else self.preemption.interruptible():
+            self.evaluations.submit(saved, held)
 
     def _warn_if_not_measured(self, step: int) -> None:
         """Reports at the first checkpoint, rather than at the end, that the metric that should choose the best is not measured."""

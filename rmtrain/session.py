@@ -17,7 +17,7 @@ from core.data.chat import pad_id, preamble
 from core.data.template_check import described
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
-from core.models.head import padded_rewards, reward_obstacle, tree_rewards
+from core.models.head import RewardPass, RowGroups, padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import new_reward_model
 from core.models.positions import beyond_context, within_positions
 from core.process.precision import without_autocast
@@ -26,19 +26,11 @@ from core.progress import Progress
 from core.records import Preference
 from core.transfer import to_device
 from core.trees.attention import tree_attention
-from core.trees.layout import TokenIds
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
 from rmtrain.metrics import PairSums, pair_sums
 from rmtrain.tokens import LEFT_OUT, TokenPair, TokenPairs, listed, tokenize
-
-
-@dataclass(frozen=True, slots=True)
-class PairBatch:
-    """The token rows of some pairs, (chosen, rejected) each, as a type that engines pass on without looking inside."""
-
-    rows: Sequence[Sequence[TokenIds]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +47,7 @@ class StepResult:
 
 
 class PairRewards(nn.Module):
-    """A reward model as engines wrap it: maps a `PairBatch` to the rewards of its rows in fp32, shape (R,).
+    """A reward model as engines wrap it: maps `RowGroups`, such as pairs, to the rewards of their rows in fp32, shape (R,).
 
     A pair passes through the model as one prompt tree or, if `padding_reason` says why it cannot, padded.
     """
@@ -70,10 +62,10 @@ class PairRewards(nn.Module):
         """The context of forward and backward passes: with gradient checkpointing the backward pass runs the layers again."""
         return nullcontext() if self.padding_reason else tree_attention(self.model)
 
-    def forward(self, batch: PairBatch) -> Tensor:
-        if self.padding_reason:
-            return padded_rewards(self.model, [row for rows in batch.rows for row in rows], self.pad_id)
-        return tree_rewards(self.model, batch.rows, self.preamble)
+    def forward(self, batch: RowGroups) -> Tensor:
+        if self.padding_reason or batch.padded:
+            return padded_rewards(self.model, [row for rows in batch.groups for row in rows], self.pad_id, batch.types)
+        return tree_rewards(self.model, batch.groups, self.preamble)
 
 
 class RMSession:
@@ -153,6 +145,10 @@ class RMSession:
         # One transfer from the device for all of them.
         return PairSums.unstacked(torch.stack(sums).sum(0).cpu()) if sums else PairSums.zeros()
 
+    def reward_pass(self) -> RewardPass | None:
+        """The forward pass that all processes must make together because each holds a part of the weights; None if each holds them all."""
+        return RewardPass(rewards=self.engine.module, padding_reason=self.rewards.padding_reason) if self.engine.sharded else None
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of step `step`."""
         return self.config.optim.lr * schedule(self.config.optim, step, self.num_steps)
@@ -172,7 +168,7 @@ class RMSession:
 
     def _loss(self, pairs: Sequence[TokenPair], *, share: float) -> tuple[Tensor, PairSums]:
         """The pairs' share of the global batch's mean loss, and the sums to log."""
-        batch = PairBatch([(pair.chosen, pair.rejected) for pair in pairs])
+        batch = RowGroups(groups=[(pair.chosen, pair.rejected) for pair in pairs])
         with self.engine.autocast():
             rewards_R = self.engine.module(batch)
         chosen_B, rejected_B = rewards_R.view(-1, 2).unbind(1)

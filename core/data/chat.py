@@ -23,6 +23,8 @@ MAX_REPORTED = 5
 """Dialogues that an error lists with their reasons."""
 MAX_NAMED = 20
 """Further ones that it names."""
+AT_ONCE = 1024
+"""Texts that are tokenised at a time: beside its ids a tokenizer keeps a text's tokens, masks and places, a hundred bytes per token."""
 
 
 class UnreadableError(ValueError):
@@ -36,6 +38,13 @@ class UnreadableError(ValueError):
         self.total = total
         self.model = model
         super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[dict[int, str], int]]:
+        return UnreadableError, (self.reasons, self.total)  # its arguments are the message
+
+    def moved(self, by: int, total: int) -> "UnreadableError":
+        """The error of `total` dialogues, of which those that it tells of begin at index `by`."""
+        return UnreadableError({by + index: reason for index, reason in self.reasons.items()}, total)
 
     def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
         """A message that names the first of them, by the names of all dialogues, with the reasons, and further ones by name."""
@@ -86,6 +95,22 @@ def encode(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue]) -> list[list[int]]:
     """Token ids of each prompt, up to where the assistant's turn begins."""
     return encode(tokenizer, dialogues, answered=False).rows
+
+
+def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue]) -> list[int]:
+    """Number of tokens of each prompt, up to where the assistant's turn begins; the ids of few of them are in memory at a time.
+
+    Raises `UnreadableError` as `encode`.
+    """
+    lengths: list[int] = []
+    broken: dict[int, str] = {}
+    for start in range(0, len(prompts), AT_ONCE):
+        found = encode(tokenizer, prompts[start : start + AT_ONCE], answered=False, skip=True)
+        lengths += map(len, found.rows)
+        broken |= {start + place: reason for place, reason in found.broken.items()}
+    if broken:
+        raise UnreadableError(broken, len(prompts))
+    return lengths
 
 
 def encode_answered(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dialogue], completions: Iterable[Answer]) -> list[list[int]]:
@@ -159,7 +184,10 @@ def _tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, end
     """
     if not texts:
         return []
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[assignment]
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), AT_ONCE):
+        found: Any = tokenizer(list(texts[start : start + AT_ONCE]), add_special_tokens=False, return_attention_mask=False)
+        rows += found["input_ids"]
     before, after = specials(tokenizer)
     if before:
         rows = [row if row[: len(before)] == before else [*before, *row] for row in rows]

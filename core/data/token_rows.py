@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from core.data.chat import UnreadableError, encode, specials
+from core.data.chat import AT_ONCE, UnreadableError, encode, specials
 from core.data.dialogues import turn_of
 from core.data.template_check import counted, described
 from core.records import Answer, CompletionScore, Dialogue
@@ -97,8 +97,14 @@ def require_readable(
     """
     plain = [name for name, dialogue in dialogues.items() if [turn.role for turn in dialogue] == ["user"] and not dialogue[0].fields]
     tried = {name: dialogue for name, dialogue in dialogues.items() if name not in set(plain[1:])}
-    encoded = encode(tokenizer, tried.values(), answered=False, skip=True)
-    if broken := encoded.broken:
+    broken: dict[int, str] = {}
+    lost = Counter[str]()
+    asked = list(tried.values())
+    for start in range(0, len(asked), AT_ONCE):
+        encoded = encode(tokenizer, asked[start : start + AT_ONCE], answered=False, skip=True)
+        broken |= {start + place: reason for place, reason in encoded.broken.items()}
+        lost.update(counted(encoded.checks))
+    if broken:
         raise ValueError(f"{what}: {UnreadableError(broken, len(dialogues), tokenizer.name_or_path).listed(list(tried), 'prompts')}")
-    for line in described(counted(encoded.checks), len(dialogues), f"prompts ({what})"):
+    for line in described(lost, len(dialogues), f"prompts ({what})"):
         say(line)

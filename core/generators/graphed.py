@@ -22,6 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenize
 from core.data.chat import encode_prompts
 from core.data.turn_ends import turn_ends
 from core.generators.local import completions, sample_tokens, uniforms
+from core.generators.room import MEMORY, rows_that_fit
 from core.models.logprobs import has_plain_head
 from core.models.positions import require_room
 from core.records import Completion, Dialogue, Sampling
@@ -34,8 +35,6 @@ LOOK = 16
 """Whether all rows have ended is looked at every so many tokens: looking waits for the device."""
 ROOM = 64
 """Rows have room for a multiple of this many tokens, so that the graph of one batch often serves the next."""
-MEMORY = 0.5
-"""The share of the device's free memory that keys and values may take; more rows are sampled in several batches."""
 KEPT = 0.05
 """Keys and values stay for the next call, with their graph, if they take at most this share of the device's memory: training needs it."""
 _ANY_LENGTH = 10**9
@@ -55,8 +54,10 @@ class GraphGenerator:
     autocast it samples from a copy whose matrices are kept in bf16, which autocast would otherwise make anew for every token.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512, memory: float = MEMORY
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size, self.memory = model, tokenizer, batch_size, memory
         self.ends = turn_ends(model, tokenizer)
         self._copy: _HalfCopy | None = None
         self._decoder: _Decoder | None = None
@@ -71,7 +72,8 @@ class GraphGenerator:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         longest = max(map(len, prompt_ids), default=0)
         length = -(-(longest + sampling.max_new_tokens) // ROOM) * ROOM
-        per_batch = max(1, min(self.batch_size, _rows_that_fit(model, length)) // sampling.n)
+        fit = rows_that_fit(model, length, memory=self.memory)
+        per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
             decoder = self._decoder_for(model, len(batch) * sampling.n, length, sampling)
@@ -353,16 +355,3 @@ class _Decoder:
 
 def _total_memory(device: torch.device) -> float:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
-
-
-def _rows_that_fit(model: PreTrainedModel, length: int) -> int:
-    """How many rows of that many tokens the device has memory for."""
-    if model.device.type != "cuda":
-        return _ANY_LENGTH
-    config = model.config.get_text_config()
-    heads = config.to_dict().get("num_key_value_heads") or config.num_attention_heads
-    channels = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
-    bytes_of_row = 2 * config.num_hidden_layers * heads * channels * length * (2 if model.dtype != torch.float32 else 4)
-    free, _ = torch.cuda.mem_get_info(model.device)
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return max(1, int(free * MEMORY / bytes_of_row))

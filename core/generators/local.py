@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
+from core.generators.room import MEMORY, rows_that_fit
 from core.models.positions import require_room
 from core.process.precision import without_autocast
 from core.records import Completion, Dialogue, Sampling
@@ -37,11 +38,14 @@ GROWTH = 64
 class TransformersGenerator:
     """Generates with a causal language model in this process.
 
-    A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches.
+    A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches. A batch has at most
+    `batch_size` completions, and no more than whose keys and values fit into the fraction `memory` of the free memory.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512, memory: float = MEMORY
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size, self.memory = model, tokenizer, batch_size, memory
         self.ends = turn_ends(model, tokenizer)
         require_generates(model, tokenizer)
 
@@ -51,9 +55,11 @@ class TransformersGenerator:
         Raises `ValueError` if prompt and new tokens would exceed the positions that the model has learned.
         """
         prompt_ids = encode_prompts(self.tokenizer, prompts)
-        require_room(self.model, max(map(len, prompt_ids), default=0), sampling.max_new_tokens)
+        longest = max(map(len, prompt_ids), default=0)
+        require_room(self.model, longest, sampling.max_new_tokens)
         results: list[list[Completion]] = [[] for _ in prompts]
-        per_batch = max(1, self.batch_size // sampling.n)
+        fit = rows_that_fit(self.model, longest + sampling.max_new_tokens, memory=self.memory)
+        per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]

@@ -26,8 +26,8 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
     match config.kind:
         case RolloutKind.transformers:
             if model.device.type == "cuda" and graph_obstacle(model) is None:
-                return GraphGenerator(model, tokenizer, batch_size=config.batch_size)
-            return TransformersGenerator(model, tokenizer, batch_size=config.batch_size)
+                return GraphGenerator(model, tokenizer, batch_size=config.batch_size, memory=config.memory)
+            return TransformersGenerator(model, tokenizer, batch_size=config.batch_size, memory=config.memory)
         case RolloutKind.continuous:
             return ContinuousGenerator(model, tokenizer, memory=config.memory)
         case RolloutKind.vllm:

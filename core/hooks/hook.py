@@ -2,20 +2,28 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.disk import BrokenFileError, read_json, remove, write_json
-from core.records import AXIS, CheckpointSaved, RunEnded, Tracker
+from core.records import AXIS, CheckpointSaved, Generator, RunEnded, Tracker
 from core.runs.checkpoints import STEP_FOLDER, step_folder
 from core.runs.tracking import METRICS, forget_later, read_metrics
+
+if TYPE_CHECKING:  # both import torch, which reading what hooks have written must not
+    from transformers import PreTrainedModel
+
+    from core.models.head import RewardPass
+    from core.process.world import World
 
 
 class Hook:
     """Base class of all hooks; every method does nothing.
 
-    Hooks run on the main process only, while the others wait. An exception ends the run as failed; the checkpoint is already
-    complete, and a resumed run starts by calling the failed hook again.
+    Hooks run on the main process only, while the others wait (but see `SharedHook`). An exception ends the run as failed; the
+    checkpoint is already complete, and a resumed run starts by calling the failed hook again.
     """
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
@@ -24,6 +32,40 @@ class Hook:
 
     def on_end(self, event: RunEnded) -> None:
         """Called once, after the hooks of the last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunParts:
+    """What a run has for hooks that all its processes call: the processes, and its ways through the model.
+
+    `reward_pass` is there if the weights of a reward model are split over the processes, which then must make every pass through it
+    together. `generator` is the one that draws a policy's episodes, with its current weights (see `core.generators.shared`).
+    """
+
+    world: "World"
+    reward_pass: "RewardPass | None" = None
+    generator: Generator | None = None
+
+    def told(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """`say` on the main process, and silence on the others."""
+        return say if self.world.is_main else _say_nothing
+
+
+class SharedHook(Hook):
+    """Base class of hooks that all processes of a run call together, each to do its share; outside such a run one process does all."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        """As `measure`, by this process alone."""
+        from core.process.world import alone
+
+        return self.measure(event, RunParts(world=alone()))
+
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        """Called on all processes after the checkpoint is complete on disk; the main one's metrics are logged.
+
+        Files are written and lines said on the main process alone. Of a sharded model, `event.model` holds only a part of the weights.
+        """
+        return {}
 
 
 _MEND = "remove it; the command that made the run then runs the hooks of this step again"
@@ -69,19 +111,45 @@ def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> in
     return max(values, key=lambda step: (values[step], -step), default=None)
 
 
-def run_hooks(hooks: Sequence[Hook], event: CheckpointSaved, tracker: Tracker) -> dict[str, float]:
+def run_hooks(
+    hooks: Sequence[Hook],
+    event: CheckpointSaved,
+    tracker: Tracker,
+    *,
+    parts: RunParts | None = None,
+    whole: "Callable[[], PreTrainedModel] | None" = None,
+) -> dict[str, float]:
     """Calls every hook, merges their metrics with the trainer's, and writes them to `evals/` and then to the tracker.
 
-    A process that is killed in between leaves metrics that `log_unlogged` finds.
+    With `parts`, all processes of a run call it. `whole` makes a whole model of a sharded one, on the main process, for hooks that run
+    there alone. A process that is killed before the metrics are logged leaves what `log_unlogged` finds.
     """
-    metrics = dict(event.metrics)
+    if parts is None:
+        from core.process.world import alone
+
+        parts = RunParts(world=alone())
+    world, metrics = parts.world, dict(event.metrics)
     was_training = event.model.training
     event.model.eval()
+
+    @cache
+    def of_whole_model() -> CheckpointSaved:
+        return event if whole is None else replace(event, model=whole())
+
+    def measured(hook: Hook) -> Mapping[str, float]:
+        if isinstance(hook, SharedHook):
+            return world.all_gather(lambda: hook.measure(event, parts))[0]
+        return world.from_main(lambda: hook.on_checkpoint(of_whole_model()))
+
     for hook in hooks:
-        metrics.update(hook.on_checkpoint(event))
+        metrics.update(measured(hook))
     event.model.train(was_training)
-    write_json(eval_file(event.run_dir, event.step), {AXIS: event.step, **metrics})
-    tracker.log(metrics, axis=AXIS, step=event.step)
+
+    def write() -> None:
+        write_json(eval_file(event.run_dir, event.step), {AXIS: event.step, **metrics})
+        tracker.log(metrics, axis=AXIS, step=event.step)
+
+    world.from_main(write)
     return metrics
 
 
@@ -123,6 +191,10 @@ def rewind(run_dir: Path, step: int) -> None:
     for file in (run_dir / "evals").glob("step-*.json"):
         if (match := STEP_FOLDER.fullmatch(file.stem)) and int(match[1]) > last:
             remove(file)
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def _numbers(found: Mapping[str, Any], file: Path) -> dict[str, float]:

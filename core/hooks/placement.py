@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from core.config import LoraConfig, ModelConfig
+from core.config import Dtype, LoraConfig, ModelConfig
 from core.data.dates import pin_date, pinned_date
-from core.hooks.hook import Hook, eval_file, read_evaluation, run_hooks
+from core.hooks.hook import Hook, RunParts, eval_file, read_evaluation, run_hooks
 from core.process.shortage import killed
 from core.process.signals import ignoring_interrupts
 from core.records import AXIS, CheckpointSaved, Tracker
@@ -24,6 +24,9 @@ from core.runs.tracking import Trackers
 
 if TYPE_CHECKING:  # both take seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from core.models.head import RewardPass
+    from core.process.world import World
 
 TASK, LOG = "task.pickle", "output.log"
 SECONDS = "train/hook_seconds"
@@ -67,21 +70,30 @@ class Saved:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InMemory:
+    """The model of a checkpoint as training holds it; with `reward_pass` its weights are split over the processes."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    reward_pass: "RewardPass | None" = None
+
+
 class Evaluations(Protocol):
     """Runs the hooks of checkpoints; metrics are logged at their checkpoint's step, whenever they arrive.
 
-    Failures of hooks are raised by `submit` and `finish`.
+    All processes of a run call all methods but `collect`. Failures of hooks are raised by `submit` and `finish`, on all processes.
     """
 
     waited: float
     """Seconds that training has waited for hooks."""
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
-        """Has the hooks run on a checkpoint; its model and tokenizer may be in memory."""
+    def submit(self, saved: Saved, held: InMemory | None = None) -> None:
+        """Has the hooks run on a checkpoint, which may be in memory."""
         ...
 
     def collect(self) -> None:
-        """Logs what has finished in the meantime. Never raises, since the other processes would not notice."""
+        """Logs what has finished in the meantime. For the main process, without the others; never raises."""
         ...
 
     def finish(self) -> None:
@@ -94,18 +106,23 @@ class Evaluations(Protocol):
 
 
 class InlineEvaluations:
-    """Runs the hooks in this process, on the model in memory if there is one."""
+    """Runs the hooks in the processes that train, on the model in memory, or else on the main one, on the model on disk."""
 
-    def __init__(self, hooks: Sequence[Hook], tracker: Tracker, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-        self.hooks, self.tracker, self.autocast = hooks, tracker, autocast
+    def __init__(
+        self, hooks: Sequence[Hook], tracker: Tracker, autocast: Callable[[], AbstractContextManager[Any]], *, world: "World"
+    ) -> None:
+        self.hooks, self.tracker, self.autocast, self.world = hooks, tracker, autocast, world
         self.waited = 0.0
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
+    def submit(self, saved: Saved, held: InMemory | None = None) -> None:
         started = time.monotonic()
-        if model is None:
-            model, tokenizer = _loaded(saved)
-        with self.autocast():
-            run_hooks(self.hooks, saved.event(model, tokenizer), self.tracker)
+        if held is None:
+            self.world.from_main(lambda: _run_on_saved(self.hooks, saved, self.tracker))
+        else:
+            parts = RunParts(world=self.world, reward_pass=held.reward_pass)
+            whole = (lambda: _loaded(saved)[0]) if held.reward_pass else None
+            with self.autocast():
+                run_hooks(self.hooks, saved.event(held.model, held.tokenizer), self.tracker, parts=parts, whole=whole)
         seconds = time.monotonic() - started
         self.waited += seconds
         self.tracker.log({SECONDS: seconds}, axis="train/step", step=saved.step)
@@ -123,21 +140,26 @@ class InlineEvaluations:
 class SeparateEvaluations:
     """Runs the hooks in a process that reads checkpoints from disk, one after another, while training continues.
 
-    The process dies with this one. Its output is in `evals/step-NNNNNN.process/` until it succeeds. `device` is its
+    The main process starts it, and it dies with that one. Its output is in `evals/step-NNNNNN.process/` until it succeeds. `device` is its
     CUDA_VISIBLE_DEVICES; empty: the same devices as this process.
     """
 
-    def __init__(self, hooks: Sequence[Hook], tracker: Tracker, *, device: str = "", say: Callable[[str], None] = print) -> None:
-        self.hooks, self.tracker, self.device, self.say = hooks, tracker, device, say
+    def __init__(
+        self, hooks: Sequence[Hook], tracker: Tracker, *, world: "World", device: str = "", say: Callable[[str], None] = print
+    ) -> None:
+        self.hooks, self.tracker, self.world, self.device, self.say = hooks, tracker, world, device, say
         self.waited = 0.0
         self._waiting: deque[Saved] = deque()
         self._failure: RuntimeError | None = None
         self._running: tuple[Saved, subprocess.Popen[bytes], float] | None = None
 
-    def submit(self, saved: Saved, model: Any = None, tokenizer: Any = None) -> None:
-        self._waiting.append(saved)
-        self.collect()
-        self._raise_failure()
+    def submit(self, saved: Saved, held: InMemory | None = None) -> None:
+        def start() -> None:
+            self._waiting.append(saved)
+            self.collect()
+            self._raise_failure()
+
+        self.world.from_main(start)
 
     def collect(self) -> None:
         if self._running is not None and self._running[1].poll() is not None:
@@ -146,6 +168,9 @@ class SeparateEvaluations:
             self._start(self._waiting.popleft())
 
     def finish(self) -> None:
+        self.world.from_main(self._wait)
+
+    def _wait(self) -> None:
         started = time.monotonic()
         if self._running is not None or self._waiting:
             self.say(f"waiting for the hooks of {len(self._waiting) + 1} checkpoint(s)")
@@ -222,30 +247,37 @@ def _process_folder(saved: Saved) -> Path:
 
 
 def _loaded(saved: Saved) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Model and tokenizer as in training: an adapter stays unmerged, since merging rounds differently."""
+    """Model and tokenizer in the dtype of training: an adapter stays unmerged, since merging rounds differently."""
     from core.models.export import read_weights
     from core.models.load import load_reward_model, new_reward_model
 
     if not saved.lora.rank:
-        return load_reward_model(ModelConfig(path=str(saved.path)))
+        return load_reward_model(ModelConfig(path=str(saved.path), dtype=saved.base.dtype))
     model, tokenizer = new_reward_model(saved.base, seed=0, lora=saved.lora, say=lambda _: None)  # the trainer has said it
     _, unexpected = model.load_state_dict(read_weights(saved.path), strict=False)
     assert not unexpected, unexpected
     return model.eval(), tokenizer
 
 
+def _run_on_saved(hooks: Sequence[Hook], saved: Saved, tracker: Tracker) -> None:
+    """Runs the hooks on a checkpoint on disk, in this process alone."""
+    from core.process.precision import autocast
+
+    model, tokenizer = _loaded(saved)
+    # Frozen weights of the dtype under an adapter in fp32, as in training; other models are of the dtype throughout.
+    with autocast(model.device, saved.base.dtype if saved.lora.rank else Dtype.fp32):
+        run_hooks(hooks, saved.event(model, tokenizer), tracker)
+
+
 def run_task(task: str) -> None:
     """What the separate process does: load the checkpoint and run the hooks."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
-    from core.process.precision import autocast
 
     hooks, saved, day = pickle.loads(Path(task).read_bytes())
     if day is not None:
         pin_date(day)
-    model, tokenizer = _loaded(saved)
-    with autocast(model.device, saved.base.dtype):
-        run_hooks(hooks, saved.event(model, tokenizer), Trackers([]))  # the training process logs the metrics
+    _run_on_saved(hooks, saved, Trackers([]))  # the training process logs the metrics
 
 
 def _die_with_parent() -> None:

@@ -30,7 +30,12 @@ _NEW_CLASS, _OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: Mapping[str, Tensor] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a trained model and its tokenizer into `folder`, so that other tools compute the same rewards.
 
@@ -42,7 +47,7 @@ def export_model(
     rewards; to publish such a model, load it with `load_reward_model`, which merges it, and export the result.
 
     `weights` is the model's full state dict, needed when `model` itself is sharded (FSDP2, ZeRO-3): one process gathers it
-    and calls this. Its data type is kept.
+    and calls this. Weights are written in `dtype`, by default in their own; an adapter's, which are few, always in their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available():
@@ -50,7 +55,7 @@ def export_model(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapter = injected_adapter(model)
     if adapter is None:
-        _write_model(model, folder, weights)
+        _write_model(model, folder, weights if dtype in (None, model.dtype) else _cast(weights or model.state_dict(), dtype))
     else:
         _write_adapter(model, adapter, folder, weights)
     _write_tokenizer(tokenizer, folder)
@@ -77,6 +82,16 @@ def _write_model(model: PreTrainedModel, folder: Path, weights: Mapping[str, Ten
     config = read_json(folder / "config.json", remedy=_SAVE_AGAIN)
     held = next((str(w.dtype).removeprefix("torch.") for w in (weights or {}).values() if w.is_floating_point()), config.get("dtype"))
     write_json(folder / "config.json", with_transformers4_names(config | {"dtype": held}))
+
+
+def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of the weights on the CPU, floating-point ones in `dtype`; tied ones stay one tensor."""
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    for weight in weights.values():
+        key = (weight.data_ptr(), weight.shape)
+        if key not in copies:
+            copies[key] = weight.detach().to("cpu", dtype if weight.is_floating_point() else weight.dtype)
+    return {name: copies[weight.data_ptr(), weight.shape] for name, weight in weights.items()}
 
 
 def with_transformers4_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Shapes: B batch, L padded length, R rewards, one per sequence, H hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -15,6 +16,30 @@ from core.process.precision import without_autocast
 from core.transfer import to_device
 from core.trees.attention import encode, obstacle, tree_stream
 from core.trees.layout import TokenIds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowGroups:
+    """Token rows grouped by prompt, as a type that engines pass on without looking inside.
+
+    They are read as prompt trees unless they are to be `padded`; `types` are token types, for models that have them.
+    """
+
+    groups: Sequence[Sequence[TokenIds]]
+    padded: bool = False
+    types: Sequence[Sequence[int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardPass:
+    """A reward model as its engine runs it: the only way through weights that are split over processes.
+
+    `rewards` maps rows to their rewards in fp32, shape (R,); all processes must call it together, each with rows of its own.
+    `padding_reason` says why rows cannot be read as prompt trees; None if they can.
+    """
+
+    rewards: Callable[[RowGroups], Tensor]
+    padding_reason: str | None
 
 
 def tree_rewards(model: PreTrainedModel, groups: Sequence[Sequence[TokenIds]], preamble: Sequence[int] = ()) -> Tensor:

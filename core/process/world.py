@@ -4,11 +4,13 @@ Shapes: V values that are summed.
 """
 
 import os
+import pickle
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,8 @@ TIMEOUT = timedelta(hours=6)
 
 _SHARED = "_rewardloop_shared"
 """An attribute of errors that were raised on all processes."""
+_LONE = "_rewardloop_lone"
+"""An attribute of errors that a process cannot tell the others of, since they wait for it elsewhere."""
 
 T = TypeVar("T")
 
@@ -43,39 +47,33 @@ class World:
 
     def from_main(self, make: Callable[[], T]) -> T:
         """The result of `make`, called on the main process only, on all processes; an exception there is raised on all of them."""
-        if self.size == 1:
-            return make()
-        box: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                box[0] = make()
-            except (Exception, Preempted) as error:  # of any kind: the other processes are waiting for an answer
-                box[1] = error
-        dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            raise _shared(box[1])
-        return box[0]
+        return cast("T", self.all_gather(lambda: make() if self.is_main else None)[0])
 
     def all_gather(self, make: Callable[[], T]) -> list[T]:
-        """The results of `make` on each process, by rank; an exception on one of them is raised on all of them."""
+        """The results of `make` on each process, by rank; an exception on one of them is raised on all of them.
+
+        `make` may itself share things between the processes: whichever call they are in learns of an exception.
+        """
         if self.size == 1:
             return [make()]
         own: tuple[Any, BaseException | None]
         try:
             own = (make(), None)
         except (Exception, Preempted) as error:  # of any kind: the other processes are waiting for an answer
-            own = (None, error)
+            if not _may_be_told(error):
+                raise
+            own = (None, _portable(error))
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own)
+        found[self.rank] = own  # an error with its traceback
         for _, error in found:
             if error is not None:
                 raise _shared(error)
         return [made for made, _ in found]
 
     def shard(self, count: int) -> slice:
-        """This process's slice of `count` items; `count` must be a multiple of the number of processes."""
-        each = count // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        """This process's slice of `count` items; the slices of all processes differ by one item at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def all_sum(self, values: Sequence[float]) -> list[float]:
         """The values summed over all processes, in fp64."""
@@ -92,17 +90,56 @@ class World:
             dist.barrier()
 
 
+@contextmanager
+def in_step() -> Generator[None]:
+    """Context of passes through weights that are split over processes, in which these wait for each other layer by layer.
+
+    What one of them raises there it cannot tell the others: it is passed on by `World.all_gather`, and must end the process.
+    """
+    try:
+        yield
+    except (Exception, Preempted) as error:
+        vars(error)[_LONE] = True
+        raise
+
+
 def was_shared(error: BaseException) -> bool:
     """Whether the error, or what led to it, was raised on all processes by `from_main` or `all_gather`."""
-    link: BaseException | None = error
-    while link is not None and _SHARED not in vars(link):
-        link = link.__cause__
-    return link is not None
+    return any(_SHARED in vars(link) for link in _chain(error))
 
 
 def _shared(error: BaseException) -> BaseException:
     vars(error)[_SHARED] = True
     return error
+
+
+def _may_be_told(error: BaseException) -> bool:
+    """Whether the other processes are waiting to hear of this error: they are not if they raise it too, or wait elsewhere."""
+    return not was_shared(error) and not any(_LONE in vars(link) for link in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those in whose handling it arose."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error if another process can read it, else one of its message."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        message = f"{type(error).__name__}: {error}"
+        return ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(message)
+    return error
+
+
+def alone() -> World:
+    """This process by itself, whether or not it belongs to a group."""
+    on_gpu = torch.cuda.is_available()
+    return World(rank=0, size=1, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 
 def join_world() -> World:
@@ -119,4 +156,4 @@ def join_world() -> World:
         # FSDP2 and DDP call functions that torch has since renamed, and warn once per layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    return World(rank=rank, size=size, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
+    return World(rank=rank, size=size, device=alone().device)

@@ -4,6 +4,7 @@ Shapes: R sequences.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,11 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import pad_id, preamble
 from core.data.token_rows import TokenRows, token_rows
-from core.models.head import padded_rewards, reward_obstacle, tree_rewards
+from core.models.head import RewardPass, RowGroups, padded_rewards, reward_obstacle, tree_rewards
 from core.models.positions import beyond_context, within_positions
+from core.process.world import World, alone, in_step
 from core.progress import NoProgress, Progress
 from core.records import Answer, CompletionScore, Dialogue
 from core.scorers.batches import read_batches
+from core.trees.attention import declared_obstacle
+from core.trees.layout import TokenIds
 
 
 class RewardModelScorer:
@@ -26,6 +30,9 @@ class RewardModelScorer:
     on the order of the rows, up to rounding in element-wise kernels: below 1e-5 in fp32 on trees, and mostly zero.
     `num_truncated` counts the rows truncated to `max_length` tokens, or to the positions that the model has learned if they are
     fewer; `say` is told of that, and once of rows beyond the context of a model with rotary positions.
+
+    With `world`, all its processes call it together with the same rows: each scores its share, and all get all rewards, the same
+    to the bit as one process does. A model whose weights are split over them is read by its `reward_pass`.
     """
 
     def __init__(
@@ -37,13 +44,19 @@ class RewardModelScorer:
         max_length: int = 2048,
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
+        world: World | None = None,
+        reward_pass: RewardPass | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self._world, self._reward_pass = world or alone(), reward_pass
         self.batch_tokens = batch_tokens
         self.max_length, bounded = within_positions(model, max_length)
         self.num_truncated = 0
         self.preamble = preamble(tokenizer)
-        self.padding_reason = reward_obstacle(model, self.max_length)
+        if reward_pass is None:
+            self.padding_reason = reward_obstacle(model, self.max_length)
+        else:  # a process alone cannot try it
+            self.padding_reason = reward_pass.padding_reason or declared_obstacle(model, self.max_length)
         self.progress = progress or NoProgress()
         self._say, self._has_warned, self._lost = say, False, set[str]()
         if bounded:
@@ -64,26 +77,44 @@ class RewardModelScorer:
         self._warn_of_context(max(map(len, texts.rows), default=0))
         rewards = [0.0] * len(texts.rows)
         self.progress.start("scoring", len(rewards))
+        for share in self._world.all_gather(lambda: self._own_rewards(texts)):
+            for indices, found in share:
+                for i, reward in zip(indices, found, strict=True):
+                    rewards[i] = reward
+        self.progress.finish()
+        self.num_truncated += sum(texts.truncated)
+        texts.say_lost(self._lost, self._say)
+        return texts.completion_scores(rewards)
+
+    def _own_rewards(self, texts: TokenRows) -> list[tuple[list[int], list[float]]]:
+        """Indices and rewards of the rows that this process reads."""
         batches = read_batches(
             self.model,
             texts,
             self.batch_tokens,
             padded=self.padding_reason is not None,
             read_padded=lambda indices: self._padded(texts, indices),
-            read_packed=lambda indices, groups: tree_rewards(self.model, groups, self.preamble),
+            read_packed=lambda indices, groups: self._packed(groups),
+            world=self._world,
         )
-        for indices, rewards_R in batches:
-            for i, reward in zip(indices, rewards_R.tolist(), strict=True):
-                rewards[i] = reward
-            self.progress.advance(len(indices))
-        self.progress.finish()
-        self.num_truncated += sum(texts.truncated)
-        texts.say_lost(self._lost, self._say)
-        return texts.completion_scores(rewards)
+        found: list[tuple[list[int], list[float]]] = []
+        with nullcontext() if self._reward_pass is None else in_step():
+            for indices, rewards_R in batches:
+                found.append((indices, rewards_R.tolist()))
+                self.progress.advance(len(indices))
+        return found
+
+    def _packed(self, groups: Sequence[Sequence[TokenIds]]) -> Tensor:
+        if self._reward_pass is not None:
+            return self._reward_pass.rewards(RowGroups(groups=groups))
+        return tree_rewards(self.model, groups, self.preamble)
 
     def _padded(self, texts: TokenRows, indices: Sequence[int]) -> Tensor:
+        rows = [texts.rows[i] for i in indices]
         types = None if texts.types is None else [texts.types[i] for i in indices]
-        return padded_rewards(self.model, [texts.rows[i] for i in indices], pad_id(self.tokenizer), types)
+        if self._reward_pass is not None:
+            return self._reward_pass.rewards(RowGroups(groups=[rows], padded=True, types=types))
+        return padded_rewards(self.model, rows, pad_id(self.tokenizer), types)
 
     def _warn_of_context(self, longest: int) -> None:
         warning = beyond_context(self.model, longest)

@@ -148,6 +148,20 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     Known obstacles are read from its configuration; then two short sequences are run with and without a tree, to catch an
     architecture that looks plain but is not, which would give different scores.
     """
+    if declared := declared_obstacle(model, max_length):
+        return declared
+    name = type(model).__name__
+    try:
+        error = _largest_error(model)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as problem:  # torch raises the last where a kernel fails
+        return f"{name} refuses prompt trees ({_first_line(problem)})"
+    return None if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
+
+
+def declared_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
+    """Why the model's configuration says that it cannot run on prompt trees of rows of `max_length` tokens; None if it does not."""
     name = type(model).__name__
     config = model.config.get_text_config()
     kinds = set(config.to_dict().get("layer_types") or ["full_attention"])
@@ -158,13 +172,7 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
         return f"{name} has layers of {', '.join(sorted(kinds - _PLAIN_LAYERS))}"
     if window is not None and config.to_dict().get("use_sliding_window", True) and window < max_length:
         return f"{name} attends to the last {window} tokens only"
-    try:
-        error = _largest_error(model)
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, TypeError, RuntimeError) as problem:  # torch raises the last where a kernel fails
-        return f"{name} refuses prompt trees ({_first_line(problem)})"
-    return None if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
+    return None
 
 
 @torch.no_grad()

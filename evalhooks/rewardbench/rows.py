@@ -124,17 +124,16 @@ def _score(rows: Sequence[BenchmarkRow], scorer: Scorer) -> ScoredBenchmark:
     if not rows:  # there may be only Ties rows, or none
         return ScoredBenchmark(rows=(), details=())
     prompts, completions = [row.dialogue for row in rows], [row.completions for row in rows]
-    details: list[tuple[CompletionScore, ...] | None]
-    if isinstance(scorer, DetailedScorer):
-        try:
+    details: list[tuple[CompletionScore, ...] | None] = [None] * len(rows)
+    try:
+        if isinstance(scorer, DetailedScorer):
             detailed = [tuple(values) for values in scorer.score_detailed(prompts, completions)]
-        except UnreadableError as error:
-            raise ValueError(error.listed([row.where or f"row {row.id}" for row in rows], "benchmark rows")) from error
-        scores = [tuple(value.reward for value in values) for values in detailed]
-        details = [*detailed]
-    else:
-        scores = [tuple(values) for values in scorer.score(prompts, completions)]
-        details = [None] * len(rows)
+            scores = [tuple(value.reward for value in values) for values in detailed]
+            details = [*detailed]
+        else:
+            scores = [tuple(values) for values in scorer.score(prompts, completions)]
+    except UnreadableError as error:
+        raise ValueError(error.listed([row.where or f"row {row.id}" for row in rows], "benchmark rows")) from error
     assert [len(row.completions) for row in rows] == [len(values) for values in scores], "a Scorer gives one score per completion"
     scored = [
         ScoredRow(id=row.id, subset=row.subset, num_correct=row.num_correct, scores=values)

@@ -1,6 +1,6 @@
 """Downstream tasks: prompts, and verifiers of the answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from core.data.dialogues import parse_dialogue, with_columns
 from core.data.rows import read_rows, require_whole_text
 from core.functions import Verifier, load_verifier
-from core.records import Completion, Generator, Prompt, Sampling
+from core.records import Completion, Prompt
 from core.scorers.verifier import correctness, try_verifier
 from evalhooks.config import TaskConfig, require_task_names
 
@@ -61,11 +61,6 @@ def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def answer(task: Task, generator: Generator, sampling: Sampling) -> tuple[list[list[Completion]], list[list[float]]]:
-    """`sampling.n` completions per prompt, and the verifier's score of each, 0..1; raises as `core.functions.correctness`."""
-    completions = generator.generate([prompt.dialogue for prompt in task.prompts], sampling)
-    correct = [
-        [correctness(task.verifier, completion.text, prompt) for completion in answers]
-        for prompt, answers in zip(task.prompts, completions, strict=True)
-    ]
-    return completions, correct
+def judged(verifier: Verifier, prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> list[list[float]]:
+    """The verifier's score of each answer to each prompt, 0..1; raises as `core.functions.correctness`."""
+    return [[correctness(verifier, completion.text, prompt) for completion in row] for prompt, row in zip(prompts, answers, strict=True)]

@@ -4,36 +4,45 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bon.pools import bounds, make_pools, rerank
-from core.config import ModelConfig
-from core.data.chat import encode_prompts
+from core.config import RolloutKind
+from core.data.chat import prompt_lengths
 from core.data.token_rows import require_readable
-from core.generators.local import TransformersGenerator
+from core.generators.open import open_generator
 from core.models.load import load_policy, load_reward_model
 from core.models.positions import require_room
-from core.progress import Progress
-from core.records import Completion, Dialogue, Sampling
+from core.process.world import join_world
+from core.progress import NoProgress, Progress
+from core.records import Completion, Dialogue, Generator, RolloutEngine, Sampling
 from core.scorers.reward_model import RewardModelScorer
+from launch.entry import print_on_main
 from launch.inputs import BoNInputs, BoNResult
 from launch.schema import BoNJob
 
 
-def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str], None] = print) -> BoNResult:
+def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str], None] = print_on_main) -> BoNResult:
     """Makes the pools, unless they are there, and reranks them by every reward model.
 
-    Raises `ValueError` where the folder holds pools of another identity.
+    Where several processes were started together, all of them call it, and each does its share. Raises `ValueError` where the
+    folder holds pools of another identity.
     """
+    world = join_world()
+    progress = progress if world.is_main else NoProgress()
     folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
     prompts = {name: task.prompts[: job.pool.limit] for name, task in inputs.tasks.items()}
     verifiers = {name: task.verifier for name, task in inputs.tasks.items()}
     sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
     progress.start("sampling pools", sum(map(len, prompts.values())))
     asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
-    pools = make_pools(folder, prompts, verifiers, _Policy(job.model, asked), sampling, progress.advance, origin=inputs.identity)
+    policy = _Policy(job, asked) if job.rollout.kind != RolloutKind.vllm or world.is_main else None
+    pools = make_pools(folder, prompts, verifiers, policy, sampling, progress.advance, origin=inputs.identity, world=world)
+    del policy  # its memory is for the reward models
     progress.finish()
     size = min(len(row.completions) for rows in pools.values() for row in rows)
     rewards: dict[str, dict[str, float]] = {}
     for name, model in inputs.rewards.items():
-        scorer = RewardModelScorer(*load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length)
+        scorer = RewardModelScorer(
+            *load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length, say=say, world=world
+        )
         rewards[name] = rerank(pools, scorer, job.sizes, say=lambda line, name=name: say(f"{name}: {line}"))
         if scorer.num_truncated:
             say(f"{name}: {scorer.num_truncated} texts were cut to hooks.max_length={job.hooks.max_length} tokens; raise it")
@@ -46,14 +55,16 @@ class _Policy:
     Raises `ValueError` before it answers the first one if it cannot read all prompts in `asked`, by name, or has no room for them.
     """
 
-    def __init__(self, config: ModelConfig, asked: Mapping[str, Dialogue]) -> None:
-        self._config, self._asked = config, asked
-        self._generator: TransformersGenerator | None = None
+    def __init__(self, job: BoNJob, asked: Mapping[str, Dialogue]) -> None:
+        self._job, self._asked = job, asked
+        self._generator: Generator | None = None
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         if self._generator is None:
-            policy, tokenizer = load_policy(self._config)
-            require_readable(tokenizer, self._asked, self._config.path)
-            require_room(policy, max(map(len, encode_prompts(tokenizer, self._asked.values()))), sampling.max_new_tokens)
-            self._generator = TransformersGenerator(policy, tokenizer)
+            policy, tokenizer = load_policy(self._job.model)
+            require_readable(tokenizer, self._asked, self._job.model.path)
+            require_room(policy, max(prompt_lengths(tokenizer, list(self._asked.values()))), sampling.max_new_tokens)
+            self._generator = open_generator(self._job.rollout, policy, tokenizer)
+            if isinstance(self._generator, RolloutEngine):
+                self._generator.load_weights(policy.state_dict().items())
         return self._generator.generate(prompts, sampling)

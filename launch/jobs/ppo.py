@@ -101,22 +101,33 @@ def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer,
             n=downstream.n, temperature=downstream.temperature, max_new_tokens=downstream.max_new_tokens, seed=downstream.seed
         ),
         scorer=elsewhere,
-        static=world.from_main(lambda: _static_scores(elsewhere, inputs, run_dir)) if elsewhere else {},
+        static=_static_scores(elsewhere, inputs, run_dir, world) if elsewhere else {},
     )
 
 
-def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path) -> dict[str, float]:
-    """RewardBench 2 of the rewards, which training does not change: scored once for a run."""
+def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path, world: World) -> dict[str, float]:
+    """RewardBench 2 of the rewards, which training does not change: scored once for a run, by all processes."""
     cache = run_dir / "static.json"
     if not inputs.rewardbench2:
         return {}
-    if cache.exists():
-        try:
-            return _numbers(cache)
-        except BrokenFileError as error:
-            print_on_main(str(error))
-    write_json(cache, static_scores(scorer, inputs.rewardbench2))
-    return _numbers(cache)
+    if (kept := world.from_main(lambda: _kept(cache))) is not None:
+        return kept
+    found = static_scores(scorer, inputs.rewardbench2, print_on_main, world=world)
+
+    def write() -> dict[str, float]:
+        write_json(cache, found)
+        return _numbers(cache)
+
+    return world.from_main(write)
+
+
+def _kept(cache: Path) -> dict[str, float] | None:
+    """The scores that an earlier session of the run has written; None where there are none that can be read."""
+    try:
+        return _numbers(cache) if cache.exists() else None
+    except BrokenFileError as error:
+        print_on_main(str(error))
+        return None
 
 
 def _numbers(cache: Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from core.config import Dtype
-from core.data.chat import encode_prompts
+from core.data.chat import encode_prompts, prompt_lengths
 from core.data.turn_ends import turn_ends
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
@@ -50,13 +50,13 @@ def fitting_prompts(
             f"algo={config.algo}: TRL is handed role and content of each turn alone, and the prompt {rich[-1].content!r:.80} has tools or "
             "tool calls; leave such prompts out, or use algo=ppo."
         )
-    ids = encode_prompts(tokenizer, prompts)
-    fitting = [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) <= config.max_prompt_length]
+    lengths = prompt_lengths(tokenizer, prompts)
+    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
     if not fitting:
         raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
-    require_room(policy, max(len(row) for row in ids if len(row) <= config.max_prompt_length), config.max_new_tokens)
+    require_room(policy, max(length for length in lengths if length <= config.max_prompt_length), config.max_new_tokens)
     rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
-    if rendered["input_ids"] != ids[0]:
+    if rendered["input_ids"] != encode_prompts(tokenizer, prompts[:1])[0]:
         raise ValueError(
             f"{config.model.path}: its chat template leaves BOS to the tokenizer, but TRL adds none; put {{{{ bos_token }}}} at the "
             "beginning of tokenizer.chat_template, or use algo=ppo."

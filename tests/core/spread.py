@@ -7,7 +7,7 @@ out its updates by hand.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
+from core.data.chat import UnreadableError
 from core.engines.engine import Engine, open_engine
 from core.engines.resume import save_step
+from core.generators.shared import draw_share
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
+from core.records import Completion, Dialogue, Sampling, user
+from core.scorers.shared import SharedScorer
+from tests.fakes import LengthScorer
 
 KINDS = ("ddp", "fsdp2", "zero2", "zero3")
 INPUTS = ([1.0, 0.0], [0.0, 2.0])
@@ -131,7 +136,56 @@ def gathered(world: World) -> dict[str, Any]:
         "second_fails": raised(lambda: world.all_gather(lambda: fail("out of memory") if world.rank else None)),
         "all_sum": world.all_sum(values),
         "shard": [*range(6)][world.shard(6)],
+        "uneven": [*range(5)][world.shard(5)],
+        "drawn": [drawn(world, FirstAndText()), drawn(world, FirstAndText() if world.is_main else None)],
+        "scored": SharedScorer(LengthScorer(), world).score(PROMPTS, [["a", "bc"], ["def"], []]),
+        "unreadable": raised(lambda: SharedScorer(Refusing(), world).score(PROMPTS, [["a"]] * 3)),
+        "fails_inside": raised(lambda: world.all_gather(lambda: nested(world, fails=1))),
+        "fails_after": raised(lambda: world.all_gather(lambda: nested(world, fails=2))),
+        "not_portable": raised(lambda: world.from_main(raise_local)),
+        "and_go_on": world.all_gather(lambda: world.rank),
     }
+
+
+PROMPTS = [user("one"), user("two"), user("three")]
+
+
+class FirstAndText:
+    """Answers with the prompt's own index and text."""
+
+    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
+        texts = [f"{sampling.first + place} {prompt[-1].content}" for place, prompt in enumerate(prompts)]
+        return [[Completion(text=text, token_ids=(1,), finished=True)] for text in texts]
+
+
+class Refusing:
+    """Cannot read the second prompt of those that it is given."""
+
+    def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        if len(prompts) > 1:
+            raise UnreadableError({1: "no such role"}, len(prompts))
+        return [[0.0] * len(answers) for answers in completions]
+
+
+def drawn(world: World, generator: FirstAndText | None) -> list[str]:
+    return [row[0].text for row in draw_share(generator, PROMPTS, Sampling(first=10), world)]
+
+
+def nested(world: World, *, fails: int) -> list[int]:
+    """Shares twice; the second process fails before or after that."""
+    if fails == 1 and not world.is_main:
+        fail("before")
+    found = world.from_main(lambda: world.rank)
+    if fails == 2 and not world.is_main:
+        fail("after")
+    return [found]
+
+
+def raise_local() -> None:
+    class LocalError(ValueError):
+        """Which another process cannot import."""
+
+    raise LocalError("of this process alone")
 
 
 def main() -> None:

@@ -21,8 +21,10 @@ from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
 from core.progress import NoProgress
-from core.records import user
+from core.records import Prompt, Sampling, user
 from core.runs.checkpoints import step_folder
+from evalhooks.checkpoints import PolicyHook
+from evalhooks.tasks.task import Task
 from ppo.config import KLConfig, PPOConfig
 from ppo.session import open_session
 from ppo.train import train
@@ -65,12 +67,25 @@ def config_of(policy: str, kind: str) -> PPOConfig:
     )
 
 
-def rows_of(config: PPOConfig, run_dir: Path, world: World, progress: NoProgress | None = None) -> list[dict[str, float]]:
+# Five prompts, for two processes.
+TASK = Task(
+    name="long",
+    prompts=tuple(Prompt(id=str(i), dialogue=user(f"long {'and ' * i}{i}"), reference={"length": 8}) for i in range(5)),
+    verifier=lambda completion, reference: float(len(completion) >= reference["length"]),
+)
+
+
+def tracked(config: PPOConfig, run_dir: Path, world: World, progress: NoProgress | None = None) -> ListTracker:
     tracker = ListTracker()
     run_dir.mkdir(parents=True, exist_ok=True)
-    hook = RecordingHook(**{"downstream/average": 1.0})
-    context = RunContext(dir=run_dir, world=world, hooks=[hook], tracker=tracker, progress=progress or NoProgress(), say=_quiet)
+    policy_hook = PolicyHook(tasks={"long": TASK}, sampling=Sampling(n=3, max_new_tokens=12, seed=2), scorer=LengthScorer())
+    hooks = [policy_hook, RecordingHook(**{"downstream/average": 1.0})]
+    context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress or NoProgress(), say=_quiet)
     train(config, context, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None)
+    return tracker
+
+
+def rows_of(tracker: ListTracker) -> list[dict[str, float]]:
     return [{name: row[name] for name in WATCHED} for row in tracker.on("train/step").values()]
 
 
@@ -98,12 +113,13 @@ def main() -> None:
     world = join_world()
     for kind in kinds:
         config, folder = config_of(policy, kind), Path(out) / kind
-        found: dict[str, Any] = {"rows": rows_of(config, folder / "whole", world)}
+        whole = tracked(config, folder / "whole", world)
+        found: dict[str, Any] = {"rows": rows_of(whole), "untrained": whole.on("checkpoint/step").get(0)}
         try:
-            rows_of(config, folder / "torn", world, Stopping() if world.is_main else None)
+            tracked(config, folder / "torn", world, Stopping() if world.is_main else None)
         except Preempted as stopped:
             found["stopped"] = str(stopped)
-        found["rest"] = rows_of(config, folder / "torn", world)
+        found["rest"] = rows_of(tracked(config, folder / "torn", world))
         found |= layout_of(config, world)
         if world.is_main:
             file = "adapter_model.safetensors" if config.lora.rank else "model.safetensors"

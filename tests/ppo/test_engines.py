@@ -49,6 +49,15 @@ def test_two_processes_measure_in_five_batches_what_one_does(found: Any, kind: s
     assert abs(alone[4]["train/kl"]) > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_each_answer_their_share_of_a_task_and_measure_what_one_does(found: Any, kind: str) -> None:
+    ours, alone = found[1][kind]["untrained"], found[1][ALONE[kind]]["untrained"]
+    measured = {name for name in alone if name.startswith(("downstream/", "on_policy/"))}
+    assert {"downstream/long", "on_policy/rm_score", "on_policy/length"} < measured
+    assert 0 < alone["downstream/long"] < 1
+    assert {name: ours[name] for name in measured} == pytest.approx({name: alone[name] for name in measured}, abs=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["single", "single-lora", *KINDS])
 def test_a_signal_saves_and_the_next_run_goes_on_to_the_same_bits(found: Any, kind: str) -> None:
     engine = found[1][kind]

@@ -11,11 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from core.config import LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation
-from core.hooks.placement import InlineEvaluations, Saved, SeparateEvaluations, missing_evaluations
+from core.hooks.placement import InlineEvaluations, InMemory, Saved, SeparateEvaluations, missing_evaluations
+from core.process.world import alone
 from core.records import AXIS, CheckpointSaved
 from core.runs.checkpoints import step_folder
 from tests.fakes import ListTracker, RecordingHook
@@ -87,7 +88,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def inline(hooks: list[Hook], tracker: ListTracker) -> InlineEvaluations:
-    return InlineEvaluations(hooks, tracker, nullcontext)
+    return InlineEvaluations(hooks, tracker, nullcontext, world=alone())
 
 
 def test_a_separate_process_takes_no_file_of_the_current_folder_for_a_package(
@@ -98,18 +99,18 @@ def test_a_separate_process_takes_no_file_of_the_current_folder_for_a_package(
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))  # as Python does for `python -m` and for a program that lies there
     tracker = ListTracker()
-    evaluations = SeparateEvaluations([HeadHook()], tracker, say=lambda line: None)
+    evaluations = SeparateEvaluations([HeadHook()], tracker, world=alone(), say=lambda line: None)
     evaluations.submit(checkpoint(2))
     evaluations.finish()
     assert tracker.on(AXIS) == {2: {"head": head, "of": 2.0}}
 
 
 def test_inline_the_hooks_get_the_model_in_memory_or_else_the_one_on_disk(
-    checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, head: float
+    checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, head: float
 ) -> None:
     recording, tracker = RecordingHook(), ListTracker()
     evaluations = inline([recording, HeadHook()], tracker)
-    evaluations.submit(checkpoint(2), reward_model, None)
+    evaluations.submit(checkpoint(2), InMemory(model=reward_model, tokenizer=tokenizer))
     evaluations.submit(checkpoint(4))
     evaluations.finish()
     assert recording.events[0].model is reward_model
@@ -122,7 +123,9 @@ def test_inline_the_hooks_get_the_model_in_memory_or_else_the_one_on_disk(
     assert min(seconds) > 0
 
 
-def test_inline_the_hooks_run_under_the_autocast_of_training(checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification) -> None:
+def test_inline_the_hooks_run_under_the_autocast_of_training(
+    checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast
+) -> None:
     seen: list[str] = []
 
     class Noting(Hook):
@@ -137,17 +140,19 @@ def test_inline_the_hooks_run_under_the_autocast_of_training(checkpoint: Checkpo
         seen.append("left")
 
     entered: Callable[[], AbstractContextManager[None]] = autocast
-    InlineEvaluations([Noting()], ListTracker(), entered).submit(checkpoint(2), reward_model)
+    InlineEvaluations([Noting()], ListTracker(), entered, world=alone()).submit(
+        checkpoint(2), InMemory(model=reward_model, tokenizer=tokenizer)
+    )
     assert seen == ["entered", "hook", "left"]
 
 
 def test_inline_a_failure_is_raised_at_once_and_leaves_the_evaluation_missing(
-    checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, tmp_path: Path
+    checkpoint: Checkpoint, reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     evaluations = inline([HeadHook(fails_at=4)], ListTracker())
-    evaluations.submit(checkpoint(2), reward_model)
+    evaluations.submit(checkpoint(2), InMemory(model=reward_model, tokenizer=tokenizer))
     with pytest.raises(ValueError, match="no such benchmark"):
-        evaluations.submit(checkpoint(4), reward_model)
+        evaluations.submit(checkpoint(4), InMemory(model=reward_model, tokenizer=tokenizer))
     assert missing_evaluations(tmp_path, [2, 4]) == [4]
 
 
@@ -155,7 +160,7 @@ def test_separately_checkpoints_are_measured_in_order_until_one_fails_and_its_lo
     checkpoint: Checkpoint, head: float, tmp_path: Path
 ) -> None:
     tracker, said = ListTracker(), list[str]()
-    evaluations = SeparateEvaluations([HeadHook(fails_at=4)], tracker, say=said.append)
+    evaluations = SeparateEvaluations([HeadHook(fails_at=4)], tracker, world=alone(), say=said.append)
     for step in (2, 4, 6):
         evaluations.submit(checkpoint(step))
     assert tracker.rows == []  # training goes on meanwhile
@@ -179,14 +184,14 @@ def test_separately_checkpoints_are_measured_in_order_until_one_fails_and_its_lo
 
 
 def test_a_process_of_hooks_that_the_system_kills_is_said_to_lack_memory(checkpoint: Checkpoint) -> None:
-    evaluations = SeparateEvaluations([KilledHook()], ListTracker())
+    evaluations = SeparateEvaluations([KilledHook()], ListTracker(), world=alone())
     evaluations.submit(checkpoint(2))
     with pytest.raises(RuntimeError, match=r"step 2 failed .*\(killed by SIGKILL, .* memory runs out: lower hooks\.batch_tokens"):
         evaluations.finish()
 
 
 def test_closing_ends_the_process_of_the_hooks(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    evaluations = SeparateEvaluations([EndlessHook()], ListTracker())
+    evaluations = SeparateEvaluations([EndlessHook()], ListTracker(), world=alone())
     evaluations.submit(checkpoint(2))
     wait_for((tmp_path / "pid").exists)
     pid = int((tmp_path / "pid").read_text())
@@ -203,7 +208,7 @@ def test_the_process_of_the_hooks_dies_with_the_one_that_trains(checkpoint: Chec
         "from pathlib import Path\n"
         "from tests.core.hooks.test_placement import *\n"
         "run_dir, base = Path(sys.argv[1]), ModelConfig(path=sys.argv[2])\n"
-        "evaluations = SeparateEvaluations([EndlessHook()], ListTracker())\n"
+        "evaluations = SeparateEvaluations([EndlessHook()], ListTracker(), world=alone())\n"
         "evaluations.submit(Saved(step=2, num_steps=6, run_dir=run_dir, base=base, lora=LoraConfig()))\n"
         "time.sleep(600)\n"
     )

@@ -36,6 +36,25 @@ def test_sums_over_processes_are_in_fp64(two_ranks: Any) -> None:
 
 def test_things_in_a_row_are_dealt_out_in_order_without_gap_or_overlap(two_ranks: Any) -> None:
     assert [found["shard"] for found in two_ranks[1]] == [[0, 1, 2], [3, 4, 5]]
+    assert [found["uneven"] for found in two_ranks[1]] == [[0, 1], [2, 3, 4]]
+
+
+def test_one_that_fails_between_two_exchanges_fails_all_and_none_is_left_waiting(two_ranks: Any) -> None:
+    assert [found["fails_inside"] for found in two_ranks[1]] == ["ValueError: before"] * 2
+    assert [found["fails_after"] for found in two_ranks[1]] == ["ValueError: after"] * 2
+    assert [found["and_go_on"] for found in two_ranks[1]] == [[0, 1]] * 2
+
+
+def test_an_error_that_the_others_cannot_import_keeps_its_message(two_ranks: Any) -> None:
+    assert [found["not_portable"] for found in two_ranks[1]] == ["ValueError: of this process alone"] * 2
+
+
+def test_each_draws_and_scores_its_share_or_the_one_that_can_draws_for_all(two_ranks: Any) -> None:
+    assert [found["drawn"] for found in two_ranks[1]] == [[["10 one"]] * 2, [["11 two", "12 three"]] * 2]
+    assert [found["scored"] for found in two_ranks[1]] == [[[1.0, 2.0], [3.0], []]] * 2
+    for found in two_ranks[1]:
+        assert found["unreadable"].startswith("UnreadableError: 1 of 3 dialogues cannot be written")
+        assert "number 3: no such role" in found["unreadable"]
 
 
 def test_no_process_passes_a_barrier_before_the_last_has_come(two_ranks: Any) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from core.functions import load_verifier
-from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
+from core.records import Completion, Message, Prompt, user
 from evalhooks.config import TaskConfig
-from evalhooks.tasks.task import Task, answer, load_tasks
+from evalhooks.tasks.task import judged, load_tasks
 from evalhooks.tasks.verifiers import gsm8k
 
 GSM8K = "evalhooks.tasks.verifiers:gsm8k"
@@ -104,22 +104,11 @@ def test_a_verifier_is_tried_on_the_first_row_when_its_task_is_loaded(tmp_path: 
         load_tasks({"sums": TaskConfig(path=path, verifier=f"{__name__}:{name}")})
 
 
-class Echo:
-    """Answers the prompt's own text, then twice that, and so on."""
-
-    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
-        texts = [[prompt[-1].content * i for i in range(1, sampling.n + 1)] for prompt in prompts]
-        return [[Completion(text=text, token_ids=(1,), finished=True) for text in row] for row in texts]
-
-
 def equals(completion: str, reference: Mapping[str, Any]) -> float:
     return float(completion == reference["text"])
 
 
 def test_every_completion_is_judged_against_its_own_prompts_reference() -> None:
-    prompts = tuple(
-        Prompt(id=text, dialogue=user(text), reference={"text": wanted}) for text, wanted in (("a", "aa"), ("b", "b"), ("c", "a"))
-    )
-    completions, correct = answer(Task(name="echo", prompts=prompts, verifier=equals), Echo(), Sampling(n=2))
-    assert [[completion.text for completion in row] for row in completions] == [["a", "aa"], ["b", "bb"], ["c", "cc"]]
-    assert correct == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    prompts = [Prompt(id=text, dialogue=user(text), reference={"text": wanted}) for text, wanted in (("a", "aa"), ("b", "b"), ("c", "a"))]
+    answers = [[Completion(text=text * i, token_ids=(1,), finished=True) for i in (1, 2)] for text in "abc"]
+    assert judged(equals, prompts, answers) == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]

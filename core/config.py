@@ -178,8 +178,10 @@ class RolloutConfig:
     """transformers, continuous: fraction of the device's free memory for the KV cache."""
     url: Unhashed[str] = ""
     """vllm: address of the server, as in http://localhost:8000."""
+    urls: Unhashed[list[str]] = field(default_factory=list)
+    """vllm: instead of `url`, addresses of several servers of one model, to which the prompts are dealt out."""
     parallel: Unhashed[int] = 64
-    """vllm: concurrent requests, one per prompt."""
+    """vllm: concurrent requests to a server, one per prompt."""
     timeout_s: Unhashed[float] = 600.0
     """vllm: timeout of a request in seconds, weight updates included."""
     sync: Hashed[WeightSync] = WeightSync.folder
@@ -193,13 +195,24 @@ class RolloutConfig:
         for key in ("batch_size", "parallel", "timeout_s"):
             require_positive(f"rollout.{key}", getattr(self, key))
         require_fraction("rollout.memory", self.memory, positive=True)
-        if self.kind == RolloutKind.vllm and not self.url:
+        if self.url and self.urls:
+            raise ValueError(
+                f"rollout.url={self.url} and rollout.urls are both given; name all servers in rollout.urls, or one in rollout.url."
+            )
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"rollout.urls={self.urls} names a server twice; name each once.")
+        if self.kind == RolloutKind.vllm and not self.addresses:
             raise ValueError("rollout.url is empty; give the address of the server, as in rollout.url=http://localhost:8000.")
         if self.kind == RolloutKind.vllm and self.sync == WeightSync.folder and not self.folder:
             raise ValueError(
                 "rollout.folder is empty; give a folder that the server sees under the same path, or send the weights with "
                 "rollout.sync=nccl."
             )
+
+    @property
+    def addresses(self) -> list[str]:
+        """The vLLM servers."""
+        return self.urls or [self.url] if self.url or self.urls else []
 
 
 @dataclass(kw_only=True)

@@ -258,8 +258,11 @@ class PPOConfig:
             raise ValueError("model.dtype=fp16 would need loss scaling in training; choose bf16 or fp32.")
         if self.model.keep_head:
             raise ValueError("model.keep_head=true keeps the head of a reward model in its training, and a policy has none; leave it out.")
-        if self.rollout.kind == RolloutKind.vllm and self.lora.rank:
-            raise ValueError("rollout.kind=vllm needs whole weights, and an adapter has none; leave out lora.rank, or choose transformers.")
+        if self.rollout.kind == RolloutKind.vllm and self.model.quantize != Quantize.none:
+            raise ValueError(
+                f"rollout.kind=vllm is sent whole weights, and model.quantize={self.model.quantize} packs them; leave it out, or choose "
+                "rollout.kind=transformers."
+            )
         _require_choice("critic", self.critic, CriticStart)
         for key in ("gamma", "lam"):
             require_fraction(key, getattr(self, key))

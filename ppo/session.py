@@ -13,7 +13,7 @@ from core.data.chat import UnreadableError, prompt_lengths
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.generators.open import open_generator
-from core.models.adapters import require_no_adapter
+from core.models.adapters import merged_weights, require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
 from core.models.logprobs import require_paddable
@@ -126,7 +126,7 @@ class PPOSession:
         """Hands the current weights to a generator that works on a copy."""
         self._sync_rollout_policy()
         if self.config.rollout.kind == RolloutKind.vllm and isinstance(self.generator, RolloutEngine):
-            self.generator.load_weights(self.rollout_policy.state_dict().items())
+            self.generator.load_weights(merged_weights(self.rollout_policy.state_dict().items(), self.rollout_policy))
 
 
 def open_session(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bon.pools import load_pools as load_pools
     from core.functions import Verifier as Verifier
     from core.hooks.hook import Hook as Hook
+    from core.hooks.hook import RunParts as RunParts
+    from core.hooks.hook import SharedHook as SharedHook
     from core.hooks.hook import run_hooks as run_hooks
     from core.hooks.trainer_callback import HookCallback as HookCallback
     from core.records import BenchmarkRow as BenchmarkRow

@@ -21,7 +21,7 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
     """The generator for completions of `model`, the policy in training.
 
     A `RolloutEngine` (vllm) has its own copy of the weights: load those of `model` into it before it first generates and after
-    every update, and open it on one process only. Raises `ValueError` if the server cannot be reached.
+    every update, and open it on one process only. Raises `ValueError` if a server cannot be reached.
     """
     match config.kind:
         case RolloutKind.transformers:
@@ -31,13 +31,13 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
         case RolloutKind.continuous:
             return ContinuousGenerator(model, tokenizer, memory=config.memory)
         case RolloutKind.vllm:
-            server = Server(config.url, parallel=config.parallel, timeout_s=config.timeout_s)
+            servers = [Server(url, parallel=config.parallel, timeout_s=config.timeout_s) for url in config.addresses]
             transfer = weight_transfer(config, model.device)
-            return VLLMGenerator(server, tokenizer, transfer, ends=turn_ends(model, tokenizer), parallel=config.parallel)
+            return VLLMGenerator(servers, tokenizer, transfer, ends=turn_ends(model, tokenizer), parallel=config.parallel)
 
 
 def weight_transfer(config: RolloutConfig, device: torch.device) -> WeightTransfer:
-    """How weights are sent to the server. Raises `ValueError` for NCCL without a GPU."""
+    """How weights are sent to the servers. Raises `ValueError` for NCCL without a GPU."""
     dtype = DTYPES[config.dtype]
     if config.sync == WeightSync.folder:
         return FolderTransfer(Path(config.folder).absolute(), dtype)

@@ -6,7 +6,7 @@ their usual places. For anything else it is merged, so that all other code sees 
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ _NAME = "default"
 """peft's name for an unnamed adapter."""
 _PREFIX = "base_model.model."
 """peft's prefix of every weight's name."""
+_IN_ADAPTED_LAYER = re.compile(rf"(?P<layer>.+)\.(?:(?P<part>base_layer)|(?P<low>lora_[AB])\.{_NAME})\.weight")
 _SAVE_AGAIN = "save the adapter again"
 
 
@@ -164,6 +165,28 @@ def adapter_state(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The inverse of `adapter_tensors`: the tensors under the state-dict names of a model with an injected adapter."""
     own = {name.removeprefix(_PREFIX): weight for name, weight in tensors.items()}
     return {re.sub(r"\.(lora_[AB])\.", rf".\1.{_NAME}.", name): weight for name, weight in own.items()}
+
+
+def merged_weights(weights: "Iterable[tuple[str, Tensor]]", model: "PreTrainedModel") -> "Iterator[tuple[str, Tensor]]":
+    """The weights of `model`, one at a time, with the update of its injected adapter added, under the names of its base.
+
+    A weight is held back, as a copy, until both matrices of its layer have come, which follow it in a state dict. Added in fp32,
+    which the sum is returned in. A model without an adapter has its weights returned as they are.
+    """
+    adapter = injected_adapter(model)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, weight in weights:
+        match = _IN_ADAPTED_LAYER.fullmatch(name)
+        if match is None or adapter is None:
+            yield name.replace(".base_layer.", "."), weight  # a bias, which an adapter leaves as it is
+            continue
+        layer, part = match["layer"], match["part"] or match["low"]
+        parts.setdefault(layer, {})[part] = weight.detach().float().clone()
+        if len(parts[layer]) == 3:
+            found = parts.pop(layer)
+            update = found["lora_B"] @ found["lora_A"] * (adapter.lora_alpha / adapter.r)
+            yield f"{layer}.weight", found["base_layer"] + (update.T if adapter.fan_in_fan_out else update)
+    assert not parts, f"parts of adapted layers are missing: {some(parts)}"
 
 
 def target_names(model: "PreTrainedModel", targets: Sequence[str]) -> tuple[list[str], bool]:

@@ -75,4 +75,4 @@ def own_batches(batches: Sequence[T], world: World | None) -> list[T]:
         return list(batches)
     own = batches[world.rank :: world.size]
     num_passes = -(-len(batches) // world.size)
-    return [*own, *[batches[-1]] * (num_passes - len(own))]
+    return [*own, *list(batches[-1:]) * (num_passes - len(own))]

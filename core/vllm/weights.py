@@ -1,4 +1,4 @@
-"""Transfers the weights of a policy in training to a vLLM server.
+"""Transfers the weights of a policy in training to vLLM servers.
 
 Two ways documented by vLLM, both behind its development routes (VLLM_SERVER_DEV_MODE=1): it reloads a folder
 (https://docs.vllm.ai/en/latest/training/layerwise/), or its workers join an NCCL group in which the trainer broadcasts
@@ -8,7 +8,8 @@ against a stand-in with the server's routes, not against vLLM on hardware.
 
 import base64
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,21 +29,21 @@ NCCL_MODE = 'start vLLM 0.30 or later with VLLM_SERVER_DEV_MODE=1 and --weight-t
 
 
 class WeightTransfer(Protocol):
-    """Sends weights to a paused server."""
+    """Sends weights to paused servers of the same model."""
 
-    def send(self, server: Server, weights: Weights) -> None:
-        """Returns once the server holds all of them."""
+    def send(self, servers: Sequence[Server], weights: Weights) -> None:
+        """Returns once each server holds all of them."""
         ...
 
 
 class FolderTransfer:
-    """Writes the weights as safetensors into `folder`, which the server sees under the same path, and has the server reload them."""
+    """Writes the weights as safetensors into `folder`, which the servers see under the same path, and has them reload it."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder, self.dtype = folder, dtype
 
-    def send(self, server: Server, weights: Weights) -> None:
-        """Replaces what was sent before. The server reads the folder only when told to, so it never sees a partial one."""
+    def send(self, servers: Sequence[Server], weights: Weights) -> None:
+        """Replaces what was sent before. A server reads the folder only when told to, so it never sees a partial one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.safetensors"):
             old.unlink()
@@ -50,11 +51,11 @@ class FolderTransfer:
             tensors = {name: tensor.to("cpu").contiguous() for name, tensor in chunk}
             save_file(_without_aliases(tensors), self.folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}}
-        server.post("/collective_rpc", call, retry=False, remedy=DEV_MODE)
+        for_each(servers, lambda server: server.post("/collective_rpc", call, retry=False, remedy=DEV_MODE))
 
 
 class TransferGroup(Protocol):
-    """A process group of this process, rank 0, and the server's workers."""
+    """A process group of this process, rank 0, and the servers' workers."""
 
     unique_id: bytes
     """What the other processes need to join."""
@@ -73,7 +74,7 @@ class TransferGroup(Protocol):
 
 
 class BroadcastTransfer:
-    """Broadcasts the weights to the workers of the server, straight from GPU to GPU, chunk by chunk.
+    """Broadcasts the weights to the workers of all servers, straight from GPU to GPU, chunk by chunk.
 
     The group is opened at the first `send`, by `open_group(number of processes)`.
     """
@@ -82,30 +83,34 @@ class BroadcastTransfer:
         self.open_group, self.dtype = open_group, dtype
         self._group: TransferGroup | None = None
 
-    def send(self, server: Server, weights: Weights) -> None:
-        """Updates the server's weights, in as many chunks as it takes."""
+    def send(self, servers: Sequence[Server], weights: Weights) -> None:
+        """Updates the servers' weights, in as many chunks as it takes."""
         if self._group is None:
-            self._group = self._open(server)
-        server.post("/start_weight_update", retry=False, remedy=NCCL_MODE)
+            self._group = self._open(servers)
+        for_each(servers, lambda server: server.post("/start_weight_update", retry=False, remedy=NCCL_MODE))
         for chunk in chunks(weights, self.dtype):
-            self._send_chunk(server, self._group, chunk)
-        server.post("/finish_weight_update", retry=False, remedy=NCCL_MODE)
+            self._send_chunk(servers, self._group, chunk)
+        for_each(servers, lambda server: server.post("/finish_weight_update", retry=False, remedy=NCCL_MODE))
 
-    def _open(self, server: Server) -> TransferGroup:
-        size = 1 + _world_size(server)
+    def _open(self, servers: Sequence[Server]) -> TransferGroup:
+        sizes = [_world_size(server) for server in servers]
+        size = 1 + sum(sizes)
         group = self.open_group(size)
-        init_info = {
-            "rank_offset": 1,
-            "world_size": size,
-            "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(),
-            "packed": False,
-        }
-        _concurrently(
-            group.join, lambda: server.post("/init_weight_transfer_engine", {"init_info": init_info}, retry=False, remedy=NCCL_MODE)
-        )
+        offsets = {server.base_url: 1 + sum(sizes[:place]) for place, server in enumerate(servers)}
+
+        def join(server: Server) -> None:
+            init_info = {
+                "rank_offset": offsets[server.base_url],
+                "world_size": size,
+                "nccl_unique_id_b64": base64.b64encode(group.unique_id).decode(),
+                "packed": False,
+            }
+            server.post("/init_weight_transfer_engine", {"init_info": init_info}, retry=False, remedy=NCCL_MODE)
+
+        _concurrently(group.join, lambda: for_each(servers, join))
         return group
 
-    def _send_chunk(self, server: Server, group: TransferGroup, chunk: list[tuple[str, Tensor]]) -> None:
+    def _send_chunk(self, servers: Sequence[Server], group: TransferGroup, chunk: list[tuple[str, Tensor]]) -> None:
         update_info = {
             "names": [name for name, _ in chunk],
             "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
@@ -117,7 +122,10 @@ class BroadcastTransfer:
                 group.broadcast(tensor)
             group.wait()
 
-        _concurrently(broadcast, lambda: server.post("/update_weights", {"update_info": update_info}, retry=False, remedy=NCCL_MODE))
+        def update(server: Server) -> None:
+            server.post("/update_weights", {"update_info": update_info}, retry=False, remedy=NCCL_MODE)
+
+        _concurrently(broadcast, lambda: for_each(servers, update))
 
 
 class NCCLGroup:
@@ -159,6 +167,12 @@ class NCCLGroup:
     def wait(self) -> None:
         """Waits for the device."""
         torch.cuda.synchronize(self.device)
+
+
+def for_each(servers: Sequence[Server], call: Callable[[Server], object]) -> None:
+    """Calls all servers at once, since each may take its time or wait for the others; raises the first error."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(call, servers))
 
 
 def chunks(weights: Weights, dtype: torch.dtype) -> Iterator[list[tuple[str, Tensor]]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.config import Dtype, LoraConfig, ModelConfig, RolloutConfig, RolloutKind
+from core.config import Dtype, LoraConfig, ModelConfig, Quantize, RolloutConfig, RolloutKind
 from core.generators.local import TransformersGenerator
 from core.models.load import load_policy
 from core.process.signals import Preempted
@@ -171,6 +171,21 @@ def test_a_vllm_server_draws_with_the_weights_in_training_before_every_batch(
     assert complete_steps(tmp_path / "torn") == [1, 2, 3, 4]
 
 
+def test_a_vllm_server_draws_with_an_adapter_in_training(
+    policy_folder: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tracker = ListTracker()
+    with serving(served(policy, tokenizer)) as server:
+        rollouts = RolloutConfig(kind=RolloutKind.vllm, url=server.url, folder=str(tmp_path / "weights"), dtype=Dtype.fp32)
+        run(config_of(policy_folder, lora=LORA, rollout=rollouts), tmp_path / "run", tracker=tracker)
+        # The server holds the base with the adapter's update in it: what drew is what is trained.
+        rows = tracker.on("train/step").values()
+        assert max(row["train/importance_gap"] for row in rows) < 1e-4
+        assert max(row["train/kl"] for row in rows) > 1e-3  # and the adapter has moved
+        name = "model.layers.0.self_attn.q_proj.weight"
+        assert not torch.equal(server.model.get_parameter(name), policy.get_parameter(name))
+
+
 def test_continuous_batching_draws_for_ppo(policy_folder: Path, tmp_path: Path) -> None:
     tracker = ListTracker()
     config = config_of(policy_folder, rollout=RolloutConfig(kind=RolloutKind.continuous, memory=0.01))
@@ -273,7 +288,14 @@ def test_a_reward_that_fails_leaves_what_was_saved(policy_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"lora": LORA, "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")}, "an adapter has none"),
+        (
+            {
+                "lora": LORA,
+                "model": ModelConfig(path="x", quantize=Quantize.nf4),
+                "rollout": RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y"),
+            },
+            "rollout.kind=vllm is sent whole weights, and model.quantize=nf4 packs them",
+        ),
         ({"model": ModelConfig(path="x", dtype=Dtype.fp16)}, "model.dtype=fp16 would need"),
         ({"lora": LoraConfig(rank=4, dropout=0.1)}, "lora.dropout=0.1 would train another policy"),
         ({"save_minutes": 0.0}, "save_minutes is 0.0"),

@@ -37,10 +37,11 @@ def test_a_server_is_an_engine_that_follows_the_weights(
         engine = open_generator(config, policy, tokenizer)
         assert isinstance(engine, RolloutEngine)
         assert isinstance(engine, VLLMGenerator)
-        assert (engine.model, engine.parallel) == ("org/policy", 3)
+        assert (engine.models, engine.parallel) == (["org/policy"], 3)
         assert isinstance(engine.transfer, FolderTransfer)
         assert (engine.transfer.folder, engine.transfer.dtype) == (tmp_path, torch.float32)
-        engine.server.close()
+        for connection in engine.servers:
+            connection.close()
 
 
 def test_nccl_on_a_cpu_is_refused() -> None:
@@ -58,6 +59,8 @@ def test_nccl_on_a_cpu_is_refused() -> None:
         ({"memory": 0.0}, r"rollout\.memory is 0\.0"),
         ({"memory": 1.5}, r"rollout\.memory is 1\.5"),
         ({"kind": RolloutKind.vllm}, r"rollout\.url is empty"),
+        ({"url": "http://a", "urls": ["http://b"]}, r"rollout\.url=http://a and rollout\.urls are both given"),
+        ({"urls": ["http://b", "http://b"]}, "names a server twice"),
         ({"kind": RolloutKind.vllm, "url": "http://localhost:8000"}, r"rollout\.folder is empty"),
     ],
 )

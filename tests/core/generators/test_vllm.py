@@ -36,7 +36,9 @@ def server(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeyp
 @pytest.fixture
 def engine(server: Standin, tmp_path: Path) -> Iterator[VLLMGenerator]:
     with Server(server.url, timeout_s=10, retries=2) as connection:
-        yield VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path / "weights", torch.float32), ends=server.ends, parallel=4)
+        yield VLLMGenerator(
+            [connection], server.tokenizer, FolderTransfer(tmp_path / "weights", torch.float32), ends=server.ends, parallel=4
+        )
 
 
 @pytest.fixture
@@ -55,14 +57,15 @@ class QueueGroup:
 
     unique_id = bytes(range(128))
 
-    def __init__(self, server: Standin, size: int) -> None:
-        self.server, self.size, self.joined = server, size, 0
+    def __init__(self, size: int, *servers: Standin) -> None:
+        self.servers, self.size, self.joined = servers, size, 0
 
     def join(self) -> None:
         self.joined += 1
 
     def broadcast(self, tensor: Tensor) -> None:
-        self.server.wire.put(tensor.clone())
+        for server in self.servers:
+            server.wire.put(tensor.clone())
 
     def wait(self) -> None: ...
 
@@ -140,7 +143,7 @@ def test_tied_weights_and_several_files_arrive_whole_and_leave_nothing_of_the_la
     server.paused = True
     (tmp_path / "model-99999.safetensors").write_bytes(b"of the last time")
     with Server(server.url) as connection:
-        FolderTransfer(tmp_path, torch.float32).send(connection, weights.items())
+        FolderTransfer(tmp_path, torch.float32).send([connection], weights.items())
     assert (len(list(tmp_path.iterdir())) > 2) == (chunk_bytes == 4000)
     for name, tensor in server.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -153,11 +156,11 @@ def test_broadcast_weights_are_told_of_as_they_are_and_arrive(
     groups: list[QueueGroup] = []
 
     def open_group(size: int) -> QueueGroup:
-        groups.append(QueueGroup(server, size))
+        groups.append(QueueGroup(size, server))
         return groups[-1]
 
     with Server(server.url, timeout_s=10) as connection:
-        engine = VLLMGenerator(connection, tokenizer, BroadcastTransfer(open_group, torch.float32), ends=server.ends)
+        engine = VLLMGenerator([connection], tokenizer, BroadcastTransfer(open_group, torch.float32), ends=server.ends)
         engine.load_weights(moved.state_dict().items())
         engine.load_weights(moved.state_dict().items())
         assert engine.generate(PROMPTS, GREEDY) == TransformersGenerator(moved, tokenizer).generate(PROMPTS, GREEDY)
@@ -171,6 +174,35 @@ def test_broadcast_weights_are_told_of_as_they_are_and_arrive(
     once = ["/start_weight_update", *["/update_weights"] * num_chunks, "/finish_weight_update"]
     assert num_chunks > 2
     assert ordered == ["/init_weight_transfer_engine", *once, *once]
+
+
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_several_servers_share_the_prompts_and_all_get_the_weights(
+    policy: LlamaForCausalLM, moved: LlamaForCausalLM, server: Standin, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, broadcasts: bool
+) -> None:
+    expected = TransformersGenerator(moved, tokenizer).generate(PROMPTS, GREEDY)
+    with serving(Standin(copy.deepcopy(policy), tokenizer)) as other:
+        groups: list[QueueGroup] = []
+
+        def open_group(size: int) -> QueueGroup:
+            groups.append(QueueGroup(size, server, other))
+            return groups[-1]
+
+        transfer = BroadcastTransfer(open_group, torch.float32) if broadcasts else FolderTransfer(tmp_path, torch.float32)
+        with Server(server.url, timeout_s=10) as one, Server(other.url, timeout_s=10) as two:
+            engine = VLLMGenerator([one, two], tokenizer, transfer, ends=server.ends)
+            engine.load_weights(moved.state_dict().items())
+            assert engine.generate(PROMPTS, GREEDY) == expected
+            assert [each.paths().count("/v1/completions") for each in (server, other)] == [2, 1]
+            other.failures["/collective_rpc" if not broadcasts else "/start_weight_update"] = [500]
+            with pytest.raises(ValueError, match=f"{other.url}/.* did not answer"):
+                engine.load_weights(moved.state_dict().items())
+            with pytest.raises(ValueError, match=f"{server.url}, {other.url} received only part of the last weights"):
+                engine.generate(PROMPTS, GREEDY)
+    if broadcasts:
+        told = [dict(each.calls)["/init_weight_transfer_engine"]["init_info"] for each in (server, other)]
+        assert [(info["rank_offset"], info["world_size"]) for info in told] == [(1, 5), (3, 5)]  # two workers each, and the trainer
+        assert [group.size for group in groups] == [5]
 
 
 def test_floating_weights_are_sent_in_the_servers_format_and_others_as_they_are() -> None:
@@ -204,7 +236,7 @@ def test_a_server_without_development_routes_is_told_how_to_start(engine: VLLMGe
         engine.load_weights(moved.state_dict().items())
     server.failures["/get_world_size"] = [404]
     with pytest.raises(ValueError, match="--weight-transfer-config"):
-        BroadcastTransfer(lambda size: QueueGroup(server, size), torch.float32).send(engine.server, [])
+        BroadcastTransfer(lambda size: QueueGroup(size, server), torch.float32).send(engine.servers, [])
 
 
 def test_a_passing_failure_of_the_server_costs_nothing_but_time(engine: VLLMGenerator, server: Standin) -> None:
@@ -231,7 +263,7 @@ def test_answers_that_are_no_completions_are_refused(engine: VLLMGenerator, serv
 def test_something_that_is_no_inference_server_is_refused_at_the_start(server: Standin, tmp_path: Path) -> None:
     server.answers["/v1/models"] = {"data": []}
     with Server(server.url) as connection, pytest.raises(ValueError, match="is it a vLLM server"):
-        VLLMGenerator(connection, server.tokenizer, FolderTransfer(tmp_path, torch.float32), ends=server.ends)
+        VLLMGenerator([connection], server.tokenizer, FolderTransfer(tmp_path, torch.float32), ends=server.ends)
 
 
 def test_nccl_without_a_gpu_is_refused_before_anything_is_drawn() -> None:

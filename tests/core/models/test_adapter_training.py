@@ -1,5 +1,6 @@
 """A new LoRA adapter changes nothing, trains alone, and has the right gradients."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import (
 
 from core.config import Dtype, LoraConfig
 from core.data.chat import pad_id
-from core.models.adapters import inject_adapter, injected_adapter
+from core.models.adapters import inject_adapter, injected_adapter, merged_weights
 from core.models.export import export_model
 from core.models.head import head_of, padded_rewards, reward_obstacle, tree_rewards
 from core.models.load import load_reward_model, new_reward_model
@@ -33,6 +34,7 @@ from tests.core.models.lora import (
     assert_close_gradients,
     config,
     gradients,
+    logits,
     pair_loss,
     rewards,
     stirred,
@@ -181,3 +183,21 @@ def test_the_head_of_pefts_own_model_is_the_copy_that_is_trained(policy_folder: 
     expected = rewards(wrapped)
     with torch.no_grad(), tree_attention(model):
         assert tree_rewards(model, [IDS.tolist()]).tolist() == pytest.approx(expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # GPT-2's weights are transposed, and have biases
+def test_weights_merged_on_the_way_make_a_plain_model_with_the_same_logits(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, architecture: str
+) -> None:
+    shape = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_head=2, n_layer=2, initializer_range=0.4)
+    plain: PreTrainedModel = copy.deepcopy(policy) if architecture == "llama" else GPT2LMHeadModel(shape).eval()
+    adapted = copy.deepcopy(plain)
+    inject_adapter(adapted, LORA, base=ModelLocation(path="org/base"), draw=torch.Generator().manual_seed(0))
+    expected = logits(stirred(adapted))
+    assert (expected - logits(plain)).abs().max() > 0.1
+    names = plain.state_dict().keys()
+    merged = dict(merged_weights(adapted.state_dict().items(), adapted))
+    assert merged.keys() == names
+    plain.load_state_dict(merged)
+    assert torch.allclose(logits(plain), expected, atol=1e-5)
+    assert dict(merged_weights(plain.state_dict().items(), plain)).keys() == names  # a plain model is left as it is

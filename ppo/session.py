@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +34,13 @@ from ppo.shaping import ScoreStatistics, value_scale
 from ppo.update import update
 
 
+@dataclass(kw_only=True, slots=True)
+class Handover:
+    """Whether what samples has the current weights; a send can take as long as drawing a batch."""
+
+    done: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PPOSession:
     """Actor, critic and reference under their engine, with generator and scorer; one batch is `episodes`, then `update`.
@@ -54,6 +61,7 @@ class PPOSession:
     critic_source: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     scorer: WeightedScorer
+    handover: Handover = field(default_factory=Handover)
 
     def episodes(self, step: int) -> Episodes:
         """The episodes of batch `step`, a function of weights, seed and step.
@@ -84,7 +92,7 @@ class PPOSession:
 
     def update(self, episodes: Episodes, advantages: Advantages, *, step: int, kl_coef: float) -> dict[str, float]:
         """Trains on the episodes of batch `step`; returns the metrics of the update and the learning rates of its last step."""
-        started = time.perf_counter()
+        started, self.handover.done = time.perf_counter(), False
         # Layers recompute their activations only in training mode, which changes nothing else: PPOConfig rejects dropout.
         self.engine.module.train(self.config.gradient_checkpointing)
         with self.networks.attention():
@@ -123,8 +131,14 @@ class PPOSession:
                 own[name].copy_(weight)
 
     def _sync_generator(self) -> None:
-        """Hands the current weights to a generator that works on a copy."""
+        """Hands the current weights to a generator that works on a copy, unless it has them."""
+        if self.handover.done:
+            return
         self._sync_rollout_policy()
+        self.world.all_gather(self._send_weights)
+        self.handover.done = True
+
+    def _send_weights(self) -> None:
         if self.config.rollout.kind == RolloutKind.vllm and isinstance(self.generator, RolloutEngine):
             self.generator.load_weights(merged_weights(self.rollout_policy.state_dict().items(), self.rollout_policy))
 

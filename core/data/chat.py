@@ -39,12 +39,12 @@ class UnreadableError(ValueError):
         self.model = model
         super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
 
-    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[dict[int, str], int]]:
-        return UnreadableError, (self.reasons, self.total)  # its arguments are the message
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[dict[int, str], int, str]]:
+        return UnreadableError, (self.reasons, self.total, self.model)  # its arguments are the message
 
     def moved(self, by: int, total: int) -> "UnreadableError":
         """The error of `total` dialogues, of which those that it tells of begin at index `by`."""
-        return UnreadableError({by + index: reason for index, reason in self.reasons.items()}, total)
+        return UnreadableError({by + index: reason for index, reason in self.reasons.items()}, total, self.model)
 
     def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
         """A message that names the first of them, by the names of all dialogues, with the reasons, and further ones by name."""
@@ -109,7 +109,7 @@ def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialo
         lengths += map(len, found.rows)
         broken |= {start + place: reason for place, reason in found.broken.items()}
     if broken:
-        raise UnreadableError(broken, len(prompts))
+        raise UnreadableError(broken, len(prompts), tokenizer.name_or_path)
     return lengths
 
 

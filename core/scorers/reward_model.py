@@ -75,6 +75,8 @@ class RewardModelScorer:
         """As `score`, with the number of tokens behind each score."""
         texts = token_rows(self.tokenizer, prompts, completions, self.max_length)
         self._warn_of_context(max(map(len, texts.rows), default=0))
+        if self._reward_pass is not None:
+            self._world.all_gather(lambda: None)  # who has failed by now can be told of; in the passes nobody can
         rewards = [0.0] * len(texts.rows)
         self.progress.start("scoring", len(rewards))
         for share in self._world.all_gather(lambda: self._own_rewards(texts)):

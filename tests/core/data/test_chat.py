@@ -1,12 +1,13 @@
 """A dialogue becomes the same token ids everywhere: rendered by the template, tokenised once, with one BOS."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from core.data.chat import encode_answered, encode_prompts, preamble
+from core.data.chat import UnreadableError, encode_answered, encode_prompts, preamble, prompt_lengths
 from core.data.dialogues import parse_dialogue
 from core.records import Message, user
 from tests.fakes import word_tokenizer
@@ -49,6 +50,21 @@ def test_there_is_one_bos_whether_the_template_or_the_tokenizer_or_both_write_it
 def test_no_bos_is_added_where_neither_the_template_nor_the_tokenizer_writes_one(bos: bool) -> None:
     tokenizer = word_tokenizer(template_bos=False, adds_bos=False, bos=bos)
     assert encode_prompts(tokenizer, [user("name a fruit")]) == [PROMPT_IDS]
+
+
+def test_lengths_are_those_of_the_rows_and_an_unreadable_prompt_is_named_by_its_place_in_the_whole(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.chat.AT_ONCE", 2)
+    prompts = [user("Name " + "a short " * repeats + "fruit.") for repeats in (3, 0, 2, 1, 5)]
+    assert prompt_lengths(tokenizer, prompts) == [len(row) for row in encode_prompts(tokenizer, prompts)]
+    assert prompt_lengths(tokenizer, []) == []
+    refusing = copy.deepcopy(tokenizer)
+    refusing.chat_template = "{% if '5' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + str(tokenizer.chat_template)
+    with pytest.raises(UnreadableError, match=r"1 of 5 dialogues .*\n  number 4: .*no") as refused:
+        prompt_lengths(refusing, [*prompts[:3], user("5"), user("6")])
+    again = pickle.loads(pickle.dumps(refused.value))
+    assert (str(again), again.reasons) == (str(refused.value), refused.value.reasons)
 
 
 def test_no_dialogues_give_no_rows() -> None:

@@ -50,6 +50,20 @@ def test_the_batch_size_changes_no_completion(policy: LlamaForCausalLM, tokenize
     assert len({completion.token_ids for row in whole for completion in row}) > len(PROMPTS)  # not all alike, so the test can fail
 
 
+def test_a_batch_holds_no_more_rows_than_fit_into_memory_and_that_changes_no_completion(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TransformersGenerator(policy, tokenizer).generate(PROMPTS, SAMPLED)
+    # Of a token two layers keep keys and values of two heads, eight numbers of four bytes each: 256 bytes.
+    length = max(map(len, encode_prompts(tokenizer, PROMPTS))) + 24
+    monkeypatch.setattr("core.generators.room.free_bytes", lambda device: 20 * 7 * length * 256)
+    with forward_shapes(policy) as shapes:
+        assert TransformersGenerator(policy, tokenizer, memory=0.05).generate(PROMPTS, SAMPLED) == whole
+    prefills = [rows for rows, tokens in shapes if tokens > 1][-4:]  # after those with which the architecture is tried
+    assert prefills == [2, 2, 2, 1]  # a twentieth is room for seven rows, which is two prompts of three completions
+    assert max(rows for rows, _ in shapes) == 6
+
+
 def test_a_completion_does_not_depend_on_the_lengths_of_the_other_prompts(
     policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.config import LoraConfig, ModelConfig
+from core.config import Dtype, LoraConfig, ModelConfig
 from core.hooks.hook import Hook, eval_file, read_evaluation
 from core.hooks.placement import InlineEvaluations, InMemory, Saved, SeparateEvaluations, missing_evaluations
 from core.process.world import alone
@@ -154,6 +156,21 @@ def test_inline_a_failure_is_raised_at_once_and_leaves_the_evaluation_missing(
     with pytest.raises(ValueError, match="no such benchmark"):
         evaluations.submit(checkpoint(4), InMemory(model=reward_model, tokenizer=tokenizer))
     assert missing_evaluations(tmp_path, [2, 4]) == [4]
+
+
+class FormatHook(Hook):
+    """The bits of a weight, and whether autocast is on."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        return {"bits": 8.0 * event.model.dtype.itemsize, "autocast": float(torch.is_autocast_enabled("cpu"))}
+
+
+def test_separately_the_model_is_loaded_in_the_dtype_of_training(checkpoint: Checkpoint) -> None:
+    tracker, saved = ListTracker(), checkpoint(2)
+    evaluations = SeparateEvaluations([FormatHook()], tracker, world=alone(), say=lambda line: None)
+    evaluations.submit(replace(saved, base=replace(saved.base, dtype=Dtype.bf16)))
+    evaluations.finish()
+    assert tracker.on(AXIS) == {2: {"bits": 16.0, "autocast": 0.0}}
 
 
 def test_separately_checkpoints_are_measured_in_order_until_one_fails_and_its_log_is_told(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -174,6 +175,25 @@ def test_weights_gathered_elsewhere_are_written_in_place_of_the_models_own(
     assert loaded.dtype == torch.bfloat16
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, gathered[name]), name
+
+
+def test_weights_are_written_in_another_dtype_and_the_model_keeps_its_own(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    export_model(reward_model, tokenizer, tmp_path, dtype=torch.bfloat16)
+    assert reward_model.dtype == torch.float32
+    assert (read(tmp_path / "config.json")["dtype"], read(tmp_path / "config.json")["torch_dtype"]) == ("bfloat16", "bfloat16")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, reward_model.state_dict()[name].bfloat16()), name
+
+
+def test_weights_that_are_tied_stay_one_in_another_dtype(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tied = LlamaForCausalLM(tiny_llama(tokenizer, tie_word_embeddings=True))
+    export_model(tied, tokenizer, tmp_path, dtype=torch.bfloat16)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.lm_head.weight, tied.model.embed_tokens.weight.bfloat16())
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

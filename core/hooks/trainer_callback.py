@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from core.hooks.hook import Hook, run_hooks
+from core.hooks.hook import Hook, RunParts, run_hooks
 from core.records import CheckpointSaved, RunEnded, Tracker
 
 
@@ -42,7 +42,7 @@ class HookCallback(TrainerCallback):
 
     On the main process, hooks run whenever the trainer saves and are told when it ends. For a peft model they get the base
     model with the adapter injected. `place` locates the checkpoint, for loops that keep their checkpoints elsewhere; `then` is
-    called after the hooks with the step and all their metrics.
+    called after the hooks with the step and all their metrics. With `parts`, which makes them for an event, all processes take part.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class HookCallback(TrainerCallback):
         *,
         place: Callable[[TrainingArguments, TrainerState], Place] = transformers_place,
         then: Callable[[int, Mapping[str, float]], None] | None = None,
+        parts: Callable[[CheckpointSaved], RunParts] | None = None,
     ) -> None:
         self.hooks, self.tracker, self.tokenizer = hooks, tracker, tokenizer
-        self.place, self.then = place, then
+        self.place, self.then, self.parts = place, then, parts
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or args.output_dir is None:
+        if (self.parts is None and not state.is_world_process_zero) or args.output_dir is None:
             return
         place, model = self.place(args, state), kwargs["model"]
         if not place.due:
@@ -72,7 +73,7 @@ class HookCallback(TrainerCallback):
             tokenizer=self.tokenizer,
             metrics=place.metrics,
         )
-        metrics = run_hooks(self.hooks, event, self.tracker)
+        metrics = run_hooks(self.hooks, event, self.tracker, parts=self.parts(event) if self.parts else None)
         if self.then is not None:
             self.then(place.step, metrics)
 

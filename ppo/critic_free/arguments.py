@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import Dtype, EngineKind, LoraConfig, Quantize, RolloutKind, Schedule
+from core.config import Dtype, EngineKind, LoraConfig, Quantize, RolloutKind, Schedule, engine_for
 from core.models.adapters import target_names
 from ppo.config import Algo, KLConfig, KLEstimator, KLPlace, PPOConfig
 
@@ -25,6 +25,12 @@ def require_supported(config: PPOConfig) -> None:
     for wrong, message in (*_refused(config), *_refused_by_algo(config)):
         if wrong:
             raise ValueError(f"algo={config.algo}: {message}")
+    engine_for(config.engine.kind, num_processes())
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def ignored_settings(config: PPOConfig) -> str | None:
@@ -37,25 +43,36 @@ def ignored_settings(config: PPOConfig) -> str | None:
 def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
     """What neither algorithm supports, each with whether it was requested."""
     size, group, kl = config.batch_size, config.group_size, config.kl
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    one = "runs in one process"
+    processes, together = num_processes(), config.micro_batch_size * num_processes()
+    served = config.rollout.kind == RolloutKind.vllm
     return [
         (group < 2, f"group_size={group} leaves a completion nothing to be compared with; choose 2 or more."),
         (size % group != 0, f"batch_size={size} is no multiple of group_size={group}; set group_size to a divisor of batch_size."),
         (config.gamma != 1, f"gamma={config.gamma} discounts towards a critic, and there is none; leave it at 1, or use algo=ppo."),
         (config.value_warmup > 0, f"value_warmup={config.value_warmup} trains a critic, and there is none; set it to 0."),
         (
-            config.importance_cap is not None,
-            f"importance_cap={config.importance_cap} corrects for another engine, but here the trainer itself samples; leave it out.",
+            config.importance_cap is not None and not (served and config.algo == Algo.grpo),
+            f"importance_cap={config.importance_cap} corrects for another engine, which is for algo=grpo with rollout.kind=vllm; leave it "
+            "out.",
         ),
         (kl.target is not None, f"kl.target={kl.target} adapts the coefficient, which TRL keeps fixed; leave it out, or use algo=ppo."),
-        (config.rollout.kind != RolloutKind.transformers, f"rollout={config.rollout.kind} is for algo=ppo; use rollout.kind=transformers."),
         (
-            config.rollout.batch_size < size and config.rollout.batch_size != type(config.rollout)().batch_size,
+            config.rollout.kind == RolloutKind.continuous,
+            f"rollout={config.rollout.kind} is for algo=ppo; use rollout.kind=transformers or vllm.",
+        ),
+        (
+            not served and config.rollout.batch_size < size and config.rollout.batch_size != type(config.rollout)().batch_size,
             f"rollout.batch_size={config.rollout.batch_size} is below batch_size={size}, which TRL samples at once; lower batch_size.",
         ),
-        (config.engine.kind not in (EngineKind.auto, EngineKind.single), f"{one}; engine={config.engine.kind} is for algo=ppo."),
-        (processes > 1, f"{one}, and this is one of {processes}; start it without torchrun, or use algo=ppo."),
+        (
+            config.engine.kind not in (EngineKind.auto, EngineKind.single, EngineKind.ddp),
+            f"every process holds the whole policy; engine={config.engine.kind} is for algo=ppo, so choose ddp.",
+        ),
+        (
+            config.minibatch_size % together != 0,
+            f"minibatch_size={config.minibatch_size} is no multiple of micro_batch_size={config.micro_batch_size} on each of {processes} "
+            f"processes, {together} in all; raise it, or lower micro_batch_size.",
+        ),
         (config.model.quantize != Quantize.none, f"model.quantize={config.model.quantize} is not supported; leave it out."),
         (config.model.liger, "model.liger is not supported; leave it out."),
     ]
@@ -99,6 +116,9 @@ def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "RLOOCon
     common = _common(config, scratch, on_cpu=on_cpu)
     if config.algo == Algo.rloo:
         return RLOOConfig(**common, normalize_advantages=config.whiten_advantages)
+    if config.rollout.kind == RolloutKind.vllm:
+        common |= {"vllm_importance_sampling_mode": "token_truncate"}
+        common |= {"vllm_importance_sampling_clip_max": config.importance_cap} if config.importance_cap is not None else {}
     return GRPOConfig(
         **common,
         loss_type="dapo",
@@ -123,7 +143,7 @@ def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]
         "max_grad_norm": optim.max_grad_norm,
         "max_steps": steps,
         "per_device_train_batch_size": config.micro_batch_size,
-        "gradient_accumulation_steps": config.minibatch_size // config.micro_batch_size,
+        "gradient_accumulation_steps": config.minibatch_size // (config.micro_batch_size * num_processes()),
         "generation_batch_size": config.batch_size,
         "num_generations": config.group_size,
         "num_iterations": config.epochs,
@@ -143,6 +163,8 @@ def _common(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> dict[str, Any]
         "save_strategy": "no",  # a callback decides
         "report_to": "none",
         "disable_tqdm": True,
+        "ddp_backend": "gloo" if on_cpu and num_processes() > 1 else None,
+        "ddp_find_unused_parameters": False,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from core.hooks.hook import Hook
+from core.hooks.hook import Hook, RunParts, SharedHook
 from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import Place
 from core.process.signals import Preemption
@@ -21,6 +21,9 @@ from ppo.critic_free.reward import BatchReward
 from ppo.guards import DivergenceError, guarded, require_kl_below
 from ppo.metrics import Metric
 from ppo.state import PPOState, checkpoint_batches, take_evaluation
+
+RANK_SEED = 2_654_435_761
+"""By how much the seeds of two processes differ: more than those of two batches."""
 
 
 class RunCallback(TrainerCallback):
@@ -47,7 +50,8 @@ class RunCallback(TrainerCallback):
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # All random draws of a batch are then functions of seed and batch, so that a resumed run repeats them.
         if state.global_step % self.updates == 0:
-            set_seed(self.config.batch_seed(self.state.step + 1))
+            # Each process has draws of its own: they may have completions of one prompt.
+            set_seed((self.config.batch_seed(self.state.step + 1) + RANK_SEED * self.run.world.rank) % 2**32)
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
@@ -61,7 +65,9 @@ class RunCallback(TrainerCallback):
             return  # only the last update of a batch leaves the weights between two batches, so nothing is saved before
         self.state.step = state.global_step // self.updates
         self.run.progress.advance()
-        control.should_save = self.state.step in self.planned or self.timer.overdue or self.preemption.requested
+        # Summed, so that all processes act alike.
+        overdue, stop = self.run.world.all_sum([self.timer.overdue, self.preemption.requested])
+        control.should_save = self.state.step in self.planned or overdue > 0 or stop > 0
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if "loss" not in kwargs["logs"]:  # the summary that the trainer logs at its end
@@ -81,9 +87,12 @@ class RunCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
         self.timer.restart()
-        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        keep_checkpoint(saved, self.run.dir, self.state, planned=self.planned, generation=self.generation)
-        self.preemption.check()
+        saved, world = Path(args.output_dir) / f"checkpoint-{state.global_step}", self.run.world
+        world.barrier()  # every process has written its own part
+        world.from_main(lambda: keep_checkpoint(saved, self.run.dir, self.state, planned=self.planned, generation=self.generation))
+        if world.all_sum([self.preemption.requested])[0]:
+            self.preemption.requested = True
+            self.preemption.check()
 
     def place(self, args: TrainingArguments, state: TrainerState) -> Place:
         """The last checkpoint, as the hooks need it."""
@@ -112,15 +121,16 @@ class StopCallback(TrainerCallback):
         control.should_training_stop = control.should_training_stop or bool(self.state.stopped_because)
 
 
-class InterruptibleHook(Hook):
+class InterruptibleHook(SharedHook):
     """A hook that a signal interrupts at once, since everything is saved."""
 
     def __init__(self, hook: Hook, preemption: Preemption) -> None:
         self.hook, self.preemption = hook, preemption
 
-    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        hook = self.hook
         with self.preemption.interruptible():
-            return self.hook.on_checkpoint(event)
+            return hook.measure(event, parts) if isinstance(hook, SharedHook) else parts.world.from_main(lambda: hook.on_checkpoint(event))
 
     def on_end(self, event: RunEnded) -> None:
         self.hook.on_end(event)

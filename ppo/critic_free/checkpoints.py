@@ -14,8 +14,8 @@ from core.engines.resume import STATE, make_way
 from core.runs.checkpoints import step_folder
 from ppo.state import PPOState, write_state
 
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-"""The files of a transformers checkpoint that only resuming needs."""
+RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state", "trainer_state.json")
+"""How the files of a transformers checkpoint begin that only resuming needs; each of several processes has its `rng_state_N.pth`."""
 
 
 def keep_checkpoint(
@@ -32,7 +32,7 @@ def keep_checkpoint(
         (folder / STATE).mkdir()
         for file in saved.iterdir():
             if file.name != "training_args.bin":  # a pickle that nothing reads
-                shutil.move(file, folder / STATE / file.name if file.name in RESUME_FILES else folder / file.name)
+                shutil.move(file, folder / STATE / file.name if file.name.startswith(RESUME_FILES) else folder / file.name)
         if generation is not None and (folder / GENERATION_CONFIG_NAME).exists():  # an adapter has none
             generation.save_pretrained(folder)
         write_state(folder, state)

@@ -14,6 +14,7 @@ from core.data.dialogues import parse_dialogue
 from core.data.turn_ends import answer_texts
 from core.hooks.run_context import RunContext
 from core.process.precision import without_autocast
+from core.process.world import World
 from core.records import Dialogue
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
@@ -46,16 +47,24 @@ class BatchReward:
         """Metrics of the shaped scores of the last batch."""
 
     def reward(self, prompts: Sequence[Turns], completion_ids: Sequence[Sequence[int]], **_: object) -> list[float]:
-        """The shaped scores of a batch: `group_size` completions of a prompt, then those of the next. Called by TRL."""
-        size = self.config.group_size
-        dialogues = [parse_dialogue(prompt, "a prompt") for prompt in prompts[::size]]
-        texts = answer_texts(self.tokenizer, completion_ids, self.ends)  # TRL's own may still hold the end of turn
+        """The shaped scores of a batch: `group_size` completions of a prompt, then those of the next. Called by TRL.
+
+        Every process is given its part of the batch, which may begin within a group, and is to return the scores of that; all have the
+        statistics and metrics of the whole.
+        """
+        world, size = self.run.world, self.config.group_size
+        shares = world.all_gather(lambda: (list(prompts), [list(ids) for ids in completion_ids]))
+        asked = [prompt for share, _ in shares for prompt in share][::size]
+        ids_by_row = [ids for _, share in shares for ids in share]
+        first = sum(len(share) for _, share in shares[: world.rank])
+        dialogues = [parse_dialogue(prompt, "a prompt") for prompt in asked]
+        texts = answer_texts(self.tokenizer, ids_by_row, self.ends)  # TRL's own may still hold the end of turn
         before = self.scorer.num_truncated or 0
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         with guarded(self.run.dir, self.config.algo, self.state.step + 1):
-            scores_B = score_groups(self.scorer, dialogues, groups)
-        finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.ends for ids in completion_ids])
-        lengths_B = torch.tensor([len(ids) for ids in completion_ids])
+            scores_B = score_groups(self.scorer, dialogues, groups, world)
+        finished_B = torch.tensor([len(ids) > 0 and ids[-1] in self.ends for ids in ids_by_row])
+        lengths_B = torch.tensor([len(ids) for ids in ids_by_row])
         self.state.statistics = self.state.statistics.seen(scores_B)
         shaped_B = shaped_scores(
             scores_B,
@@ -67,15 +76,24 @@ class BatchReward:
         )
         self.state.metrics = completion_metrics(scores_B, finished_B, lengths_B)
         if self.scorer.num_truncated is not None:
-            self.state.metrics[Metric.TRUNCATED] = (self.scorer.num_truncated - before) / len(scores_B)
+            [num_cut] = world.all_sum([self.scorer.num_truncated - before])
+            self.state.metrics[Metric.TRUNCATED] = num_cut / len(scores_B)
             tell_truncated(self.state.metrics, self.state.step + 1, self.run.say)
         self.shaped = shaped_metrics(shaped_B)
-        return shaped_B.tolist()
+        return shaped_B.tolist()[first : first + len(completion_ids)]
 
 
-def score_groups(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]]) -> Tensor:
-    """The rewards of a group of completions for each prompt, of shape (B,). Raises `DivergenceError` if one is not finite."""
-    with without_autocast():
-        parts = scorer.parts(prompts, groups)
-    terms = {name: torch.tensor([score for row in rows for score in row]) for name, rows in parts.items()}
+def score_groups(scorer: WeightedScorer, prompts: Sequence[Dialogue], groups: Sequence[Sequence[str]], world: World) -> Tensor:
+    """The rewards of a group of completions for each prompt, of shape (B,), of which each process scores its share.
+
+    Raises `DivergenceError` if one is not finite.
+    """
+    own = world.shard(len(prompts))
+
+    def scored() -> Mapping[str, list[list[float]]]:
+        with without_autocast():
+            return scorer.parts(prompts[own], groups[own])
+
+    shares = world.all_gather(scored)
+    terms = {name: torch.tensor([score for share in shares for row in share[name] for score in row]) for name in shares[0]}
     return combined_scores(scorer, terms)

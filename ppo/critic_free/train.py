@@ -16,17 +16,20 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-from core.config import Dtype
+from core.config import Dtype, RolloutKind
 from core.data.turn_ends import turn_ends
 from core.engines.resume import forget_states, newest_step
 from core.generators.local import TransformersGenerator
-from core.hooks.hook import eval_file, read_evaluation, rewind, run_hooks
+from core.generators.open import open_generator
+from core.generators.shared import draw_share
+from core.hooks.hook import RunParts, eval_file, read_evaluation, rewind, run_hooks
 from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import HookCallback
+from core.models.adapters import merged_weights
 from core.models.load import load_policy
 from core.process.precision import autocast
 from core.process.signals import Preemption
-from core.records import CheckpointSaved, Dialogue, Sampling, Scorer
+from core.records import CheckpointSaved, Completion, Dialogue, RolloutEngine, Sampling, Scorer
 from core.runs.checkpoints import step_folder
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
@@ -34,6 +37,7 @@ from ppo.critic_free.arguments import ignored_settings, require_supported
 from ppo.critic_free.callback import InterruptibleHook, RunCallback, StopCallback
 from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
+from ppo.critic_free.served import Draw
 from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.guards import guarded
 from ppo.metrics import Metric, completion_metrics
@@ -63,8 +67,9 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
             if len(fitting) < len(prompts):
                 run.say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
             weighted, last = WeightedScorer.of(scorer), config.num_batches
-            step = newest_step(run.world, run.dir, run.say, ended_at=last if eval_file(run.dir, last).exists() else 0)
-            rewind(run.dir, step)
+            ended = run.world.from_main(eval_file(run.dir, last).exists)
+            step = newest_step(run.world, run.dir, run.say, ended_at=last if ended else 0)
+            run.world.from_main(lambda: rewind(run.dir, step))
             resumed = step_folder(run.dir, step) if step else None
             if resumed is None:
                 state = _untrained(config, run, policy, tokenizer, fitting, weighted)
@@ -81,8 +86,9 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run.progress.finish()
     if state.stopped_because:
         run.say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
-    # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
-    forget_states(run.dir, keep=[state.step], planned=checkpoint_batches(config))
+    if run.world.is_main:
+        # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
+        forget_states(run.dir, keep=[state.step], planned=checkpoint_batches(config))
     return PPOResult(
         last_step=state.step,
         best_step=state.best_step,
@@ -106,9 +112,10 @@ def _untrained(
         n=config.group_size, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.batch_seed(0)
     )
     with autocast(run.world.device, config.model.dtype):
-        groups = TransformersGenerator(policy, tokenizer).generate(asked, sampling)
+        shares = run.world.all_gather(lambda: draw_share(TransformersGenerator(policy, tokenizer), asked, sampling, run.world))
+        groups = [group for share in shares for group in share]
         with guarded(run.dir, config.algo, 0):
-            scores_B = score_groups(scorer, asked, [[completion.text for completion in group] for group in groups])
+            scores_B = score_groups(scorer, asked, [[completion.text for completion in group] for group in groups], run.world)
     completions = [completion for group in groups for completion in group]
     lengths_B = torch.tensor([len(completion.token_ids) for completion in completions])
     finished_B = torch.tensor([completion.finished for completion in completions])
@@ -129,8 +136,8 @@ def _resumed(config: PPOConfig, run: RunContext, checkpoint: Path, tokenizer: Pr
     scorer.moments = state.moments
     if state.step not in checkpoint_batches(config):  # saved only for resuming
         return state
-    if eval_file(run.dir, state.step).exists():
-        metrics = read_evaluation(run.dir, state.step)
+    if run.world.from_main(eval_file(run.dir, state.step).exists):
+        metrics = run.world.from_main(lambda: read_evaluation(run.dir, state.step))
         take_evaluation(state, metrics, config, run)
     else:
         model, _ = load_policy(replace(config.model, path=str(checkpoint), revision=None, dtype=Dtype.fp32))
@@ -146,24 +153,54 @@ def _evaluate(
         step=state.step, num_steps=config.num_batches, path=path, run_dir=run.dir, model=model, tokenizer=tokenizer, metrics=state.metrics
     )
     with autocast(run.world.device, config.model.dtype):
-        metrics = run_hooks(run.hooks, event, run.tracker)
+        metrics = run_hooks(run.hooks, event, run.tracker, parts=_parts(run, event))
     take_evaluation(state, metrics, config, run)
+
+
+def _parts(run: RunContext, event: CheckpointSaved) -> RunParts:
+    """What hooks are given: every process holds the whole policy, and samples from it."""
+    return RunParts(world=run.world, generator=TransformersGenerator(event.model, event.tokenizer))
 
 
 def _train(
     callback: RunCallback, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue], resumed: Path | None
 ) -> None:
     """Trains with TRL on the remaining batches."""
-    run = callback.run
+    run, config = callback.run, callback.config
     scratch = run.dir / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # left behind by a killed process
-    trainer = open_trainer(callback.config, policy, tokenizer, prompts, reward=callback.reward.reward, scratch=scratch)
+    run.world.from_main(lambda: shutil.rmtree(scratch, ignore_errors=True))  # left behind by a killed process
+    draw = _drawing(callback, policy, tokenizer, prompts) if config.rollout.kind == RolloutKind.vllm else None
+    trainer = open_trainer(config, policy, tokenizer, prompts, reward=callback.reward.reward, scratch=scratch, draw=draw)
     trainer.remove_callback(PrinterCallback)
-    hooks = HookCallback(run.hooks, run.tracker, tokenizer, place=callback.place, then=callback.evaluated)
+    hooks = HookCallback(
+        run.hooks, run.tracker, tokenizer, place=callback.place, then=callback.evaluated, parts=lambda event: _parts(run, event)
+    )
     for each in (callback, hooks, StopCallback(callback.state)):
         trainer.add_callback(each)
     try:
         with as_saved(resumed) if resumed else nullcontext() as folder, old_names():
             trainer.train(resume_from_checkpoint=folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if run.world.is_main:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _drawing(callback: RunCallback, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue]) -> Draw:
+    """Draws each batch from the server, which gets the policy's weights before it; the main process talks to it."""
+    run, config = callback.run, callback.config
+    generator = open_generator(config.rollout, policy, tokenizer) if run.world.is_main else None
+
+    def drawn() -> list[Completion]:
+        assert isinstance(generator, RolloutEngine)
+        step = callback.state.step + 1
+        generator.load_weights(merged_weights(policy.state_dict().items(), policy))
+        sampling = Sampling(
+            n=config.group_size, temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.batch_seed(step)
+        )
+        groups = generator.generate(group_prompts(prompts, step, config), sampling)
+        return [completion for group in groups for completion in group]
+
+    def draw() -> list[Completion]:
+        return run.world.from_main(drawn)[run.world.shard(config.batch_size)]
+
+    return draw

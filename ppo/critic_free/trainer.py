@@ -1,7 +1,7 @@
 """TRL's trainer for RLOO and GRPO, with our policy, prompts and reward."""
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
@@ -26,6 +27,7 @@ from core.models.positions import require_room
 from core.records import Dialogue
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import peft_arguments, trl_arguments
+from ppo.critic_free.served import Draw, ServedGRPOTrainer, ServedRLOOTrainer
 from ppo.prompts import batch_prompts
 
 
@@ -72,10 +74,12 @@ def open_trainer(
     *,
     reward: Callable[..., list[float]],
     scratch: Path,
+    draw: Draw | None = None,
 ) -> RLOOTrainer | GRPOTrainer:
     """TRL's trainer of `config.algo`, with the prompts of the whole run in order; it trains `policy` in place.
 
-    The policy's generation config is replaced by one that names all ends of a turn, and nothing else.
+    Completions are those that `draw` gives, or sampled by TRL. The policy's generation config is replaced by one that names all ends
+    of a turn, and nothing else.
     """
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  # an earlier job in this process may have used another precision
     asked = [prompt for step in range(1, config.num_batches + 1) for prompt in group_prompts(prompts, step, config)]
@@ -90,7 +94,7 @@ def open_trainer(
     # TRL reads here what ends an answer. A config of its own, since transformers refuses to save many published ones once changed.
     policy.generation_config = GenerationConfig(eos_token_id=sorted(turn_ends(policy, tokenizer)))
     with old_names():
-        trainer = RLOOTrainer(args=args, **parts) if isinstance(args, RLOOConfig) else GRPOTrainer(args=args, **parts)
+        trainer = _opened(args, parts, draw)
     if config.lora.rank:
         source = locate(config.model)
         adapter: Any = trainer.model.peft_config["default"]  # type: ignore[union-attr,index]
@@ -99,6 +103,19 @@ def open_trainer(
     else:
         assert isinstance(trainer.ref_model, PreTrainedModel)
         _align(trainer.ref_model, policy)
+    return trainer
+
+
+def _opened(args: RLOOConfig | GRPOConfig, parts: Mapping[str, Any], draw: Draw | None) -> RLOOTrainer | GRPOTrainer:
+    if draw is None:
+        return RLOOTrainer(args=args, **parts) if isinstance(args, RLOOConfig) else GRPOTrainer(args=args, **parts)
+    if isinstance(args, RLOOConfig):
+        trainer = ServedRLOOTrainer(args=args, **parts)
+    else:
+        trainer = ServedGRPOTrainer(args=args, **parts)
+        # Only now: it opens no client of TRL's, and lets the weights of tokens be computed from the server's log-probabilities.
+        trainer.use_vllm = True
+    trainer.draw = draw
     return trainer
 
 

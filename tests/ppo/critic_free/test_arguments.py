@@ -41,7 +41,7 @@ def test_what_the_algorithms_have_of_their_own_is_carried_over() -> None:
         (Algo.rloo, {"group_size": 1}, "group_size=1 leaves a completion nothing to be compared with; choose 2"),
         (Algo.grpo, {"gamma": 0.9}, "gamma=0.9 discounts .* leave it at 1"),
         (Algo.grpo, {"value_warmup": 1}, "value_warmup=1 trains a critic.* set it to 0"),
-        (Algo.grpo, {"importance_cap": 2.0}, "importance_cap=2.0 corrects .* leave it out"),
+        (Algo.grpo, {"importance_cap": 2.0}, "importance_cap=2.0 corrects .* rollout.kind=vllm; leave it out"),
         (Algo.grpo, {"kl": KLConfig(target=1.0)}, "kl.target=1.0 adapts .* leave it out"),
         (
             Algo.grpo,
@@ -55,7 +55,7 @@ def test_what_the_algorithms_have_of_their_own_is_carried_over() -> None:
         (Algo.rloo, {"entropy_coef": 0.1}, "entropy_coef=0.1 has no counterpart.* algo=grpo"),
         (Algo.grpo, {"rollout": RolloutConfig(kind=RolloutKind.continuous)}, "rollout=continuous is for algo=ppo"),
         (Algo.grpo, {"rollout": RolloutConfig(batch_size=4)}, "rollout.batch_size=4 is below batch_size=8"),
-        (Algo.grpo, {"engine": EngineConfig(kind=EngineKind.fsdp2)}, "engine=fsdp2 is for algo=ppo"),
+        (Algo.grpo, {"engine": EngineConfig(kind=EngineKind.fsdp2)}, "engine=fsdp2 is for algo=ppo, so choose ddp"),
     ],
 )
 def test_what_trl_cannot_do_is_refused_with_key_and_remedy_before_any_work(
@@ -65,10 +65,25 @@ def test_what_trl_cannot_do_is_refused_with_key_and_remedy_before_any_work(
         run(config_of(Path("no-such-policy"), algo, **options), tmp_path)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_share_every_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one process, and this is one of 2; start it without torchrun"):
-        require_supported(config_of(Path("."), Algo.grpo))
+    config = config_of(Path("."), Algo.grpo)
+    require_supported(config)
+    assert trl_arguments(config, Path("scratch"), on_cpu=True).gradient_accumulation_steps == 1  # two of four on each process
+    with pytest.raises(ValueError, match="minibatch_size=2 is no multiple of micro_batch_size=2 on each of 2 processes, 4 in all"):
+        require_supported(replace(config, minibatch_size=2))
+    with pytest.raises(ValueError, match=r"engine=single does not work with 2 process\(es\)"):
+        require_supported(replace(config, engine=EngineConfig(kind=EngineKind.single)))
+
+
+def test_a_server_s_probabilities_weigh_the_tokens_of_grpo_up_to_the_cap() -> None:
+    server = RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")
+    config = config_of(Path("."), Algo.grpo, rollout=server, importance_cap=2.0)
+    require_supported(config)
+    args: Any = trl_arguments(config, Path("s"), on_cpu=True)
+    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 2.0)
+    with pytest.raises(ValueError, match=r"algo=rloo: importance_cap=2\.0 corrects"):
+        require_supported(replace(config, algo=Algo.rloo))
 
 
 @BOTH

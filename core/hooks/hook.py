@@ -136,13 +136,8 @@ def run_hooks(
     def of_whole_model() -> CheckpointSaved:
         return event if whole is None else replace(event, model=whole())
 
-    def measured(hook: Hook) -> Mapping[str, float]:
-        if isinstance(hook, SharedHook):
-            return world.all_gather(lambda: hook.measure(event, parts))[0]
-        return world.from_main(lambda: hook.on_checkpoint(of_whole_model()))
-
     for hook in hooks:
-        metrics.update(measured(hook))
+        metrics.update(measured(hook, event, parts, of_whole_model))
     event.model.train(was_training)
 
     def write() -> None:
@@ -151,6 +146,19 @@ def run_hooks(
 
     world.from_main(write)
     return metrics
+
+
+def measured(
+    hook: Hook, event: CheckpointSaved, parts: RunParts, of_whole_model: Callable[[], CheckpointSaved] | None = None
+) -> Mapping[str, float]:
+    """What a hook measures, on all processes or on the main one, as its kind is; all of them call it.
+
+    A subclass of a shared hook that has an `on_checkpoint` of its own is called there, on the main process. Such hooks get the event
+    that `of_whole_model` makes.
+    """
+    if isinstance(hook, SharedHook) and type(hook).on_checkpoint is SharedHook.on_checkpoint:
+        return parts.world.all_gather(lambda: hook.measure(event, parts))[0]
+    return parts.world.from_main(lambda: hook.on_checkpoint(of_whole_model() if of_whole_model else event))
 
 
 def log_unlogged(run_dir: Path, metrics_file: Path, tracker: Tracker, say: Callable[[str], None] = print) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from core.hooks.hook import Hook, RunParts, SharedHook
+from core.hooks.hook import Hook, RunParts, SharedHook, measured
 from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import Place
 from core.process.signals import Preemption
@@ -128,9 +128,8 @@ class InterruptibleHook(SharedHook):
         self.hook, self.preemption = hook, preemption
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
-        hook = self.hook
         with self.preemption.interruptible():
-            return hook.measure(event, parts) if isinstance(hook, SharedHook) else parts.world.from_main(lambda: hook.on_checkpoint(event))
+            return measured(self.hook, event, parts)
 
     def on_end(self, event: RunEnded) -> None:
         self.hook.on_end(event)

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from core.disk import write_json
-from core.hooks.hook import Hook, best_step, eval_file, read_evaluation, read_evaluations, run_hooks
+from core.hooks.hook import Hook, RunParts, SharedHook, best_step, eval_file, read_evaluation, read_evaluations, run_hooks
 from core.hooks.trainer_callback import HookCallback, Place
 from core.records import AXIS, CheckpointSaved, RunEnded
 from tests.fakes import ListTracker, RecordingHook
@@ -73,6 +73,25 @@ def test_hooks_see_the_model_in_evaluation_mode_and_the_trainer_gets_its_mode_ba
 class Broken(Hook):
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         raise RuntimeError("no judge")
+
+
+class Half(SharedHook):
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        return {"half": 1.0 / (1 + parts.world.size)}
+
+
+class HalfAndMore(Half):
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        return {**super().on_checkpoint(event), "more": 2.0}
+
+
+def test_a_shared_hook_works_alone_and_one_made_of_it_is_called_by_its_own_method(
+    tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    event = saved(tmp_path, policy, tokenizer)
+    assert Half().on_checkpoint(event) == {"half": 0.5}
+    assert run_hooks([Half()], event, ListTracker()) == {"half": 0.5}
+    assert run_hooks([HalfAndMore()], event, ListTracker()) == {"half": 0.5, "more": 2.0}
 
 
 def test_a_hook_that_raises_leaves_no_file_so_that_a_resumed_run_calls_it_again(

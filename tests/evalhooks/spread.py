@@ -18,7 +18,7 @@ from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.hooks.hook import Hook, RunParts, SharedHook
 from core.hooks.run_context import RunContext
 from core.process.exit import exit_without_teardown
-from core.process.world import World, was_shared, join_world
+from core.process.world import World, join_world, was_shared
 from core.records import BenchmarkRow, CheckpointSaved, Preference, user
 from evalhooks.checkpoints import HeldOutHook, RewardModelHook
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig

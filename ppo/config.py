@@ -223,9 +223,10 @@ class PPOConfig:
     """Batches at the beginning that train only the critic; the learning-rate schedule counts them."""
     entropy_coef: Hashed[float] = 0.0
     """Weight of the entropy bonus in the loss."""
-    importance_cap: Hashed[float | None] = None
-    """Upper bound of the weights that correct for a generator whose log-probabilities are not the trainer's (usual: 2); empty: no
-    weights. Needs a generator that reports the log-probabilities it sampled with."""
+    importance_cap: Hashed[float | None] = 2.0
+    """Upper bound of the weights that correct for a generator whose log-probabilities are not the trainer's, such as a vLLM server or
+    one that samples in bf16 (Yao et al. 2025); empty: no weights. Batches whose log-probabilities differ by no more than rounding in
+    fp32, 0.001 nats on average (`train/importance_gap`), have none."""
     whiten_advantages: Hashed[bool] = True
     shaping: Hashed[ShapingConfig] = field(default_factory=ShapingConfig)
     critic: Hashed[CriticStart] = CriticStart.reward

@@ -132,10 +132,8 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
     }
     if episodes.num_truncated is not None:
         metrics[Metric.TRUNCATED] = episodes.num_truncated / len(episodes.scores_B)
-    if episodes.engine_logprobs_BT is not None:
-        inside_BT = mask_BT.bool()
-        gap_N = episodes.logprobs_BT[inside_BT] - episodes.engine_logprobs_BT[inside_BT]
-        metrics[Metric.IMPORTANCE_GAP] = gap_N.abs().mean().item()
+    if episodes.importance_gap is not None:
+        metrics[Metric.IMPORTANCE_GAP] = episodes.importance_gap
     return metrics
 
 

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,18 @@ from transformers import PreTrainedModel
 
 from core.config import LoraConfig
 from core.models.adapters import inject_adapter
+from core.models.head import compute_in_fp32, head_of
 from core.models.locate import ModelLocation
-from core.models.logprobs import completion_logits, has_plain_head, position_ids, to_padded, token_logprobs
+from core.models.logprobs import (
+    LogitRule,
+    completion_logits,
+    compute_head_in_fp32,
+    head_logprobs,
+    logit_rule,
+    position_ids,
+    to_padded,
+    token_logprobs,
+)
 from core.transfer import to_device
 from core.trees.attention import encode, obstacle, tree_attention
 from core.trees.layout import Stream, pack_rows
@@ -30,7 +40,8 @@ MAX_LENGTH = 4096
 class ForwardOutput(NamedTuple):
     """The output of all networks for the last T tokens, each of shape (B, T).
 
-    A named tuple, since engines look inside for tensors. `reference_BT` are the reference's log-probabilities, if requested.
+    A named tuple, since engines look inside for tensors. `entropy_BT` are zero unless requested, and `reference_BT` the reference's
+    log-probabilities, if requested.
     """
 
     logprobs_BT: Tensor
@@ -43,7 +54,15 @@ class Networks(Protocol):
     """An `ActorCritic`, or an engine's wrapper of one."""
 
     def __call__(
-        self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, /, *, entropy_gradient: bool = False, with_reference: bool = False
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        num_tokens: int,
+        /,
+        *,
+        entropy: bool = True,
+        entropy_gradient: bool = False,
+        with_reference: bool = False,
     ) -> ForwardOutput:
         """See `ActorCritic.forward`."""
         ...
@@ -63,12 +82,6 @@ class _Packed:
         assert isinstance(model, PreTrainedModel)
         return encode(model, self.stream)[self.places_N]
 
-    def logits(self, model: PreTrainedModel) -> Tensor:
-        """The logits that predict the tokens, of shape (N, V)."""
-        head = model.get_output_embeddings()
-        assert head is not None
-        return head(self.hidden(model))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Padded:
@@ -82,16 +95,16 @@ class _Padded:
 
     def hidden(self, model: nn.Module) -> Tensor:
         """The last layer's hidden states that predict the tokens, of shape (N, H)."""
-        hidden_BLH = model(**self._inputs()).last_hidden_state
+        assert isinstance(model, PreTrainedModel)
+        positions_BL = position_ids(self.mask_BL)
+        hidden_BLH = model.base_model(
+            input_ids=self.ids_BL, attention_mask=self.mask_BL, position_ids=positions_BL, use_cache=False
+        ).last_hidden_state
         return hidden_BLH[:, -self.num_tokens - 1 : -1].flatten(0, 1)[self.cells_N]
 
     def logits(self, model: PreTrainedModel) -> Tensor:
         """The logits that predict the tokens, of shape (N, V)."""
         return completion_logits(model, self.ids_BL, self.mask_BL, self.num_tokens)
-
-    def _inputs(self) -> dict[str, Any]:
-        positions_BL = position_ids(self.mask_BL)
-        return {"input_ids": self.ids_BL, "attention_mask": self.mask_BL, "position_ids": positions_BL, "use_cache": False}
 
 
 class ActorCritic(nn.Module):
@@ -117,25 +130,37 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.value_scale = (1.0, 0.0)
         """Values are a * head + b, for a head that was trained in different units (see ppo.shaping.value_scale)."""
-        self.padding_reason = _padding_reason(actor, critic_body, max_length)
+        compute_in_fp32(critic_head)
+        for policy in filter(None, (actor, reference)):
+            compute_head_in_fp32(policy)
+        self.logit_rule = logit_rule(actor)
+        """None if only the actor itself can tell its logits; they are then computed for all tokens of a pass at once."""
+        self.padding_reason = _padding_reason(actor, critic_body, max_length, self.logit_rule)
 
     def forward(
-        self, ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, *, entropy_gradient: bool = False, with_reference: bool = False
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        num_tokens: int,
+        *,
+        entropy: bool = True,
+        entropy_gradient: bool = False,
+        with_reference: bool = False,
     ) -> ForwardOutput:
         """Log-probabilities, entropies and values of the last `num_tokens` tokens, zeros for padding.
 
-        The value at t is that of the state before token t, so it is read at the preceding token. With `entropy_gradient` the
-        entropies carry a gradient, which costs memory for one more array of the size of the logits. Rows pass through the
-        networks packed, without padding, unless there is a `padding_reason`. They are laid out on the host: rows that are there
-        already save waiting for the device.
+        The value at t is that of the state before token t, so it is read at the preceding token. Entropies are computed if `entropy`,
+        and carry a gradient with `entropy_gradient`. Rows pass through the networks packed, without padding, unless there is a
+        `padding_reason`. They are laid out on the host: rows that are there already save waiting for the device. Under autocast the
+        layers compute in bf16, the heads in fp32.
         """
         read = _padded if self.padding_reason else _packed
         batch = read(ids_BL.cpu(), mask_BL.cpu(), num_tokens, self.actor.device)
         with self.attention():
-            logprobs_N, entropy_N = self._logprobs(self.actor, batch, entropy_gradient=entropy_gradient)
+            logprobs_N, entropy_N = self._logprobs(self.actor, batch, entropy=entropy, entropy_gradient=entropy_gradient)
             reference_N = self._reference(batch) if with_reference else None
             scale, shift = self.value_scale
-            values_N = scale * self.critic_head(batch.hidden(self.critic_body).float()).squeeze(-1) + shift
+            values_N = scale * self.critic_head(batch.hidden(self.critic_body)).squeeze(-1) + shift
         shape = torch.Size((len(ids_BL), num_tokens))
         return ForwardOutput(
             to_padded(logprobs_N, batch.cells_N, shape),
@@ -161,8 +186,22 @@ class ActorCritic(nn.Module):
         with adapter_off(self.actor):
             return self._logprobs(self.actor, batch)[0]
 
-    def _logprobs(self, model: PreTrainedModel, batch: "_Packed | _Padded", *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        return token_logprobs(batch.logits(model), batch.tokens_N, temperature=self.temperature, entropy_gradient=entropy_gradient)
+    def _logprobs(
+        self, model: PreTrainedModel, batch: "_Packed | _Padded", *, entropy: bool = False, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        rule, tokens_N = self.logit_rule, batch.tokens_N
+        if rule is None:
+            assert isinstance(batch, _Padded)
+            return token_logprobs(batch.logits(model), tokens_N, temperature=self.temperature, entropy_gradient=entropy_gradient)
+        return head_logprobs(
+            model,
+            batch.hidden(model),
+            tokens_N,
+            rule=rule,
+            temperature=self.temperature,
+            entropy=entropy,
+            entropy_gradient=entropy_gradient,
+        )
 
 
 def actor_critic(
@@ -182,8 +221,7 @@ def actor_critic(
     bounds the tokens of a row.
     """
     if reward_model is not None:
-        body, head = copy.deepcopy(reward_model.base_model), copy.deepcopy(reward_model.get_submodule("score"))
-        assert isinstance(head, nn.Linear)
+        body, head = copy.deepcopy(reward_model.base_model), copy.deepcopy(head_of(reward_model))
     else:
         body = copy.deepcopy(actor.base_model)
         head = nn.Linear(actor.config.get_text_config().hidden_size, 1, bias=False, device=actor.device)
@@ -200,6 +238,7 @@ def actor_critic(
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The reference policy: a copy that is never trained."""
     reference = copy.deepcopy(model).eval()
+    compute_head_in_fp32(reference)
     return reference.requires_grad_(False)
 
 
@@ -230,10 +269,10 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, device: torch.devi
     return _Packed(stream=stream.to(device), places_N=places_N, tokens_N=tokens_N, cells_N=cells_N)
 
 
-def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: int) -> str | None:
+def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: int, rule: LogitRule | None) -> str | None:
     """Why rows cannot be packed; None if they can."""
-    if not has_plain_head(actor):
-        return f"{type(actor).__name__} does more to its logits than a matrix product"
+    if rule is None:
+        return f"{type(actor).__name__} does more to its logits than is known here"
     assert isinstance(critic_body, PreTrainedModel)
     return obstacle(actor, max_length) or obstacle(critic_body, max_length)
 

@@ -52,6 +52,14 @@ class Episodes:
         return self.mask_BT.shape[1]
 
     @property
+    def importance_gap(self) -> float | None:
+        """Mean absolute difference between the trainer's and the engine's log-probabilities in nats, if the engine reports them."""
+        if self.engine_logprobs_BT is None:
+            return None
+        inside_BT = self.mask_BT.bool()
+        return (self.logprobs_BT[inside_BT] - self.engine_logprobs_BT[inside_BT]).abs().mean().item()
+
+    @property
     def lengths_B(self) -> Tensor:
         """Tokens of each completion, EOS included."""
         return self.mask_BT.sum(-1)
@@ -169,7 +177,7 @@ def _measure(
     measured: list[tuple[Tensor, ...]] = []
     # If rows are padded, then to the width of the whole batch, as in the update: at another width attention rounds differently.
     for ids, mask in zip(ids_BL[own].split(micro_batch_size), mask_BL[own].split(micro_batch_size), strict=True):
-        output = networks(ids, mask, num_tokens, with_reference=True)
+        output = networks(ids, mask, num_tokens, entropy=False, with_reference=True)
         assert output.reference_BT is not None
         measured.append((output.logprobs_BT, output.values_BT, output.reference_BT))
     # Fetched at the end: the device goes from one micro batch to the next.

@@ -86,7 +86,7 @@ class PPOSession:
         if config.importance_cap is not None and episodes.engine_logprobs_BT is None:
             raise ValueError(
                 f"importance_cap={config.importance_cap} weighs tokens by the log-probabilities they were sampled with, and this "
-                "generator reports none; leave importance_cap out."
+                "generator reports none; set importance_cap=null."
             )
         return episodes
 

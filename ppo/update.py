@@ -22,6 +22,10 @@ from ppo.metrics import NUM_SUMS, TokenSums, update_metrics
 from ppo.model import Networks
 from ppo.rollout import Episodes
 
+ROUNDING = 1e-3
+"""The mean difference in nats, between the engine's log-probabilities and the trainer's, up to which no weights correct for it: in fp32
+it is 1e-6, in bf16 5e-3 and more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
@@ -37,12 +41,16 @@ class MicroBatch:
 
     @classmethod
     def whole(cls, episodes: Episodes, advantages: Advantages, device: torch.device) -> "MicroBatch":
-        """All rows of a batch, on the device: copied once, since every copy makes the host wait."""
+        """All rows of a batch, on the device: copied once, since every copy makes the host wait.
+
+        The engine's log-probabilities are left out if they differ from the trainer's by rounding alone.
+        """
+        engine_BT = episodes.engine_logprobs_BT if (episodes.importance_gap or 0.0) > ROUNDING else None
         return cls(
             mask_BT=to_device(episodes.mask_BT, device),
             old_logprobs_BT=to_device(episodes.logprobs_BT, device),
             reference_BT=to_device(episodes.reference_BT, device),
-            engine_logprobs_BT=None if episodes.engine_logprobs_BT is None else to_device(episodes.engine_logprobs_BT, device),
+            engine_logprobs_BT=None if engine_BT is None else to_device(engine_BT, device),
             old_values_BT=to_device(episodes.values_BT, device),
             advantages_BT=to_device(advantages.advantages_BT, device),
             returns_BT=to_device(advantages.returns_BT, device),

@@ -28,6 +28,24 @@ def require_own_pad(tokenizer: "PreTrainedTokenizerBase") -> None:
     tokenizer.add_special_tokens({"pad_token": new})
 
 
+def require_pad_below(tokenizer: "PreTrainedTokenizerBase", num_known: int) -> None:
+    """Gives the tokenizer of a policy EOS as pad token if it has none, or one that is not among the `num_known` ids with an embedding.
+
+    Of a policy nothing is read at the pad token, which is masked: one of its own would only add a row to its embeddings, and the policy
+    would no longer be of its base's shape.
+    """
+    pad = tokenizer.pad_token_id
+    if not isinstance(pad, int) or pad >= num_known:
+        tokenizer.pad_token = tokenizer.eos_token or str(tokenizer.convert_ids_to_tokens(0))
+
+
+def same_tokens(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> bool:
+    """Whether both give the same tokens the same ids, apart from those that either pads with."""
+    pads = [one.pad_token, other.pad_token]
+    ours, theirs = ({token: id for token, id in each.get_vocab().items() if token not in pads} for each in (one, other))
+    return ours == theirs
+
+
 def without_trailing_pads(row: "TokenIds", pad: int | None) -> "TokenIds":
     """The row up to its last token that is not `pad`, where a classifier of transformers reads the reward; at least one token.
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.data.chat import encode_prompts, pad_id
+from core.data.chat import pad_id
 from core.data.turn_ends import answer_texts, turn_ends
-from core.generators.local import require_generates
-from core.models.positions import require_room
+from core.generators.half import to_sample_from
+from core.generators.local import prompt_tokens, require_generates
 from core.records import Completion, Dialogue, Sampling
 
 PAGE = 64
@@ -27,7 +27,8 @@ class ContinuousGenerator:
     the other prompts. A resumed run, whose batches are the same, therefore continues as before; a run with another batch size
     or number of processes samples differently.
 
-    `memory` is the fraction of the device's free memory that the cache takes during a call.
+    `memory` is the fraction of the device's free memory that the cache takes during a call. The engine runs in a thread of its own, where
+    autocast does not reach: under autocast it samples from a copy held in that format altogether, made for the call.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
@@ -42,15 +43,14 @@ class ContinuousGenerator:
         if not prompts:
             return []
         # n copies, not num_return_sequences: the blocks of a prompt are shared among its copies either way.
-        inputs = [ids for ids in encode_prompts(self.tokenizer, prompts) for _ in range(sampling.n)]
-        require_room(self.model, max(map(len, inputs)), sampling.max_new_tokens)
-        greedy = sampling.temperature == 0
+        inputs = [ids for ids in prompt_tokens(self.model, self.tokenizer, prompts, sampling) for _ in range(sampling.n)]
+        model, greedy = to_sample_from(self.model, whole=True), sampling.temperature == 0
         # The engine reseeds torch's global generators, which the rest of the run uses.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             try:
-                found = self._run(inputs, sampling, _blocks(inputs, sampling.max_new_tokens))
+                found = self._run(model, inputs, sampling, _blocks(inputs, sampling.max_new_tokens))
             except MemoryError:  # they do not all fit at once; the engine then runs as many as fit
-                found = self._run(inputs, sampling, None)
+                found = self._run(model, inputs, sampling, None)
         outputs = list(found.values())
         failed = [output.error for output in outputs if output.error is not None]
         if failed or len(outputs) != len(inputs):
@@ -72,7 +72,7 @@ class ContinuousGenerator:
         ]
         return [flat[start : start + sampling.n] for start in range(0, len(flat), sampling.n)]
 
-    def _run(self, inputs: list[list[int]], sampling: Sampling, num_blocks: int | None) -> dict[str, Any]:
+    def _run(self, model: PreTrainedModel, inputs: list[list[int]], sampling: Sampling, num_blocks: int | None) -> dict[str, Any]:
         drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature > 0 else {}
         generation = GenerationConfig(
             do_sample=sampling.temperature > 0,
@@ -91,11 +91,11 @@ class ContinuousGenerator:
             # Asynchronous batching admits prompts depending on timing, which would change the order of random draws.
             use_async_batching=False,
         )
-        untyped: Any = self.model  # transformers' annotations hide generate_batch() from its own models
+        untyped: Any = model  # transformers' annotations hide generate_batch() from its own models
         try:
             return untyped.generate_batch(inputs=inputs, generation_config=generation, continuous_batching_config=batching)
         except ValueError as error:
-            name = type(self.model).__name__
+            name = type(model).__name__
             raise ValueError(f"continuous batching does not start with {name} ({error}); raise rollout.memory, or use {OTHER}.") from error
 
 

@@ -7,7 +7,6 @@ Shapes: B prompts, R rows (completions), L tokens that a row has room for, T com
 heads, J key heads, G query heads that share a key head, D channels of a head, V vocabulary, E tokens that end an answer.
 """
 
-import copy
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.data.chat import encode_prompts
 from core.data.turn_ends import turn_ends
-from core.generators.local import completions, sample_tokens, uniforms
+from core.generators.half import HalfCopy, asked_format
+from core.generators.local import completions, prompt_tokens, sample_tokens, uniforms
 from core.generators.room import MEMORY, rows_that_fit
 from core.models.logprobs import has_plain_head
-from core.models.positions import require_room
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
 from core.trees.attention import Plan, attend_on_tree, attending_by, obstacle
@@ -51,7 +49,7 @@ class GraphGenerator:
     """Generates with a causal language model that `graph_obstacle` does not refuse.
 
     A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches (up to rounding). Under
-    autocast it samples from a copy whose matrices are kept in bf16, which autocast would otherwise make anew for every token.
+    autocast it samples from a copy (`core.generators.half`), which stays for the next call as keys and values do.
     """
 
     def __init__(
@@ -59,14 +57,13 @@ class GraphGenerator:
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.memory = model, tokenizer, batch_size, memory
         self.ends = turn_ends(model, tokenizer)
-        self._copy: _HalfCopy | None = None
+        self._copy: HalfCopy | None = None
         self._decoder: _Decoder | None = None
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
-        prompt_ids = encode_prompts(self.tokenizer, prompts)
-        require_room(self.model, max(map(len, prompt_ids), default=0), sampling.max_new_tokens)
+        prompt_ids = prompt_tokens(self.model, self.tokenizer, prompts, sampling)
         model = self._current_model()
         results: list[list[Completion]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
@@ -87,11 +84,11 @@ class GraphGenerator:
         return results
 
     def _current_model(self) -> PreTrainedModel:
-        kind = self.model.device.type
-        if not torch.is_autocast_enabled(kind) or self.model.dtype != torch.float32:
+        dtype = asked_format(self.model)
+        if dtype is None:
             return self.model
         if self._copy is None:
-            self._copy = _HalfCopy(self.model, torch.get_autocast_dtype(kind))
+            self._copy = HalfCopy(self.model, dtype)
         self._copy.refresh()
         return self._copy.model
 
@@ -102,31 +99,6 @@ class GraphGenerator:
             self._decoder = None
             self._decoder = _Decoder(model, num_rows, length, sampling, self.ends, key)
         return self._decoder
-
-
-class _HalfCopy:
-    """A copy of a model for autocast: its linear layers hold their weights in the format that autocast would cast them to.
-
-    All other weights are the model's own.
-    """
-
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
-        shared: dict[int, Any] = {id(weight): weight for weight in model.parameters()}
-        self.model = copy.deepcopy(model, shared).eval()
-        self._targets: list[Tensor] = []
-        self._sources: list[Tensor] = []
-        for layer in [module for module in self.model.modules() if isinstance(module, nn.Linear)]:
-            for name, weight in layer.named_parameters(recurse=False):
-                if weight.is_floating_point():
-                    cast = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-                    layer.register_parameter(name, cast)
-                    self._targets.append(cast)
-                    self._sources.append(weight.detach())
-
-    def refresh(self) -> None:
-        """Takes over the model's current weights, in place."""
-        for target, source in zip(self._targets, self._sources, strict=True):
-            target.copy_(source)
 
 
 @dataclass(kw_only=True, slots=True)

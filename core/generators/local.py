@@ -17,7 +17,9 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
+from core.generators.half import to_sample_from
 from core.generators.room import MEMORY, rows_that_fit
+from core.models.fit import require_embedded
 from core.models.positions import require_room
 from core.process.precision import without_autocast
 from core.records import Completion, Dialogue, Sampling
@@ -39,7 +41,8 @@ class TransformersGenerator:
     """Generates with a causal language model in this process.
 
     A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches. A batch has at most
-    `batch_size` completions, and no more than whose keys and values fit into the fraction `memory` of the free memory.
+    `batch_size` completions, and no more than whose keys and values fit into the fraction `memory` of the free memory. Under
+    autocast it samples from a copy made for the call (`core.generators.half`).
     """
 
     def __init__(
@@ -52,25 +55,37 @@ class TransformersGenerator:
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts.
 
-        Raises `ValueError` if prompt and new tokens would exceed the positions that the model has learned.
+        Raises `ValueError` as `prompt_tokens`.
         """
-        prompt_ids = encode_prompts(self.tokenizer, prompts)
+        prompt_ids = prompt_tokens(self.model, self.tokenizer, prompts, sampling)
         longest = max(map(len, prompt_ids), default=0)
-        require_room(self.model, longest, sampling.max_new_tokens)
+        model = to_sample_from(self.model)
         results: list[list[Completion]] = [[] for _ in prompts]
-        fit = rows_that_fit(self.model, longest + sampling.max_new_tokens, memory=self.memory)
+        fit = rows_that_fit(model, longest + sampling.max_new_tokens, memory=self.memory)
         per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
             places = [sampling.first + i for i in batch]
-            rows, logprobs = sample(
-                self.model, [prompt_ids[i] for i in batch], places, sampling, pad=pad_id(self.tokenizer), ends=self.ends
-            )
+            rows, logprobs = sample(model, [prompt_ids[i] for i in batch], places, sampling, pad=pad_id(self.tokenizer), ends=self.ends)
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
         return results
+
+
+def prompt_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Dialogue], sampling: Sampling
+) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Raises `ValueError` if prompt and new tokens would exceed the positions that the model has learned, and for tokens that it has no
+    embeddings for.
+    """
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    require_room(model, max(map(len, prompt_ids), default=0), sampling.max_new_tokens)
+    require_embedded(model, tokenizer, prompt_ids)
+    return prompt_ids
 
 
 def completions(
@@ -219,6 +234,8 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Writes the states of the next tokens behind the others; returns all of them."""
+        # Under autocast, rotary embeddings leave keys in fp32, and attention would cast all of them again for every token.
+        key_states = key_states.to(value_states.dtype)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if start == 0:  # the prompt: it is repeated first, and room made afterwards

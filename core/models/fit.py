@@ -1,6 +1,6 @@
 """Whether weights, architecture and tokenizer belong together: what a file holds must be used, and what text needs must be there."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from core.data.chat import sample_renderings
@@ -58,4 +58,15 @@ def require_embeddings(path: str, model: "PreTrainedModel", tokenizer: "PreTrain
             f"{path}: its tokenizer has {len(needed)} tokens without an embedding, such as {needed[0]!r}: the model has embeddings for "
             f"{num_known} ids, the tokenizer has {max(unknown) + 1}. Give the tokenizer that the model was trained with, or resize "
             "its embeddings and train them first."
+        )
+
+
+def require_embedded(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Sequence[int]]) -> None:
+    """Raises `ValueError` if prompts hold a token that the model has no embedding for, such as Gemma 3's for images, typed out."""
+    largest = max((max(row, default=0) for row in rows), default=0)
+    if largest >= len(model.get_input_embeddings().get_parameter("weight")):
+        number = next(number for number, row in enumerate(rows) if largest in row)
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise ValueError(
+            f"prompt {number + 1} of {len(rows)} holds {token!r}, a token that the model has no embedding for; take it out of the prompt."
         )

@@ -111,6 +111,12 @@ class RewardHead(nn.Linear):
             return linear(input.float(), self.weight.float(), None if bias is None else bias.float())
 
 
+def compute_in_fp32(head: nn.Linear) -> None:
+    """Makes a `RewardHead` of a linear layer, in place, with the same weights."""
+    if type(head) is nn.Linear:
+        head.__class__ = RewardHead
+
+
 def _find_head(model: PreTrainedModel) -> nn.Linear | None:
     head = dict(model.named_children()).get("score")
     # peft's wrapper around a fully trained module: the original beside a trained copy under the adapter's name.

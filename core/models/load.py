@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize, require_trainable
 from core.data.chat import pad_id, specials
-from core.data.pad_token import require_own_pad
+from core.data.pad_token import require_own_pad, require_pad_below
 from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.files import naming
@@ -34,6 +34,7 @@ from core.models.fit import require_embeddings, require_same_shapes, require_use
 from core.models.fused import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
+from core.models.logprobs import compute_head_in_fp32
 from core.models.modes import require_equal_modes, switch_off_dropout
 from core.models.own_code import TOKENIZER_CONFIG, require_known_classes, require_known_tokenizer
 from core.runs.checkpoints import STATE
@@ -56,17 +57,19 @@ AutoClass = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification
 
 
 def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in evaluation mode, with its tokenizer.
+    """A causal language model in evaluation mode, with its tokenizer; its head computes in fp32 (`core.models.logprobs.LanguageHead`).
 
-    An adapter is merged into its base. Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a
+    An adapter is merged into its base. Embeddings keep the rows that the checkpoint has, whatever the pad token
+    (`core.data.pad_token.require_pad_below`). Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a
     reward model: missing weights would be random.
     """
     _require_known(config)
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config, own_pad=False)
     loaded = _load(AutoModelForCausalLM, config, tokenizer)
     if loaded.missing:
         raise ValueError(f"{config.path} is not a complete language model: it lacks {some(loaded.missing)}; give a policy.")
     require_used(config.path, loaded.model, loaded.unused, policy=True)
+    compute_head_in_fp32(loaded.model)
     return loaded.model, tokenizer
 
 
@@ -166,9 +169,9 @@ def require_liger(config: ModelConfig) -> None:
         raise ValueError(f"model.liger knows no models of type {kind!r}, such as {config.path}; leave it out.")
 
 
-def load_tokenizer(config: ModelConfig, *, pairs: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, *, pairs: bool = False, own_pad: bool = True) -> PreTrainedTokenizerBase:
     """A model's tokenizer, or that of an adapter's base if the adapter has none, with a pad token that is nothing else
-    (`core.data.pad_token.require_own_pad`).
+    (`core.data.pad_token.require_own_pad`) unless `own_pad` is false.
 
     Raises `ValueError` where it has no chat template. With `pairs`, an encoder needs none: it reads question and answer as two texts.
     """
@@ -181,7 +184,8 @@ def load_tokenizer(config: ModelConfig, *, pairs: bool = False) -> PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if tokenizer.chat_template is None and not (pairs and tokenizer.sep_token is not None and specials(tokenizer)[1]):
         raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
-    require_own_pad(tokenizer)
+    if own_pad:
+        require_own_pad(tokenizer)
     return tokenizer
 
 
@@ -270,6 +274,10 @@ def _load(
     if keep_pad and adapter is None and own is not None and 0 <= own < len(tokenizer):
         tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(own))
     require_embeddings(config.path, model, tokenizer)
+    if auto is AutoModelForCausalLM:
+        require_pad_below(tokenizer, len(model.get_input_embeddings().get_parameter("weight")))
+    else:
+        _grow(model, len(tokenizer))
     return _Loaded(model=_prepare(model, tokenizer), missing=missing, unused=set(info["unexpected_keys"] or ()))
 
 
@@ -321,16 +329,19 @@ def _apply_liger(model: PreTrainedModel) -> None:
         raise ValueError(f"model.liger does not go with a {type(body).__name__} ({error}); leave it out.") from error
 
 
-def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    num_known = len(model.get_input_embeddings().get_parameter("weight"))
-    if len(tokenizer) > num_known:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        # The mean instead of transformers' random values: two loads of a policy must agree, and by Jensen's inequality the
-        # policy then gives the new token a probability of at most 1/V.
+def _grow(model: PreTrainedModel, num_tokens: int) -> None:
+    """Gives a reward model embeddings for all tokens, a new pad token among them."""
+    weight_VH = model.get_input_embeddings().get_parameter("weight")
+    num_known = len(weight_VH)
+    if num_tokens > num_known:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+        # The mean instead of transformers' random values: two loads must agree.
         with torch.no_grad():
-            for layer in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
-                weight_VH = layer.get_parameter("weight")
-                weight_VH[num_known:] = weight_VH[:num_known].mean(0)
+            weight_VH = model.get_input_embeddings().get_parameter("weight")
+            weight_VH[num_known:] = weight_VH[:num_known].mean(0)
+
+
+def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     switch_off_dropout(model)
     nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own

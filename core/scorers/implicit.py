@@ -5,14 +5,17 @@ Shapes: B batch, L padded length, T completion tokens, N tokens in a flat stream
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.chat import encode_prompts, pad_id, preamble
+from core.data.pad_token import same_tokens
 from core.data.padding import pad_right
 from core.data.token_rows import TokenRows, token_rows
+from core.models.logprobs import LanguageHead, LogitRule, compute_head_in_fp32, head_logprobs, logit_rule, token_logprobs
 from core.models.positions import within_positions
 from core.progress import NoProgress, Progress
 from core.records import Answer, CompletionScore, Dialogue
@@ -20,9 +23,6 @@ from core.scorers.batches import read_batches
 from core.transfer import to_device
 from core.trees.attention import encode, obstacle, tree_stream
 from core.trees.layout import TokenIds, common_prefix_length
-
-_LOGITS_AT_ONCE = 1024
-"""Number of tokens whose logits are in memory at once: 0.5 GB in fp32 for a vocabulary of 128k."""
 
 
 class ImplicitRewardScorer:
@@ -48,9 +48,12 @@ class ImplicitRewardScorer:
     ) -> None:
         if not 0 < beta < math.inf:  # also rejects NaN
             raise ValueError(f"beta is {beta}; give the temperature of the policy's training, a positive number such as 0.1.")
-        if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
+        if not same_tokens(tokenizer, reference_tokenizer):
             raise ValueError("the policy and its reference have different vocabularies; name the model that the policy was trained from.")
         self.policy, self.reference, self.tokenizer, self.beta = policy, reference, tokenizer, beta
+        for model in (policy, reference):
+            compute_head_in_fp32(model)
+        self.rules = logit_rule(policy), logit_rule(reference)
         self.batch_tokens, bounded = batch_tokens, ""
         for model in (policy, reference):
             max_length, line = within_positions(model, max_length)
@@ -79,8 +82,8 @@ class ImplicitRewardScorer:
 
         self.progress.start("scoring", 2 * len(starts))
         sums = [torch.zeros(len(starts), dtype=torch.float64) for _ in range(2)]
-        for model, sums_R in zip((self.policy, self.reference), sums, strict=True):
-            for batch, found in self._logprobs(model, texts, starts):
+        for model, rule, sums_R in zip((self.policy, self.reference), self.rules, sums, strict=True):
+            for batch, found in self._logprobs(model, rule, texts, starts):
                 sums_R[batch] = found.double()
                 self.progress.advance(len(batch))
         self.progress.finish()
@@ -88,13 +91,14 @@ class ImplicitRewardScorer:
         texts.say_lost(self._lost, self._say)
         return texts.completion_scores((self.beta * (sums[0] - sums[1])).tolist())
 
-    def _logprobs(self, model: PreTrainedModel, texts: TokenRows, starts: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+    def _logprobs(
+        self, model: PreTrainedModel, rule: LogitRule | None, texts: TokenRows, starts: Sequence[int]
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """Indices of some rows and the log-probabilities of their completions; together they cover all rows."""
 
         def read_padded(indices: list[int]) -> Tensor:
-            ids_BL, mask_BL = (to_device(t, model.device) for t in pad_right([texts.rows[i] for i in indices], pad_id(self.tokenizer)))
-            logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
-            return torch.stack([_sum_logprobs(logits_BLV[b], texts.rows[i], starts[i]) for b, i in enumerate(indices)])
+            rows, begins = [texts.rows[i] for i in indices], [starts[i] for i in indices]
+            return padded_logprobs(model, rule, rows, begins, pad_id(self.tokenizer))
 
         def read_packed(indices: list[int], groups: Sequence[Sequence[TokenIds]]) -> Tensor:
             return tree_logprobs(model, groups, [starts[i] for i in indices], self.preamble)
@@ -108,36 +112,38 @@ def tree_logprobs(
 ) -> Tensor:
     """Summed log-probability, in nats and fp32, of each sequence's tokens from its entry in `starts` on; shape (R,).
 
-    `model` is a language model in `tree_attention`. Logits are computed only for these tokens, a chunk at a time.
+    `model` is a language model in `tree_attention` with a `LanguageHead`. Logits are computed only for these tokens, a chunk at a time.
     """
     stream = tree_stream(model, groups, preamble)
     hidden_NH = encode(model, stream)
-    head = model.get_output_embeddings()
-    assert head is not None, "logprob_obstacle asks for it"
     spans: list[Tensor] = []
     for row, start in enumerate(starts):
         spans.append(stream.token_indices(row)[max(start, 1) - 1 :])
     before_T = to_device(torch.cat([span[:-1] for span in spans]), model.device)
     target_T = to_device(stream.ids_N[torch.cat([span[1:] for span in spans])], model.device)
-    logprobs = [
-        torch.log_softmax(head(hidden_NH[before]).float(), -1).gather(-1, target[:, None]).squeeze(-1)
-        for before, target in zip(before_T.split(_LOGITS_AT_ONCE), target_T.split(_LOGITS_AT_ONCE), strict=True)
-    ]
-    return torch.stack([part.sum() for part in torch.cat(logprobs).split([len(span) - 1 for span in spans])])
+    logprobs_T, _ = head_logprobs(model, hidden_NH[before_T], target_T)
+    return torch.stack([part.sum() for part in logprobs_T.split([len(span) - 1 for span in spans])])
 
 
-def _sum_logprobs(logits_LV: Tensor, row: TokenIds, start: int) -> Tensor:
-    target_T = to_device(torch.tensor(row[max(start, 1) :], dtype=torch.long), logits_LV.device)
-    logits_TV = logits_LV[max(start, 1) - 1 : len(row) - 1].float()
-    return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None]).sum()
+def padded_logprobs(model: PreTrainedModel, rule: LogitRule | None, rows: Sequence[TokenIds], starts: Sequence[int], pad: int) -> Tensor:
+    """The same by rows padded at the end; shape (R,). All logits are in memory at once if the `rule` of a model's logits is not known."""
+    ids_BL, mask_BL = (to_device(tensor, model.device) for tensor in pad_right(rows, pad))
+    begins = [max(start, 1) for start in starts]
+    targets_T = torch.cat([ids_BL[b, begin : len(rows[b])] for b, begin in enumerate(begins)])
+    inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, "use_cache": False}
+    states = model(**inputs).logits if rule is None else model.base_model(**inputs).last_hidden_state
+    before = torch.cat([states[b, begin - 1 : len(rows[b]) - 1] for b, begin in enumerate(begins)])
+    logprobs_T = (token_logprobs(before, targets_T) if rule is None else head_logprobs(model, before, targets_T, rule=rule))[0]
+    return torch.stack([part.sum() for part in logprobs_T.split([max(0, len(row) - b) for row, b in zip(rows, begins, strict=True)])])
 
 
 @torch.no_grad()
 def logprob_obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     """Why the model's log-probabilities cannot be read from prompt trees; None if they can."""
     head = model.get_output_embeddings()
-    if head is None:
-        return f"{type(model).__name__} has no output embeddings"
+    if type(head) not in (nn.Linear, LanguageHead):
+        return f"{type(model).__name__} has no linear output embeddings"
+    assert head is not None
     ids_BL = torch.arange(8, device=model.device)[None]
     logits_V = model(input_ids=ids_BL, use_cache=False).logits[0, -1].float()
     plain_V = head(model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0, -1]).float()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import ModelConfig, Quantize
+from core.data.pad_token import same_tokens
 from core.models.load import declared_pad, load_policy, load_reward_model, load_tokenizer
 from core.progress import NoProgress, Progress
 from core.records import Prompt, Scorer
@@ -121,6 +122,6 @@ def critic_source(scorer: WeightedScorer, tokenizer: PreTrainedTokenizerBase, jo
         model = term.scorer
         if not isinstance(model, RewardModelScorer) or job.terms[term.name].quantize != Quantize.none or term.coefficient < 0:
             continue
-        if model.tokenizer.get_vocab() == tokenizer.get_vocab():
+        if same_tokens(model.tokenizer, tokenizer):
             return model.model
     return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from core.data.chat import encode_answered
+from core.data.pad_token import same_tokens
 from core.records import Dialogue, user
 from launch.schema import PPOJob
 
@@ -20,7 +21,7 @@ def longest_text(job: PPOJob, policy: PreTrainedTokenizerBase, prompts: Sequence
     def length(tokenizer: PreTrainedTokenizerBase) -> int:
         around_a_turn = len(encode_answered(tokenizer, [user("a")], ["a"])[0])
         told = job.max_prompt_length + max(job.max_new_tokens, job.hooks.downstream.max_new_tokens)
-        same = tokenizer.get_vocab() == policy.get_vocab()
+        same = same_tokens(tokenizer, policy)
         return max(job.hooks.max_length, (told if same else 2 * told) + turns * around_a_turn)
 
     return length

@@ -1,6 +1,7 @@
 """How a configuration of PPO translates to RLOO and GRPO as run by TRL, and what is not supported there."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ NO_CRITIC = ("critic", "critic_lr", "value_clip", "value_coef", "lam")
 """Keys that concern only a critic and have no effect without one."""
 MEASURE_ONLY = 1e-12
 """In place of kl.beta=0, with which TRL loads no reference and measures no KL. Its share of a reward or loss is below rounding."""
+
+
+_DEFAULT_CAP = next(field.default for field in fields(PPOConfig) if field.name == "importance_cap")
 
 
 def require_supported(config: PPOConfig) -> None:
@@ -51,7 +55,7 @@ def _refused(config: PPOConfig) -> list[tuple[bool, str]]:
         (config.gamma != 1, f"gamma={config.gamma} discounts towards a critic, and there is none; leave it at 1, or use algo=ppo."),
         (config.value_warmup > 0, f"value_warmup={config.value_warmup} trains a critic, and there is none; set it to 0."),
         (
-            config.importance_cap is not None and not (served and config.algo == Algo.grpo),
+            config.importance_cap not in (None, _DEFAULT_CAP) and not (served and config.algo == Algo.grpo),
             f"importance_cap={config.importance_cap} corrects for another engine, which is for algo=grpo with rollout.kind=vllm; leave it "
             "out.",
         ),

@@ -22,6 +22,7 @@ from core.data.turn_ends import turn_ends
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
+from core.models.logprobs import compute_head_in_fp32
 from core.models.modes import require_equal_modes
 from core.models.positions import require_room
 from core.records import Dialogue
@@ -134,11 +135,12 @@ def old_names() -> Generator[None]:
 
 
 def _align(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
-    """Copies the policy's weights: TRL loads the reference from its folder, but the policy may have been merged or given a pad token."""
+    """Copies the policy's weights: TRL loads the reference from its folder, but the policy may have been merged."""
     rows = len(policy.get_input_embeddings().get_parameter("weight"))
     if len(reference.get_input_embeddings().get_parameter("weight")) != rows:
         reference.resize_token_embeddings(rows, mean_resizing=False)
     reference.load_state_dict(policy.state_dict())
+    compute_head_in_fp32(reference)
 
 
 def _messages(dialogue: Dialogue) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from core.config import EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig
 from core.hooks.run_context import RunContext
+from core.models import logprobs
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
@@ -109,6 +110,7 @@ def _quiet(line: str) -> None:
 
 def main() -> None:
     policy, out, *kinds = sys.argv[1:]
+    logprobs.CHUNK, logprobs.UNIT = 3 * 280, 3  # the logits of three tokens: every pass takes several chunks
     torch.set_num_threads(1)
     world = join_world()
     for kind in kinds:

@@ -94,7 +94,7 @@ def test_the_engine_in_this_process_draws_with_the_trainers_log_probabilities(po
     run(config_of(policy_folder, importance_cap=2.0), tmp_path, tracker=tracker)
     rows = tracker.on("train/step").values()
     assert all(row["train/importance_gap"] < 1e-5 for row in rows)
-    assert [row["train/importance_weight"] for row in rows] == pytest.approx([1.0] * len(rows), abs=1e-5)
+    assert all(row["train/importance_weight"] == 1 for row in rows)  # rounding is not corrected
 
 
 def test_prompts_beyond_the_limit_are_dropped_counted_and_told(policy_folder: Path, tmp_path: Path) -> None:

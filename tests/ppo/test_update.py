@@ -261,6 +261,7 @@ def test_padding_at_either_end_changes_nothing(model: ActorCritic, episodes: Epi
         logprobs_BT=widened(episodes.logprobs_BT, value=-7.0),
         reference_BT=widened(episodes.reference_BT, value=-9.0),
         values_BT=widened(episodes.values_BT, value=50.0),
+        engine_logprobs_BT=None if episodes.engine_logprobs_BT is None else widened(episodes.engine_logprobs_BT, value=3.0),
     )
     plain, measured = updated(model, config_of(epochs=2), episodes, advantages_of(episodes), lr=0.02)
     advantages = advantages_of(episodes)

@@ -25,6 +25,7 @@ from ppo.config import PPOConfig
 from ppo.model import actor_critic, frozen_copy
 from ppo.rollout import rollout
 from ppo.state import read_state
+from ppo.update import ROUNDING
 from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer, ListTracker
 from tests.ppo.engines import ALONE
@@ -201,8 +202,16 @@ def test_in_bf16_the_first_ratios_are_one_too(policy_folder: Path, tmp_path: Pat
     run(config, tmp_path, tracker=tracker)
     rows = tracker.on("train/step").values()
     assert max(row["train/first_ratio_error"] for row in rows) < 1e-6
-    # The generator's own passes, one token wide, round otherwise: bf16 it was.
-    assert max(row["train/importance_gap"] for row in rows) > 1e-4
+    # The generator's own passes, one token wide, round otherwise: bf16 it was. More than that is corrected, unless asked not to.
+    assert max(row["train/importance_gap"] for row in rows) > 1e-3
+    assert all((row["train/importance_weight"] != 1) == (row["train/importance_gap"] > ROUNDING) for row in rows)
+
+
+def test_without_a_cap_nothing_is_corrected(policy_folder: Path, tmp_path: Path) -> None:
+    tracker = ListTracker()
+    model = ModelConfig(path=str(policy_folder), dtype=Dtype.bf16)
+    run(config_of(policy_folder, model=model, importance_cap=None, num_batches=1, num_checkpoints=1), tmp_path, tracker=tracker)
+    assert tracker.on("train/step")[1]["train/importance_weight"] == 1
 
 
 class FormatScorer(LengthScorer):

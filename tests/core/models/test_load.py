@@ -13,6 +13,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     DistilBertModel,
@@ -26,9 +27,11 @@ from transformers import (
 from core.config import Dtype, LoraConfig, ModelConfig, Quantize
 from core.data.chat import encode_prompts
 from core.data.pad_token import PAD_TOKEN
+from core.generators.local import TransformersGenerator
+from core.models.export import export_model
 from core.models.load import head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
 from core.models.locate import ModelLocation
-from core.records import user
+from core.records import Sampling, user
 from tests.fakes import WORDS, tiny_llama, word_tokenizer
 
 
@@ -112,27 +115,48 @@ def test_a_pad_token_of_its_own_is_kept(policy_folder: Path, tokenizer: PreTrain
     assert len(loaded) == len(tokenizer)
 
 
-def test_an_added_pad_token_has_an_embedding_and_the_model_knows_it(padless_folder: Path) -> None:
-    for model, tokenizer in (load_policy(config(padless_folder)), new_reward_model(config(padless_folder), seed=0)):
-        assert len(model.get_input_embeddings().get_parameter("weight")) == len(tokenizer) == len(WORDS) + 1
-        assert model.config.get_text_config().pad_token_id == tokenizer.pad_token_id
-
-
-def test_two_loads_of_a_policy_agree_also_on_the_added_pad_token(padless_folder: Path) -> None:
+def test_an_added_pad_token_has_an_embedding_and_the_reward_model_knows_it(padless_folder: Path) -> None:
+    first, tokenizer = new_reward_model(config(padless_folder), seed=0)
+    assert len(first.get_input_embeddings().get_parameter("weight")) == len(tokenizer) == len(WORDS) + 1
+    assert first.config.get_text_config().pad_token_id == tokenizer.pad_token_id
     torch.manual_seed(1)
-    policy, _ = load_policy(config(padless_folder))
-    torch.manual_seed(2)
-    reference, _ = load_policy(config(padless_folder))
-    for name, weight in policy.named_parameters():
-        assert torch.equal(weight, reference.get_parameter(name)), name
+    second, _ = new_reward_model(config(padless_folder), seed=0)
+    for name, weight in first.named_parameters():
+        assert torch.equal(weight, second.get_parameter(name)), name
 
 
-def test_a_policy_gives_an_added_pad_token_no_more_than_an_even_share(padless_folder: Path) -> None:
+def test_a_policy_without_a_pad_token_keeps_the_shape_of_its_base_and_so_does_its_export(padless_folder: Path, tmp_path: Path) -> None:
+    base: Any = AutoModelForCausalLM.from_pretrained(padless_folder)
     policy, tokenizer = load_policy(config(padless_folder))
-    with torch.no_grad():
-        probabilities = torch.softmax(policy(torch.arange(len(WORDS))[None]).logits, -1)
-    # The row is the mean of the others, so the logit is their mean, and exp(mean) <= mean(exp).
-    assert probabilities[..., len(WORDS)].max().item() <= 1 / len(tokenizer)
+    assert (len(tokenizer), tokenizer.pad_token) == (len(WORDS), "</s>")
+    export_model(policy, tokenizer, tmp_path / "exported")
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "exported")) == len(WORDS)
+    for model in (policy, again):
+        # What a server that holds the base is sent: names, shapes and, before training, values.
+        assert {name: weight.shape for name, weight in model.state_dict().items()} == {n: w.shape for n, w in base.state_dict().items()}
+        assert model.config.vocab_size == len(WORDS)
+        for name, weight in model.named_parameters():
+            assert torch.equal(weight, base.get_parameter(name)), name
+    reward_model, own = new_reward_model(config(tmp_path / "exported"), seed=0)
+    assert own.pad_token == PAD_TOKEN  # where it decides at which token the reward is read
+    assert len(reward_model.get_input_embeddings().get_parameter("weight")) == len(WORDS) + 1
+
+
+def test_a_policy_whose_pad_token_has_no_embedding_pads_with_eos(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    LlamaForCausalLM(tiny_llama(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    policy, loaded = load_policy(config(tmp_path))
+    assert loaded.pad_token == "</s>"
+    assert len(policy.get_input_embeddings().get_parameter("weight")) == len(WORDS)
+    generator = TransformersGenerator(policy, loaded)
+    assert generator.generate([user("name a fruit")], Sampling(max_new_tokens=2))
+    with pytest.raises(ValueError, match="prompt 2 of 2 holds '<image>', a token that the model has no embedding for; take it out"):
+        generator.generate([user("name a fruit"), user("name <image> fruit")], Sampling(max_new_tokens=2))
 
 
 def test_dropout_is_off_also_in_training(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

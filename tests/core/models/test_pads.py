@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM, LlamaForSequenceClassification
 
 from core.config import ModelConfig
-from core.data.pad_token import PAD_TOKEN, require_own_pad, without_trailing_pads
+from core.data.pad_token import PAD_TOKEN, require_own_pad, same_tokens, without_trailing_pads
 from core.models.export import export_model
 from core.models.load import load_reward_model, new_reward_model
 from core.records import user
@@ -114,3 +114,14 @@ def test_a_row_ends_with_its_last_token_that_is_no_pad() -> None:
     assert without_trailing_pads([0, 5, 0, 0], 0) == [0, 5]
     assert without_trailing_pads([0, 0], 0) == [0]
     assert without_trailing_pads([5, 0], None) == [5, 0]
+
+
+def test_two_vocabularies_are_the_same_whatever_they_pad_with() -> None:
+    policy, reward_model, renamed = word_tokenizer(), word_tokenizer(), word_tokenizer()
+    require_own_pad(reward_model)
+    policy.pad_token = policy.eos_token
+    assert len(reward_model) == len(policy) + 1
+    assert same_tokens(policy, reward_model)
+    assert same_tokens(reward_model, policy)
+    renamed.add_tokens(["plums"])
+    assert not same_tokens(policy, renamed)

@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from core.models import logprobs
 from core.records import DetailedScorer, Dialogue, Message, user
-from core.scorers import implicit
 from core.scorers.implicit import ImplicitRewardScorer, logprob_obstacle
 from tests.fakes import tiny_llama, word_tokenizer
 
@@ -151,7 +151,8 @@ def test_a_reward_does_not_depend_on_what_is_scored_beside_it(
 def test_logits_are_made_a_part_at_a_time(
     monkeypatch: pytest.MonkeyPatch, policy: LlamaForCausalLM, reference: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(implicit, "_LOGITS_AT_ONCE", 7)
+    monkeypatch.setattr(logprobs, "UNIT", 7)
+    monkeypatch.setattr(logprobs, "CHUNK", 7 * len(tokenizer))
     rewards = ImplicitRewardScorer(policy, reference, tokenizer, tokenizer, beta=1.0).score(PROMPTS, COMPLETIONS)
     assert flat(rewards) == pytest.approx(naive(policy, reference, tokenizer), **TOLERANCE)
 
@@ -211,4 +212,4 @@ def test_a_model_whose_log_probabilities_trees_would_miss_is_padded_and_this_is_
 
 
 def test_a_classifier_is_no_policy(reward_model: LlamaForSequenceClassification) -> None:
-    assert logprob_obstacle(reward_model, 256) == "LlamaForSequenceClassification has no output embeddings"
+    assert logprob_obstacle(reward_model, 256) == "LlamaForSequenceClassification has no linear output embeddings"

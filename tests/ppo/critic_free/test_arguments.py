@@ -41,7 +41,7 @@ def test_what_the_algorithms_have_of_their_own_is_carried_over() -> None:
         (Algo.rloo, {"group_size": 1}, "group_size=1 leaves a completion nothing to be compared with; choose 2"),
         (Algo.grpo, {"gamma": 0.9}, "gamma=0.9 discounts .* leave it at 1"),
         (Algo.grpo, {"value_warmup": 1}, "value_warmup=1 trains a critic.* set it to 0"),
-        (Algo.grpo, {"importance_cap": 2.0}, "importance_cap=2.0 corrects .* rollout.kind=vllm; leave it out"),
+        (Algo.grpo, {"importance_cap": 3.0}, "importance_cap=3.0 corrects .* rollout.kind=vllm; leave it out"),
         (Algo.grpo, {"kl": KLConfig(target=1.0)}, "kl.target=1.0 adapts .* leave it out"),
         (
             Algo.grpo,

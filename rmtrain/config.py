@@ -1,6 +1,7 @@
 """Configuration of reward-model training."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -80,6 +81,10 @@ class PreferenceDataConfig:
     """Share of the pairs held out of training to measure accuracy on; no prompt is in both parts."""
     flip: Hashed[float] = 0.0
     """Share of the pairs whose label is flipped, drawn by the seed; 1.0 inverts all of them."""
+    cache: Unhashed[str] = field(default_factory=lambda: f"{os.environ.get('REWARDLOOP_CACHE', '~/.cache/rewardloop')}/pairs")
+    """Folder for the pairs as they were read and tokenised, which all runs share; $REWARDLOOP_CACHE moves its default."""
+    cache_gb: Unhashed[float] = 100.0
+    """GB that the folder may hold: what was not used for longest is removed."""
 
     def __post_init__(self) -> None:
         if not self.paths and not self.sources:
@@ -88,6 +93,9 @@ class PreferenceDataConfig:
         require_fraction("data.flip", self.flip)
         if not 0 <= self.held_out < 1:
             raise ValueError(f"data.held_out is {self.held_out}; it is a share from 0 to below 1.")
+        if not self.cache:
+            raise ValueError("data.cache is empty; name a folder, for instance 'data.cache=/scratch/pairs'.")
+        require_positive("data.cache_gb", self.cache_gb, may_be_infinite=True)
 
 
 @dataclass(kw_only=True)

@@ -1,16 +1,25 @@
-"""Preference pairs for training: mixed from sources, cleaned, sampled, split and flipped."""
+"""Preference pairs for training: mixed from sources, cleaned, sampled, split and flipped.
+
+Shapes: N pairs.
+"""
 
 import random
-from collections import defaultdict
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from core.data.rows import dataset_name
-from core.records import Answer, Dialogue, Preference
-from rmtrain.config import PreferenceDataConfig, SourceConfig
-from rmtrain.decontaminate import Decontaminated, decontaminate
+from core.records import Preference
+from core.runs.cache import Cache
+from rmtrain.config import Decontaminate, PreferenceDataConfig, SourceConfig
+from rmtrain.decontaminate import Decontaminated, Hits, decontaminate, stored_hits
 from rmtrain.rows import ReadPairs, read_pairs
+from rmtrain.store import PAIR, PROMPT, SWAPPED, PairStore, StoredPairs, groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,18 +33,21 @@ class PreferenceData:
     0
     """
 
-    training: list[Preference]
-    held_out: list[Preference]
+    training: Sequence[Preference]
+    held_out: Sequence[Preference]
     counts: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    """A pair that the mix contains `copies` times, and the source it was read from, whatever source the row itself names."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Entries:
+    """Pairs that the mix contains `copies_N` times each, by their places (see `StoredPairs`)."""
 
-    pair: Preference
-    origin: str
-    copies: int
+    places_N: NDArray[np.int64]
+    copies_N: NDArray[np.int64]
+
+    def take(self, indices: NDArray[np.int64] | NDArray[np.bool_]) -> "_Entries":
+        """The entries at some indices in their order, or where a mask is true."""
+        return _Entries(places_N=self.places_N[indices], copies_N=self.copies_N[indices])
 
 
 def load_preferences(
@@ -48,40 +60,52 @@ def load_preferences(
     that all copies of a pair agree; shuffle. Held-out pairs are neither flipped nor repeated: accuracy is measured against
     the labels as given. `say` gets a line about everything that is left out. Raises `ValueError` as `rmtrain.rows.read_pairs`
     does, and if no pair is left to train on.
+
+    The pairs stay on disk, in `config.cache`: they are told apart by hashes, and drawn by number.
     """
     sources = named_sources(config)
+    cache = Cache(home=Path(config.cache), max_gb=config.cache_gb, setting="data.cache", say=say)
     read = {
-        name: read_pairs(source, name, key=_key(config, name), skip_broken=config.skip_broken, say=say) for name, source in sources.items()
+        name: read_pairs(source, name, key=_key(config, name), skip_broken=config.skip_broken, cache=cache, say=say)
+        for name, source in sources.items()
     }
-    unique, num_duplicates = _deduplicated(read, say) if config.deduplicate else ({name: r.pairs for name, r in read.items()}, {})
-    num_contradictions = _count_contradictions(unique, say)
-    clean = decontaminate(unique, benchmark_prompts, config.decontaminate, say)
-    if not any(clean.pairs.values()):
+    mix = _Mix({name: found.pairs for name, found in read.items()})
+    num_duplicates = mix.deduplicate(say) if config.deduplicate else {}
+    num_contradictions = mix.count_contradictions(say)
+    clean = mix.decontaminate(benchmark_prompts, config.decontaminate, say)
+    if not len(mix.places()):
         raise ValueError("every pair overlaps with a benchmark, so none is left to train on; set data.decontaminate=report.")
 
-    entries = [entry for name, pairs in clean.pairs.items() for entry in _weighted(pairs, name, sources[name].weight, seed)]
-    random.Random(f"shuffle {seed}").shuffle(entries)
-    entries = entries[: max(1, round(config.subsample * len(entries)))]
-    held_out = _held_out(entries, config.held_out)
-    training = [entry for entry, is_out in zip(entries, held_out, strict=True) if not is_out]
-    if not training:
-        raise ValueError(f"data.held_out={config.held_out} leaves none of {len(entries)} pair(s) to train on; lower it.")
-    if config.held_out and not any(held_out):
-        say(f"data.held_out={config.held_out} holds out none of {len(entries)} pair(s): too few pairs, or too few different prompts")
-    flipped = flip([entry.pair for entry in training], config.flip, seed=seed)
-    repeated = [replace(entry, pair=pair) for entry, pair in zip(training, flipped, strict=True) for _ in range(entry.copies)]
-    if len(repeated) > len(training):  # the copies of a pair are still next to each other
-        random.Random(f"shuffle repeats {seed}").shuffle(repeated)
+    entries = _weighted(mix, {name: source.weight for name, source in sources.items()}, seed)
+    entries = entries.take(_shuffled(len(entries.places_N), f"shuffle {seed}"))
+    entries = entries.take(np.arange(max(1, round(config.subsample * len(entries.places_N)))))
+    num_entries = len(entries.places_N)
+    is_out = _held_out(mix.hashes_N32[entries.places_N, PROMPT], config.held_out)
+    training, held_out = entries.take(~is_out), entries.take(is_out)
+    num_training = len(training.places_N)
+    if not num_training:
+        raise ValueError(f"data.held_out={config.held_out} leaves none of {num_entries} pair(s) to train on; lower it.")
+    if config.held_out and not is_out.any():
+        say(f"data.held_out={config.held_out} holds out none of {num_entries} pair(s): too few pairs, or too few different prompts")
+    places, is_flipped = (
+        np.repeat(values, training.copies_N) for values in (training.places_N, flipped(num_training, config.flip, seed=seed))
+    )
+    if len(places) > num_training:  # the copies of a pair are still next to each other
+        order = _shuffled(len(places), f"shuffle repeats {seed}")
+        places, is_flipped = places[order], is_flipped[order]
 
-    kept_out = [entry for entry, is_out in zip(entries, held_out, strict=True) if is_out]
     counts = {
-        "sources": _counts_by_source(read, num_duplicates, clean, entries, kept_out, repeated),
+        "sources": _counts_by_source(read, num_duplicates, clean, mix, entries.places_N, held_out.places_N, places),
         "contradictions": num_contradictions,
-        "training": len(repeated),
-        "held_out": len(kept_out),
-        "flipped": round(config.flip * len(training)),
+        "training": len(places),
+        "held_out": len(held_out.places_N),
+        "flipped": round(config.flip * num_training),
     }
-    return PreferenceData(training=[entry.pair for entry in repeated], held_out=[entry.pair for entry in kept_out], counts=counts)
+    return PreferenceData(
+        training=StoredPairs(mix.stores, places, is_flipped),
+        held_out=StoredPairs(mix.stores, held_out.places_N, np.zeros(len(held_out.places_N), dtype=bool)),
+        counts=counts,
+    )
 
 
 def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:
@@ -97,81 +121,135 @@ def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:
     return named | config.sources
 
 
-def flip(pairs: Sequence[Preference], share: float, *, seed: int) -> list[Preference]:
-    """The pairs, in the same order, with exactly `round(share * n)` labels swapped."""
-    flipped = set(random.Random(f"flip {seed}").sample(range(len(pairs)), round(share * len(pairs))))
-    return [replace(pair, chosen=pair.rejected, rejected=pair.chosen) if index in flipped else pair for index, pair in enumerate(pairs)]
+def flipped(num_pairs: int, share: float, *, seed: int) -> NDArray[np.bool_]:
+    """Whether each pair's label is swapped, of shape (N,): exactly `round(share * num_pairs)` are."""
+    mask = np.zeros(num_pairs, dtype=bool)
+    mask[random.Random(f"flip {seed}").sample(range(num_pairs), round(share * num_pairs))] = True
+    return mask
 
 
 def _key(config: PreferenceDataConfig, name: str) -> str:
     return f"data.sources.{name}" if name in config.sources else "data.paths"
 
 
-def _deduplicated(read: Mapping[str, ReadPairs], say: Callable[[str], None]) -> tuple[dict[str, list[Preference]], dict[str, int]]:
-    """The pairs by source, keeping only the first of equal ones over all sources, and how many each source lost."""
-    seen: set[tuple[Dialogue, Answer, Answer]] = set()
-    unique: dict[str, list[Preference]] = {}
-    num_dropped: dict[str, int] = {}
-    for name, source in read.items():
-        unique[name] = []
-        for pair in source.pairs:
-            key = (pair.prompt, pair.chosen, pair.rejected)
-            if key not in seen:
-                seen.add(key)
-                unique[name].append(pair)
-        num_dropped[name] = len(source.pairs) - len(unique[name])
-        if num_dropped[name]:
-            say(f"dropped {num_dropped[name]} of {len(source.pairs)} pairs of {name} that are duplicates")
-    return unique, num_dropped
+class _Mix:
+    """The pairs of all sources, by their places, and which of them are still in the mix."""
+
+    def __init__(self, sources: Mapping[str, PairStore]) -> None:
+        self.names, self.stores = list(sources), list(sources.values())
+        self.starts: NDArray[np.int64] = np.cumsum([0, *map(len, self.stores)])
+        self.hashes_N32 = np.concatenate([store.hashes_N32 for store in self.stores])
+        self._kept_N = np.ones(len(self.hashes_N32), dtype=bool)
+
+    def places(self, name: str | None = None) -> NDArray[np.int64]:
+        """The places of the pairs in the mix, of one source or of all."""
+        if name is None:
+            return np.flatnonzero(self._kept_N)
+        number = self.names.index(name)
+        start, end = self.starts[number : number + 2]
+        return start + np.flatnonzero(self._kept_N[start:end])
+
+    def num_by_source(self, places: NDArray[np.int64]) -> dict[str, int]:
+        """How many of these places are of each source."""
+        counts = np.bincount(np.searchsorted(self.starts, places, side="right") - 1, minlength=len(self.names))
+        return dict(zip(self.names, counts.tolist(), strict=True))
+
+    def deduplicate(self, say: Callable[[str], None]) -> dict[str, int]:
+        """Keeps only the first of equal pairs over all sources; returns how many each source lost."""
+        _, firsts = groups(self.hashes_N32[:, PAIR])
+        self._kept_N[:] = False
+        self._kept_N[firsts] = True
+        num_dropped: dict[str, int] = {}
+        for name, store in zip(self.names, self.stores, strict=True):
+            num_dropped[name] = len(store) - len(self.places(name))
+            if num_dropped[name]:
+                say(f"dropped {num_dropped[name]} of {len(store)} pairs of {name} that are duplicates")
+        return num_dropped
+
+    def count_contradictions(self, say: Callable[[str], None]) -> int:
+        """How many pairs also occur with chosen and rejected swapped; the two count as one."""
+        hashes = self.hashes_N32[self.places()]
+        _, firsts = groups(hashes[:, PAIR])
+        distinct = hashes[firsts]
+        numbers, _ = groups(np.concatenate([distinct[:, PAIR], distinct[:, SWAPPED]]))
+        num = int(np.isin(numbers[len(distinct) :], numbers[: len(distinct)]).sum()) // 2
+        if num:
+            say(f"kept {num} pair(s) that contradict each other: the same answers to the same prompt, preferred both ways")
+        return num
+
+    def decontaminate(self, benchmarks: Mapping[str, Sequence[str]], mode: Decontaminate, say: Callable[[str], None]) -> Decontaminated:
+        """Finds the pairs that overlap with benchmarks, and takes them out if `mode` says so."""
+        views = {name: StoredPairs(self.stores, own := self.places(name), np.zeros(len(own), dtype=bool)) for name in self.names}
+
+        def hits(name: str) -> Hits:
+            number = self.names.index(name)
+            return _among(stored_hits(self.stores[number], benchmarks), self.places(name) - self.starts[number])
+
+        found = decontaminate(views, benchmarks, mode, hits, say)
+        for name, mask in found.kept.items():
+            self._kept_N[views[name].places_N[~mask]] = False
+        return found
 
 
-def _count_contradictions(sources: Mapping[str, Sequence[Preference]], say: Callable[[str], None]) -> int:
-    """How many pairs also occur with chosen and rejected swapped; the two count as one."""
-    distinct = {(pair.prompt, pair.chosen, pair.rejected) for pairs in sources.values() for pair in pairs}
-    num = sum((prompt, rejected, chosen) in distinct for prompt, chosen, rejected in distinct) // 2
-    if num:
-        say(f"kept {num} pair(s) that contradict each other: the same answers to the same prompt, preferred both ways")
-    return num
+def _among(hits: Hits, rows: NDArray[np.int64]) -> Hits:
+    """The hits of some rows, in order, by their number among these rows."""
+    own = hits[np.isin(hits[:, 0], rows)]
+    own[:, 0] = np.searchsorted(rows, own[:, 0])
+    return own
 
 
-def _weighted(pairs: Sequence[Preference], name: str, weight: float, seed: int) -> list[_Entry]:
+def _weighted(mix: _Mix, weights: Mapping[str, float], seed: int) -> _Entries:
     """The pairs with their numbers of copies: `weight`, whose fraction is one more copy of a seeded share of them.
 
-    The shares are nested, so a larger weight contains everything that a smaller one does; at least one pair is left.
+    The shares are nested, so a larger weight contains everything that a smaller one does; at least one pair of a source is left.
     """
-    whole = int(weight)
-    order = random.Random(f"weight {seed} {name}").sample(range(len(pairs)), len(pairs))
-    more = set(order[: max(whole == 0, round((weight - whole) * len(pairs)))])
-    copies = (whole + (place in more) for place in range(len(pairs)))
-    return [_Entry(pair=pair, origin=name, copies=num) for pair, num in zip(pairs, copies, strict=True) if num]
+    places: list[NDArray[np.int64]] = []
+    copies: list[NDArray[np.int64]] = []
+    for name, weight in weights.items():
+        own, whole = mix.places(name), int(weight)
+        num = np.full(len(own), whole)
+        order = random.Random(f"weight {seed} {name}").sample(range(len(own)), len(own))
+        num[order[: max(whole == 0, round((weight - whole) * len(own)))]] += 1
+        places.append(own[num > 0])
+        copies.append(num[num > 0])
+    return _Entries(places_N=np.concatenate(places), copies_N=np.concatenate(copies))
 
 
-def _held_out(entries: Sequence[_Entry], share: float) -> list[bool]:
-    """Whether each entry is held out; prompts are taken in order, each if it brings the number closer to the share.
+def _shuffled(num: int, seed: str) -> NDArray[np.int64]:
+    order = array("q", range(num))
+    random.Random(seed).shuffle(order)
+    return np.array(order, dtype=np.int64)
+
+
+def _held_out(prompts_N2: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Whether each entry is held out, by the hashes of their prompts; prompts are taken in order, each if it brings the number
+    closer to the share.
 
     If all prompts differ, these are the first `round(share * n)`.
     """
-    wanted = round(share * len(entries))
-    groups: dict[Dialogue, int] = defaultdict(int)
-    for entry in entries:
-        groups[entry.pair.prompt] += 1
-    taken: set[Dialogue] = set()
+    wanted = round(share * len(prompts_N2))
+    numbers, firsts = groups(prompts_N2)
+    sizes = np.bincount(numbers, minlength=len(firsts))
+    taken = np.zeros(len(firsts), dtype=bool)
     num = 0
-    for prompt, size in groups.items():
+    for prompt in np.argsort(firsts).tolist():
+        size = int(sizes[prompt])
         if abs(num + size - wanted) < abs(num - wanted):
-            taken.add(prompt)
+            taken[prompt] = True
             num += size
-    return [entry.pair.prompt in taken for entry in entries]
+    return taken[numbers]
 
 
 def _counts_by_source(
     read: Mapping[str, ReadPairs],
     num_duplicates: Mapping[str, int],
     clean: Decontaminated,
-    kept: Sequence[_Entry],
-    held_out: Sequence[_Entry],
-    training: Sequence[_Entry],
+    mix: _Mix,
+    kept: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    training: NDArray[np.int64],
 ) -> dict[str, dict[str, Any]]:
+    num_kept, num_out, num_training = map(mix.num_by_source, (kept, held_out, training))
     return {
         name: {
             "read": source.num_rows,
@@ -180,9 +258,9 @@ def _counts_by_source(
             "duplicates": num_duplicates.get(name, 0),
             "contaminated": {overlap.benchmark: overlap.num_pairs for overlap in clean.overlaps if overlap.source == name},
             "contaminated_dropped": clean.num_dropped[name],
-            "kept": sum(entry.origin == name for entry in kept),
-            "held_out": sum(entry.origin == name for entry in held_out),
-            "training": sum(entry.origin == name for entry in training),
+            "kept": num_kept[name],
+            "held_out": num_out[name],
+            "training": num_training[name],
         }
         for name, source in read.items()
     }

@@ -22,7 +22,7 @@ from core.models.load import new_reward_model
 from core.models.positions import beyond_context, within_positions
 from core.process.precision import without_autocast
 from core.process.world import World
-from core.progress import Progress
+from core.progress import NoProgress, Progress
 from core.records import Preference
 from core.transfer import to_device
 from core.trees.attention import tree_attention
@@ -30,6 +30,7 @@ from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batche
 from rmtrain.config import RewardModelConfig
 from rmtrain.loss import bradley_terry_loss
 from rmtrain.metrics import PairSums, pair_sums
+from rmtrain.token_store import prepare
 from rmtrain.tokens import LEFT_OUT, TokenPair, TokenPairs, listed, tokenize
 
 
@@ -85,6 +86,8 @@ class RMSession:
         max_length, bounded = within_positions(self.model, config.max_length)
         if bounded:
             say(bounded)
+        if world.size > 1:  # made by the process that shows its progress, and found by the others
+            world.from_main(lambda: prepare(preferences, self.tokenizer, progress or NoProgress()))
         self.tokens = tokenize(
             preferences,
             self.tokenizer,
@@ -93,9 +96,9 @@ class RMSession:
             skip_broken=config.data.skip_broken,
             progress=progress,
         )
-        self.pairs = self.tokens.pairs
+        self.pairs: Sequence[TokenPair] = self.tokens.pairs
         _report(self.tokens, preferences, max_length, say)
-        warning = beyond_context(self.model, max(max(len(pair.chosen), len(pair.rejected)) for pair in self.pairs))
+        warning = beyond_context(self.model, self.tokens.pairs.longest)
         if warning:
             say(warning)
         if config.gradient_checkpointing:
@@ -109,7 +112,7 @@ class RMSession:
         self.engine: Engine = open_engine(config.engine, self.rewards, groups, optim=config.optim, dtype=config.model.dtype, world=world)
         self.order = Order(len(self.pairs), batch_size=config.batch_size, seed=config.seed)
         self.num_steps = num_steps(len(self.pairs), batch_size=config.batch_size, epochs=config.epochs)
-        self.has_margin = any(pair.margin for pair in self.pairs)
+        self.has_margin = self.tokens.pairs.have_margins
         self.model.train()
 
     def step(self, step: int, *, stop: bool = False, overdue: bool = False) -> StepResult:

@@ -1,6 +1,8 @@
 """Tiny models and tokenizers, made once per run; a test that changes one copies it first."""
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from microworld.tokenizer import train_tokenizer
 from tests.fakes import only_id, tiny_llama, with_likely_end
 
 torch.set_num_threads(1)
+_CACHE = tempfile.TemporaryDirectory(prefix="rewardloop-cache-")
+os.environ["REWARDLOOP_CACHE"] = _CACHE.name
 # A shell starts what it runs in the background with interrupts ignored, and tests of interrupts would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -125,6 +125,6 @@ def _saved(path: str, folder: Path) -> tuple[Path, PreTrainedTokenizerBase]:
     return folder, tokenizer
 
 
-def _pairs(file: Path, tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
+def _pairs(file: Path, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenPair]:
     preferences = read_pairs(SourceConfig(path=str(file)), file.stem, key="--data").pairs
     return tokenize(preferences, tokenizer, max_length=MAX_LENGTH, overlong=Overlong.drop).pairs

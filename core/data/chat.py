@@ -37,7 +37,7 @@ class UnreadableError(ValueError):
         self.reasons = dict(reasons)
         self.total = total
         self.model = model
-        super().__init__(self.listed([f"number {index + 1}" for index in range(total)], "dialogues"))
+        super().__init__(self.listed({index: f"number {index + 1}" for index in reasons}, "dialogues"))
 
     def __reduce__(self) -> tuple[type["UnreadableError"], tuple[dict[int, str], int, str]]:
         return UnreadableError, (self.reasons, self.total, self.model)  # its arguments are the message
@@ -46,8 +46,8 @@ class UnreadableError(ValueError):
         """The error of `total` dialogues, of which those that it tells of begin at index `by`."""
         return UnreadableError({by + index: reason for index, reason in self.reasons.items()}, total, self.model)
 
-    def listed(self, names: Sequence[str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
-        """A message that names the first of them, by the names of all dialogues, with the reasons, and further ones by name."""
+    def listed(self, names: Sequence[str] | Mapping[int, str], what: str, remedy: str = "Fix or remove them, or mend the template.") -> str:
+        """A message that names the first of them, by the names of the dialogues, with the reasons, and further ones by name."""
         ordered = sorted(self.reasons, key=lambda index: _natural(names[index]))
         shown = "\n  ".join(f"{names[index]}: {self.reasons[index]}" for index in ordered[:MAX_REPORTED])
         further = "; ".join(names[index] for index in ordered[MAX_REPORTED:][:MAX_NAMED])

@@ -43,8 +43,18 @@ def written_date() -> date | None:
 
 def note_date(tokenizer: "PreTrainedTokenizerBase") -> None:
     """To be called before a template is rendered: where it writes the date, today is pinned unless a day is already."""
-    if "strftime_now" not in str(tokenizer.chat_template):
+    if not _writes_date(tokenizer):
         return
     if _Clock.pinned is None:
         pin_date(date.today())
     _Clock.is_read = True
+
+
+def date_of(tokenizer: "PreTrainedTokenizerBase") -> date | None:
+    """The day that the tokenizer's chat template writes into its texts; None if it writes none. As where it was rendered."""
+    note_date(tokenizer)
+    return _Clock.pinned if _writes_date(tokenizer) else None
+
+
+def _writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    return "strftime_now" in str(tokenizer.chat_template)

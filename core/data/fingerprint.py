@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
+from types import ModuleType
 
 from core.data.hub import HubId
 from core.disk import write_json
@@ -52,6 +53,15 @@ def program_fingerprint(name: str) -> str:
     if inspect.isroutine(function) or inspect.isclass(function):
         files += [file for file in [inspect.getsourcefile(inspect.unwrap(function))] if file]
     return " ".join(dict.fromkeys(_sha256_of_file(Path(file)) for file in files if Path(file).is_file()))
+
+
+def code_fingerprint(*modules: ModuleType) -> str:
+    """Identifies the text of some modules, for what is kept on disk and must be made again once the code that makes it has changed."""
+    digest = hashlib.sha256()
+    for module in modules:
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()
 
 
 def _sha256_of_folder(folder: Path, model: bool) -> str:

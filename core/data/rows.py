@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
+from core.data.fingerprint import fingerprint
 from core.data.hub import HubId, require_hub
+from core.data.json_array import elements, is_array
 from core.disk import BrokenFileError, parse_json
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from datasets import Dataset
 
 _PACKED = (".gz", ".zst")
 _FILE_SUFFIXES = (".parquet", *(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", *_PACKED)))
@@ -54,8 +60,11 @@ def read_rows(file: Path, *, broken: Callable[[str], object] | None = None) -> I
     if file.suffix == ".parquet":
         yield from parquet_rows(file)
         return
-    if (array := _array(file)) is not None:
-        yield from enumerate(array, 1)
+    with _opened(file) as text:
+        is_one = is_array(text)
+    if is_one:
+        with _opened(file) as text:
+            yield from enumerate(elements(text, str(file), remedy="mend it, or write a row per line"), 1)
         return
     for number, line in numbered_lines(file):
         try:
@@ -65,22 +74,6 @@ def read_rows(file: Path, *, broken: Callable[[str], object] | None = None) -> I
                 raise
             row = broken(line)
         yield number, row
-
-
-def _array(file: Path) -> list[Any] | None:
-    """The rows of a file that is one JSON array; None if a line is a row."""
-    with _opened(file) as text:
-        line = next((line for line in text if line.strip()), "")
-        if not line.lstrip().startswith("["):
-            return None
-        whole = line + text.read()
-    try:
-        found = parse_json(whole, str(file), remedy="mend it, or write a row per line")
-    except BrokenFileError:
-        if line.rstrip().endswith("]"):  # lines that hold a list each, which are no rows, as their reader will say
-            return None
-        raise
-    return found if isinstance(found, list) else None
 
 
 @contextmanager
@@ -160,6 +153,21 @@ def require_whole_text(row: object, where: str) -> None:
         raise ValueError(f"{where} holds {half!r}, half of a character (a lone surrogate), in its text; mend or remove the row.") from error
 
 
+def identified_rows(path: str, *, split: str, what: str, remedy: str) -> tuple[str, Callable[[], Iterator[tuple[int, Any]]]]:
+    """What identifies the content of a dataset, and a function that reads its rows as `dataset_rows`; raises alike.
+
+    A file or folder is identified by its fingerprint. Of a hub dataset the rows themselves are hashed, since a name says little: its
+    repository may change.
+    """
+    place, hub = Path(path).expanduser(), HubId.parse(path)
+    if not place.exists() and hub and not path.endswith(_FILE_SUFFIXES):
+        dataset = _hub_dataset(hub, _Wanted(split=split, what=what, remedy=remedy, lone_split=False))
+        return _content_of(dataset), lambda: enumerate(dataset, 1)
+    # Of an empty folder, and where nothing is, the reader says what is wrong.
+    content = fingerprint(path) if place.is_file() or (place.is_dir() and any(place.iterdir())) else ""
+    return content, lambda: dataset_rows(path, split=split, what=what, remedy=remedy)
+
+
 def dataset_name(path: str) -> str:
     """The name of a file, folder or hub dataset: without its folder or owner, revision and file suffix.
 
@@ -201,8 +209,12 @@ def _saved_rows(folder: Path, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
 
 
 def _hub_rows(hub: HubId, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(_hub_dataset(hub, wanted), 1)
+
+
+def _hub_dataset(hub: HubId, wanted: _Wanted) -> "Dataset":
     require_hub(wanted.what)
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
@@ -211,4 +223,28 @@ def _hub_rows(hub: HubId, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
         if found := re.match(r"Unknown split .*? Should be one of \[(.*)\]", str(error)):
             raise wanted.no_split(re.findall(r"[^', ]+", found[1])) from error
         raise ValueError(f"{wanted.what} could not be loaded from the hub ({error}); check the name or give a file.") from error
-    yield from enumerate(dataset, 1)
+    assert isinstance(dataset, Dataset)
+    return dataset
+
+
+class _Hashing(io.RawIOBase):
+    """Hashes what is written to it."""
+
+    def __init__(self) -> None:
+        self.digest = xxhash.xxh3_128()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.digest.update(data)
+        return len(data)
+
+
+def _content_of(dataset: "Dataset") -> str:
+    """A hash of the rows of a dataset, at the speed of memory."""
+    sink = _Hashing()
+    with pa.ipc.new_stream(sink, dataset.data.schema) as stream:
+        for table in dataset.with_format("arrow").iter(batch_size=4096):
+            stream.write_table(table)
+    return sink.digest.hexdigest()

@@ -11,13 +11,13 @@ from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
 from core.process.world import join_world
-from core.progress import Progress
+from core.progress import NoProgress, Progress
 from core.records import Tracker
 from core.runs.record import Run
 from evalhooks.checkpoints import HeldOutHook, RewardModelHook
 from evalhooks.config import Where
 from launch.compose import Composed
-from launch.entry import print_on_main
+from launch.entry import print_on_main, rank
 from launch.inputs import RMInputs
 from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.schema import RMJob
@@ -28,7 +28,7 @@ from rmtrain.train import train
 def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Progress) -> Record:
     """Trains the reward model and returns the record of its run. Where several processes were started together, all of them call it."""
     job = composed.job
-    hooks = _hooks(job, inputs)  # first: pools that cannot be read leave no run behind
+    hooks = _hooks(job, inputs, progress)  # first: pools that cannot be read leave no run behind
     world = join_world()
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
@@ -53,7 +53,7 @@ def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Pr
     return carry_out(composed, plan, work, world=world, tidy=forget_states)
 
 
-def _hooks(job: RMJob, inputs: RMInputs) -> list[Hook]:
+def _hooks(job: RMJob, inputs: RMInputs, progress: Progress) -> list[Hook]:
     """Raises `ValueError` for pools that cannot be read, and for rows that the model's chat template refuses."""
     tokenizer = load_tokenizer(job.model)
     pools = load_pools(Path(job.hooks.pools)) if job.hooks.pools else None
@@ -71,7 +71,13 @@ def _hooks(job: RMJob, inputs: RMInputs) -> list[Hook]:
             max_length=job.hooks.max_length,
         )
     ]
-    held_out = comparable(inputs.preferences.held_out, tokenizer, skip_broken=job.data.skip_broken, say=print_on_main)
+    held_out = comparable(
+        inputs.preferences.held_out,
+        tokenizer,
+        skip_broken=job.data.skip_broken,
+        progress=progress if rank() == 0 else NoProgress(),
+        say=print_on_main,
+    )
     if held_out:
         hooks.append(HeldOutHook(held_out, max_length=job.max_length, batch_tokens=job.hooks.batch_tokens))
     return hooks

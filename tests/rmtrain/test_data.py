@@ -1,6 +1,7 @@
 """A mix of preference sources is cleaned, weighed, sampled, held out by prompts, shuffled and flipped, each by seed."""
 
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -9,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from core.records import Preference, user
+from core.records import Preference
 from rmtrain.config import Decontaminate, PreferenceDataConfig, SourceConfig
-from rmtrain.data import PreferenceData, flip, load_preferences, named_sources
+from rmtrain.data import PreferenceData, flipped, load_preferences, named_sources
 
 EIGHT = "alpha bravo charlie delta echo foxtrot golf hotel"
 
@@ -53,25 +55,25 @@ def forty(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("share", "num_flipped"), [(0.0, 0), (0.1, 4), (0.25, 10), (1.0, 40)])
-def test_exactly_the_asked_share_is_flipped_in_place(share: float, num_flipped: int) -> None:
-    pairs = [Preference(prompt=user(str(i)), chosen="good", rejected="bad", margin=1.0) for i in range(40)]
-    flipped = flip(pairs, share, seed=0)
-    assert sum(pair.chosen == "bad" and pair.rejected == "good" for pair in flipped) == num_flipped
-    assert sum(pair.chosen == "good" and pair.rejected == "bad" for pair in flipped) == 40 - num_flipped
-    assert prompts(flipped) == [str(i) for i in range(40)]
+def test_exactly_the_asked_share_is_flipped_in_place(forty: list[str], share: float, num_flipped: int) -> None:
+    data = load(forty, flip=share)
+    sides = [(pair.chosen, pair.rejected) for pair in data.training]
+    assert (sides.count(("bad", "good")), sides.count(("good", "bad"))) == (num_flipped, 40 - num_flipped)
+    assert prompts(data.training) == prompts(load(forty).training)
 
 
 def test_the_flipped_pairs_are_drawn_by_seed() -> None:
-    pairs = [Preference(prompt=user(str(i)), chosen="good", rejected="bad") for i in range(40)]
-    assert flip(pairs, 0.25, seed=1) == flip(pairs, 0.25, seed=1)
-    assert flip(pairs, 0.25, seed=1) != flip(pairs, 0.25, seed=2)
+    assert flipped(40, 0.25, seed=1).tolist() == flipped(40, 0.25, seed=1).tolist()
+    assert flipped(40, 0.25, seed=1).tolist() != flipped(40, 0.25, seed=2).tolist()
+    # Python's own draw, which the flips of existing runs come from.
+    assert set(np.flatnonzero(flipped(40, 0.25, seed=1)).tolist()) == set(random.Random("flip 1").sample(range(40), 10))
 
 
 def test_several_paths_form_their_full_union(tmp_path: Path) -> None:
     data = load([write_jsonl(tmp_path / f"{name}.jsonl", numbered(num, name)) for name, num in (("a", 3), ("b", 5))])
     assert sorted(prompts(data.training)) == ["a0", "a1", "a2", "b0", "b1", "b2", "b3", "b4"]
     assert {pair.source for pair in data.training} == {"a", "b"}
-    assert data.held_out == []
+    assert [*data.held_out] == []
 
 
 def test_paths_and_sources_are_mixed_and_a_pair_is_called_after_its_source(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_copies_of_a_pair_do_not_lie_side_by_side(tmp_path: Path) -> None:
 
 def test_the_order_is_shuffled_by_seed(forty: list[str]) -> None:
     first = load(forty, seed=1).training
-    assert load(forty, seed=1).training == first
+    assert [*load(forty, seed=1).training] == [*first]
     assert prompts(load(forty, seed=2).training) != prompts(first) != [str(i) for i in range(40)]
 
 
@@ -266,7 +268,7 @@ def test_a_large_group_is_held_out_where_it_comes_closer_than_none(tmp_path: Pat
 def test_it_is_said_when_nothing_could_be_held_out(tmp_path: Path) -> None:
     said: list[str] = []
     config = PreferenceDataConfig(paths=[write_jsonl(tmp_path / "pairs.jsonl", asked("p", 10))], held_out=0.2)
-    assert load_preferences(config, seed=0, say=said.append).held_out == []
+    assert len(load_preferences(config, seed=0, say=said.append).held_out) == 0
     assert said == ["data.held_out=0.2 holds out none of 10 pair(s): too few pairs, or too few different prompts"]
 
 
@@ -277,13 +279,13 @@ def test_held_out_pairs_are_not_repeated(tmp_path: Path) -> None:
 
 
 def test_flipping_moves_no_pair_so_that_runs_with_and_without_it_compare(tmp_path: Path) -> None:
-    plain, flipped = (weighted(tmp_path, {"a": 1.5, "b": 0.5}, held_out=0.2, flip=share) for share in (0.0, 0.5))
-    assert prompts(flipped.training) == prompts(plain.training)
-    assert flipped.held_out == plain.held_out
+    plain, half = (weighted(tmp_path, {"a": 1.5, "b": 0.5}, held_out=0.2, flip=share) for share in (0.0, 0.5))
+    assert prompts(half.training) == prompts(plain.training)
+    assert [*half.held_out] == [*plain.held_out]
     # Half of the pairs, not of their copies, which agree.
-    labels = {(pair.prompt, pair.chosen) for pair in flipped.training}
-    assert len(labels) == len(set(prompts(flipped.training)))
-    assert sum(chosen == "bad" for _, chosen in labels) == round(len(labels) / 2) == flipped.counts["flipped"]
+    labels = {(pair.prompt, pair.chosen) for pair in half.training}
+    assert len(labels) == len(set(prompts(half.training)))
+    assert sum(chosen == "bad" for _, chosen in labels) == round(len(labels) / 2) == half.counts["flipped"]
 
 
 def test_the_counts_add_up_and_are_plain_data(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import random
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+import rmtrain.decontaminate
 from core.records import Message, Preference, user
 from rmtrain.config import Decontaminate
-from rmtrain.decontaminate import BenchmarkIndex, Overlap, decontaminate
+from rmtrain.decontaminate import BenchmarkIndex, Decontaminated, Hits, Overlap, hits_of
 
 TEN = "one two three four five six seven eight nine ten"
 """Its 8-grams begin at one, two and three."""
@@ -22,6 +24,22 @@ def pair(*turns: str) -> Preference:
 
 def overlaps(benchmark_prompt: str, *turns: str) -> bool:
     return bool(BenchmarkIndex({"b": [benchmark_prompt]}).overlaps(pair(*turns).prompt))
+
+
+def decontaminate(
+    sources: Mapping[str, Sequence[Preference]],
+    benchmarks: Mapping[str, Sequence[str]],
+    mode: Decontaminate,
+    say: Callable[[str], None] = lambda _: None,
+) -> Decontaminated:
+    def hits(source: str) -> Hits:
+        return hits_of((pair.prompt for pair in sources[source]), benchmarks)
+
+    return rmtrain.decontaminate.decontaminate(sources, benchmarks, mode, hits, say)
+
+
+def kept(found: Decontaminated) -> dict[str, list[bool]]:
+    return {source: mask.tolist() for source, mask in found.kept.items()}
 
 
 def fillers(num: int, name: str = "x") -> str:
@@ -101,7 +119,7 @@ BENCHMARKS = {"rb2": ["Name a fruit", TEN], "rb1": ["hello"], "rb0": ["nothing o
 def test_overlaps_are_counted_by_source_and_benchmark_with_an_example() -> None:
     said: list[str] = []
     found = decontaminate(SOURCES, BENCHMARKS, Decontaminate.report, said.append)
-    assert found.pairs == SOURCES
+    assert kept(found) == {"tulu": [True] * 3, "skywork": [True] * 2}
     assert found.overlaps == [
         Overlap(benchmark="rb2", source="tulu", num_pairs=3, num_prompts=2, example=(TEN, TEN)),
         Overlap(benchmark="rb1", source="skywork", num_pairs=1, num_prompts=1, example=("Hello.", "hello")),
@@ -117,7 +135,7 @@ def test_overlaps_are_counted_by_source_and_benchmark_with_an_example() -> None:
 def test_overlapping_pairs_are_dropped_and_counted() -> None:
     said: list[str] = []
     found = decontaminate(SOURCES, BENCHMARKS, Decontaminate.drop, said.append)
-    assert found.pairs == {"tulu": [], "skywork": [SOURCES["skywork"][0]]}
+    assert kept(found) == {"tulu": [False] * 3, "skywork": [True, False]}
     assert found.num_dropped == {"tulu": 3, "skywork": 1}
     assert said[1] == "dropped 1 of 2 pairs of skywork, whose prompts overlap with 1 of rb1, for instance 'Hello.' with 'hello'"
 
@@ -133,7 +151,8 @@ def test_a_pair_that_overlaps_with_two_benchmarks_is_dropped_once() -> None:
 def test_nothing_is_looked_at_on_request_or_without_benchmarks(mode: Decontaminate, benchmarks: dict[str, list[str]]) -> None:
     said: list[str] = []
     found = decontaminate(SOURCES, benchmarks, mode, said.append)
-    assert (found.pairs, found.overlaps, set(found.num_dropped.values())) == (SOURCES, [], {0})
+    assert (kept(found), found.overlaps) == ({"tulu": [True] * 3, "skywork": [True] * 2}, [])
+    assert set(found.num_dropped.values()) == {0}
     # Who asks for pairs to be dropped must hear that there was nothing to compare them with.
     assert [line.split(" has ")[0] for line in said] == (["data.decontaminate=drop"] if mode == Decontaminate.drop else [])
 

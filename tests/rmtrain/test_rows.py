@@ -10,9 +10,9 @@ import pytest
 from datasets import Dataset
 
 from rmtrain.config import SourceConfig
-from rmtrain.rows import ReadPairs, read_pairs
+from rmtrain.rows import read_pairs
 from tests.core.data.pairs import ASKED, PLUM, PLUM_PAIR, dialogue, turn
-from tests.rmtrain.pairs import read, read_row, write_jsonl, write_parquet
+from tests.rmtrain.pairs import Read, read, read_row, write_jsonl, write_parquet
 
 # The columns of the datasets on the hub, as they are called there; what a trainer of reward models reads of them is text and roles.
 ULTRAFEEDBACK = {"prompt": "Name a fruit.", "prompt_id": "0a", "score_chosen": 8.5, "score_rejected": 3.0}
@@ -43,7 +43,7 @@ def test_rows_of_two_equal_answers_are_dropped_and_counted(tmp_path: Path) -> No
     same_transcript = dict.fromkeys(("chosen", "rejected"), "\n\nHuman: Name a fruit.\n\nAssistant: A plum.")
     path = write_jsonl(tmp_path / "pairs.jsonl", [same, PLUM, same_transcript])
     said: list[str] = []
-    assert read(path, say=said.append) == ReadPairs(pairs=[PLUM_PAIR], num_rows=3, num_broken=0, num_equal=2)
+    assert read(path, say=said.append) == Read(pairs=[PLUM_PAIR], num_rows=3, num_broken=0, num_equal=2)
     assert said == [f"dropped 2 of 3 pairs of {path} whose chosen and rejected are the same text"]
 
 
@@ -87,7 +87,7 @@ def test_ultrafeedback_binarized_is_read_from_the_split_that_is_named_and_its_sc
     for split in ("train_prefs", "test_prefs"):
         row = ULTRAFEEDBACK | sides | {"messages": sides["chosen"]}
         write_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet", [row] * (1 if split == "train_prefs" else 2))
-    assert read(tmp_path / "hub", split="train_prefs") == ReadPairs(pairs=[PLUM_PAIR], num_rows=1, num_broken=0, num_equal=0)
+    assert read(tmp_path / "hub", split="train_prefs") == Read(pairs=[PLUM_PAIR], num_rows=1, num_broken=0, num_equal=0)
     assert read(tmp_path / "hub", split="test_prefs").num_rows == 2
 
 
@@ -102,7 +102,7 @@ def test_a_null_counts_as_missing(tmp_path: Path, columns: dict[str, Any]) -> No
 def test_broken_rows_are_left_out_on_request_and_the_first_are_listed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", ["{torn", PLUM, *["{torn"] * 6])
     said: list[str] = []
-    assert read(path, skip_broken=True, say=said.append) == ReadPairs(pairs=[PLUM_PAIR], num_rows=8, num_broken=7, num_equal=0)
+    assert read(path, skip_broken=True, say=said.append) == Read(pairs=[PLUM_PAIR], num_rows=8, num_broken=7, num_equal=0)
     (line,) = said
     assert line.startswith(f"{path}: left out 7 broken row(s) of 8:\n  row 1: not a JSON object: '{{torn'\n  row 3: ")
     assert line.endswith("row 6: not a JSON object: '{torn'\n  and 2 more: 7, 8")

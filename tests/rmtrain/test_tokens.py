@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-import rmtrain.tokens
+import rmtrain.token_store
 from core.data.chat import encode_answered
 from core.records import Message, Preference, user
 from rmtrain.config import Overlong
@@ -103,7 +103,7 @@ def test_chunks_change_nothing_and_progress_counts_every_pair(tokenizer: PreTrai
         def finish(self) -> None:
             seen.append("end")
 
-    monkeypatch.setattr(rmtrain.tokens, "CHUNK", 4)
+    monkeypatch.setattr(rmtrain.token_store, "CHUNK", 4)
     assert ids(tokenize(pairs, tokenizer, max_length=100, overlong=Overlong.drop, progress=Recorded())) == ids(whole)
     assert seen == [10, 4, 4, 2, "end"]
     assert ids(whole) == [tuple(encode_answered(tokenizer, [pair.prompt] * 2, [pair.chosen, pair.rejected])) for pair in pairs]

@@ -1,6 +1,7 @@
 """Rows of JSONL and parquet files and of the splits of datasets."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import core.data.json_array
+from core.data.json_array import elements, is_array
 from core.data.rows import dataset_name, dataset_rows, numbered_lines, read_rows
+from core.disk import BrokenFileError
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -71,6 +75,30 @@ def test_an_array_that_is_broken_is_named_and_rows_that_are_lists_stay_rows(tmp_
     assert list(read_rows(tmp_path / "b.jsonl")) == [(1, [1]), (2, [2])]
     (tmp_path / "c.json").write_text("[]")
     assert list(read_rows(tmp_path / "c.json")) == []
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 8, 1000])
+def test_an_array_is_read_in_blocks_of_any_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.data.json_array, "BLOCK", block)
+    values = [{"a": [1, 2.5e-3, {"b": "],"}]}, 12345, -0.25, 'x\\"é', [], None, True, {}]
+    for text in (
+        json.dumps(values),
+        f"\n {json.dumps(values, indent=1)} \n",
+        json.dumps(values, ensure_ascii=False, separators=(",", ":")),
+    ):
+        assert is_array(io.StringIO(text))
+        assert list(elements(io.StringIO(text), "a.json", remedy="mend it")) == values
+        for cut in range(1, len(text.strip())):
+            with pytest.raises(BrokenFileError, match=r"^a\.json is no JSON \(row \d: .*\); mend it\."):
+                list(elements(io.StringIO(text.strip()[:cut]), "a.json", remedy="mend it"))
+    assert list(elements(io.StringIO(" [ ] "), "a.json", remedy="mend it")) == []
+    for broken in ("[1 2]", "[1,]", "[,1]", "[1] 2", "[1]]"):
+        with pytest.raises(BrokenFileError):
+            list(elements(io.StringIO(broken), "a.json", remedy="mend it"))
+    assert not is_array(io.StringIO("[1]\n[2]\n"))
+    assert not is_array(io.StringIO('{"a": [1]}\n'))
+    assert not is_array(io.StringIO(" \n"))
+    assert is_array(io.StringIO("[[1]\n,[2]]"))
 
 
 def read(path: Path, **options: bool) -> list[int]:

@@ -5,14 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from types import MappingProxyType
+from typing import Any
 
 from bon.estimators import mean
 from bon.pools import Pools, rerank
 from core.generators.local import TransformersGenerator
 from core.hooks.hook import Hook, eval_file, read_evaluation
 from core.process.precision import without_autocast
-from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Sampling, Scorer, num_truncated
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Preference, Prompt, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
+from core.runs.samples import write_samples
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
@@ -23,6 +25,7 @@ from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
+from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
 from evalhooks.tasks.task import Task, answer
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
@@ -66,6 +69,7 @@ class RewardModelHook(Hook):
                 self.say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
             self._say_not_finite(remark(result.not_finite, len(scored.rows)), event.step)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench2.parquet", scored, result.row_results)
+            write_samples(event.run_dir, event.step, "rewardbench2", worst_rows(self.rows2, scored.rows))
         if self.rows1:
             scored = self._scored(self.rows1, scorer, "rewardbench1")
             result1 = v1.scores(scored.rows)
@@ -74,6 +78,7 @@ class RewardModelHook(Hook):
                 self.say(f"rewardbench1 at step {event.step}: {refusal}")
             self._say_not_finite(remark(result1.not_finite, len(scored.rows)), event.step)
             write_rows(event.run_dir / "evals" / f"{name}.rewardbench1.parquet", scored, result1.row_results)
+            write_samples(event.run_dir, event.step, "rewardbench1", worst_rows(self.rows1, scored.rows))
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of, say=self.say)
         if scorer.num_truncated:
@@ -141,6 +146,9 @@ class HeldOutHook(Hook):
                 f"step {event.step}: {len(broken)} of {len(self.pairs)} held-out pairs have rewards that are NaN or infinite, the first is "
                 f"pair {broken[0]}; {REMEDY}"
             )
+        whole = [place for place, row in enumerate(rows) if not any(score.truncated for score in row)]
+        rewards = [(rows[place][0].reward, rows[place][1].reward) for place in whole]
+        write_samples(event.run_dir, event.step, "held_out", worst_pairs([self.pairs[place] for place in whole], rewards))
         by_source = {source: credits for source, credits in by_source.items() if source in finite}
         credits = [credit for source in by_source.values() for credit in source]
         num_long = sum(chosen.truncated or rejected.truncated for chosen, rejected in rows)
@@ -161,7 +169,8 @@ class PolicyHook(Hook):
     """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
     `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. `static` holds metrics that
-    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others. `on_policy/truncated` is
+    do not change, such as those of `static_scores`; they are logged at every checkpoint with the others. Answers are kept as samples: to
+    the tasks' first prompts, or without tasks to the first of `prompts`, scored by `prompt_scorer`. `on_policy/truncated` is
     the share of answers that reward models cut to their length limit, logged if any could. Raises `ValueError` for a
     verifier that does not work on the first prompt of its task.
     """
@@ -173,14 +182,18 @@ class PolicyHook(Hook):
         sampling: Sampling,
         scorer: Scorer | None = None,
         static: Mapping[str, float] = MappingProxyType({}),
+        prompts: Sequence[Prompt] = (),
+        prompt_scorer: Scorer | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.tasks, self.sampling, self.scorer, self.static, self.say = tasks, sampling, scorer, static, say
+        self.prompts, self.prompt_scorer = prompts, prompt_scorer
         for task in tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         if not self.tasks:
+            self._sample_prompts(event)
             return dict(self.static)
         generator = TransformersGenerator(event.model, event.tokenizer)
         before = num_truncated(self.scorer) if self.scorer else None
@@ -188,6 +201,7 @@ class PolicyHook(Hook):
         answers: list[list[Completion]] = []
         scores: list[list[float]] = []
         labels: list[list[float]] = []
+        samples: list[dict[str, Any]] = []
         for name, task in self.tasks.items():
             completions, correct = answer(task, generator, self.sampling)
             metrics[f"downstream/{name}"] = mean([mean(row) for row in correct])
@@ -197,11 +211,26 @@ class PolicyHook(Hook):
                 with without_autocast():
                     scores += self.scorer.score([prompt.dialogue for prompt in task.prompts], texts)
                 labels += correct
+            scored = scores[-len(completions) :] if self.scorer is not None else []
+            samples += answered(name, task.prompts, completions, scores=scored, correct=correct)
+        write_samples(event.run_dir, event.step, "answers", samples)
         metrics["downstream/average"] = mean(list(metrics.values()))
         measured = lengths(answers) | on_policy(*self._finite(scores, labels, event.step))
         if self.scorer and before is not None:
             measured["on_policy/truncated"] = ((num_truncated(self.scorer) or 0) - before) / sum(map(len, answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
+
+    def _sample_prompts(self, event: CheckpointSaved) -> None:
+        """Keeps answers to the first of `prompts`, where there is no task whose answers could be kept."""
+        if not (chosen := self.prompts[:NUM_PROMPTS]):
+            return
+        dialogues = [prompt.dialogue for prompt in chosen]
+        completions = TransformersGenerator(event.model, event.tokenizer).generate(dialogues, self.sampling)
+        scores: list[list[float]] = []
+        if self.prompt_scorer is not None:
+            with without_autocast():
+                scores = self.prompt_scorer.score(dialogues, [[completion.text for completion in row] for row in completions])
+        write_samples(event.run_dir, event.step, "answers", answered("", chosen, completions, scores=scores))
 
     def _finite(self, scores: list[list[float]], labels: list[list[float]], step: int) -> tuple[list[list[float]], list[list[float]]]:
         """The scores and labels of the prompts all of whose answers have finite scores; `say` reports the others."""

@@ -95,11 +95,12 @@ def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer,
     """Measures the tasks, and the rewards on them as far as these can score prompts of tasks."""
     elsewhere = without_verifiers(scorer)
     downstream = job.hooks.downstream
+    longest = downstream.max_new_tokens if inputs.tasks else job.max_new_tokens
     return PolicyHook(
         tasks=inputs.tasks,
-        sampling=Sampling(
-            n=downstream.n, temperature=downstream.temperature, max_new_tokens=downstream.max_new_tokens, seed=downstream.seed
-        ),
+        sampling=Sampling(n=downstream.n, temperature=downstream.temperature, max_new_tokens=longest, seed=downstream.seed),
+        prompts=inputs.prompts,
+        prompt_scorer=scorer,
         scorer=elsewhere,
         static=world.from_main(lambda: _static_scores(elsewhere, inputs, run_dir)) if elsewhere else {},
     )

@@ -15,6 +15,7 @@ from core.process.world import World, join_world
 from core.progress import Progress
 from core.records import Sampling, Scorer, Tracker
 from core.runs.record import Run
+from core.runs.retention import kept
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
@@ -49,6 +50,7 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
             "best": {job.best_metric: outcome.best_value},
             "num_dropped_prompts": outcome.num_dropped_prompts,
             "stopped_because": outcome.stopped_because,
+            "checkpoints": kept(run.dir, job.keep),
         }
 
     return carry_out(composed, plan, work, world=world, tidy=_tidy)

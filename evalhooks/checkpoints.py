@@ -14,8 +14,9 @@ from core.generators.shared import draw_share
 from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
 from core.process.precision import without_autocast
 from core.process.world import World, alone
-from core.records import BenchmarkRow, CheckpointSaved, Completion, Generator, Preference, Sampling, Scorer, num_truncated
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Generator, Preference, Prompt, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
+from core.runs.samples import write_samples
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
@@ -27,6 +28,7 @@ from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
+from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
 from evalhooks.tasks.task import Task, judged
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
@@ -75,15 +77,15 @@ class RewardModelHook(SharedHook):
             if result.reason:
                 say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
             _say_not_finite(remark(result.not_finite, len(scored.rows)), event.step, say)
-            _write(event, parts, "rewardbench2", scored, result.row_results)
+            parts.world.from_main(lambda: _write(event, "rewardbench2", self.rows2, scored, result.row_results))
         if self.rows1:
-            scored = self._scored(self.rows1, scorer, "rewardbench1", parts)
-            result1 = v1.scores(scored.rows)
+            scored1 = self._scored(self.rows1, scorer, "rewardbench1", parts)
+            result1 = v1.scores(scored1.rows)
             metrics |= v1.metrics(result1)
             for refusal in result1.refusals:
                 say(f"rewardbench1 at step {event.step}: {refusal}")
-            _say_not_finite(remark(result1.not_finite, len(scored.rows)), event.step, say)
-            _write(event, parts, "rewardbench1", scored, result1.row_results)
+            _say_not_finite(remark(result1.not_finite, len(scored1.rows)), event.step, say)
+            parts.world.from_main(lambda: _write(event, "rewardbench1", self.rows1, scored1, result1.row_results))
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of, say=say)
         if scorer.num_truncated:
@@ -108,10 +110,13 @@ def _say_not_finite(line: str, step: int, say: Callable[[str], None]) -> None:
         say(f"step {step}: {line}")
 
 
-def _write(event: CheckpointSaved, parts: RunParts, benchmark: str, scored: ScoredBenchmark, credits: Sequence[float | None]) -> None:
-    """Writes the scores of all rows beside the metrics of the step, on the main process."""
+def _write(
+    event: CheckpointSaved, benchmark: str, rows: Sequence[BenchmarkRow], scored: ScoredBenchmark, credits: Sequence[float | None]
+) -> None:
+    """Writes the scores of all rows beside the metrics of the step, and the rows that are most wrong as samples."""
     file = event.run_dir / "evals" / f"{step_folder(event.run_dir, event.step).name}.{benchmark}.parquet"
-    parts.world.from_main(lambda: write_rows(file, scored, credits))
+    write_rows(file, scored, credits)
+    write_samples(event.run_dir, event.step, benchmark, worst_rows(rows, scored.rows))
 
 
 MAX_SOURCES = 20
@@ -164,6 +169,10 @@ class HeldOutHook(SharedHook):
                 f"step {event.step}: {len(broken)} of {len(self.pairs)} held-out pairs have rewards that are NaN or infinite, the first is "
                 f"pair {broken[0]}; {REMEDY}"
             )
+        whole = [place for place, row in enumerate(rows) if not any(score.truncated for score in row)]
+        rewards = [(rows[place][0].reward, rows[place][1].reward) for place in whole]
+        worst = worst_pairs([self.pairs[place] for place in whole], rewards)
+        parts.world.from_main(lambda: write_samples(event.run_dir, event.step, "held_out", worst))
         by_source = {source: credits for source, credits in by_source.items() if source in finite}
         credits = [credit for source in by_source.values() for credit in source]
         num_long = sum(chosen.truncated or rejected.truncated for chosen, rejected in rows)
@@ -196,7 +205,8 @@ class PolicyHook(SharedHook):
     Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores
     those to its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts
     cannot. `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every checkpoint with
-    the others. `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
+    the others. Answers are kept as samples: to the tasks' first prompts, or without tasks to the first of `prompts`, scored by
+    `prompt_scorer`. `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
     Raises `ValueError` for a verifier that does not work on the first prompt of its task.
     """
 
@@ -207,23 +217,27 @@ class PolicyHook(SharedHook):
         sampling: Sampling,
         scorer: Scorer | None = None,
         static: Mapping[str, float] = MappingProxyType({}),
+        prompts: Sequence[Prompt] = (),
+        prompt_scorer: Scorer | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.tasks, self.sampling, self.scorer, self.static, self.say = tasks, sampling, scorer, static, say
+        self.prompts, self.prompt_scorer = prompts, prompt_scorer
         for task in tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
-        if not self.tasks:
-            return dict(self.static)
         generator, world = parts.generator, parts.world
         if generator is None and world.size == 1:
             generator = TransformersGenerator(event.model, event.tokenizer)
-        answered = {
+        if not self.tasks:
+            self._sample_prompts(event, generator, world)
+            return dict(self.static)
+        measured = {
             name: _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
             for name, task in self.tasks.items()
         }
-        return world.from_main(lambda: self._metrics(event, answered))
+        return world.from_main(lambda: self._metrics(event, measured))
 
     def _own_share(self, task: Task, generator: Generator | None, world: World) -> _Answered:
         prompts = task.prompts[world.shard(len(task.prompts))]
@@ -236,14 +250,37 @@ class PolicyHook(SharedHook):
         cut = 0 if self.scorer is None or before is None else (num_truncated(self.scorer) or 0) - before
         return _Answered(answers=answers, correct=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
 
-    def _metrics(self, event: CheckpointSaved, answered: Mapping[str, _Answered]) -> dict[str, float]:
-        metrics = {f"downstream/{name}": mean([mean(row) for row in found.correct]) for name, found in answered.items()}
+    def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, _Answered]) -> dict[str, float]:
+        samples = [
+            sample
+            for name, found in tasks.items()
+            for sample in answered(name, self.tasks[name].prompts, found.answers, scores=found.scores, correct=found.correct)
+        ]
+        write_samples(event.run_dir, event.step, "answers", samples)
+        metrics = {f"downstream/{name}": mean([mean(row) for row in found.correct]) for name, found in tasks.items()}
         metrics["downstream/average"] = mean(list(metrics.values()))
-        whole = _together(list(answered.values()))
+        whole = _together(list(tasks.values()))
         measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.correct, event.step))
         if self.scorer and num_truncated(self.scorer) is not None:
             measured["on_policy/truncated"] = whole.num_truncated / sum(map(len, whole.answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
+
+    def _sample_prompts(self, event: CheckpointSaved, generator: Generator | None, world: World) -> None:
+        """Keeps answers to the first of `prompts`, where there is no task whose answers could be kept."""
+        if not (chosen := self.prompts[:NUM_PROMPTS]):
+            return
+        dialogues = [prompt.dialogue for prompt in chosen]
+        shares = world.all_gather(lambda: draw_share(generator, dialogues, self.sampling, world))
+        completions = [row for share in shares for row in share]
+
+        def keep() -> None:
+            scores: list[list[float]] = []
+            if self.prompt_scorer is not None:
+                with without_autocast():
+                    scores = self.prompt_scorer.score(dialogues, [[completion.text for completion in row] for row in completions])
+            write_samples(event.run_dir, event.step, "answers", answered("", chosen, completions, scores=scores))
+
+        world.from_main(keep)
 
     def _finite(self, scores: list[list[float]], labels: list[list[float]], step: int) -> tuple[list[list[float]], list[list[float]]]:
         """The scores and labels of the prompts all of whose answers have finite scores; `say` reports the others."""

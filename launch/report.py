@@ -1,22 +1,24 @@
-"""`rewardloop report`: a study's report, drawn anew from its runs on disk; PPO runs take part while they still train."""
+"""`rewardloop report`: the report of a study's finished runs, or of any others; PPO runs take part while they still train."""
 
 from pathlib import Path
 
 from core.process.signals import stopping_at_once
 from launch.entry import Composed, start
+from launch.history.find import find_runs
 from launch.schema import ReportJob
 
 
 def _command(composed: Composed[ReportJob]) -> None:
     job = composed.job
-    folder = Path(job.runs_dir) / job.study
-    if not (folder / "report" / "summary.json").is_file():
-        raise ValueError(f"{folder} has no report yet; run `rewardloop study` for study={job.study} first.")
+    runs_dir = Path(job.runs_dir)
+    records = find_runs(job.runs, runs_dir) if job.runs else []
+    if not job.runs and not (runs_dir / job.study).is_dir():
+        raise ValueError(f"{runs_dir / job.study} does not exist; name a study by study=NAME, or runs by runs=[...] (`rewardloop runs`).")
 
     with stopping_at_once():
         from launch.jobs import report  # matplotlib, which takes seconds
 
-    report.redraw(job, folder)
+    report.draw(job, records)
 
 
 def main() -> None:

@@ -295,10 +295,14 @@ class StudyJob:
 
 @dataclass(kw_only=True)
 class ReportJob:
-    """`rewardloop report`: the report of a study's finished runs, drawn anew."""
+    """`rewardloop report`: the report of a study's finished runs, or of any others."""
 
     study: Unhashed[str] = "demo"
     runs_dir: Unhashed[str] = "runs"
+    runs: Unhashed[list[str]] = field(default_factory=list)
+    """Runs of any studies instead of one: folders, ids, names, studies or patterns, as `rewardloop runs` takes them."""
+    out: Unhashed[str] = ""
+    """Folder of the report; empty: `report` in the study's folder, or with `runs` one in runs_dir that is named after them."""
 
 
 AnyJob = RMJob | PPOJob | BoNJob | BenchJob | StudyJob | ReportJob

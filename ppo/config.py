@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from core.config import (
     ContentHashed,
@@ -23,6 +24,7 @@ from core.config import (
     require_positive,
     require_trainable,
 )
+from core.runs.retention import KEPT, Keep
 
 
 class KLPlace(StrEnum):
@@ -237,6 +239,8 @@ class PPOConfig:
     num_checkpoints: Hashed[int] = 4
     save_minutes: Unhashed[float] = 15.0
     """Minutes without a checkpoint after which one is saved to resume from: a killed run loses no more than that and a batch."""
+    keep: Unhashed[Any] = field(default_factory=lambda: [*KEPT])
+    """Checkpoints that keep their weights: [best,last], all, last, or how many of the newest beside the best. Metrics are always kept."""
     gradient_checkpointing: RoundingOnly[bool] = False
     """Recompute activations in the backward pass instead of storing them."""
     seed: Hashed[int] = 0
@@ -247,6 +251,7 @@ class PPOConfig:
         for key in keys.split():
             require_positive(key, getattr(self, key))
         require_positive("save_minutes", self.save_minutes, may_be_infinite=True)
+        Keep.of(self.keep)  # raises for an unknown choice
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is no multiple of {part}={getattr(self, part)}; set {part} to a divisor.")

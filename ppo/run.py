@@ -11,6 +11,7 @@ from core.process.precision import autocast
 from core.process.signals import Preempted, Preemption
 from core.records import CheckpointSaved
 from core.runs.checkpoints import SaveTimer, step_folder
+from core.runs.retention import Keep, prune
 from ppo.guards import guarded
 from ppo.metrics import rollout_metrics, tell_truncated
 from ppo.session import PPOSession
@@ -89,6 +90,7 @@ class PPORun:
         if self.context.world.is_main:
             # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
             forget_states(self.context.dir, keep=[state.step], planned=self.planned)
+            prune(self.context.dir, Keep.of(self.config.keep), measured=self.planned, best=state.best_step)
         self.context.end(state.step)
         return PPOResult(
             last_step=state.step,

@@ -11,6 +11,7 @@ from core.hooks.hook import best_step, read_evaluations
 from core.hooks.run_context import RunContext
 from core.records import AXIS
 from core.runs.checkpoints import checkpoint_steps, point_best
+from core.runs.retention import Keep, prune
 from ppo.config import PPOConfig
 from ppo.metrics import Metric
 from ppo.shaping import Moments, ScoreStatistics
@@ -83,6 +84,8 @@ def take_evaluation(state: PPOState, metrics: Mapping[str, float], config: PPOCo
         state.best_step, state.best_value = best, evaluations[best][metric]
         if 0 < best == state.step and context.world.is_main:
             point_best(context.dir, best)
+    if context.world.is_main:
+        prune(context.dir, Keep.of(config.keep), measured=evaluations, best=state.best_step)
     state.stopped_because = stop_reason(evaluations, metric, config.stop_after_falls) or ""
 
 

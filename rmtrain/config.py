@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from core.config import (
     ContentHashed,
@@ -21,6 +22,7 @@ from core.config import (
     require_positive,
     require_trainable,
 )
+from core.runs.retention import KEPT, Keep
 
 
 class Decontaminate(StrEnum):
@@ -129,6 +131,8 @@ class RewardModelConfig:
     """Data type in which reward models are saved; empty: that of the model. What resuming needs is kept in fp32 beside it."""
     save_minutes: Unhashed[float] = 15.0
     """Minutes without a checkpoint after which one is saved to resume from, so that a killed run loses no more than that."""
+    keep: Unhashed[Any] = field(default_factory=lambda: [*KEPT])
+    """Checkpoints that keep their weights: [best,last], all, last, or how many of the newest beside the best. Metrics are always kept."""
     best_metric: Hashed[str] = ""
     """The checkpoint with its highest value becomes `best`; empty: rewardbench2/overall or, if not measured, held_out/accuracy."""
     log_every: Hashed[int] = 10
@@ -139,6 +143,7 @@ class RewardModelConfig:
         for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "log_every"):
             require_positive(key, getattr(self, key))
         require_positive("save_minutes", self.save_minutes, may_be_infinite=True)
+        Keep.of(self.keep)  # raises for an unknown choice
         if self.micro_batch_size is not None:
             require_positive("micro_batch_size", self.micro_batch_size)
         require_trainable(self.model, self.lora)

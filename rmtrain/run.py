@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.disk import is_complete
 from core.engines.resume import STATE, forget_states, newest_step, save_step
 from core.hooks.hook import best_step, read_evaluations, rewind
 from core.hooks.placement import Evaluations, InlineEvaluations, InMemory, Saved, SeparateEvaluations, missing_evaluations
@@ -15,6 +16,7 @@ from core.models.load import DTYPES
 from core.process.signals import Preempted, Preemption
 from core.records import AXIS
 from core.runs.checkpoints import SaveTimer, checkpoint_steps, point_best, step_folder
+from core.runs.retention import Keep, prune
 from rmtrain.config import RewardModelConfig
 from rmtrain.session import RMSession, StepResult
 
@@ -77,7 +79,10 @@ class RMRun:
         due = [earlier for earlier in self.planned if earlier <= step]
         # One process looks for all of them: they must not see different states of the disk.
         for missing in self.context.world.from_main(lambda: missing_evaluations(self.context.dir, due)):
-            self._evaluate(missing, in_memory=missing == step)
+            if is_complete(step_folder(self.context.dir, missing)):
+                self._evaluate(missing, in_memory=missing == step)
+            else:  # a measurement was lost after the weights had been removed
+                self.context.say(f"the hooks of step {missing} cannot run again: its weights are gone (keep={self.session.config.keep})")
 
     def checkpoint(self, step: int, result: StepResult) -> None:
         """Saves and runs the hooks if they are due after this step; raises `Preempted`, after saving, if the run was told to stop."""
@@ -89,6 +94,7 @@ class RMRun:
             self._evaluate(step, in_memory=True)
         if self.context.world.is_main:
             self.evaluations.collect()
+            self._prune()
             if step == self.planned[0]:
                 self._warn_if_not_measured(step)
         if result.stop:
@@ -114,6 +120,7 @@ class RMRun:
             point_best(context.dir, best)
             # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
             forget_states(context.dir, keep=[last], planned=self.planned)
+            self._prune()
         waited = self.evaluations.waited
         if waited:
             context.say(f"hooks took {waited:.1f} s of {seconds:.1f} s ({waited / seconds:.0%}) from training")
@@ -132,6 +139,12 @@ class RMRun:
             train_s=seconds,
             hooks_s=waited,
         )
+
+    def _prune(self) -> None:
+        """Removes the checkpoints whose weights are not to be kept, of those that the hooks have measured."""
+        evaluations = read_evaluations(self.context.dir, self.planned)
+        _, best = choose_best(evaluations, self.session.config.best_metric)
+        prune(self.context.dir, Keep.of(self.session.config.keep), measured=evaluations, best=best)
 
     def _save(self, step: int) -> None:
         """Writes the checkpoint of a step: a model that any tool loads, and the state of the engine.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.disk import BrokenFileError, read_json, remove, write_json
 from core.records import AXIS, CheckpointSaved, Generator, RunEnded, Tracker
 from core.runs.checkpoints import STEP_FOLDER, step_folder
+from core.runs.samples import forget_samples
 from core.runs.tracking import METRICS, forget_later, read_metrics
 
 if TYPE_CHECKING:  # both import torch, which reading what hooks have written must not
@@ -98,6 +99,12 @@ def read_evaluations(run_dir: Path, steps: Iterable[int], *, skip: Callable[[str
                 raise
             skip(f"skipping step {step} of {run_dir.name}: {error}")
     return found
+
+
+def measured_steps(run_dir: Path) -> list[int]:
+    """The steps whose hooks have run, ascending; 0 is a policy before training."""
+    files = (run_dir / "evals").glob("step-*.json")
+    return sorted(int(match[1]) for file in files if (match := STEP_FOLDER.fullmatch(file.stem)))
 
 
 def best_step(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
@@ -196,6 +203,7 @@ def rewind(run_dir: Path, step: int) -> None:
     """
     last = step or -1
     forget_later(run_dir / METRICS, last)
+    forget_samples(run_dir, last)
     for file in (run_dir / "evals").glob("step-*.json"):
         if (match := STEP_FOLDER.fullmatch(file.stem)) and int(match[1]) > last:
             remove(file)

@@ -4,9 +4,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from core.disk import BrokenFileError, json_float, parse_json, read_lines, remove
 from core.runs.tracking import METRICS
+
+if TYPE_CHECKING:  # takes seconds to import
+    import wandb
 
 SENT = "sent.jsonl"
 """The rows of earlier sessions, beside W&B's own folders: the run's log loses those that it will log again."""
@@ -71,6 +75,24 @@ def remove_folders(folders: Sequence[Path]) -> None:
     """Removes folders of earlier sessions, whose rows are in a new one."""
     for folder in folders:
         remove(folder)
+
+
+def tables_of(samples: Sequence[Mapping[str, Any]]) -> "dict[str, wandb.Table]":
+    """Samples as tables by kind, `samples/held_out` for instance: a line per completion."""
+    if not samples:
+        return {}
+    import wandb
+
+    columns = ["place", "prompt", "completion", "score", "correct", "margin"]
+    tables = {str(row["kind"]): wandb.Table(columns=columns) for row in samples}
+    for row in samples:
+        place = " ".join(str(row[key]) for key in ("subset", "source", "task", "id") if row.get(key))
+        prompt = "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in row["prompt"])
+        for completion in row["completions"]:
+            correct, margin = (None if value is None else float(value) for value in (completion.get("correct"), row.get("margin")))
+            score = None if completion.get("score") is None else float(completion["score"])
+            tables[str(row["kind"])].add_data(place, prompt, completion["text"], score, correct, margin)
+    return {f"samples/{kind}": table for kind, table in tables.items()}
 
 
 def _line_of(row: Row) -> str:

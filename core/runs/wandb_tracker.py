@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from core.disk import jsonable
 from core.process.signals import EXIT_CODE, INTERRUPTED
+from core.records import AXIS
+from core.runs.samples import read_samples
 from core.runs.tracking import AXES
-from core.runs.wandb_rows import ONLINE, Row, earlier_rows, is_elsewhere, offline_folders, remove_folders
+from core.runs.wandb_rows import ONLINE, Row, earlier_rows, is_elsewhere, offline_folders, remove_folders, tables_of
 from core.text import redacted_values, shown
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -49,6 +51,7 @@ class WandbTracker:
             raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
         self._run: wandb.Run | None = None
         self._bound: set[str] = set()
+        self._tabled: set[int] = set()
         self._recent: list[tuple[float, Row]] = []
         self._name, self._files = name, dir / "wandb"
         if mode == "disabled":
@@ -123,6 +126,7 @@ class WandbTracker:
         """Leaves a service or host that does not work, and starts the run once more without it."""
         self._run = None
         self._bound.clear()
+        self._tabled.clear()
         _abandon_service()
         self._start("offline", f"it does not work ({_reason(error)})", runs)
 
@@ -159,14 +163,22 @@ class WandbTracker:
         if (run := self._run) is None:
             return
         new = sorted(row.metrics.keys() - self._bound)
+        tables = self._tables(row)
 
         def send() -> None:
             for name in new:
                 run.define_metric(name, step_metric=row.axis)
-            run.log({row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}})
+            run.log({row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}, **tables})
 
         _within(_ANSWER_S, send)
         self._bound.update(new)
+
+    def _tables(self, row: Row) -> dict[str, "wandb.Table"]:
+        """The samples of a checkpoint as tables by kind, with the first of its rows."""
+        if row.axis != AXIS or row.step in self._tabled:
+            return {}
+        self._tabled.add(row.step)
+        return tables_of(read_samples(self._files.parent, row.step))
 
     def _say(self, why: str, runs: str) -> None:
         said = f"W&B: {why}, so {self._name} is logged offline; upload it with: wandb sync {self._files / runs}"

@@ -7,7 +7,7 @@ domain. A missing number is `None` here and is reported as missing wherever it w
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -40,6 +40,8 @@ class RewardModel:
     bon: Scores
     bon_n: int | None
     checkpoints: tuple[Scores, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What `evalhooks.report.gathered` found beside the scores."""
 
     @property
     def overall(self) -> float | None:
@@ -90,6 +92,8 @@ class PpoRun:
     stopped_because: str = ""
     """Why the run was stopped early for over-optimisation, if it was."""
     status: str = "finished"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """As those of a reward model."""
 
     @property
     def gain(self) -> float | None:
@@ -201,6 +205,7 @@ def _reward_model(item: Mapping[str, Any]) -> RewardModel:
         bon=_numbers(item.get("bon") or {}),
         bon_n=item.get("bon_n"),
         checkpoints=_by_step(item.get("checkpoints")),
+        details=item.get("details") or {},
     )
 
 
@@ -236,6 +241,7 @@ def _ppo_run(item: Mapping[str, Any], rm_names: Mapping[str, str]) -> PpoRun:
         warnings=tuple(str(warning) for warning in item.get("warnings") or []),
         stopped_because=str(item.get("stopped_because") or ""),
         status=str(item.get("status") or "finished"),
+        details=item.get("details") or {},
     )
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from evalhooks.report import charts, course
+from evalhooks.report.details import curves, loss_figure
 from evalhooks.report.facts import DOMAINS, RewardModel, Study, number, points, series, shorten
 from evalhooks.report.prose import interval
 
@@ -32,6 +33,8 @@ def figures(study: Study) -> Mapping[str, go.Figure]:
         drawn["domains"] = domains(study)
     if any(rm.checkpoints for rm in study.models):
         drawn["training"] = training(study)
+    if (losses := loss_figure(study)) is not None:
+        drawn["losses"] = _finish(losses, 320 * (1 + (len(curves(study)) > 2)))
     if any(run.checkpoints for run in study.runs):
         drawn["ppo"] = ppo(study)
     for place, run in enumerate(study.runs, 1):

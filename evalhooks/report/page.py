@@ -7,7 +7,8 @@ from plotly.offline import get_plotlyjs
 
 from evalhooks.report import interactive
 from evalhooks.report.charts import run_label
-from evalhooks.report.facts import DOMAINS, MAIN_LINK, Study, duration, number, points
+from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, samples_html, warnings_of, with_error
+from evalhooks.report.facts import DOMAINS, MAIN_LINK, RewardModel, Study, duration, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.style import SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
@@ -28,7 +29,10 @@ def render_page(study: Study) -> str:
             _figure("Which skills does each reward model know?", "domains", charts, "No reward models.", _MODELS_TEXT),
             _models(study),
             _figure("Over training", "training", charts, "No checkpoints of reward models were recorded.", _TRAINING_TEXT),
+            _figure("Loss", "losses", charts, "No run logged a loss.", _LOSS_TEXT),
             _ppo(study, charts),
+            _samples(study),
+            _settings(study),
             _provenance(study),
         ]
     )
@@ -59,6 +63,7 @@ _COURSE_TEXT = (
     "What PPO maximises, the reward model's score, beside what is wanted. Where the score goes on rising and the downstream average does "
     "not, the policy has found what the reward model gets wrong; its accuracy on the policy's own answers falls. Star: best checkpoint."
 )
+_LOSS_TEXT = "As logged while training, on the step axis of training."
 _TRAINING_TEXT = "Benchmark and downstream use of the same checkpoints, on one step axis. Dashed: controls."
 
 
@@ -71,7 +76,7 @@ def _head(study: Study) -> str:
         f'<div class="tiles">{"".join(_tiles(study))}</div>',
         f'<p class="result">{escape(result(study))}</p>',
     ]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in study.notes]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in [*study.notes, *warnings_of(study)]]
     if gaps := missing(study):
         parts.append(f'<details class="gaps" open><summary>Missing from this study: {len(gaps)}</summary><ul>')
         parts += [f"<li>{escape(gap)}</li>" for gap in gaps]
@@ -153,7 +158,42 @@ def _models(study: Study) -> str:
     ]
     spans = [("", 3), ("RewardBench 2", 7), *[("", 1)] * pairwise, (study.bon_name.capitalize(), len(study.tasks) + 1)]
     table = _table(heads, rows, words=3, foot=foot, spans=spans, controls=controls)
-    return f'<section><h2>Reward models</h2><p class="caption">Click a head to sort. Controls are in italics.</p>{table}</section>'
+    errors = _table(_ERROR_HEADS, [_errors(rm) for rm in study.models], words=1)
+    return (
+        f'<section><h2>Reward models</h2><p class="caption">Click a head to sort. Controls are in italics.</p>{table}'
+        f"<details><summary>With standard errors, and held-out accuracy</summary>{errors}</details></section>"
+    )
+
+
+_ERROR_HEADS = ["Reward model", "Held-out accuracy", "Overall", *DOMAINS.values()]
+
+
+def _errors(rm: RewardModel) -> list[str]:
+    """The scores with one standard error each: of the choice of prompts, or of pairs."""
+    found = rm.details.get("errors") or {}
+    return [rm.name, held_out_text(rm), *(with_error(rm.benchmark.get(key), found.get(key)) for key in ("overall", *DOMAINS))]
+
+
+def _samples(study: Study) -> str:
+    """What runs answered or got most wrong at their best checkpoints."""
+    parts = [(run.name, "".join(samples_html(run))) for run in runs_of(study)]
+    shown = "".join(f"<h3>{escape(name)}</h3>{html}" for name, html in parts if html)
+    if not shown:
+        return ""
+    text = "Answers of policies to fixed prompts, and the rows that reward models get most wrong. All of them: samples/ in a run's folder."
+    return f'<section><h2>Samples</h2><p class="caption">{text}</p>{shown}</section>'
+
+
+def _settings(study: Study) -> str:
+    """The settings in which runs of one kind differ, and what the runs took."""
+    parts: list[str] = []
+    for title, runs in (("reward models", study.models), ("PPO runs", study.runs)):
+        keys, rows = differing(runs)
+        if keys:
+            table = _table(["Run", *keys], [[run.name, *row] for run, row in zip(runs, rows, strict=True)], words=len(keys) + 1)
+            parts.append(f"<h3>In which {title} differ</h3>{table}")
+    cost = _table(COST_HEADS, cost_rows(study), words=4) if runs_of(study) else ""
+    return f"<section><h2>Settings and cost</h2>{''.join(parts)}<h3>Cost</h3>{cost}</section>" if cost else ""
 
 
 def _ppo(study: Study, charts: Mapping[str, str]) -> str:

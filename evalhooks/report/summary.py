@@ -8,31 +8,33 @@ from typing import Any
 
 from bon.pools import Pools, bounds
 from core.disk import read_json
-from core.hooks.hook import best_step, read_evaluations
-from core.runs.checkpoints import complete_steps
+from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis import correlation, upper_half
+from evalhooks.report.gathered import details
 from evalhooks.rewardbench.v2 import DOMAINS
 
 OVERALL = "rewardbench2/overall"
 
 
 def summarize(
-    *, study: str, wall_s: float, records: Sequence[Mapping[str, Any]], pools: Pools, policy_lineage: str, notes: Sequence[str]
+    *, study: str, wall_s: float, records: Sequence[Mapping[str, Any]], pools: Pools | None, policy_lineage: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     """The summary of a study's finished `records` (with their folder as `dir`): every figure comes from a run's files.
 
-    Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint.
+    Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint. Without `pools`,
+    as for runs of several studies, each model has its own largest N, and nothing is known of the policy that answered.
     """
-    n = min(len(row.completions) for rows in pools.values() for row in rows)
-    models = [reward_model_entry(record, n) for record in records if record["job"] == "rm"]
+    n = min(len(row.completions) for rows in pools.values() for row in rows) if pools else None
+    models = [reward_model_entry(record, _largest_n(record) if n is None else n) for record in records if record["job"] == "rm"]
+    models += [bench_entry(record) for record in records if record["job"] == "bench"]
     models.sort(key=lambda model: (-(model["rewardbench2"]["overall"] or 0.0), model["dir"]))
     policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
-    limits = bounds(pools, n)
+    limits = bounds(pools, n) if pools and n is not None else {}
     return {
         "study": study,
         "wall_s": round(wall_s, 1),
-        "policy": {"lineage": policy_lineage, "start": limits["random"], **limits},
+        "policy": {"lineage": policy_lineage, "start": limits.get("random", {}), **limits},
         "reward_models": models,
         "correlation": correlations(models),
         "ppo": policies,
@@ -40,7 +42,7 @@ def summarize(
     }
 
 
-def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
+def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, Any]:
     """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints."""
     identity, final = record["identity"], _finite(record["final"])
     folder = Path(record["dir"])
@@ -60,12 +62,39 @@ def reward_model_entry(record: Mapping[str, Any], n: int) -> dict[str, Any]:
         "rewardbench2": scores,
         "bon_n": n,
         "bon": _bon(final, n),
-        "checkpoints": [{"step": step, **metrics} for step, metrics in _evaluations(folder, complete_steps(folder)).items()],
+        "checkpoints": [{"step": step, **metrics} for step, metrics in _evaluations(folder, measured_steps(folder)).items()],
+        "details": details(record),
     }
     if missing:
         entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     return entry | ({"rewardbench1": ones} if ones else {})
+
+
+def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward that `rewardloop bench` scored, beside reward models that were trained here."""
+    final = _finite(record["final"])
+    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)}
+    ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
+    entry = {
+        "id": record["id"],
+        "name": short_name(Path(record["dir"])),
+        "dir": record["dir"],
+        "base": str(record.get("reward", "")),
+        "data": "as published",
+        "rewardbench2": scores,
+        "bon": {},
+        "details": details(record),
+        "checkpoints": [],
+        "control": False,
+    }
+    return entry | ({"rewardbench1": ones} if ones else {})
+
+
+def _largest_n(record: Mapping[str, Any]) -> int | None:
+    """The largest number of completions that a reward model chose from; None if it chose from none."""
+    sizes = [key.partition("@")[2] for key in record["final"] if key.startswith("bon/")]
+    return max((int(size) for size in sizes if size.isdigit()), default=None)
 
 
 def short_name(folder: Path) -> str:
@@ -76,7 +105,7 @@ def short_name(folder: Path) -> str:
 def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """One PPO run: the downstream average before, at its best and at its last checkpoint, and the course in between."""
     folder, lineage = Path(record["dir"]), record["lineage"]
-    course = _evaluations(folder, [0, *complete_steps(folder)])
+    course = _evaluations(folder, measured_steps(folder))
     averages = {step: metrics["downstream/average"] for step, metrics in course.items() if "downstream/average" in metrics}
     best = best_step(course, "downstream/average")
     return {
@@ -95,10 +124,11 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "best_step": best,
         "last_average": averages[max(averages)] if averages else None,
         "checkpoints": [
-            {"step": step, "downstream_average": averages.get(step), "kl": metrics["kl"], "rm_score": metrics["rm_score"]}
+            {"step": step, "downstream_average": averages.get(step), "kl": metrics.get("kl"), "rm_score": metrics.get("rm_score")}
             | {key: value for key, value in metrics.items() if key.startswith(("downstream/", "on_policy/"))}
             for step, metrics in course.items()
         ],
+        "details": details(record),
     }
 
 
@@ -107,7 +137,7 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: number for name, value in metrics.items() if math.isfinite(number := float(value))}
 
 
-def _bon(metrics: Mapping[str, float], n: int) -> dict[str, float]:
+def _bon(metrics: Mapping[str, float], n: int | None) -> dict[str, float]:
     """Best-of-n accuracies by task, and `average`."""
     suffix = f"@{n}"
     return {k.removeprefix("bon/").removesuffix(suffix): v for k, v in metrics.items() if k.startswith("bon/") and k.endswith(suffix)}
@@ -144,7 +174,8 @@ def _plain(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def finished_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a study's finished runs, each with its folder as `dir`, by name; a broken one is left out, with a line."""
-    return [record for record in read_records(folder, "*", print) if record["status"] == RunStatus.finished]
+    found = read_records(folder, "*", print)
+    return [record for record in found if record["status"] == RunStatus.finished and ".old-" not in Path(record["dir"]).name]
 
 
 def read_summary(report: Path) -> dict[str, Any]:

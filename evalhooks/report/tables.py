@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalhooks.report.course import picture_names
+from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, warnings_of
 from evalhooks.report.facts import DOMAINS, MAIN_LINK, Link, RewardModel, Study, duration, number, points, read
 from evalhooks.report.prose import best_for_bon, cautions, interval, missing, result
 
@@ -61,7 +62,10 @@ def _model_row(rm: RewardModel) -> dict[str, Any]:
     row |= {f"rewardbench1/{key}": value for key, value in rm.pairwise.items()}
     size = f"@{rm.bon_n}" if rm.bon_n else ""
     row |= {f"bon/{task}{size}": value for task, value in rm.bon.items()}
-    return row | {"rewardbench2_reason": rm.benchmark_reason}
+    row |= {"rewardbench2_reason": rm.benchmark_reason}
+    row |= {f"rewardbench2_se/{key}": value for key, value in (rm.details.get("errors") or {}).items()}
+    row |= {f"held_out/{key}": value for key, value in (rm.details.get("held_out") or {}).items()}
+    return row | (rm.details.get("cost") or {})
 
 
 def _checkpoint_rows(study: Study) -> list[dict[str, Any]]:
@@ -102,12 +106,25 @@ def markdown(study: Study) -> str:
     if study.links:
         rows = [[link.key, number(link.pearson), number(link.spearman), interval(link)] for link in study.links.values()]
         parts.append(_markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
+    parts += _markdown_details(study)
     if study.runs:
         parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
         parts += [f"> {_cell(caution)}" for run in study.runs for caution in cautions(run)]
         parts += [f"![Proxy and truth of {_cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=True)]
     parts.append("Numbers are points of 100." + ("" if study.wall_s is None else f" The study took {duration(study.wall_s)}."))
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_details(study: Study) -> list[str]:
+    """Settings that differ with held-out accuracy, cost, and warnings."""
+    parts: list[str] = []
+    keys, rows = differing(study.models)
+    lines = [[_label(rm), *row, held_out_text(rm)] for rm, row in zip(study.models, rows, strict=True)]
+    if keys or any(line[-1] != "n/a" for line in lines):
+        parts.append(_markdown_table(["reward model", *keys, "held-out accuracy"], lines))
+    if runs_of(study):
+        parts.append(_markdown_table(COST_HEADS, cost_rows(study)))
+    return parts + [f"> {_cell(warning)}" for warning in warnings_of(study)]
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -156,6 +173,8 @@ def terminal_table(summary: Mapping[str, Any], width: int = 120) -> RenderableTy
     parts: list[RenderableType] = []
     if study.models:
         parts += [*_model_table(study, width), Text()]
+    if held_out := [(rm.name, held_out_text(rm)) for rm in study.models if rm.details.get("held_out")]:
+        parts += [Text("Held-out accuracy, points of 100", style="bold blue"), _held_out_table(held_out), Text()]
     if links := [link for link in study.links.values() if link.key.startswith(MAIN_LINK)]:
         parts += [Text(f"RewardBench 2 overall ~ {study.bon_name} average", style="bold blue"), _link_table(links)]
     if study.runs:
@@ -199,6 +218,15 @@ def _model_table(study: Study, width: int) -> list[RenderableType]:
     if study.tasks and not tasks:
         remarks.append(f"{len(study.tasks)} tasks do not fit here; the report has them")
     return [title, table, Text("; ".join(remarks), style="dim")] if remarks else [title, table]
+
+
+def _held_out_table(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("reward model", overflow="fold")
+    table.add_column("accuracy ± standard error", no_wrap=True)
+    for name, shown in rows:
+        table.add_row(Text(name), shown)
+    return table
 
 
 def _short_heads(tasks: Sequence[str], letters: int) -> list[str]:

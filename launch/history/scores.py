@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.hooks.hook import read_evaluations
-from core.runs.checkpoints import STEP_FOLDER
+from core.hooks.hook import measured_steps, read_evaluations
 
 MAIN = ("rewardbench2/overall", "held_out/accuracy", "rewardbench1/overall", "bon/average", "downstream/average", "rm_score")
 """What a run is told apart by, the first that it has."""
@@ -29,9 +28,7 @@ class Scores:
 
 def evaluations_of(run_dir: Path) -> dict[int, dict[str, float]]:
     """The hooks' metrics of a run at all checkpoints that were measured, by step; what cannot be read is left out, with a line."""
-    files = (run_dir / "evals").glob("step-*.json")
-    steps = sorted(int(match[1]) for file in files if (match := STEP_FOLDER.fullmatch(file.stem)))
-    return read_evaluations(run_dir, steps, skip=print)
+    return read_evaluations(run_dir, measured_steps(run_dir), skip=print)
 
 
 def scores_of(record: Mapping[str, Any]) -> Scores | None:

@@ -15,6 +15,7 @@ from core.process.world import World, join_world
 from core.progress import Progress
 from core.records import Sampling, Scorer, Tracker
 from core.runs.record import Run
+from core.runs.retention import kept
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
@@ -49,6 +50,7 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
             "best": {job.best_metric: outcome.best_value},
             "num_dropped_prompts": outcome.num_dropped_prompts,
             "stopped_because": outcome.stopped_because,
+            "checkpoints": kept(run.dir, job.keep),
         }
 
     return carry_out(composed, plan, work, world=world, tidy=_tidy)
@@ -95,11 +97,12 @@ def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer,
     """Measures the tasks, and the rewards on them as far as these can score prompts of tasks."""
     elsewhere = without_verifiers(scorer)
     downstream = job.hooks.downstream
+    longest = downstream.max_new_tokens if inputs.tasks else job.max_new_tokens
     return PolicyHook(
         tasks=inputs.tasks,
-        sampling=Sampling(
-            n=downstream.n, temperature=downstream.temperature, max_new_tokens=downstream.max_new_tokens, seed=downstream.seed
-        ),
+        sampling=Sampling(n=downstream.n, temperature=downstream.temperature, max_new_tokens=longest, seed=downstream.seed),
+        prompts=inputs.prompts,
+        prompt_scorer=scorer,
         scorer=elsewhere,
         static=_static_scores(elsewhere, inputs, run_dir, world) if elsewhere else {},
     )

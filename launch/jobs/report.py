@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bon.pools import load_pools
 from core.hooks.hook import eval_file
+from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.summary import finished_records, read_summary, summarize
@@ -20,23 +21,37 @@ Summary = dict[str, Any]
 
 
 def build(
-    *, study: str, folder: Path, records: Sequence[Mapping[str, Any]], pools: Path, wall_s: float, notes: Sequence[str]
+    *,
+    study: str,
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    pools: Path | None,
+    wall_s: float,
+    notes: Sequence[str],
+    out: Path | None = None,
 ) -> tuple[Summary, Path]:
-    """The summary of a study, and the path of its report in `<folder>/report/`.
+    """The summary of a study, and the path of its report in `out`, by default `<folder>/report/`.
 
     Raises `ValueError` if there are no runs: the report would be empty, and replace one that is not.
     """
+    out = folder / "report" if out is None else out
     if not records:
         raise ValueError(
-            f"{folder} holds no finished run, so there is nothing to report, and {folder / 'report'} stays as it is; finish one "
+            f"{folder} holds no finished run, so there is nothing to report, and {out} stays as it is; finish one "
             "(`rewardloop study`), or name the study and runs_dir of those there are."
         )
     policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
     summary = summarize(
-        study=study, wall_s=wall_s, records=records, pools=load_pools(pools), policy_lineage=policies[0] if policies else "", notes=notes
+        study=study,
+        wall_s=wall_s,
+        records=records,
+        pools=None if pools is None else load_pools(pools),
+        policy_lineage=policies[0] if policies else "",
+        notes=notes,
     )
-    summary["pools"] = os.path.relpath(pools, folder)  # a study that is moved keeps its report
-    return summary, write_report(summary, folder / "report")
+    if pools is not None:
+        summary["pools"] = os.path.relpath(pools, folder)  # a study that is moved keeps its report
+    return summary, write_report(summary, out)
 
 
 def show(summary: Mapping[str, Any], path: Path) -> None:
@@ -45,20 +60,45 @@ def show(summary: Mapping[str, Any], path: Path) -> None:
     print_report(summary, path, Console(width=None if sys.stdout.isatty() else 120))
 
 
-def redraw(job: ReportJob, folder: Path) -> None:
-    """Draws the report of the study in `folder` anew, and prints it. PPO runs that still train are shown as far as they are."""
-    before = read_summary(folder / "report")
-    records = [*finished_records(folder), *_unfinished_policies(folder)]
+def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the report of the `chosen` runs, or else of the study, and prints it. PPO runs that still train are shown as far as they are.
+
+    Raises `ValueError` if none of the runs has finished.
+    """
+    folder = Path(job.runs_dir) / job.study
+    out = Path(job.out).expanduser() if job.out else None
+    if chosen:
+        records = [record for record in chosen if record["status"] == RunStatus.finished or _is_measured_policy(record)]
+        for record in chosen:
+            if record not in records:
+                print(f"{record['dir']} is left out: it is not finished ({record['status']})")
+        named = "-".join(dict.fromkeys(Path(record["dir"]).absolute().parent.name for record in records))
+        mark = identity_hash({"runs": sorted(str(record["id"]) for record in records)})
+        study, folder, out = named or job.study, Path(job.runs_dir), out or Path(job.runs_dir) / f"report-{mark}"
+    else:
+        study, records = job.study, [*finished_records(folder), *_unfinished_policies(folder)]
+    before = read_summary(folder / "report") if not chosen and (folder / "report" / "summary.json").is_file() else {}
+    pools = folder / before["pools"] if "pools" in before else folder / "pools"
     for record in records:
         if record["job"] == "ppo":
             write_over_optimisation(Path(record["dir"]), Path(record["dir"]) / "over_optimisation.png")
     summary, path = build(
-        study=job.study, folder=folder, records=records, pools=folder / before["pools"], wall_s=before["wall_s"], notes=before["notes"]
+        study=study,
+        folder=folder,
+        records=records,
+        pools=pools if not chosen and pools.is_dir() else None,
+        wall_s=before.get("wall_s", sum(record.get("wall_s", 0.0) for record in records)),
+        notes=before.get("notes", []),
+        out=out,
     )
     show(summary, path)
+
+
+def _is_measured_policy(record: Mapping[str, Any]) -> bool:
+    return record["job"] == "ppo" and eval_file(Path(record["dir"]), 0).exists()
 
 
 def _unfinished_policies(folder: Path) -> list[dict[str, Any]]:
     """The records of the PPO runs of a study that still run, or stopped before their end, and were measured at least once."""
     records = read_records(folder, "ppo-*", lambda line: None)  # `finished_records` has said which are broken
-    return [record for record in records if record["status"] != RunStatus.finished and eval_file(Path(record["dir"]), 0).exists()]
+    return [record for record in records if record["status"] != RunStatus.finished and _is_measured_policy(record)]

@@ -14,6 +14,7 @@ from core.process.world import join_world
 from core.progress import NoProgress, Progress
 from core.records import Tracker
 from core.runs.record import Run
+from core.runs.retention import kept
 from evalhooks.checkpoints import HeldOutHook, RewardModelHook
 from evalhooks.config import Where
 from launch.compose import Composed
@@ -48,6 +49,7 @@ def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Pr
             "num_broken_pairs": outcome.num_broken,
             "train_s": outcome.train_s,
             "hooks_s": outcome.hooks_s,
+            "checkpoints": kept(run.dir, job.keep),
         }
 
     return carry_out(composed, plan, work, world=world, tidy=forget_states)

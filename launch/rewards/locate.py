@@ -104,6 +104,11 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
                 f"{key}={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
             )
         folder = found[0]
+    if not folder.exists() and folder.parent.name == "checkpoints" and (run_dir := folder.parent.parent).joinpath(RECORD).is_file():
+        others = ", ".join(step_folder(run_dir, step).name for step in complete_steps(run_dir))
+        raise ValueError(
+            f"{key}={path} is not there: the run keeps the weights of {others or 'no step'}. Name one of these, or train with keep=all."
+        )
     if (folder / RECORD).is_file():
         return _last_checkpoint(folder, f"{key}={path}", say)
     return folder if folder.is_dir() else path

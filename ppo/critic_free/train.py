@@ -31,6 +31,7 @@ from core.process.precision import autocast
 from core.process.signals import Preemption
 from core.records import CheckpointSaved, Completion, Dialogue, RolloutEngine, Sampling, Scorer
 from core.runs.checkpoints import step_folder
+from core.runs.retention import Keep, prune
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import ignored_settings, require_supported
@@ -89,6 +90,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
     if run.world.is_main:
         # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
         forget_states(run.dir, keep=[state.step], planned=checkpoint_batches(config))
+        prune(run.dir, Keep.of(config.keep), measured=checkpoint_batches(config), best=state.best_step)
     return PPOResult(
         last_step=state.step,
         best_step=state.best_step,

@@ -30,6 +30,7 @@ def config_of(folder: Path, **options: Any) -> PPOConfig:
         minibatch_size=4,
         micro_batch_size=4,
         max_new_tokens=6,
+        keep="all",
     )
     return replace(config, **options)
 

@@ -153,6 +153,31 @@ def test_two_states_are_kept_while_a_run_is_under_way_and_the_last_one_behind_it
     assert resumable_steps(tmp_path / "run") == []
 
 
+class FallingHook(Hook):
+    """Finds the first checkpoint the best."""
+
+    def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
+        return {"held_out/accuracy": 1 / event.step}
+
+
+def test_a_run_that_keeps_the_best_and_the_last_goes_on_to_the_same_bits_and_says_why_others_are_gone(
+    policy_folder: Path, tmp_path: Path
+) -> None:
+    config = config_of(policy_folder, epochs=4, num_checkpoints=4, keep=["best", "last"])  # checkpoints at 3, 6, 9 and 12
+    fit(config, tmp_path / "whole", [FallingHook()])
+    assert complete_steps(tmp_path / "whole") == [3, 12]
+    assert (tmp_path / "whole" / "best").resolve().name == "step-000003"
+    assert [eval_file(tmp_path / "whole", step).exists() for step in (3, 6, 9, 12)] == [True] * 4
+    stopped(config, tmp_path / "torn", signal.SIGTERM, 10, [FallingHook()])
+    assert complete_steps(tmp_path / "torn") == [3, 9, 11]  # 6 is neither the best nor needed to go on
+    eval_file(tmp_path / "torn", 6).unlink()  # as if the disk had lost it
+    said: list[str] = []
+    fit(config, tmp_path / "torn", [FallingHook()], said=said)
+    assert complete_steps(tmp_path / "torn") == [3, 12]
+    assert "the hooks of step 6 cannot run again: its weights are gone (keep=['best', 'last'])" in said
+    assert_same(tmp_path / "torn", tmp_path / "whole")
+
+
 def test_a_finished_run_that_lost_its_record_is_not_trained_again(policy_folder: Path, tmp_path: Path) -> None:
     config, hook = config_of(policy_folder), RecordingHook(quality=1.0)
     first, _ = fit(config, tmp_path / "run", [hook])

@@ -30,7 +30,7 @@ PAIRS = [
 
 
 def config_of(folder: Path, **options: object) -> RewardModelConfig:
-    settings: dict[str, object] = {"batch_size": 8, "epochs": 2, "num_checkpoints": 3, "log_every": 1} | options
+    settings: dict[str, object] = {"batch_size": 8, "epochs": 2, "num_checkpoints": 3, "log_every": 1, "keep": "all"} | options
     return RewardModelConfig(
         model=ModelConfig(path=str(folder)),
         data=PreferenceDataConfig(paths=["unused.jsonl"]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.runs.samples import write_samples
 from core.runs.tracking import JsonlTracker, Trackers, forget_later, read_metrics
 from core.runs.wandb_tracker import WandbTracker
 from tests.fakes import ListTracker
@@ -207,6 +208,20 @@ def test_what_was_synced_stays_and_the_next_folder_holds_only_what_is_new(tmp_pa
     session(tmp_path, (3, 4))
     [second] = set(offline_runs(tmp_path)) - {first}
     assert history(wandb_records(second)) == [{AXIS: 4, "a": 4.0}]
+
+
+def test_the_samples_of_a_checkpoint_are_a_table_that_a_resumed_run_keeps(tmp_path: Path) -> None:
+    completions = [{"text": "a plum", "score": 0.5, "correct": True}, {"text": "a lamp", "score": "NaN", "correct": False}]
+    prompt = [{"role": "user", "content": "Name a fruit."}]
+    for step in (1, 3):
+        write_samples(tmp_path, step, "held_out", [{"prompt": prompt, "margin": -0.25, "completions": completions}])
+    session(tmp_path, (1, 2))
+    session(tmp_path, (3,))
+    [run] = offline_runs(tmp_path)
+    tables = sorted(run.glob("files/media/table/samples/*.json"))
+    assert len(tables) == 2
+    table = json.loads(tables[0].read_text())
+    assert table["data"][0] == ["", "[user] Name a fruit.", "a plum", 0.5, 1.0, -0.25]
 
 
 @pytest.mark.parametrize(("exit_code", "preempting"), [(0, False), (1, False), (75, True), (130, True)])

@@ -24,7 +24,8 @@ def test_a_term_is_a_folder_an_id_a_name_a_study_or_a_pattern(tmp_path: Path) ->
 
 
 def test_a_term_that_names_no_run_is_refused_and_so_are_several_where_one_is_meant(tmp_path: Path) -> None:
-    made(tmp_path, "a"), made(tmp_path, "b")
+    made(tmp_path, "a")
+    made(tmp_path, "b")
     with pytest.raises(ValueError, match=r"nope is the folder, id, name or study of no run under .*`rewardloop runs runs_dir="):
         find_runs(["demo", "nope"], tmp_path)
     with pytest.raises(ValueError, match="names 2 runs"):

@@ -1,0 +1,153 @@
+"""The sections of a report on what its runs were: settings that differ, held-out accuracy, loss, cost, warnings, samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from evalhooks.report.charts import FAINT, MIX_COLOURS, STYLE, plain
+from evalhooks.report.facts import PpoRun, RewardModel, Study, duration, points, shorten
+
+Run = RewardModel | PpoRun
+
+MAX_TEXT = 700
+"""Characters of a sample that the page shows; the file has all."""
+
+
+def runs_of(study: Study) -> list[Run]:
+    """All runs of a study."""
+    return [*study.models, *study.runs]
+
+
+def differing(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """The keys in which the settings of runs of one kind differ, and their values by run; empty for fewer than two runs."""
+    settings = [run.details.get("settings") or {} for run in runs]
+    keys = list(dict.fromkeys(key for own in settings for key in own))
+    different = [key for key in keys if len({str(own.get(key, "")) for own in settings}) > 1] if len(runs) > 1 else []
+    return different, [[_value(own.get(key)) for key in different] for own in settings]
+
+
+def held_out_text(run: Run) -> str:
+    """Held-out accuracy in points with its standard error and the number of pairs, or n/a."""
+    found = run.details.get("held_out") or {}
+    if found.get("accuracy") is None:
+        return "n/a"
+    error = "" if found.get("error") is None else f" ± {points(found['error'])}"
+    return f"{points(found['accuracy'])}{error}" + (f" ({found['pairs']} pairs)" if found.get("pairs") else "")
+
+
+def with_error(score: float | None, error: float | None) -> str:
+    """A score in points with one standard error."""
+    return points(score) if score is None or error is None else f"{points(score)} ± {points(error)}"
+
+
+def cost_rows(study: Study) -> list[list[str]]:
+    """What each run took: its whole time, the training in it, and the waiting for hooks."""
+    rows: list[list[str]] = []
+    for run in runs_of(study):
+        cost = run.details.get("cost") or {}
+        hooks, trained = cost.get("hooks_s"), cost.get("train_s")
+        share = f" ({hooks / trained:.0%} of training)" if hooks and trained else ""
+        rows.append([run.name, duration(cost.get("wall_s")), duration(trained), f"{duration(hooks)}{share}"])
+    return rows
+
+
+COST_HEADS = ["Run", "Time", "Training", "Hooks"]
+
+
+def warnings_of(study: Study) -> list[str]:
+    """The warnings of all runs, a sentence each."""
+    return [f"{run.name}: {warning}" for run in runs_of(study) for warning in run.details.get("warnings") or []]
+
+
+def curves(study: Study) -> dict[str, list[tuple[str, list[float], list[float]]]]:
+    """By title of a panel the curves in it: name of the run, steps, values."""
+    found: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+    for run in runs_of(study):
+        for name, drawn in (run.details.get("curves") or {}).items():
+            kind = "PPO" if isinstance(run, PpoRun) else "Reward models"
+            steps, values = zip(*drawn, strict=True)
+            found.setdefault(f"{kind}: {name.replace('_', ' ')}", []).append((run.name, list(steps), list(values)))
+    return found
+
+
+def loss_figure(study: Study) -> go.Figure | None:
+    """The curves of training for the page; None without any."""
+    panels = curves(study)
+    if not panels:
+        return None
+    width = min(2, len(panels))
+    height = -(-len(panels) // width)
+    figure = make_subplots(rows=height, cols=width, subplot_titles=[*panels], vertical_spacing=0.35 / height)
+    for place, drawn in enumerate(panels.values()):
+        for number, (name, steps, values) in enumerate(drawn):
+            tint = MIX_COLOURS[number % len(MIX_COLOURS)]
+            figure.add_scatter(
+                x=steps,
+                y=values,
+                name=escape(shorten(name, 40)),
+                mode="lines" if len(steps) > 1 else "markers",
+                line={"color": tint},
+                hovertemplate="step %{x}: %{y:.4g}<extra>" + escape(name) + "</extra>",
+                showlegend=place == 0,
+                row=place // width + 1,
+                col=place % width + 1,
+            )
+    return figure
+
+
+def write_losses(study: Study, path: Path) -> list[Path]:
+    """Draws the same curves as a PNG at `path`; nothing without any."""
+    panels = curves(study)
+    if not panels:
+        return []
+    with matplotlib.rc_context(STYLE):
+        width = min(2, len(panels))
+        height = -(-len(panels) // width)
+        figure = Figure(figsize=(5.4 * width, 3.4 * height), layout="constrained")
+        for axes, (title, drawn) in zip(np.ravel(figure.subplots(height, width, squeeze=False)), panels.items(), strict=False):
+            for number, (name, steps, values) in enumerate(drawn):
+                tint = MIX_COLOURS[number % len(MIX_COLOURS)]
+                axes.plot(steps, values, "-" if len(steps) > 1 else "o", color=tint, label=plain(name), linewidth=1.4)
+            axes.set(title=title, xlabel="train/step")
+            if len(drawn) <= len(MIX_COLOURS):
+                axes.legend(fontsize=7.5, labelcolor=FAINT)
+        figure.savefig(path)
+    return [path]
+
+
+def samples_html(run: Run) -> Iterator[str]:
+    """What a run's best checkpoint answered, or got most wrong."""
+    for row in run.details.get("samples") or []:
+        margin = "" if row.get("margin") is None else f", margin {float(row['margin']):+.3f}"
+        place = row.get("subset") or row.get("source") or row.get("task") or ""
+        head = f"{row.get('kind', '')} {place}{margin}, step {row.get('step')}: {shorten(_line(row), 110)}"
+        yield f'<details><summary>{escape(head)}</summary><p class="caption">{_text(_line(row))}</p><ul>'
+        for completion in row.get("completions") or []:
+            yield f"<li><b>{escape(_judged(completion))}</b> {_text(completion.get('text', ''))}</li>"
+        yield "</ul></details>"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    prompt = row.get("prompt")
+    return str(prompt[-1].get("content", "")) if isinstance(prompt, list) and prompt else str(prompt or "")
+
+
+def _judged(completion: Mapping[str, Any]) -> str:
+    score, correct = completion.get("score"), completion.get("correct")
+    label = "" if correct is None else "right" if correct else "wrong"
+    return ", ".join(part for part in (label, "" if score is None else f"score {float(score):.3f}") if part)  # NaN is text in JSON
+
+
+def _text(text: Any) -> str:
+    return escape(shorten(str(text), MAX_TEXT)).replace("\n", "<br>")
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else shorten(str(value), 60)

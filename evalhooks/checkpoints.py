@@ -25,6 +25,7 @@ from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
+from evalhooks.pair_accuracy import pair_metrics
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
@@ -128,6 +129,8 @@ OTHERS = "others"
 class HeldOutHook(SharedHook):
     """Accuracy on preference pairs held out from training, overall and by source; equal rewards count half, a NaN counts as wrong.
 
+    Where all rewards are finite, with its 95% interval, the calibration error and the mean margin (see `pair_metrics`).
+
     Beyond `MAX_SOURCES`, as where every row has a source of its own, sources share the metric `OTHERS`.
 
     Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many, and at every checkpoint how many
@@ -181,7 +184,12 @@ class HeldOutHook(SharedHook):
             self._said = True
         if not credits:
             return {}
-        return {"held_out/accuracy": mean(credits), **{f"held_out/{source}/accuracy": mean(own) for source, own in by_source.items()}}
+        finite_rewards = [pair for pair in rewards if all(map(math.isfinite, pair))]
+        found = {"accuracy": mean(credits)}
+        if len(finite_rewards) == len(credits):  # what counts a NaN as wrong has neither interval nor calibration
+            found = pair_metrics(finite_rewards)
+        by_name = {f"{source}/accuracy": mean(own) for source, own in by_source.items()}
+        return {f"held_out/{name}": value for name, value in {**found, **by_name}.items()}
 
     def _sources(self) -> set[str]:
         """The sources with a metric of their own: those of the most pairs, and of as many pairs the first by name."""

@@ -1,35 +1,43 @@
 """`rewardloop bench`: RewardBench 2 or 1 of a reward, of scores that are there already, or two results compared."""
 
+import csv
+import io
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.data.fingerprint import fingerprint
 from core.disk import read_json
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
-from core.records import BenchmarkRow, Prompt, ScoredRow
+from core.records import AXIS, BenchmarkRow, Prompt, ScoredRow, Tracker
+from core.runs.identity import clean_name
+from core.runs.record import Run
 from core.text import printable
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
-from launch.entry import Composed, print_on_main, start
+from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
 from launch.jobs import compare
-from launch.jobs.bench_result import CHART, RESULT, ROWS, Result, parts_of, result_of, write_result
-from launch.jobs.lifecycle import RunPlan, finished_record, say_finished
+from launch.jobs.bench_result import CHART, LEGENDS, RESULT, ROWS, Result, metrics_of, parts_of, result_of, write_result
+from launch.jobs.lifecycle import Record, RunPlan, carry_out_alone, finished_record, say_finished
 from launch.rewards.config import KINDS, RewardKind
-from launch.rewards.locate import LocatedReward, locate_reward, try_program
+from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program
 from launch.schema import BenchJob, Benchmark
+from launch.sweep import WIDTH, replaceable, write_whole
 
 
 def run(composed: Composed[BenchJob], progress: Progress) -> Result:
@@ -40,13 +48,14 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
         _require_out(out, {"rows": job.rows, "from_scores": job.from_scores, "prior_sets": job.prior_sets})
     prior_sets = read_prior_sets(job.prior_sets) if job.prior_sets else {}
     if job.from_scores:
-        return _from_scores(job, out, prior_sets)
+        return _from_scores(composed, out, prior_sets)
     # The data first: a broken row must not be found after a model has been loaded.
     rows = bench_rows(job)
     if job.benchmark == Benchmark.rewardbench2 and (problems := v2.ties_problems(_unscored_ties(rows))):
         print(printable(f"warning: Ties will have no score. {' '.join(problems)}"), file=sys.stderr)
     if job.reward.kind == RewardKind.judge:
         require_usable(job.reward.judge)
+    job = replace(job, reward=at_best_checkpoint(job.reward, job.runs_dir, say=print_on_main))
     reward = locate_reward(job.reward, job.runs_dir)
     try_program(job.reward, Prompt(id=rows[0].id, dialogue=rows[0].dialogue), completions=rows[0].completions)
     plan = _plan(job, reward)
@@ -56,25 +65,48 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
         with stopping_at_once():
             from launch.jobs import bench  # torch, which takes seconds: what is likely to be wrong has been found by now
 
-        record = bench.run(composed, plan, BenchInputs(rows=rows, reward=reward, prior_sets=prior_sets), progress)
+        record = bench.run(replace(composed, job=job), plan, BenchInputs(rows=rows, reward=reward, prior_sets=prior_sets), progress)
+    return _kept(record, out)
+
+
+def _from_scores(composed: Composed[BenchJob], out: Path | None, prior_sets: Mapping[str, float]) -> Result:
+    """The result of scores that are there already, kept as a run like that of a model."""
+    job = composed.job
+    plan = RunPlan(
+        kind="bench",
+        name=f"{job.benchmark}-{Path(job.from_scores).name.partition('.')[0]}",
+        identity={
+            "benchmark": job.benchmark,
+            "generative": job.generative,
+            "inputs": {key: fingerprint(path) for key, path in (("from_scores", job.from_scores), ("prior_sets", job.prior_sets)) if path},
+        },
+        facts={"reward": job.from_scores},
+    )
+
+    def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
+        # What a run wrote (rows.parquet) has one form for all benchmarks, and tells a judge's draws by their credit.
+        is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
+        one_form = job.benchmark == Benchmark.rewardbench2 or is_table
+        rows = read_scores2(job.from_scores) if one_form else read_scores1(job.from_scores)
+        generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
+        result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
+        write_result(run.dir / RESULT, run.dir / ROWS, result, ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows)))
+        tracker.log(metrics_of(result), axis=AXIS, step=0)
+        return {"final": metrics_of(result)}
+
+    if (record := finished_record(job, plan)) is None:
+        record = carry_out_alone(composed, plan, work)
+    return _kept(record, out)
+
+
+def _kept(record: Record, out: Path | None) -> Result:
+    """The result in a run's folder, copied to `out` if that is given."""
     folder = Path(record["dir"])
     if out is not None:
         shutil.copyfile(folder / RESULT, out)
         shutil.copyfile(folder / ROWS, out.with_suffix(".parquet"))
     result = read_json(folder / RESULT, remedy=f"remove the folder {folder} to score again")
     return {"dir": str(folder), "wall_s": record["wall_s"], **result}
-
-
-def _from_scores(job: BenchJob, out: Path | None, prior_sets: Mapping[str, float]) -> Result:
-    """The result of scores that are there already."""
-    is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
-    rows = (read_scores1 if is_first else read_scores2)(job.from_scores)
-    # What a run wrote (rows.parquet) tells a judge's draws by their credit.
-    generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
-    result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
-    if out is not None:
-        write_result(out, out.with_suffix(".parquet"), result, ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows)))
-    return result
 
 
 def _plan(job: BenchJob, reward: LocatedReward) -> RunPlan:
@@ -115,20 +147,53 @@ def _short(name: str) -> str:
     return "-".join(parts[-3::2]) if len(parts) > 2 and parts[-2] == "checkpoints" else parts[-1] if parts else name
 
 
-def _command(composed: Composed[BenchJob]) -> None:
+def _command(composed: Composed[BenchJob]) -> Result:
     result = run(composed, console_progress())
     errors = result.get("standard_errors", {})
     console, table = Console(), Table()
     title = printable(f"{result['benchmark']} of {result['reward']}")
     console.print(escape(title), soft_wrap=True, highlight=False)  # may be wider than the table
-    for column in ("domain" if "standard_errors" in result else "section", "score", *(["standard error"] if errors else [])):
-        table.add_column(column, justify="left" if column in ("domain", "section") else "right")
+    sizes, chance = result.get("num_rows", {}), result.get("chance", {})
+    kind = {"rewardbench1": "section", "pairs": "source"}.get(result["benchmark"], "domain")
+    for column in (kind, "rows", "score", *(["standard error"] if errors else []), "chance"):
+        table.add_column(column, justify="left" if column == kind else "right")
     for part, score in parts_of(result).items():
         shown = "missing" if score is None else f"{100 * score:.1f}"
-        table.add_row(escape(printable(part)), shown, *([f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []))
+        error = [f"{100 * errors[part]:.1f}" if part in errors else ""] if errors else []
+        guess = f"{100 * chance[part]:.1f}" if part in chance else ""
+        table.add_row(escape(printable(part)), str(sizes.get(part, "")), shown, *error, guess)
     console.print(table)
+    console.print(LEGENDS[Benchmark(result["benchmark"])], soft_wrap=True, highlight=False)
     for said in _remarks(result):
         print_on_main(said)
+    return result
+
+
+def print_together(jobs: Sequence[BenchJob], results: Sequence[Result]) -> None:
+    """Prints one table of several results, a row for each, and writes it as CSV beside their runs."""
+    parts = list(dict.fromkeys(part for result in results for part in parts_of(result)))
+    rows = [
+        {"benchmark": str(result["benchmark"]), "reward": printable(str(result["reward"]))}
+        | {part: parts_of(result).get(part) for part in parts}
+        | {f"{part} standard error": error for part, error in result.get("standard_errors", {}).items()}
+        | {"dir": str(result.get("dir", ""))}
+        for result in results
+    ]
+    table = Table(title=f"{len(rows)} results, points of 100", title_justify="left")
+    for column in ("benchmark", "reward", *parts):
+        table.add_column(escape(column), overflow="fold", justify="left" if column in ("benchmark", "reward") else "right")
+    for row in rows:
+        scores = [row[part] for part in parts]
+        table.add_row(row["benchmark"], escape(row["reward"]), *("" if score is None else f"{100 * score:.1f}" for score in scores))
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    place = Path(jobs[0].runs_dir) / clean_name(jobs[0].study) / "sweep-bench.csv"
+    place = replaceable(place, {row["dir"] for row in rows}, len(rows))
+    write_whole(place, text.getvalue())
+    print_on_main(str(place))
 
 
 def _remarks(result: Result) -> list[str]:
@@ -136,6 +201,10 @@ def _remarks(result: Result) -> list[str]:
     said = [f"{len(missing)} subsets of RewardBench have no rows: {', '.join(missing)}"] if missing else []
     said += [f"no overall: {result['reason']}"] if result["reason"] else []
     said += [refusal for refusal in result.get("refusals", []) if refusal not in result["reason"]]
+    if "accuracy_low" in result:
+        low, high = 100 * result["accuracy_low"], 100 * result["accuracy_high"]
+        measured = f"calibration error {result['calibration_error']:.3f}, mean margin {result['margin']:+.3f}"
+        said.append(f"accuracy {100 * result['overall']:.1f}, 95% interval {low:.1f} to {high:.1f}; {measured}")
     said.append(remark(result.get("not_finite", {}), len(result["row_results"])))
     if result.get("num_truncated"):
         said.append(f"{result['num_truncated']} texts were cut to max_length={result['max_length']} tokens, at the end of the answer")
@@ -150,7 +219,8 @@ def _remarks(result: Result) -> list[str]:
             f"judge: {judge['num_unparsable']} of {judge['num_judged']} verdicts could not be read ({judge['unparsable_share']:.1%}) and "
             f"earn the credit of chance at best; {judge['num_asked']} were asked for, {judge['num_cached']} were known"
         )
-    said.append(f"{result['dir']}: {RESULT}, {ROWS}, {CHART}" if "dir" in result else "")
+    files = [name for name in (RESULT, ROWS, CHART) if "dir" in result and (Path(result["dir"]) / name).is_file()]
+    said.append(f"{result['dir']}: {', '.join(files)}" if files else "")
     return [line for line in said if line]
 
 
@@ -159,7 +229,16 @@ def main() -> None:
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
         return
-    start(BenchJob, _command)
+    done: list[tuple[BenchJob, Result]] = []
+
+    def command(composed: Composed[BenchJob]) -> None:
+        done.append((composed.job, _command(composed)))
+
+    try:
+        start(BenchJob, command)
+    finally:  # also where some of the jobs failed
+        if len(done) > 1 and rank() == 0:
+            print_together([job for job, _ in done], [result for _, result in done])
 
 
 if __name__ == "__main__":

@@ -55,10 +55,11 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command(Generic[JobT_co]):
-    """The jobs of a command line in the order in which they run, and whether they form a sweep."""
+    """The jobs of a command line in the order in which they run, with the overrides of each, and whether they form a sweep."""
 
     jobs: tuple[JobT_co, ...]
     sweeping: bool
+    overrides: tuple[tuple[str, ...], ...] = ()
 
 
 def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
@@ -87,7 +88,7 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
         return Command(jobs=(composed(schema, overrides).job,), sweeping=False)
     lists = combinations([*params, *overrides])
     _require_one_sweep(schema, overrides, lists)
-    return Command(jobs=tuple(_jobs(schema, lists)), sweeping=True)
+    return Command(jobs=tuple(_jobs(schema, lists)), sweeping=True, overrides=tuple(map(tuple, lists)))
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -16,13 +16,13 @@ from rich.console import Console
 from core.process.exit import exit_without_teardown
 from core.process.memory import keep_freed_memory
 from core.process.shortage import ShortageError, shortage, told
-from core.process.signals import INTERRUPTED, STOPPED, Preempted, raise_on_signal
+from core.process.signals import INTERRUPTED, STOPPED, Preempted, raise_on_signal, stopping_at_once
 from core.runs.record import RunBusyError
 from core.text import redacted, shown
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
 from launch.obstacles import obstacle
 from launch.overrides.command_line import CommandLine, parse
-from launch.schema import AnyJob, BenchJob, Launch, command_of
+from launch.schema import AnyJob, BenchJob, Launch, PPOJob, RMJob, command_of
 from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
@@ -64,14 +64,16 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             _print_error(str(stopped))
             raise
         except Exception as error:
-            # Whatever a job of a sweep fails with, the others still run; the failures are listed at the end.
+            # Whatever a job of a sweep fails with, the others still run; the table at the end says which failed.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
             said = _told(error)
             outcomes.append(JobOutcome(status=JobStatus.failed, message=said))
-            failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {said}" if asked.sweeping else said)
+            failures.append(said)
+            again = said in failures[:-1]
+            told = f"{' '.join(HydraConfig.get().overrides.task)}: {'the same' if again else said}" if asked.sweeping else said
             # Some failures, such as running out of memory, hit one process alone.
-            _print_error(f"failed: {failures[-1]}", every_process=not isinstance(error, ValueError))
+            _print_error(f"failed: {told}", every_process=not isinstance(error, ValueError))
             if asked.sweeping and num_processes() > 1:
                 _end_unless_together(error, said)
         else:
@@ -80,14 +82,42 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
     sys.argv = [f"rewardloop {name}", *line.arguments]
     with exit_without_teardown(), _told_when_interrupted():
         with raise_on_signal(), _told_outside_jobs():
-            main()
+            if _is_parallel(asked):
+                outcomes, failures = _run_together(name, asked)
+            else:
+                main()
         # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
         if asked.sweeping and len(outcomes) == len(asked.jobs):
             _print_sweep(name, asked.jobs, outcomes)
         if failures:
             if asked.sweeping:
-                _print_error("\n  ".join([f"{len(failures)} job(s) failed:", *failures]))
+                _print_error(_which_failed(len(asked.jobs), failures))
             raise SystemExit(1)
+
+
+def _is_parallel(asked: Command[Any]) -> bool:
+    """Whether several jobs of a sweep are to run at a time. Raises `SystemExit` where that cannot be."""
+    together = [job for job in asked.jobs if isinstance(job, RMJob | PPOJob) and job.parallel != 1]
+    if not asked.sweeping or not together:
+        return False
+    if num_processes() > 1:
+        refuse(f"parallel={together[0].parallel} starts a process for each job, and torchrun several; leave one of them out.")
+    return True
+
+
+def _run_together(name: str, asked: Command[Any]) -> tuple[list[JobOutcome], list[str]]:
+    """What became of the jobs of a sweep that ran several at a time, and the failures."""
+    with stopping_at_once():
+        from launch.parallel.sweep_jobs import run_together
+
+    outcomes = run_together(name, asked.jobs, asked.overrides)
+    found = zip(asked.overrides, outcomes, strict=True)
+    return outcomes, [f"{' '.join(own)}: {outcome.message}" for own, outcome in found if outcome.status == JobStatus.failed]
+
+
+def _which_failed(num_jobs: int, failures: Sequence[str]) -> str:
+    """The last line of a sweep with failed jobs, each of whose errors has been said when it happened."""
+    return f"{len(failures)} of {num_jobs} jobs failed; their errors stand above and in the column message of the CSV file"
 
 
 def _end_unless_together(error: Exception, said: str) -> None:

@@ -1,14 +1,17 @@
 """The inputs of a job, read before its work starts, or a study's first: what is broken must not be found out after an hour."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.config import ModelConfig
+from core.data.rows import read_rows
 from core.disk import is_complete
 from core.models.locate import resolve
 from core.records import BenchmarkRow, Prompt
+from core.runs.samples import text_of
 from evalhooks.config import HooksConfig
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
@@ -17,7 +20,9 @@ from launch.rewards.config import RewardKind
 from launch.rewards.locate import LocatedReward, locate_terms
 from launch.schema import BenchJob, Benchmark, BoNJob, Launch, PPOJob, RMJob
 from ppo.prompts import read_prompts
+from rmtrain.config import SourceConfig
 from rmtrain.data import PreferenceData, load_preferences
+from rmtrain.rows import read_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,8 +128,42 @@ def benchmark_rows(hooks: HooksConfig) -> BenchmarkRows:
 
 def bench_rows(job: BenchJob) -> list[BenchmarkRow]:
     """The rows that `rewardloop bench` scores; raises `ValueError` for a file that cannot be read."""
+    if job.benchmark == Benchmark.pairs:
+        return _pair_rows(job)
+    _require_no_pairs(job)
     load = load_rewardbench1 if job.benchmark == Benchmark.rewardbench1 else load_rewardbench2
     return load(job.source, limit=job.limit, seed=job.seed)
+
+
+def _require_no_pairs(job: BenchJob) -> None:
+    """Raises `ValueError` for a file of plain preference pairs where a benchmark's rows are wanted."""
+    if not Path(job.rows).expanduser().is_file() or job.rows.endswith(".parquet"):
+        return
+    try:
+        first = next((row for _, row in read_rows(Path(job.rows).expanduser())), None)
+    except ValueError:
+        return  # whoever reads all rows says what is wrong
+    is_pair = isinstance(first, dict) and "subset" not in first and isinstance(first.get("chosen"), str)
+    if is_pair and isinstance(first.get("rejected"), str):
+        raise ValueError(f"rows={job.rows} holds preference pairs rather than rows of {job.benchmark}; add benchmark=pairs.")
+
+
+def _pair_rows(job: BenchJob) -> list[BenchmarkRow]:
+    """Preference pairs as rows of two completions, with their source as subset; of these the share `limit`, drawn by the seed."""
+    pairs = read_pairs(SourceConfig(path=job.rows), "pairs", key="rows", say=print).pairs
+    drawn = sorted(random.Random(f"limit {job.seed}").sample(range(len(pairs)), max(1, round(job.limit * len(pairs)))))
+    return [
+        BenchmarkRow(
+            id=str(place),
+            prompt=pair.prompt[-1].content,
+            completions=(text_of(pair.chosen), text_of(pair.rejected)),
+            num_correct=1,
+            subset=pair.source,
+            turns=pair.prompt,
+            where=pair.where,
+        )
+        for place, pair in ((place, pairs[place]) for place in drawn)
+    ]
 
 
 def preferences_of(job: RMJob, benchmarks: BenchmarkRows, say: Callable[[str], None] = print) -> PreferenceData:

@@ -92,6 +92,13 @@ class RMJob(Launch, RewardModelConfig):
 
     unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream"})
 
+    parallel: Unhashed[int] = 1
+    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
+
+    def __post_init__(self) -> None:
+        RewardModelConfig.__post_init__(self)
+        require_positive("parallel + 1", self.parallel + 1)
+
 
 @dataclass(kw_only=True)
 class PPOJob(Launch, PPOConfig):
@@ -102,9 +109,12 @@ class PPOJob(Launch, PPOConfig):
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
     rewards: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": RewardConfig})
     """Further rewards by names of the user's, each a RewardConfig; with them, `reward` may stay empty. See `terms`."""
+    parallel: Unhashed[int] = 1
+    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
 
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)
+        require_positive("parallel + 1", self.parallel + 1)
         if not self.terms:
             raise ValueError(
                 "reward.path is empty and there are no other rewards; name a reward model (reward.path=FOLDER or reward.path=org/name), "
@@ -167,11 +177,13 @@ class Benchmark(StrEnum):
 
     rewardbench2 = "rewardbench2"
     rewardbench1 = "rewardbench1"
+    pairs = "pairs"
+    """Preference pairs of any file: `prompt`, `chosen`, `rejected`."""
 
 
 @dataclass(kw_only=True)
 class BenchJob(RunSettings):
-    """`rewardloop bench`: RewardBench 2 or 1 of one reward, or of scores that are there already."""
+    """`rewardloop bench`: RewardBench 2 or 1, or accuracy on pairs, of one reward or of scores that are there already."""
 
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
     benchmark: Hashed[Benchmark] = Benchmark.rewardbench2
@@ -208,6 +220,8 @@ class BenchJob(RunSettings):
             self.reward.require_complete()
         if self.from_scores and (self.rows or self.limit < 1 or self.reward != RewardConfig()):
             raise ValueError("from_scores evaluates a file as it is; leave out rows, limit and reward, or leave out from_scores to score.")
+        if self.benchmark == Benchmark.pairs and not (self.rows or self.from_scores):
+            raise ValueError("benchmark=pairs needs a file of pairs; give rows=FILE.jsonl.")
         if self.prior_sets and self.benchmark != Benchmark.rewardbench1:
             raise ValueError("prior_sets belong to RewardBench 1; add benchmark=rewardbench1.")
         if self.out.endswith(".parquet"):

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -134,8 +136,8 @@ def common(jobs: Sequence[object]) -> dict[str, str]:
 def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
     """Prints a dry run: a row per job with what sets it apart, then the settings they share, then how many they are.
 
-    If `runs_dir` holds a run with the same settings, the row has its folder and whether it is finished or torn. No input is read for
-    that, so a run whose inputs have changed since counts as the same here.
+    If `runs_dir` holds a run with the same settings, the row has its folder and how it ended. No input is read for that, so a run whose
+    inputs have changed since counts as the same here.
     """
     found = differences(jobs)
     states = states_of(name, jobs)
@@ -157,7 +159,7 @@ def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
 
 
 def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
-    """For every job the `state` of its run (new, torn or finished) and, if any job has a run, its folder; empty for jobs without runs.
+    """For every job the `state` of its run (new, torn or how it ended) and, if any job has a run, its folder; empty for jobs without runs.
 
     Runs are recognised by the settings in their config.yaml.
     """
@@ -169,7 +171,7 @@ def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
         ignored = unhashed_keys(job) - _IN_NAME
         settings = {key: setting for key, setting in settings_of(job).items() if not _is_under(key, ignored)}
         fits = [(state, folder) for state, folder, config in kept[_place(job)] if _is_same(settings, config, ignored)]
-        state, folder = min(fits, default=("new", ""))  # "finished" before "torn"
+        state, folder = min(fits, key=lambda found: (found[0] != RunStatus.finished, found[1]), default=("new", ""))
         states.append({"state": state, "run": folder})
     return states if any(state["run"] for state in states) else [{"state": state["state"]} for state in states]
 
@@ -177,17 +179,31 @@ def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
 def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome], console: Console) -> None:
     """Prints the table at the end of a sweep: what sets each job apart, its status, best and last metrics, time and folder."""
     rows = outcome_rows(name, jobs, outcomes)
-    headings = {key: _heading(key) for key in rows[0] if any(row[key] is not None for row in rows)}
-    table = _table(list(headings.values()))
-    for row in rows:
-        table.add_row(*(Text(_cell(key, row[key])) for key in headings))
+    keys = [key for key in rows[0] if key != "message" and any(row[key] is not None for row in rows)]  # errors have been said
+    width, table = console.width, _outcomes(rows, keys)
+    for dropped in ("dir", *(f"{metric} last" for metric in METRICS.get(name, ()))):
+        if Measurement.get(console, console.options.update(max_width=WIDTH), table).maximum > width and dropped in keys:
+            keys.remove(dropped)
+            table = _outcomes(rows, keys)
     console.print(Text(f"sweep of {len(rows)} jobs of rewardloop {name}"), table)
+    if "dir" not in keys:  # below the table, which would be wider than the terminal
+        for row in rows:
+            if row["dir"] is not None:
+                console.print(Text(f"{row['job']}  {row['dir']}"), soft_wrap=True)
+
+
+def _outcomes(rows: Sequence[Row], keys: Sequence[str]) -> Table:
+    table = _table([_heading(key) for key in keys])
+    for row in rows:
+        table.add_row(*(Text(_cell(key, row[key])) for key in keys))
+    return table
 
 
 def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Path]:
-    """Writes the same table to `<runs_dir>/<study>/sweep-<name>.csv`, one file per study, each atomically. Returns the paths.
+    """Writes the same table, with errors, to `<runs_dir>/<study>/sweep-<name>.csv`, one file per study, each atomically. Returns the paths.
 
-    Times are in seconds. A later sweep of the study replaces the file.
+    Times are in seconds. A later sweep of the study replaces the file if it has all of its runs; else it goes to the next free
+    `sweep-<name>-2.csv`.
     """
     rows = outcome_rows(name, jobs, outcomes)
     paths: list[Path] = []
@@ -195,10 +211,23 @@ def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutc
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(row for row, job in zip(rows, jobs, strict=True) if _place(job) == place)
-        paths.append(place / f"sweep-{name}.csv")
-        _write(paths[-1], text.getvalue())
+        own = [row for row, job in zip(rows, jobs, strict=True) if _place(job) == place]
+        writer.writerows(own)
+        paths.append(replaceable(place / f"sweep-{name}.csv", {str(row["dir"]) for row in own if row["dir"]}, len(own)))
+        write_whole(paths[-1], text.getvalue())
     return paths
+
+
+def replaceable(path: Path, runs: Collection[str], num_rows: int) -> Path:
+    """`path`, or the next free one of its name with a number, where the file there has rows of runs that the new one lacks."""
+    for place in chain([path], (path.with_stem(f"{path.stem}-{number}") for number in count(2))):
+        if not place.exists():
+            return place
+        with place.open(encoding="utf-8", newline="") as file:
+            before = list(csv.DictReader(file))
+        if len(before) <= num_rows and {row.get("dir") or "" for row in before} - {""} <= set(runs):
+            return place
+    raise AssertionError("there is always a free number")
 
 
 def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Row]:
@@ -270,7 +299,8 @@ def _kept(name: str, place: Path) -> list[tuple[str, str, dict[str, object]]]:
         if ".old-" in file.parent.name or not (file.parent / RECORD).is_file():
             continue
         try:
-            state = "finished" if read_record(file.parent)["status"] == RunStatus.finished else "torn"
+            status = read_record(file.parent)["status"]
+            state = "torn" if status == RunStatus.running else str(status)
             # Not through the schema, which would take most of the time.
             config = OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
             found.append((state, str(file.parent), dict(_flat(OmegaConf.to_container(config, resolve=True)))))
@@ -336,7 +366,7 @@ def _table(headings: Sequence[str]) -> Table:
     return table
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes a file atomically: readers see all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")

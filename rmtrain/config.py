@@ -81,6 +81,8 @@ class PreferenceDataConfig:
     """Share of the pairs to keep, drawn by the seed."""
     held_out: Hashed[float] = 0.0
     """Share of the pairs held out of training to measure accuracy on; no prompt is in both parts."""
+    validation: ContentHashed[str] = ""
+    """A file of pairs of its own to measure accuracy on, beside those of `held_out` if there are any."""
     flip: Hashed[float] = 0.0
     """Share of the pairs whose label is flipped, drawn by the seed; 1.0 inverts all of them."""
     cache: Unhashed[str] = field(default_factory=lambda: f"{os.environ.get('REWARDLOOP_CACHE', '~/.cache/rewardloop')}/pairs")

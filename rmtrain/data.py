@@ -72,6 +72,9 @@ def load_preferences(
     mix = _Mix({name: found.pairs for name, found in read.items()})
     num_duplicates = mix.deduplicate(say) if config.deduplicate else {}
     num_contradictions = mix.count_contradictions(say)
+    validation = _validation(config, cache, say)
+    if validation:
+        benchmark_prompts = {**benchmark_prompts, "data.validation": [pair.prompt[-1].content for pair in validation]}
     clean = mix.decontaminate(benchmark_prompts, config.decontaminate, say)
     if not len(mix.places()):
         raise ValueError("every pair overlaps with a benchmark, so none is left to train on; set data.decontaminate=report.")
@@ -98,14 +101,21 @@ def load_preferences(
         "sources": _counts_by_source(read, num_duplicates, clean, mix, entries.places_N, held_out.places_N, places),
         "contradictions": num_contradictions,
         "training": len(places),
-        "held_out": len(held_out.places_N),
+        "held_out": len(held_out.places_N) + len(validation),
         "flipped": round(config.flip * num_training),
     }
+    held = StoredPairs(mix.stores, held_out.places_N, np.zeros(len(held_out.places_N), dtype=bool))
     return PreferenceData(
-        training=StoredPairs(mix.stores, places, is_flipped),
-        held_out=StoredPairs(mix.stores, held_out.places_N, np.zeros(len(held_out.places_N), dtype=bool)),
-        counts=counts,
+        training=StoredPairs(mix.stores, places, is_flipped), held_out=[*held, *validation] if validation else held, counts=counts
     )
+
+
+def _validation(config: PreferenceDataConfig, cache: Cache, say: Callable[[str], None]) -> Sequence[Preference]:
+    """The pairs of `data.validation`, which are only measured: neither sampled nor flipped."""
+    if not config.validation:
+        return ()
+    source = SourceConfig(path=config.validation)
+    return read_pairs(source, "validation", key="data.validation", skip_broken=config.skip_broken, cache=cache, say=say).pairs
 
 
 def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:

@@ -1,5 +1,6 @@
 """Benchmark results from score files, written by rewardloop or another tool; no model is needed."""
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -149,10 +150,38 @@ def _file(path: Path) -> Path:
 
 
 def _rows(path: Path) -> list[tuple[int, Any]]:
-    rows = list(read_rows(_file(path)))
+    rows = _csv_rows(_file(path)) if path.suffix == ".csv" else list(read_rows(_file(path)))
     if not rows:
         raise ValueError(f"{path} contains no rows; give one scored row per line.")
     return rows
+
+
+def _csv_rows(path: Path) -> list[tuple[int, Any]]:
+    """The rows of a CSV file with the names of the columns in its first line, as JSON would have them: numbers as numbers.
+
+    `scores` holds the scores of a row between semicolons or spaces, or as a JSON list.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        return [(number, {key: _csv_value(key, text) for key, text in row.items() if key}) for number, row in enumerate(reader, 1)]
+
+
+def _csv_value(key: str, text: str | None) -> object:
+    if text is None or not text.strip():
+        return None
+    if key == "scores":
+        return [_csv_number(part) for part in text.strip().strip("[]").replace(";", " ").replace(",", " ").split()]
+    return _csv_number(text.strip()) if key in ("chosen", "rejected", "num_correct", "total_completions") else text
+
+
+def _csv_number(text: str) -> object:
+    """The number that a cell holds; any other text as it is, for whoever reads the row to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _row2(row: Any, where: str) -> ScoredRow:

@@ -13,19 +13,22 @@ from rich.table import Table
 from core.data.rows import read_rows
 from core.disk import write_json
 from core.records import ScoredRow
+from core.runs.checkpoints import STEP_FOLDER
 from core.runs.record import RECORD, RunStatus, read_record
 from core.text import printable
 from evalhooks.rewardbench import v1
 from evalhooks.rewardbench.compare import Comparison, Flip, Line, compare, compare1
 from evalhooks.rewardbench.saved_scores import read_credits, read_scores1, read_scores2
 from launch.entry import refuse
+from launch.history.find import one_run
 
 HELP = """usage: rewardloop bench compare A B [out=FILE.json] [flips=20]
 
 Compares the scores of two reward models row by row. A and B each are one of
   FILE.parquet   rows that `rewardloop bench` or a run wrote
   FILE.json      a result whose rows lie beside it as FILE.parquet
-  FOLDER         a folder with rows.parquet, or a run of `rewardloop rm`: its last checkpoint
+  FOLDER         a folder with rows.parquet, a run of `rewardloop rm` (its best checkpoint), or a checkpoint of one
+  RUN            the id or name of a run under runs
   FILE.jsonl     scores: {"id", "subset", "num_correct", "scores"} or {"subset", "chosen", "rejected"} a line; also packed
                  (.gz, .zst), or as one JSON array
 
@@ -114,18 +117,21 @@ def read_side(place: str) -> Side:
 
 
 def rows_file(place: str) -> Path:
-    """The file with the rows of one argument; of a run that of its last checkpoint, RewardBench 2 before 1."""
+    """The file with the rows of one argument; of a run that of its best checkpoint, RewardBench 2 before 1."""
     path = Path(place).expanduser()
+    if not path.exists() and (step := STEP_FOLDER.fullmatch(path.name)) and path.parent.name == "checkpoints":
+        return _of_step(path.parent.parent, int(step[1]), place)  # its weights may be gone, and its rows are not
+    if not path.exists():
+        path = _folder_of(place)
     if path.is_dir():
         if (path / "rows.parquet").is_file():
             return path / "rows.parquet"
-        for name in ("rewardbench2", "rewardbench1"):
-            steps = {int(m[1]): file for file in path.glob(f"evals/*.{name}.parquet") if (m := _STEP.fullmatch(file.name))}
+        if (step := STEP_FOLDER.fullmatch(path.resolve().name)) and path.resolve().parent.name == "checkpoints":
+            return _of_step(path.resolve().parent.parent, int(step[1]), place)
+        for steps in _rows_by_step(path):
             if steps:
-                return _last(steps, path, place)
+                return _chosen(steps, path, place)
         raise ValueError(f"{place} holds neither rows.parquet nor evals/step-*.rewardbench2.parquet; name a folder of results or a run.")
-    if not path.is_file():
-        raise ValueError(f"{place} does not exist; give a file of scores, a result, or the folder of a run.")
     if path.suffix != ".json":
         return path
     rows = path.with_suffix(".parquet")
@@ -136,15 +142,42 @@ def rows_file(place: str) -> Path:
     return rows
 
 
-def _last(steps: Mapping[int, Path], run_dir: Path, place: str) -> Path:
-    """The rows of a run's last checkpoint; raises `ValueError` if a finished run has lost them: older ones are of another model."""
+def _folder_of(place: str) -> Path:
+    """The folder of the run under `runs` that has this id or name. Raises `ValueError` if there is none."""
+    try:
+        return Path(one_run(place, Path("runs"))["dir"])
+    except ValueError as error:
+        raise ValueError(f"{place} does not exist; give a file of scores, a result, or a run by folder, id or name ({error})") from None
+
+
+def _rows_by_step(run_dir: Path) -> list[dict[int, Path]]:
+    """A run's files of rows by step, of RewardBench 2 and then of 1."""
+    return [
+        {int(m[1]): file for file in run_dir.glob(f"evals/*.{name}.parquet") if (m := _STEP.fullmatch(file.name))}
+        for name in ("rewardbench2", "rewardbench1")
+    ]
+
+
+def _of_step(run_dir: Path, step: int, place: str) -> Path:
+    """The rows of one checkpoint of a run."""
+    for steps in _rows_by_step(run_dir):
+        if step in steps:
+            return steps[step]
+    raise ValueError(f"{place} was measured on no benchmark in its run; score it with `rewardloop bench reward.path={place}`.")
+
+
+def _chosen(steps: Mapping[int, Path], run_dir: Path, place: str) -> Path:
+    """The rows of a finished run's best checkpoint, of another run's newest; raises `ValueError` if they are lost."""
     record = read_record(run_dir) if (run_dir / RECORD).is_file() else {}
     newest = max(steps)
-    last = record.get("step", newest) if record.get("status") == RunStatus.finished else newest
-    if last not in steps:
+    finished = record.get("status") == RunStatus.finished
+    best = record.get("best_step", record.get("step", newest)) if finished else newest
+    if best not in steps:
         known = ", ".join(str(file) for _, file in sorted(steps.items()))
-        raise ValueError(f"{place} ended at step {last}, whose rows are missing; name the file of another step: {known}.")
-    return steps[last]
+        raise ValueError(f"{place} has step {best} as its best, whose rows are missing; name the file of another step: {known}.")
+    what = f"its best checkpoint{', by ' + record['best_metric'] if record.get('best_metric') else ''}" if finished else "its newest"
+    print(f"{place} is a run: step {best} is compared, {what}; others are {run_dir}/checkpoints/step-*")
+    return steps[best]
 
 
 def _holds_scores(file: Path) -> bool:

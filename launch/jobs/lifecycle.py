@@ -106,6 +106,15 @@ def carry_out(
     return record_of(run)
 
 
+def carry_out_alone(composed: Composed[RunSettings], plan: RunPlan, work: Callable[[Run, Tracker], Mapping[str, Any]]) -> Record:
+    """As `carry_out`, for work that one process does without torch."""
+    run, state, _ = _opened(composed, composed.job, plan)
+    if state != RunState.finished:
+        with _tracked(composed.job, run, plan) as tracker:
+            finish_run(run, **work(run, tracker))
+    return record_of(run)
+
+
 def record_of(run: Run) -> Record:
     """The record of a run, with its folder as `dir`."""
     return {"dir": str(run.dir), **read_record(run.dir)}

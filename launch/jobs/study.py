@@ -1,12 +1,9 @@
 """A study as a job: runs the planned jobs side by side and puts their results into one report."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-import torch
 
 from core.disk import BrokenFileError
 from core.runs.record import settle_killed
@@ -16,6 +13,7 @@ from launch.jobs import report
 from launch.jobs.report import Summary
 from launch.parallel.display import display
 from launch.parallel.scheduler import Failure, Job, run_jobs
+from launch.parallel.slots import slots
 from launch.schema import StudyJob
 
 PRELOAD = ("launch.parallel.preload",)
@@ -28,9 +26,9 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     """
     started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     shown = display(len(jobs))
-    slots, threads, gpus = _slots(study.parallel)
+    count, threads, gpus = slots(study.parallel)
     try:
-        results = run_jobs(jobs, slots=slots, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
+        results = run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
     finally:
         shown.close()
     failures = _failures(results)
@@ -62,10 +60,3 @@ def _earlier_wall_s(folder: Path, wall_s: float) -> float:
 def _failures(results: Mapping[str, object]) -> list[str]:
     """A line for every job that failed."""
     return [f"{key}: {result.message} (see {result.log})" for key, result in results.items() if isinstance(result, Failure)]
-
-
-def _slots(parallel: int) -> tuple[int, int, bool]:
-    """Jobs at a time, threads per job, and whether each gets a GPU."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    slots = parallel or gpus or cores
-    return slots, max(1, cores // slots), gpus > 0

@@ -1,7 +1,7 @@
 """The models and programs behind a configured reward, found before anything heavy is imported."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,26 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
     if (folder / RECORD).is_file():
         return _last_checkpoint(folder, f"{key}={path}", say)
     return folder if folder.is_dir() else path
+
+
+def at_best_checkpoint(reward: RewardConfig, runs_dir: str, say: Callable[[str], None] = print) -> RewardConfig:
+    """The reward with the best checkpoint of a run where its path names the run: what is benchmarked, unless a checkpoint is named."""
+    if not reward.path or "path" not in KINDS[reward.kind].models(reward):
+        return reward
+    last = reward_path(reward.path, runs_dir, say=say)
+    if not isinstance(last, Path) or last.parent.name != "checkpoints" or last == Path(reward.path).expanduser():
+        return reward
+    run_dir = last.parent.parent
+    record = read_record(run_dir)
+    step = record.get("best_step")
+    best = step_folder(run_dir, step) if step else last
+    if not is_complete(best):
+        say(f"reward.path={reward.path}: the weights of its best checkpoint, {best.name}, are gone, so the last one is scored, {last.name}")
+        return replace(reward, path=str(last))
+    by = f", by {record['best_metric']}" if record.get("best_metric") else ""
+    others = "" if best == last else f"; the last one is {last}"
+    say(f"reward.path={reward.path} is a run: its best checkpoint is scored, {best.name}{by}{others}")
+    return replace(reward, path=str(best))
 
 
 def _last_checkpoint(folder: Path, what: str, say: Callable[[str], None]) -> Path:

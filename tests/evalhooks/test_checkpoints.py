@@ -155,7 +155,8 @@ def test_held_out_accuracy_is_over_all_pairs_and_by_source(
         Preference(prompt=user("?"), chosen=second, rejected=second, source="b"),
     ]
     # right, wrong, equal: (1 + 0 + 1/2) / 3
-    assert HeldOutHook(pairs).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {
+    metrics = HeldOutHook(pairs).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    assert {name: value for name, value in metrics.items() if name.endswith("/accuracy")} == {
         "held_out/accuracy": 0.5,
         "held_out/a/accuracy": 0.5,
         "held_out/b/accuracy": 0.5,
@@ -184,7 +185,7 @@ def test_held_out_pairs_beyond_the_length_are_left_out_and_counted_once(
     hook = HeldOutHook([long, short], max_length=100, say=said.append)
     for _ in range(2):
         metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
-        assert metrics.keys() == {"held_out/accuracy", "held_out/accuracy/accuracy"}
+        assert {name for name in metrics if name.endswith("/accuracy")} == {"held_out/accuracy", "held_out/accuracy/accuracy"}
     assert said == ["left out 1 of 2 held-out pairs longer than 100 tokens"]
     assert HeldOutHook([long], max_length=100, say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
 

@@ -1,5 +1,6 @@
 """`rewardloop bench` as a user runs it: from saved scores, with a reward model, a function, a judge; its files; bad input."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from core.progress import NoProgress
 from core.runs.record import read_record
 from evalhooks.rewardbench.v2 import DOMAINS
-from launch.bench import _command, run  # pyright: ignore[reportPrivateUsage]
+from launch.bench import _command, main, run  # pyright: ignore[reportPrivateUsage]
 from launch.entry import ConfigError, composed, start
 from launch.schema import BenchJob
 
@@ -24,6 +25,9 @@ BEST_OF_4 = [name for name in DOMAINS.values() if name != "Ties"]
 def jsonl(path: Path, rows: Sequence[Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+pytestmark = pytest.mark.usefixtures("alone")  # saved scores leave a run too
 
 
 def scored(domain: str, id_: str, scores: Sequence[Any], num_correct: int = 1) -> dict[str, Any]:
@@ -309,3 +313,54 @@ def test_a_value_that_needs_quotes_is_named_with_the_remedy() -> None:
 def test_saved_scores_stand_alone() -> None:
     with pytest.raises(ConfigError, match="from_scores evaluates a file as it is"):
         composed(BenchJob, ["from_scores=a.jsonl", "limit=0.5"])
+
+
+def test_pairs_have_accuracy_interval_and_calibration_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [{"prompt": "A fruit?", "chosen": "A plum." + "!" * n, "rejected": "Lamp", "source": "a"} for n in range(3)]
+    pairs.append({"prompt": "A fruit?", "chosen": "Fig.", "rejected": "A lamp.", "source": "b"})  # the shorter one is right
+    file = jsonl(tmp_path / "pairs.jsonl", pairs)
+    start(BenchJob, _command, ["benchmark=pairs", f"rows={file}", "reward=function", f"reward.function={__name__}:verbosity"])
+    said = capsys.readouterr().out
+    assert "accuracy 75.0, 95% interval 30.1 to 95.4; calibration error" in said
+    [overall] = [line for line in said.splitlines() if " overall " in line]
+    assert [cell.strip() for cell in overall.split("\u2502")[1:-1]] == ["overall", "4", "75.0", "50.0"]
+    assert "chance is one of two" in said
+
+
+def test_plain_pairs_without_the_benchmark_are_refused_with_the_setting(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "pairs.jsonl", [{"prompt": "A fruit?", "chosen": "A plum.", "rejected": "Lamp"}])
+    with pytest.raises(ValueError, match="benchmark=pairs"):
+        bench(f"rows={file}", "reward=function", f"reward.function={__name__}:verbosity")
+    with pytest.raises(ValueError, match="benchmark=pairs needs a file of pairs"):
+        bench("benchmark=pairs", "reward.path=org/rm")
+
+
+def test_saved_scores_leave_a_run_and_may_be_csv(tmp_path: Path) -> None:
+    saved = [scored("Math", "1", [2.0, 1.0, 0.5, 0.25]), scored("Math", "2", [0.0, 1.0, 0.5, 0.25])]
+    (tmp_path / "scores.csv").write_text('id,subset,num_correct,scores\n1,Math,1,2;1;0.5;0.25\n2,Math,1,"[0, 1, 0.5, 0.25]"\n')
+    first, second = bench(f"from_scores={jsonl(tmp_path / 's.jsonl', saved)}"), bench(f"from_scores={tmp_path / 'scores.csv'}")
+    assert first["row_results"] == second["row_results"] == [1.0, 0.0]
+    assert read_record(Path(first["dir"]))["final"] == {"rewardbench2/math": 0.5}
+    assert Path(first["dir"], "rows.parquet").is_file()
+    (tmp_path / "pairs.csv").write_text("subset,chosen,rejected\ndonotanswer,1.5,0.5\ndonotanswer,0,1\n")
+    assert bench("benchmark=rewardbench1", f"from_scores={tmp_path / 'pairs.csv'}")["sections"]["Safety"] == 0.5
+
+
+def test_a_table_counts_rows_and_says_what_chance_scores(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(BenchJob, _command, [f"rows={rows}", "reward=function", f"reward.function={__name__}:verbosity"])
+    said = capsys.readouterr().out
+    [math] = [line for line in said.splitlines() if " Math " in line]
+    assert [cell.strip() for cell in math.split("\u2502")[1:-1]] == ["Math", "1", "100.0", "25.0"]
+    assert "Points of 100" in said
+
+
+def test_a_sweep_of_benchmarks_ends_in_one_table_and_a_csv(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = f"reward.function={__name__}:verbosity,{__name__}:brevity"
+    monkeypatch.setattr(sys, "argv", ["rewardloop bench", "-m", f"rows={rows}", "reward=function", functions])
+    main()
+    assert "2 results, points of 100" in capsys.readouterr().out
+    with (tmp_path / "runs" / "default" / "sweep-bench.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(row["Math"], row["benchmark"]) for row in table] == [("1.0", "rewardbench2"), ("0.0", "rewardbench2")]

@@ -60,14 +60,14 @@ def test_rows_are_found_in_a_table_beside_a_result_in_a_folder_and_in_a_run(tmp_
     assert rows_file(str(tmp_path / "run")) == evals / "step-2000000.rewardbench1.parquet"
 
 
-def test_the_rows_of_a_finished_run_are_those_of_the_last_step_in_its_record_or_none(tmp_path: Path) -> None:
+def test_the_rows_of_a_finished_run_are_those_of_the_best_step_in_its_record_or_none(tmp_path: Path) -> None:
     run = tmp_path / "run"
     table(run / "evals" / "step-000002.rewardbench2.parquet", math_rows(1))
     record = {"id": "0123abcd", "job": "rm", "identity": {}, "step": 4}
     write_json(run / "record.json", {**record, "status": "running"})
     assert rows_file(str(run)).name == "step-000002.rewardbench2.parquet"
     write_json(run / "record.json", {**record, "status": "finished"})
-    with pytest.raises(ValueError, match=r"run ended at step 4, whose rows are missing; .*step-000002\.rewardbench2\.parquet\."):
+    with pytest.raises(ValueError, match=r"run has step 4 as its best, whose rows are missing; .*step-000002\.rewardbench2\.parquet\."):
         rows_file(str(run))
 
 
@@ -80,7 +80,7 @@ def test_scores_may_be_one_json_array(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("missing.parquet", "missing.parquet does not exist; give a file of scores, a result, or the folder of a run"),
+        ("missing.parquet", "missing.parquet does not exist; give a file of scores, a result, or a run by folder, id or name"),
         ("bare", "bare holds neither rows.parquet nor evals/step-*.rewardbench2.parquet"),
         ("lonely.json", "lonely.parquet must be there, or name the file with the rows"),
         ("torn.jsonl", "torn.jsonl, row 1 is no JSON"),

@@ -102,7 +102,7 @@ def test_a_dry_run_knows_the_runs_of_its_jobs_by_their_settings() -> None:
     fail_run(torn, "out of memory")
     jobs = command(RMJob, [*overrides, "epochs=1,2,3", "tracker=wandb", "dry_run=true"], multirun=True).jobs
     assert states_of("rm", jobs) == [  # where metrics go makes no other run
-        {"state": "finished", "run": str(finished.dir)}, {"state": "torn", "run": str(torn.dir)}, {"state": "new", "run": ""},
+        {"state": "finished", "run": str(finished.dir)}, {"state": "failed", "run": str(torn.dir)}, {"state": "new", "run": ""},
     ]  # fmt: skip
     other = command(RMJob, [*overrides, "epochs=1", "data.flip=1.0"], multirun=False).jobs
     assert states_of("rm", other) == [{"state": "new"}]

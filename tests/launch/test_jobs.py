@@ -397,4 +397,4 @@ def test_a_study_without_a_report_is_refused_with_the_command_that_makes_one(
     with pytest.raises(SystemExit) as ended:
         redraw(tmp_path / "tiny", monkeypatch)
     assert ended.value.code == 1
-    assert f"{tmp_path}/tiny has no report yet; run `rewardloop study` for study=tiny first." in capsys.readouterr().err
+    assert f"{tmp_path}/tiny does not exist; name a study by study=NAME, or runs by runs=[...]" in capsys.readouterr().err

@@ -170,11 +170,41 @@ def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Pa
     assert all(float(row["wall_s"]) >= 0 for row in rows[:2])
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".tmp")] == []
 
-    for text in ("finished", "skipped: finished before", "the data, which are few, are too few", "0.750", "0.500", rows[0]["dir"]):
+    for text in ("finished", "skipped: finished before", "failed", "0.750", "0.500", rows[0]["dir"]):
         assert text in said.out
     assert said.out.endswith(f"{path.relative_to(tmp_path)}\n")
     assert "held_out/accuracy" not in said.out  # measured nowhere
-    assert "1 job(s) failed:" in said.err
+    assert said.err.count("the data, which are few, are too few") == 1
+    assert "the data" not in said.out  # each error once
+    assert "1 of 3 jobs failed; their errors stand above" in said.err
+
+
+def test_a_smaller_sweep_does_not_replace_the_table_of_a_larger_one(tmp_path: Path) -> None:
+    assert code_of(train, ["-m", *OWN, "study=s", "epochs=1,2,4"]) == 0
+    assert code_of(train, ["-m", *OWN, "study=s", "epochs=1,2"]) == 0
+    assert code_of(train, ["-m", *OWN, "study=s", "epochs=1,2,4,5"]) == 0
+    place = tmp_path / "runs" / "s"
+    found = {file.name: len(file.read_text().splitlines()) - 1 for file in place.glob("*.csv")}
+    assert found == {"sweep-rm.csv": 4, "sweep-rm-2.csv": 2}
+
+
+def test_a_table_fits_the_terminal_and_runs_stand_below_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.entry.WIDTH", 100)
+    assert code_of(train, ["-m", *OWN, "epochs=1,2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if line[:1] in "┏┃┡│└") <= 100
+    assert sum("runs/default/rm-base-" in line and "│" not in line for line in lines) == 2
+
+
+def test_the_same_error_of_several_jobs_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(found: Composed[RMJob]) -> None:
+        raise ValueError("no such model")
+
+    assert code_of(run, ["-m", *OWN, "epochs=1,2,4"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("no such model") == 1
+    assert err.count(": the same") == 2
+    assert "3 of 3 jobs failed" in err
 
 
 def test_a_sweep_over_studies_leaves_a_csv_in_each(tmp_path: Path) -> None:
@@ -202,7 +232,7 @@ def test_an_unforeseen_failure_is_told_with_its_kind_and_the_other_jobs_go_on(ca
 
     assert code_of(run, ["-m", *OWN, "epochs=1,2"]) == 1
     assert seen == [1, 2]
-    assert "MemoryError: too large" in capsys.readouterr().out
+    assert "MemoryError: too large" in capsys.readouterr().err
 
 
 def test_preemption_stops_the_whole_sweep_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:

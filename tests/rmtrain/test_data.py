@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,19 @@ def test_what_cannot_be_is_refused_with_key_value_and_range(options: dict[str, A
 def test_a_source_without_path_or_weight_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SourceConfig(**options)
+
+
+def test_validation_pairs_are_held_out_as_they_are_and_those_they_share_with_training_are_said(tmp_path: Path) -> None:
+    train = [{"prompt": f"Name fruit {n}.", "chosen": "A plum.", "rejected": "A lamp."} for n in range(8)]
+    other = [{"prompt": f"Name vegetable {n}.", "chosen": "A leek.", "rejected": "A lamp."} for n in range(3)]
+    for name, rows in (("train", train), ("valid", other)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = PreferenceDataConfig(paths=[str(tmp_path / "train.jsonl")], validation=str(tmp_path / "valid.jsonl"), flip=1.0)
+    found = load_preferences(config, seed=0, say=lambda _: None)
+    assert len(found.training) == 8
+    assert sorted(pair.prompt[0].content for pair in found.held_out) == [f"Name vegetable {n}." for n in range(3)]
+    assert {pair.chosen for pair in found.held_out} == {"A leek."}  # flips are for training
+    assert {pair.source for pair in found.held_out} == {"validation"}
+    assert found.counts["held_out"] == 3
+    with pytest.raises(ValueError, match=r"data\.validation"):
+        load_preferences(replace(config, validation=str(tmp_path / "nothing.jsonl")), seed=0, say=lambda _: None)

@@ -1,0 +1,52 @@
+"""The jobs of a sweep several at a time, each in a process of its own, by the scheduler that studies use."""
+
+import importlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.progress import Progress
+from core.runs.identity import clean_name
+from core.runs.record import settle_killed
+from launch.compose import composed
+from launch.parallel.display import display
+from launch.parallel.scheduler import Failure, Job, run_jobs
+from launch.parallel.slots import slots
+from launch.schema import SCHEMAS, PPOJob, RMJob
+from launch.sweep import JobOutcome, JobStatus, outcome_of
+
+PRELOAD = ("launch.parallel.preload",)
+
+
+def run_together(name: str, jobs: Sequence[RMJob | PPOJob], overrides: Sequence[Sequence[str]]) -> list[JobOutcome]:
+    """Runs all jobs of a sweep of `rewardloop <name>`, `parallel` at a time; returns what became of each, in their order.
+
+    Their output goes to `<runs_dir>/<study>/logs/<name>-<number>.log`.
+    """
+    folder = Path(jobs[0].runs_dir) / clean_name(jobs[0].study)
+    begun = datetime.now(UTC).isoformat(timespec="milliseconds")
+    keys = [f"{name}-{number}" for number in range(1, len(jobs) + 1)]
+    planned = [Job(key=key, task=lambda _, own=tuple(own): partial(run_one, name, own)) for key, own in zip(keys, overrides, strict=True)]
+    shown = display(len(planned))
+    count, threads, gpus = slots(jobs[0].parallel)
+    try:
+        results = run_jobs(planned, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
+    finally:
+        shown.close()
+    if any(isinstance(result, Failure) for result in results.values()):
+        settle_killed(folder, "its process was killed")
+    return [_outcome(results[key], begun) for key in keys]
+
+
+def run_one(name: str, overrides: Sequence[str], progress: Progress) -> Any:
+    """Does one job in this process and returns the record of its run."""
+    return importlib.import_module(f"launch.{name}").run(composed(SCHEMAS[name], overrides), progress)
+
+
+def _outcome(result: object, begun: str) -> JobOutcome:
+    if isinstance(result, Failure):
+        return JobOutcome(status=JobStatus.failed, message=f"{result.message} (see {result.log})")
+    assert isinstance(result, dict)
+    return outcome_of(result, begun=begun)

@@ -6,6 +6,7 @@ process knows what the others do without communication.
 
 import math
 import random
+from array import array
 from collections.abc import Sequence
 
 
@@ -24,16 +25,16 @@ class Order:
     def __init__(self, num_pairs: int, *, batch_size: int, seed: int) -> None:
         self.num_pairs, self.batch_size, self.seed = num_pairs, batch_size, seed
         self._epoch = -1
-        self._shuffled: list[int] = []
+        self._shuffled = array("q")  # 8 bytes a pair, where a list takes 36
 
     def batch(self, step: int) -> list[int]:
         """Indices of the pairs of optimiser step `step`; steps are counted from 1."""
         epoch, place = divmod(step - 1, math.ceil(self.num_pairs / self.batch_size))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._shuffled = list(range(self.num_pairs))
+            self._shuffled = array("q", range(self.num_pairs))
             random.Random(f"order {self.seed} {epoch}").shuffle(self._shuffled)
-        return self._shuffled[place * self.batch_size : (place + 1) * self.batch_size]
+        return self._shuffled[place * self.batch_size : (place + 1) * self.batch_size].tolist()
 
 
 def micro_batches(sizes: Sequence[int], *, budget: int, max_pairs: int | None = None, processes: int = 1) -> list[list[list[int]]]:

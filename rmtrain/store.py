@@ -158,6 +158,10 @@ class StoredPairs(Sequence[Preference]):
     def __iter__(self) -> Iterator[Preference]:
         return (self[index] for index in range(len(self)))
 
+    def __reduce__(self) -> tuple[type[list[Preference]], tuple[list[Preference]]]:
+        """Another process, such as that of the hooks, is given the pairs themselves."""
+        return list, ([*self],)
+
     def take(self, indices: NDArray[np.int64] | NDArray[np.bool_]) -> "StoredPairs":
         """The pairs at some indices, or where a mask is true."""
         return replace(self, places_N=self.places_N[indices], flipped_N=self.flipped_N[indices])

@@ -1,6 +1,7 @@
 """Pairs and their tokens stay on disk: read back as they were, found again by other jobs, and no burden on memory."""
 
 import copy
+import pickle
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ def test_a_store_outlives_its_folder(tmp_path: Path) -> None:
     for file in (tmp_path / "store").iterdir():
         file.unlink()
     assert store[5].prompt == user("5")
+
+
+def test_another_process_is_given_the_pairs_themselves(tmp_path: Path) -> None:
+    held_out = load(tmp_path, write_jsonl(tmp_path / "pairs.jsonl", rows(30)), held_out=0.2).held_out
+    assert pickle.loads(pickle.dumps(held_out)) == [*held_out]
+    assert len(held_out) == 6
 
 
 def test_equal_hashes_have_one_number_and_its_first_place() -> None:

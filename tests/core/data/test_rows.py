@@ -95,10 +95,11 @@ def test_an_array_is_read_in_blocks_of_any_size(block: int, monkeypatch: pytest.
     for broken in ("[1 2]", "[1,]", "[,1]", "[1] 2", "[1]]"):
         with pytest.raises(BrokenFileError):
             list(elements(io.StringIO(broken), "a.json", remedy="mend it"))
-    assert not is_array(io.StringIO("[1]\n[2]\n"))
-    assert not is_array(io.StringIO('{"a": [1]}\n'))
-    assert not is_array(io.StringIO(" \n"))
-    assert is_array(io.StringIO("[[1]\n,[2]]"))
+
+
+def test_a_text_is_an_array_if_one_spans_it() -> None:
+    for text, expected in (("[1]\n[2]\n", False), ("[1]\n", True), ("[[1]\n,[2]]", True), ('{"a": [1]}\n', False), (" \n", False)):
+        assert is_array(io.StringIO(text)) == expected
 
 
 def read(path: Path, **options: bool) -> list[int]:

@@ -235,6 +235,8 @@ class PolicyHook(SharedHook):
             try_verifier(task.verifier, task.prompts[0])
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        if not self.tasks and not self.prompts:
+            return dict(self.static)
         generator, world = parts.generator, parts.world
         if generator is None and world.size == 1:
             generator = TransformersGenerator(event.model, event.tokenizer)

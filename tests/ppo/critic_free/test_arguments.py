@@ -106,6 +106,6 @@ def test_every_key_of_the_configuration_has_been_thought_of() -> None:
     # A new key must be carried over, refused or told to be without effect (ppo.critic_free.arguments), and then named here.
     carried = """model algo group_size lora prompts optim kl num_batches batch_size minibatch_size micro_batch_size epochs max_new_tokens
         max_prompt_length temperature clip dual_clip entropy_coef whiten_advantages shaping best_metric stop_after_falls num_checkpoints
-        seed save_minutes gradient_checkpointing"""
+        seed save_minutes gradient_checkpointing keep"""
     refused = "engine rollout gamma value_warmup importance_cap"
     assert {key.name for key in fields(PPOConfig)} == {*carried.split(), *refused.split(), *NO_CRITIC}

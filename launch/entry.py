@@ -100,8 +100,11 @@ def _is_parallel(asked: Command[Any]) -> bool:
     together = [job for job in asked.jobs if isinstance(job, RMJob | PPOJob) and job.parallel != 1]
     if not asked.sweeping or not together:
         return False
+    parallel = f"parallel={together[0].parallel}"
     if num_processes() > 1:
-        refuse(f"parallel={together[0].parallel} starts a process for each job, and torchrun several; leave one of them out.")
+        refuse(f"{parallel} starts a process for each job, and torchrun several; leave one of them out.")
+    if any(override.startswith("hydra/launcher=") for override in asked.overrides[0]):
+        refuse(f"{parallel} runs the jobs on this machine, and hydra/launcher=... hands them to another scheduler; leave one of them out.")
     return True
 
 

@@ -56,6 +56,9 @@ def prune(run_dir: Path, keep: Keep, *, measured: Iterable[int], best: int | Non
         aside = folder.with_name(f".tmp-old-{folder.name}")  # so that a partly removed one cannot be mistaken for a complete one
         folder.rename(aside)
         remove(aside)
+    link = run_dir / "best"
+    if link.is_symlink() and not link.exists():  # the best is not kept
+        link.unlink()
 
 
 def kept(run_dir: Path, value: Any) -> dict[str, Any]:

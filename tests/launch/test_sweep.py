@@ -1,6 +1,7 @@
 """Sweeps: which jobs there are, what sets them apart, and what is told and kept at their end."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core.runs.tracking import JsonlTracker
 from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed
 from launch.schema import RMJob
-from launch.sweep import JobStatus, common, differences, outcome_of, text_of
+from launch.sweep import JobOutcome, JobStatus, common, differences, outcome_of, text_of
 from tests.launch.sweeps import OWN, code_of, never, opened, record, settings
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -177,6 +178,24 @@ def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Pa
     assert said.err.count("the data, which are few, are too few") == 1
     assert "the data" not in said.out  # each error once
     assert "1 of 3 jobs failed; their errors stand above" in said.err
+
+
+def test_jobs_side_by_side_end_in_the_same_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Sequence[str]] = []
+
+    def together(name: str, jobs: Sequence[RMJob], overrides: Sequence[Sequence[str]]) -> list[JobOutcome]:
+        asked.extend(overrides)
+        return [JobOutcome(status=JobStatus.finished), JobOutcome(status=JobStatus.failed, message="no such kernel (see rm-2.log)")]
+
+    monkeypatch.setattr("launch.parallel.sweep_jobs.run_together", together)
+    assert code_of(never, ["-m", *OWN, "epochs=1,2", "parallel=2"]) == 1
+    said = capsys.readouterr()
+    assert [[text for text in own if text.startswith("epochs")] for own in asked] == [["epochs=1"], ["epochs=2"]]
+    assert "sweep of 2 jobs" in said.out
+    assert "1 of 2 jobs failed" in said.err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert code_of(never, ["-m", *OWN, "epochs=1,2", "parallel=2"]) == 2
+    assert "torchrun several" in capsys.readouterr().err
 
 
 def test_a_smaller_sweep_does_not_replace_the_table_of_a_larger_one(tmp_path: Path) -> None:

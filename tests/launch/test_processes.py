@@ -29,7 +29,7 @@ def run(composed):
         if job.epochs == 1:
             {fails}
         world.barrier()
-        print(f"process {{world.rank}} finished job {{job.epochs}}", flush=True)
+        os.write(1, f"process {{world.rank}} finished job {{job.epochs}}\\n".encode())  # in one piece: both share the pipe
         return {{}}
 
     return carry_out(composed, RunPlan(kind="rm", name="base", identity={{"epochs": job.epochs}}), work, world=world)
@@ -90,6 +90,6 @@ def test_a_process_that_fails_before_it_joins_the_others_ends_the_sweep(tmp_path
 def test_a_failure_of_all_processes_leads_to_the_next_job(tmp_path: Path, fails: str) -> None:
     ended = swept(tmp_path, fails=fails)
     assert ended.returncode == 1
-    assert sorted(ended.stdout.split("\n")[:2]) == ["process 0 finished job 2", "process 1 finished job 2"]
+    assert sorted(ended.stdout.splitlines()[:2]) == ["process 0 finished job 2", "process 1 finished job 2"]
     assert list(errors(tmp_path)) == [1]
     assert "process 1:" not in errors(tmp_path)[1]

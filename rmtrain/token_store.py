@@ -124,7 +124,7 @@ class Tokenized:
 def tokenized(preferences: Sequence[Preference], tokenizer: "PreTrainedTokenizerBase", progress: Progress) -> Tokenized:
     """The pairs as tokens: those of `StoredPairs` in the cache of their store, where every job with this tokenizer finds them.
 
-    If more than half of a store is wanted, all of it is tokenised, so that other draws, mixes and seeds find theirs too.
+    If half of a store or more is wanted, all of it is tokenised, so that other draws, mixes and seeds find theirs too.
     """
     if not isinstance(preferences, StoredPairs):
         store = private(lambda folder: _write(folder, preferences, tokenizer, progress), TokenStore)
@@ -136,10 +136,8 @@ def tokenized(preferences: Sequence[Preference], tokenizer: "PreTrainedTokenizer
     parts: list[_Part] = []
     for number, store in enumerate(preferences.stores):
         is_own = homes[0] == number
-        rows = np.unique(homes[1, is_own])
-        if 2 * len(rows) >= len(store):
-            rows = np.arange(len(store))
-        parts.append(_part(store, rows, tokenizer, maker, progress))
+        part, rows = _part(store, np.unique(homes[1, is_own]), tokenizer, maker, progress)
+        parts.append(part)
         homes[1, is_own] = np.searchsorted(rows, homes[1, is_own])
     return Tokenized(parts, homes, preferences.flipped_N)
 
@@ -150,17 +148,25 @@ def prepare(preferences: Sequence[Preference], tokenizer: "PreTrainedTokenizerBa
         tokenized(preferences, tokenizer, progress)
 
 
-def _part(store: PairStore, rows: NDArray[np.int64], tokenizer: "PreTrainedTokenizerBase", maker: str, progress: Progress) -> _Part:
+def _part(
+    store: PairStore, rows: NDArray[np.int64], tokenizer: "PreTrainedTokenizerBase", maker: str, progress: Progress
+) -> tuple[_Part, NDArray[np.int64]]:
+    """The tokens of at least these rows of a store, and the rows that they are of."""
+    identity = {"pairs": store.name, "maker": maker}
+    whole = name_of("tokens", identity)
+    if 2 * len(rows) >= len(store) or (store.cache is not None and store.cache.holds(whole)):
+        rows, name = np.arange(len(store)), whole
+    else:
+        name = name_of("tokens", {**identity, "rows": hashlib.sha256(rows.tobytes()).hexdigest()})
     pairs = StoredPairs([store], rows, np.zeros(len(rows), dtype=bool))
-    chosen = hashlib.sha256(rows.tobytes()).hexdigest() if len(rows) < len(store) else "all"
-    name = name_of("tokens", {"pairs": store.name, "rows": chosen, "maker": maker})
 
     def build(folder: Path) -> None:
         _write(folder, pairs, tokenizer, progress)
 
     if store.cache is None or not len(rows):
-        return _Part(pairs, private(build, TokenStore), name, None)
-    return _Part(pairs, store.cache.open(name, build, TokenStore, what=f"the tokens of {store.path}"), name, store)
+        return _Part(pairs, private(build, TokenStore), name, None), rows
+    tokens = store.cache.open(name, build, TokenStore, what=f"the tokens of {store.path}")
+    return _Part(pairs, tokens, name, store), rows
 
 
 def _maker(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -55,6 +55,10 @@ class Cache:
             self.say(f"{what} cannot be kept in {self.home} ({error.strerror}) and will be made again by every run; set {self.setting}")
         return private(build, read)
 
+    def holds(self, name: str) -> bool:
+        """Whether the folder `name` is there."""
+        return is_complete(self.home.expanduser() / name)
+
     def _made(self, path: Path, build: Callable[[Path], None], read: Callable[[Path], T], what: str) -> T:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone(path, what):

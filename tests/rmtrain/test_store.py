@@ -90,32 +90,27 @@ def test_the_second_job_reads_and_tokenises_nothing_and_says_the_same(tmp_path: 
     data = load(tmp_path, path, said=said, skip_broken=True)
     found = tokens(data)
     assert (found.num_cut, len(said)) == (0, 4)
-    found = tokens(data, max_length=40)
+    found = tokens(data, max_length=30)
     assert found.num_cut > 0
     for module, name in ((rmtrain.rows, "read_rows"), (rmtrain.decontaminate, "hits_of"), (rmtrain.token_store, "encode")):
         monkeypatch.setattr(module, name, refuse)
     again = load(tmp_path, path, said=said_again, skip_broken=True)
     assert (again.counts, [*again.training], said_again) == (data.counts, [*data.training], said)
-    same = tokens(again, max_length=40)
+    same = tokens(again, max_length=30)
     assert (ids(same), same.num_cut, same.num_dropped) == (ids(found), found.num_cut, found.num_dropped)
 
 
 def test_other_draws_of_the_same_pairs_share_their_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = (write_jsonl(tmp_path / f"{name}.jsonl", rows(30 + place)[10 * place :]) for place, name in enumerate("ab"))
+    a, b = (write_jsonl(tmp_path / f"{name}.jsonl", rows(30 + 30 * place)[30 * place :]) for place, name in enumerate("ab"))
     for data in (load(tmp_path, a), load(tmp_path, b)):
         tokens(data)
     monkeypatch.setattr(rmtrain.token_store, "encode", refuse)
     both = tokens(load(tmp_path, a, b, seed=3, held_out=0.2, flip=0.5, subsample=0.8), max_length=1000, overlong=Overlong.drop)
-    assert len(both.pairs) > 20
+    assert len(both.pairs) == 38  # of 60, 80% are 48, of which 10 are held out
     half = load(tmp_path, a, flip=0.5)
-    plain = tokens(load(tmp_path, a))
-    sides = {frozenset([tuple(chosen), tuple(rejected)]) for chosen, rejected in ids(plain)}
-    swapped = [(pair.rejected, pair.chosen) if "lamp" in str(pair.chosen) else (pair.chosen, pair.rejected) for pair in half.training]
-    assert {frozenset([tuple(chosen), tuple(rejected)]) for chosen, rejected in ids(tokens(half))} == sides
     for (chosen, rejected), given in zip(ids(tokens(half)), half.training, strict=True):
-        assert (10 in chosen[-4:] or 10 in chosen) == ("lamp" in str(given.chosen))  # 10 is lamp
-        assert (10 in rejected) == ("lamp" in str(given.rejected))
-    assert len(swapped) == len(plain.pairs)
+        assert (10 in chosen, 10 in rejected) == ("lamp" in str(given.chosen), "lamp" in str(given.rejected))  # 10 is lamp
+    assert sum("lamp" in str(given.chosen) for given in half.training) == 15
 
 
 @pytest.mark.parametrize("what", ["file", "template", "special token", "name"])
@@ -149,28 +144,28 @@ def test_of_a_small_subsample_only_its_pairs_are_tokenised(tmp_path: Path) -> No
             started.append(total)
 
     path = write_jsonl(tmp_path / "pairs.jsonl", rows(40))
-    for share in (0.1, 0.1, 0.6, 1.0):
+    for share in (0.1, 0.1, 0.6, 1.0, 0.2):
         tokens(load(tmp_path, path, subsample=share), progress=Counted())
     assert started == [4, 40]
 
 
-def test_memory_hardly_grows_with_the_pairs(tmp_path: Path) -> None:
-    """A pair of these has over 3,000 bytes of text and 1,200 tokens; what is held of it are hashes, lengths and places."""
+def test_memory_hardly_grows_with_the_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair of these has 2,000 bytes of text and 800 tokens; what is held of it are hashes, lengths and places."""
+    monkeypatch.setattr(rmtrain.token_store, "CHUNK", 16)
 
     def peak(num: int) -> int:
-        path = write_jsonl(tmp_path / f"{num}.jsonl", rows(num, words=300))
+        path = write_jsonl(tmp_path / f"{num}.jsonl", rows(num, words=200))
         tracemalloc.start()
         try:
             found = tokens(load(tmp_path, path, held_out=0.1, flip=0.1), max_length=1000)
-            sum(len(pair.chosen) for pair in found.pairs)
+            assert sum(len(pair.chosen) for pair in found.pairs) > 150 * num
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     peak(10)  # what is loaded once
-    rmtrain_chunk = rmtrain.token_store.CHUNK
-    few, many = peak(rmtrain_chunk), peak(4 * rmtrain_chunk)
-    assert (many - few) / (3 * rmtrain_chunk) < 600
+    few, many = peak(64), peak(320)  # at least two chunks: one is made while the last one is still there
+    assert (many - few) / (320 - 64) < 600
 
 
 def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def load_preferences(
     num_contradictions = mix.count_contradictions(say)
     validation = _validation(config, cache, say)
     if validation:
-        benchmark_prompts = {**benchmark_prompts, "data.validation": [pair.prompt[-1].content for pair in validation]}
+        benchmark_prompts = {**benchmark_prompts, "data.validation": [pair.prompt[-1].content for store in validation for pair in store]}
     clean = mix.decontaminate(benchmark_prompts, config.decontaminate, say)
     if not len(mix.places()):
         raise ValueError("every pair overlaps with a benchmark, so none is left to train on; set data.decontaminate=report.")
@@ -90,32 +90,34 @@ def load_preferences(
         raise ValueError(f"data.held_out={config.held_out} leaves none of {num_entries} pair(s) to train on; lower it.")
     if config.held_out and not is_out.any():
         say(f"data.held_out={config.held_out} holds out none of {num_entries} pair(s): too few pairs, or too few different prompts")
-    places, is_flipped = (
-        np.repeat(values, training.copies_N) for values in (training.places_N, flipped(num_training, config.flip, seed=seed))
-    )
+    places = np.repeat(training.places_N, training.copies_N)
+    is_flipped = np.repeat(flipped(num_training, config.flip, seed=seed), training.copies_N)
     if len(places) > num_training:  # the copies of a pair are still next to each other
         order = _shuffled(len(places), f"shuffle repeats {seed}")
         places, is_flipped = places[order], is_flipped[order]
 
+    stores = [*mix.stores, *validation]
+    measured = np.concatenate([held_out.places_N, np.arange(len(mix.hashes_N32), sum(map(len, stores)))])
     counts = {
         "sources": _counts_by_source(read, num_duplicates, clean, mix, entries.places_N, held_out.places_N, places),
         "contradictions": num_contradictions,
         "training": len(places),
-        "held_out": len(held_out.places_N) + len(validation),
+        "held_out": len(measured),
         "flipped": round(config.flip * num_training),
     }
-    held = StoredPairs(mix.stores, held_out.places_N, np.zeros(len(held_out.places_N), dtype=bool))
     return PreferenceData(
-        training=StoredPairs(mix.stores, places, is_flipped), held_out=[*held, *validation] if validation else held, counts=counts
+        training=StoredPairs(mix.stores, places, is_flipped),
+        held_out=StoredPairs(stores, measured, np.zeros(len(measured), dtype=bool)),
+        counts=counts,
     )
 
 
-def _validation(config: PreferenceDataConfig, cache: Cache, say: Callable[[str], None]) -> Sequence[Preference]:
-    """The pairs of `data.validation`, which are only measured: neither sampled nor flipped."""
+def _validation(config: PreferenceDataConfig, cache: Cache, say: Callable[[str], None]) -> list[PairStore]:
+    """The pairs of `data.validation`, if it is set, which are only measured: neither sampled nor flipped."""
     if not config.validation:
-        return ()
+        return []
     source = SourceConfig(path=config.validation)
-    return read_pairs(source, "validation", key="data.validation", skip_broken=config.skip_broken, cache=cache, say=say).pairs
+    return [read_pairs(source, "validation", key="data.validation", skip_broken=config.skip_broken, cache=cache, say=say).pairs]
 
 
 def named_sources(config: PreferenceDataConfig) -> dict[str, SourceConfig]:

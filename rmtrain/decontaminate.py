@@ -186,7 +186,7 @@ def _overlaps(source: str, pairs: Sequence[Preference], hits: Hits, benchmarks: 
         if not len(own):
             continue
         first = own[:, 0].min()
-        example = prompts[own[own[:, 0] == first, 2].min()]
+        example = prompts[int(own[own[:, 0] == first, 2].min())]
         asked = [turn.content for turn in pairs[int(first)].prompt if turn.role == "user"][-1]
         num_pairs, num_prompts = (len(np.unique(own[:, column])) for column in (0, 2))
         overlaps.append(Overlap(benchmark=name, source=source, num_pairs=num_pairs, num_prompts=num_prompts, example=(asked, example)))

@@ -29,6 +29,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.config import ModelConfig
+from core.data.chat import pad_id
 from core.models.load import load_tokenizer
 
 MAX_PEAK_GB, MAX_SECOND_START_S = 2.0, 15.0
@@ -131,9 +132,7 @@ def write_model(folder: Path) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad_id(tokenizer),
     )
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

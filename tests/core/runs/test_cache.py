@@ -17,7 +17,10 @@ def cache_in(home: Path, said: list[str] | None = None, max_gb: float = 1.0) -> 
 
 
 def writing(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "text").write_text(text) and None
+    def write(folder: Path) -> None:
+        (folder / "text").write_text(text)
+
+    return write
 
 
 def read(folder: Path) -> str:

@@ -65,6 +65,8 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
         for checkpoint in model["checkpoints"]:
             for key in [key for key in checkpoint if key.startswith("seconds/")]:
                 del checkpoint[key]
+    for run in (*without["reward_models"], *without["ppo"]):
+        del run["details"]["cost"]
     return without
 
 

@@ -172,7 +172,7 @@ def _command(composed: Composed[BenchJob]) -> Result:
 def print_together(jobs: Sequence[BenchJob], results: Sequence[Result]) -> None:
     """Prints one table of several results, a row for each, and writes it as CSV beside their runs."""
     parts = list(dict.fromkeys(part for result in results for part in parts_of(result)))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"benchmark": str(result["benchmark"]), "reward": printable(str(result["reward"]))}
         | {part: parts_of(result).get(part) for part in parts}
         | {f"{part} standard error": error for part, error in result.get("standard_errors", {}).items()}

@@ -120,7 +120,7 @@ def _run_together(name: str, asked: Command[Any]) -> tuple[list[JobOutcome], lis
 
 def _which_failed(num_jobs: int, failures: Sequence[str]) -> str:
     """The last line of a sweep with failed jobs, each of whose errors has been said when it happened."""
-    return f"{len(failures)} of {num_jobs} jobs failed; their errors stand above and in the column message of the CSV file"
+    return f"{len(failures)} of {num_jobs} jobs failed; their errors stand above"
 
 
 def _end_unless_together(error: Exception, said: str) -> None:

@@ -143,8 +143,7 @@ def _require_no_pairs(job: BenchJob) -> None:
         first = next((row for _, row in read_rows(Path(job.rows).expanduser())), None)
     except ValueError:
         return  # whoever reads all rows says what is wrong
-    is_pair = isinstance(first, dict) and "subset" not in first and isinstance(first.get("chosen"), str)
-    if is_pair and isinstance(first.get("rejected"), str):
+    if isinstance(first, dict) and "subset" not in first and all(isinstance(first.get(key), str) for key in ("chosen", "rejected")):
         raise ValueError(f"rows={job.rows} holds preference pairs rather than rows of {job.benchmark}; add benchmark=pairs.")
 
 

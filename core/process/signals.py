@@ -1,5 +1,6 @@
 """Preemption: on SIGTERM, and on Ctrl-C, a training run saves a checkpoint before it exits."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ STOPPED = "stopped; what is complete is kept, and the same command goes on from 
 STOPPING = "stopping as soon as this step is saved; Ctrl-C again ends the run at once"
 
 _SAME_SIGNAL_S = 2.0
-"""On Ctrl-C a terminal signals all processes, and torchrun passes it on to its own once more: within this time it is the same one."""
+"""Terminals and `timeout` signal all processes, torchrun and our scheduler then their own once more: within this time it is one signal."""
 
 
 class Preempted(SystemExit):
@@ -104,6 +105,11 @@ def _handled(
             signal.signal(number, earlier)
 
 
+def _is_started_by_others() -> bool:
+    """Whether torchrun or our scheduler started this process, and passes signals on to it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or multiprocessing.parent_process() is not None
+
+
 def _tell(line: str) -> None:
     """Prints a line from within a handler, where the streams may be in use."""
     if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one says it
@@ -153,7 +159,7 @@ class Preemption:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         again, now = self.requested, time.monotonic()
-        if again and "TORCHELASTIC_RUN_ID" in os.environ and now - self._heard_at < _SAME_SIGNAL_S:
+        if again and _is_started_by_others() and now - self._heard_at < _SAME_SIGNAL_S:
             return
         self.requested, self._heard_at = True, now
         self.code = INTERRUPTED if number == signal.SIGINT else EXIT_CODE

@@ -1,6 +1,7 @@
 """Gathers a study's runs on disk into the one summary that its report is drawn from."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,8 @@ def summarize(
     models += [bench_entry(record) for record in records if record["job"] == "bench"]
     models.sort(key=lambda model: (-(model["rewardbench2"]["overall"] or 0.0), model["dir"]))
     policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
+    if not pools:
+        _tell_apart([*models, *policies])
     limits = bounds(pools, n) if pools and n is not None else {}
     return {
         "study": study,
@@ -69,6 +72,14 @@ def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, An
         entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     return entry | ({"rewardbench1": ones} if ones else {})
+
+
+def _tell_apart(entries: Sequence[dict[str, Any]]) -> None:
+    """Adds the id to names that several runs bear, as those of several studies may."""
+    uses = Counter(entry["name"] for entry in entries)
+    for entry in entries:
+        if uses[entry["name"]] > 1:
+            entry["name"] = f"{entry['name']} {entry['id']}"
 
 
 def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,12 @@ def test_runs_of_two_sweeps_stand_in_one_report(tmp_path: Path, capsys: pytest.C
     assert {model["name"] for model in read_summary(tmp_path / "both")["reward_models"]} == {"a", "c"}
 
 
+def test_runs_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
+    runs = [trained(tmp_path, study, "a", accuracy) for study, accuracy in (("tuesday", 0.6), ("friday", 0.7))]
+    draw(f"runs_dir={tmp_path}", "runs=[tuesday,friday]", f"out={tmp_path}/both")
+    assert {model["name"] for model in read_summary(tmp_path / "both")["reward_models"]} == {f"a {run.id}" for run in runs}
+
+
 def test_a_sweep_that_no_study_made_is_reported_by_its_name(tmp_path: Path) -> None:
     trained(tmp_path, "sweep", "a", 0.6)
     draw(f"runs_dir={tmp_path}", "study=sweep")

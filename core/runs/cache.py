@@ -23,7 +23,10 @@ from core.runs.lock import BusyError, locked
 LARGE = 64 * 2**20
 """Bytes from which on a folder is worth a line to the user."""
 _POLL_S, _PATIENCE_S = 0.2, 2.0
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.ENOTDIR, errno.EEXIST}
+_ABANDONED_S = 24 * 3600.0
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 T = TypeVar("T")
 
@@ -50,7 +53,7 @@ class Cache:
         try:
             return self._made(path, build, read, what)
         except OSError as error:
-            if error.errno not in _UNWRITABLE:
+            if error.errno not in _FULL | _NO_PLACE | _NO_LOCKS:
                 raise
             self.say(f"{what} cannot be kept in {self.home} ({error.strerror}) and will be made again by every run; set {self.setting}")
         return private(build, read)
@@ -73,7 +76,8 @@ class Cache:
             size = _size(path)
             if size > LARGE:
                 self.say(f"{what} are kept in {path} ({size / 1e6:.0f} MB) for other runs; {self.setting} names another place")
-            self._make_room(path)
+            with suppress(FileNotFoundError):  # another process makes room too
+                self._make_room(path)
             return read(path)
 
     def _read(self, path: Path, read: Callable[[Path], T]) -> tuple[T | None, str | None]:
@@ -107,10 +111,10 @@ class Cache:
                 time.sleep(_POLL_S)
 
     def _make_room(self, kept: Path) -> None:
-        """Removes the folders least recently used while all of them together are above the limit."""
+        """Removes the folders least recently used while all of them together are above the limit, and says so."""
         found = [(marker.stat().st_mtime, marker.parent) for marker in kept.parent.glob(f"*/{MARKER}")]
         sizes = {folder: _size(folder) for _, folder in found}
-        total = sum(sizes.values())
+        total, removed = sum(sizes.values()), list[Path]()
         for _, folder in sorted(found):
             if total <= self.max_gb * 1e9:
                 break
@@ -118,6 +122,16 @@ class Cache:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
                 total -= sizes[folder]
+                removed.append(folder)
+        if removed:
+            size = sum(sizes[folder] for folder in removed) / 1e6
+            self.say(
+                f"removed {len(removed)} folder(s) of {kept.parent} that were not used for longest ({size:.0f} MB), to stay within "
+                f"{self.setting}_gb={self.max_gb:g}"
+            )
+        for left in kept.parent.glob(".tmp-*"):  # of processes that were killed
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def name_of(kind: str, identity: Mapping[str, Any]) -> str:

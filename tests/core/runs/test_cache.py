@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,8 +94,18 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
         opened(cache_in(tmp_path), f"texts-{number}", "x" * 1000)
         os.utime(tmp_path / f"texts-{number}" / MARKER, (number, number))
     opened(cache_in(tmp_path), "texts-0", "")  # used again, so 1 is the oldest
-    opened(cache_in(tmp_path, max_gb=4e-6), "texts-3", "x" * 1000)  # each has 1000 bytes and a marker of some 100
+    said: list[str] = []
+    opened(cache_in(tmp_path, said, max_gb=4e-6), "texts-3", "x" * 1000)  # each has 1000 bytes and a marker of some 100
     assert [number for number in range(4) if is_complete(tmp_path / f"texts-{number}")] == [0, 2, 3]
+    assert said == [f"removed 1 folder(s) of {tmp_path} that were not used for longest (0 MB), to stay within data.cache_gb=4e-06"]
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    for name, age in (("old", 25 * 3600), ("new", 23 * 3600)):
+        (tmp_path / f".tmp-{name}-host-1").mkdir(parents=True)
+        os.utime(tmp_path / f".tmp-{name}-host-1", (time.time() - age,) * 2)
+    opened(cache_in(tmp_path), "texts-1", "plum")
+    assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-new-host-1"]
 
 
 @pytest.mark.parametrize("place", ["file", "file/under"])

@@ -103,7 +103,7 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
 def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
     for name, age in (("old", 25 * 3600), ("new", 23 * 3600)):
         (tmp_path / f".tmp-{name}-host-1").mkdir(parents=True)
-        os.utime(tmp_path / f".tmp-{name}-host-1", (time.time() - age,) * 2)
+        os.utime(tmp_path / f".tmp-{name}-host-1", (time.time(), time.time() - age))
     opened(cache_in(tmp_path), "texts-1", "plum")
     assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-new-host-1"]
 

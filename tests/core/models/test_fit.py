@@ -121,7 +121,9 @@ def test_tokens_that_a_text_can_hold_need_embeddings(tmp_path: Path, special: bo
 
 
 def test_special_tokens_that_the_template_never_writes_need_none(tmp_path: Path) -> None:
-    model, _ = load_policy(saved(tmp_path, LlamaForCausalLM, tokenizer=grown(special=True)))
+    model, _ = load_policy(saved(tmp_path / "policy", LlamaForCausalLM, tokenizer=grown(special=True)))
+    assert len(model.get_input_embeddings().get_parameter("weight")) == 12  # a policy keeps the shape of its checkpoint
+    model, _ = load_reward_model(saved(tmp_path / "rm", LlamaForSequenceClassification, tokenizer=grown(special=True), num_labels=1))
     assert len(model.get_input_embeddings().get_parameter("weight")) == 15
 
 

@@ -14,13 +14,14 @@ from core.config import ModelConfig, OptimConfig
 from core.data.turn_ends import turn_ends
 from core.hooks.hook import read_evaluation
 from core.models.load import load_policy
+from core.models.logprobs import LanguageHead
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, KLConfig, MissingEOS, MissingEOSConfig
 from ppo.critic_free.trainer import group_prompts, open_trainer
 from ppo.prompts import batch_prompts
 from ppo.run import PPOResult
-from tests.fakes import LengthScorer, ListTracker, RecordingHook, only_id, tiny_llama
+from tests.fakes import LengthScorer, ListTracker, RecordingHook, tiny_llama
 from tests.ppo.critic_free.runs import AS_SCORED, BOTH, PROMPTS, config_of, run
 from tests.ppo.fakes import ValuesByStep
 
@@ -157,7 +158,7 @@ def test_checkpoints_are_spread_evenly_over_the_batches(policy_folder: Path, tmp
     assert [event.step for event in recording.events] == [0, 2, 5]  # 5 / 2 rounds to the even 2
 
 
-def test_the_reference_is_the_policy_as_it_was_loaded_pad_token_and_all(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_the_reference_is_the_policy_as_it_was_loaded(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     torch.manual_seed(2)
     folder = tmp_path / "policy"
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|bos|>", eos_token="<|eos|>")
@@ -170,8 +171,8 @@ def test_the_reference_is_the_policy_as_it_was_loaded_pad_token_and_all(tokenize
     trainer = open_trainer(config, model, own, PROMPTS, reward=lambda **_: [], scratch=tmp_path / "trl")
     reference: Any = trainer.ref_model
     assert {n: w.tolist() for n, w in reference.state_dict().items()} == {n: w.tolist() for n, w in before.items()}
-    assert len(reference.get_input_embeddings().weight) == len(own) > len(bare) - 1
-    assert only_id(own.pad_token_id) != only_id(own.eos_token_id)
+    assert len(reference.get_input_embeddings().weight) == len(own) == len(bare)
+    assert isinstance(reference.lm_head, LanguageHead)
 
 
 def test_prompts_beyond_the_limit_are_dropped_counted_and_told(policy_folder: Path, tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def trl_arguments(config: PPOConfig, scratch: Path, *, on_cpu: bool) -> "RLOOCon
     if config.algo == Algo.rloo:
         return RLOOConfig(**common, normalize_advantages=config.whiten_advantages)
     if config.rollout.kind == RolloutKind.vllm:
-        common |= {"vllm_importance_sampling_mode": "token_truncate"}
-        common |= {"vllm_importance_sampling_clip_max": config.importance_cap} if config.importance_cap is not None else {}
+        common |= {"vllm_importance_sampling_correction": config.importance_cap is not None}
+        common |= {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": config.importance_cap}
     return GRPOConfig(
         **common,
         loss_type="dapo",

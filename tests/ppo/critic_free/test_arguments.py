@@ -77,11 +77,11 @@ def test_several_processes_share_every_minibatch(monkeypatch: pytest.MonkeyPatch
 
 def test_a_server_s_probabilities_weigh_the_tokens_of_grpo_up_to_the_cap() -> None:
     server = RolloutConfig(kind=RolloutKind.vllm, url="http://x", folder="y")
-    config = config_of(Path("."), Algo.grpo, rollout=server, importance_cap=2.0)
+    config = config_of(Path("."), Algo.grpo, rollout=server, importance_cap=1.5)
     require_supported(config)
     args: Any = trl_arguments(config, Path("s"), on_cpu=True)
-    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 2.0)
-    with pytest.raises(ValueError, match=r"algo=rloo: importance_cap=2\.0 corrects"):
+    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 1.5)
+    with pytest.raises(ValueError, match=r"algo=rloo: importance_cap=1\.5 corrects"):
         require_supported(replace(config, algo=Algo.rloo))
 
 

@@ -19,7 +19,7 @@ class ServedRLOOTrainer(RLOOTrainer):
 
     draw: Draw
 
-    def _generate_single_turn(self, *_: Any) -> list[list[int]]:
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
         return [list(completion.token_ids) for completion in self.draw()]
 
 
@@ -28,6 +28,8 @@ class ServedGRPOTrainer(GRPOTrainer):
 
     draw: Draw
 
-    def _generate_single_turn(self, *_: Any) -> tuple[list[list[int]], list[list[float]]]:
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], list[list[float]]]:
         drawn = self.draw()
         return [list(completion.token_ids) for completion in drawn], [list(completion.logprobs or ()) for completion in drawn]

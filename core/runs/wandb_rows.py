@@ -83,7 +83,7 @@ def tables_of(samples: Sequence[Mapping[str, Any]]) -> "dict[str, wandb.Table]":
         return {}
     import wandb
 
-    columns = ["place", "prompt", "completion", "score", "correct", "margin"]
+    columns: list[str | int] = ["place", "prompt", "completion", "score", "correct", "margin"]
     tables = {str(row["kind"]): wandb.Table(columns=columns, allow_mixed_types=True) for row in samples}
     for row in samples:
         place = " ".join(str(row[key]) for key in ("subset", "source", "task", "id") if row.get(key))

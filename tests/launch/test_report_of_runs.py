@@ -26,7 +26,7 @@ def trained(runs_dir: Path, study: str, name: str, accuracy: float, *, finished:
 
 
 def draw(*overrides: str) -> None:
-    report._command(composed(ReportJob, overrides))
+    report._command(composed(ReportJob, overrides))  # pyright: ignore[reportPrivateUsage]
 
 
 def test_runs_of_two_sweeps_stand_in_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

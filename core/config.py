@@ -140,11 +140,46 @@ def engine_for(kind: EngineKind, num_processes: int) -> EngineKind:
     return kind
 
 
+class Offload(StrEnum):
+    """What a process keeps in the machine's memory instead of its GPU's, where it is slower to reach."""
+
+    none = "none"
+    optimizer = "optimizer"
+    """The optimiser's state, which is updated there: `zero2` and `zero3`."""
+    all = "all"
+    """Weights and gradients too, each layer on the GPU while it is used: `fsdp2` and `zero3`."""
+
+
 @dataclass(kw_only=True)
 class EngineConfig:
     """Where the weights live during training."""
 
     kind: Hashed[EngineKind] = EngineKind.auto
+    offload: RoundingOnly[Offload] = Offload.none
+    """Saves memory of the GPU, and costs time at every step (docs/scale.md)."""
+    reduce_once: RoundingOnly[bool] = False
+    """fsdp2: add up the gradients over all forward passes of a step before the processes exchange them. That is less traffic, but every
+    process then holds the gradients of all weights, in fp32. `ddp`, whose processes hold them anyway, always does."""
+
+    def __post_init__(self) -> None:
+        able = {Offload.optimizer: (EngineKind.zero2, EngineKind.zero3), Offload.all: (EngineKind.fsdp2, EngineKind.zero3)}
+        kinds = able.get(self.offload)
+        if kinds and self.kind not in kinds:
+            raise ValueError(
+                f"engine.offload={self.offload} does not go with engine={self.kind}; choose {' or '.join(f'engine={k}' for k in kinds)}, "
+                f"or engine.offload={'all' if self.kind == EngineKind.fsdp2 else 'none'}."
+            )
+        if self.reduce_once and self.kind != EngineKind.fsdp2:
+            raise ValueError(
+                f"engine.reduce_once=true is of use with engine=fsdp2 alone, and engine={self.kind} "
+                + ("reduces after every pass" if self.kind in (EngineKind.zero2, EngineKind.zero3) else "reduces once anyway")
+                + "; leave it out."
+            )
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no process holds all weights."""
+        return self.kind in (EngineKind.fsdp2, EngineKind.zero3)
 
 
 class RolloutKind(StrEnum):

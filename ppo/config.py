@@ -13,6 +13,7 @@ from core.config import (
     Hashed,
     LoraConfig,
     ModelConfig,
+    Offload,
     OptimConfig,
     Quantize,
     RolloutConfig,
@@ -284,6 +285,11 @@ class PPOConfig:
         if self.dual_clip is not None and not self.dual_clip > 1:  # also rejects NaN
             raise ValueError(
                 f"dual_clip is {self.dual_clip}; it bounds the ratio of bad actions from above and must be above 1 (usual: 3)."
+            )
+        if self.value_warmup and self.engine.offload != Offload.none and self.engine.kind in (EngineKind.zero2, EngineKind.zero3):
+            raise ValueError(
+                f"value_warmup={self.value_warmup} freezes the policy, which engine={self.engine.kind} cannot do with "
+                f"engine.offload={self.engine.offload}; choose engine=fsdp2 engine.offload=all, or value_warmup=0."
             )
         if self.shaping.overlong.buffer >= self.max_new_tokens:
             raise ValueError(

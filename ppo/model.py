@@ -7,7 +7,7 @@ import copy
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from core.models.logprobs import (
     to_padded,
     token_logprobs,
 )
+from core.models.mapped import first_layers, sharing_copy
 from core.transfer import to_device
 from core.trees.attention import encode, obstacle, tree_attention
 from core.trees.layout import Stream, pack_rows
@@ -123,6 +124,7 @@ class ActorCritic(nn.Module):
         reference: PreTrainedModel | None,
         temperature: float,
         max_length: int = MAX_LENGTH,
+        mapped: bool = False,
     ) -> None:
         super().__init__()
         self.actor, self.critic_body, self.critic_head = actor, critic_body, critic_head
@@ -133,9 +135,12 @@ class ActorCritic(nn.Module):
         compute_in_fp32(critic_head)
         for policy in filter(None, (actor, reference)):
             compute_head_in_fp32(policy)
-        self.logit_rule = logit_rule(actor)
+        probe = first_layers(actor) if mapped else actor  # a mapped model is not to be run as a whole
+        self.logit_rule = logit_rule(probe)
         """None if only the actor itself can tell its logits; they are then computed for all tokens of a pass at once."""
-        self.padding_reason = _padding_reason(actor, critic_body, max_length, self.logit_rule)
+        assert isinstance(critic_body, PreTrainedModel)
+        probes = (probe, first_layers(critic_body) if mapped else critic_body)
+        self.padding_reason = _padding_reason(*probes, max_length, self.logit_rule)
 
     def forward(
         self,
@@ -213,31 +218,39 @@ def actor_critic(
     lora: LoraConfig | None = None,
     base: ModelLocation | None = None,
     seed: int = 0,
+    mapped: bool = False,
 ) -> ActorCritic:
     """The critic starts as a copy of the reward model if one is given, otherwise as the policy's body with a head of zeros.
+
+    With `mapped` critic and reference lie in the same memory as the models that they start from, until an engine shards them.
 
     With `lora`, actor and critic body get adapters on their own weights, and the actor's weights stay the reference; the
     critic's head is trained in full. `base` is where the actor's weights can be found, for users of the adapter. `max_length`
     bounds the tokens of a row.
     """
+    copied = sharing_copy if mapped else copy.deepcopy
+    source = (actor if reward_model is None else reward_model).base_model
+    assert isinstance(source, PreTrainedModel)
+    body = copied(source)
     if reward_model is not None:
-        body, head = copy.deepcopy(reward_model.base_model), copy.deepcopy(head_of(reward_model))
+        head = copy.deepcopy(head_of(reward_model))
     else:
-        body = copy.deepcopy(actor.base_model)
         head = nn.Linear(actor.config.get_text_config().hidden_size, 1, bias=False, device=actor.device)
         nn.init.zeros_(head.weight)
+    common: dict[str, Any] = {"temperature": temperature, "max_length": max_length, "mapped": mapped}
     if not (lora and lora.rank):
-        return ActorCritic(actor, body.float(), head.float(), reference=frozen_copy(actor), temperature=temperature, max_length=max_length)
+        if not mapped:
+            nn.Module.float(body)
+        return ActorCritic(actor, body, head.float(), reference=frozen_copy(actor, sharing=mapped), **common)
     draw = torch.Generator().manual_seed(seed)
     for model in (actor, body):
-        assert isinstance(model, PreTrainedModel)
         inject_adapter(model, lora, base=base or ModelLocation(path=str(actor.name_or_path)), draw=draw)
-    return ActorCritic(actor, body, head.float(), reference=None, temperature=temperature, max_length=max_length)
+    return ActorCritic(actor, body, head.float(), reference=None, **common)
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The reference policy: a copy that is never trained."""
-    reference = copy.deepcopy(model).eval()
+def frozen_copy(model: PreTrainedModel, *, sharing: bool = False) -> PreTrainedModel:
+    """The reference policy: a copy that is never trained; if `sharing`, in the same memory."""
+    reference = (sharing_copy(model) if sharing else copy.deepcopy(model)).eval()
     compute_head_in_fp32(reference)
     return reference.requires_grad_(False)
 
@@ -269,11 +282,10 @@ def _packed(ids_BL: Tensor, mask_BL: Tensor, num_tokens: int, device: torch.devi
     return _Packed(stream=stream.to(device), places_N=places_N, tokens_N=tokens_N, cells_N=cells_N)
 
 
-def _padding_reason(actor: PreTrainedModel, critic_body: nn.Module, max_length: int, rule: LogitRule | None) -> str | None:
+def _padding_reason(actor: PreTrainedModel, critic_body: PreTrainedModel, max_length: int, rule: LogitRule | None) -> str | None:
     """Why rows cannot be packed; None if they can."""
     if rule is None:
         return f"{type(actor).__name__} does more to its logits than is known here"
-    assert isinstance(critic_body, PreTrainedModel)
     return obstacle(actor, max_length) or obstacle(critic_body, max_length)
 
 

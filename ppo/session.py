@@ -2,21 +2,23 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.config import Dtype, EngineKind, RolloutKind
+from core.config import Dtype, RolloutKind
 from core.data.chat import UnreadableError, prompt_lengths
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.generators.open import open_generator
 from core.models.adapters import merged_weights, require_no_adapter
-from core.models.load import load_policy
+from core.models.load import holds_fp32, load_policy
 from core.models.locate import locate
 from core.models.logprobs import require_paddable
+from core.models.mapped import first_layers
 from core.models.modes import require_equal_modes
 from core.models.positions import require_room
 from core.process.precision import autocast
@@ -45,7 +47,8 @@ class Handover:
 class PPOSession:
     """Actor, critic and reference under their engine, with generator and scorer; one batch is `episodes`, then `update`.
 
-    `rollout_policy` is the policy that generation and hooks use: the actor itself, or a full copy of it if the engine shards.
+    `rollout_policy` is the policy that generation and hooks use: the actor itself, or a full copy of it if the engine shards
+    and no server samples.
     `generator` is None on processes that leave generation to the main one. `critic_source` is the reward model that the critic
     started from, if any.
     """
@@ -106,7 +109,10 @@ class PPOSession:
         return {**measured, **rates, "seconds/update": time.perf_counter() - started}
 
     def policy_to_evaluate(self) -> PreTrainedModel:
-        """The policy with its current weights, whole and in evaluation mode; the generator has them too. All processes must call it."""
+        """The policy with its current weights in evaluation mode, whole unless a server samples; the generator has them too.
+
+        All processes must call it.
+        """
         self.engine.module.eval()
         self._sync_generator()
         return self.rollout_policy
@@ -134,28 +140,48 @@ class PPOSession:
         """Hands the current weights to a generator that works on a copy, unless it has them."""
         if self.handover.done:
             return
-        self._sync_rollout_policy()
-        self.world.all_gather(self._send_weights)
+        if self.config.rollout.kind == RolloutKind.vllm:
+            self.world.all_gather(self._send_weights)
+        else:
+            self._sync_rollout_policy()
         self.handover.done = True
 
     def _send_weights(self) -> None:
-        if self.config.rollout.kind == RolloutKind.vllm and isinstance(self.generator, RolloutEngine):
-            self.generator.load_weights(merged_weights(self.rollout_policy.state_dict().items(), self.rollout_policy))
+        """Streams the weights to the server, one at a time. All processes take part in gathering each of them, to the last."""
+        weights = self.engine.iter_weights("actor.")
+        try:
+            if isinstance(self.generator, RolloutEngine):
+                assert isinstance(self.networks.actor, PreTrainedModel)
+                self.generator.load_weights(merged_weights(weights, self.networks.actor))
+        finally:
+            for _ in weights:
+                pass
 
 
 def open_session(
-    config: PPOConfig, *, prompts: Sequence[Dialogue], scorer: Scorer, reward_model: PreTrainedModel | None, world: World
+    config: PPOConfig,
+    *,
+    prompts: Sequence[Dialogue],
+    scorer: Scorer,
+    reward_model: PreTrainedModel | None,
+    world: World,
+    say: Callable[[str], None] = print,
 ) -> PPOSession:
-    """Loads the policy and builds everything around it; nothing is trained or sampled yet."""
+    """Loads the policy and builds everything around it; nothing is trained or sampled yet.
+
+    Where the engine shards, no process ever holds all weights of a network that is trained, nor of the reference.
+    """
     _require_shares(config, world)
     require_no_adapter(config.model, config.lora)
     # Trained weights are kept in fp32, where small steps are not lost; frozen weights under an adapter need not be.
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
-    actor, tokenizer = load_policy(held)
+    shards = config.engine.shards_weights
+    actor, tokenizer = load_policy(held, mapped=shards, say=say)
     critic_source = reward_model if config.critic == CriticStart.reward else None
-    for model in (actor, critic_source):
-        if model is not None:
-            require_equal_modes(model)
+    probe = first_layers(actor) if shards else actor
+    require_equal_modes(actor, probe)
+    if critic_source is not None:
+        require_equal_modes(critic_source)
     fitting, longest = _fitting(prompts, tokenizer, config, world)
     require_room(actor, longest, config.max_new_tokens)
     networks = actor_critic(
@@ -166,17 +192,25 @@ def open_session(
         lora=config.lora,
         base=locate(config.model),
         seed=config.seed,
+        mapped=shards,
     )
     if networks.padding_reason:
-        require_paddable(actor)
-    is_sharded = config.engine.kind in (EngineKind.fsdp2, EngineKind.zero3)
-    rollout_policy = copy.deepcopy(actor).requires_grad_(False) if is_sharded else actor
+        require_paddable(probe)
+    rollout_policy = _rollout_copy(actor, config, world) if shards and config.rollout.kind != RolloutKind.vllm else actor
     if config.gradient_checkpointing:
         for model in (networks.actor, networks.critic_body):
             assert isinstance(model, PreTrainedModel)
             model.activation_checkpointing_enable()
     groups = _parameter_groups(networks, config)
-    engine = open_engine(config.engine, networks, groups, optim=config.optim, dtype=config.model.dtype, world=world)
+    engine = open_engine(
+        config.engine,
+        networks,
+        groups,
+        optim=config.optim,
+        dtype=config.model.dtype,
+        world=world,
+        hold=holds_fp32(config.model, config.lora),
+    )
     engine.module.eval()
     generates = config.rollout.kind != RolloutKind.vllm or world.is_main
     return PPOSession(
@@ -187,11 +221,20 @@ def open_session(
         engine=engine,
         networks=networks,
         rollout_policy=rollout_policy,
-        generator=open_generator(config.rollout, rollout_policy, tokenizer) if generates else None,
+        generator=open_generator(config.rollout, rollout_policy, tokenizer, device=world.device) if generates else None,
         critic_source=critic_source,
         tokenizer=tokenizer,
         scorer=WeightedScorer.of(scorer),
     )
+
+
+def _rollout_copy(actor: PreTrainedModel, config: PPOConfig, world: World) -> PreTrainedModel:
+    """A copy of the policy to sample from that is not sharded."""
+    whole = copy.deepcopy(actor).requires_grad_(False)
+    nn.Module.to(whole, world.device)
+    if holds_fp32(config.model, config.lora):
+        nn.Module.float(whole)
+    return whole
 
 
 def _require_shares(config: PPOConfig, world: World) -> None:

@@ -37,7 +37,7 @@ def train(
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():
-            session = open_session(config, prompts=prompts, scorer=scorer, reward_model=reward_model, world=context.world)
+            session = open_session(config, prompts=prompts, scorer=scorer, reward_model=reward_model, world=context.world, say=context.say)
             if session.num_dropped_prompts:
                 context.say(
                     f"dropped {session.num_dropped_prompts} prompts longer than max_prompt_length={config.max_prompt_length} tokens"

@@ -18,7 +18,8 @@ from core.data.template_check import described
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
 from core.models.head import RewardPass, RowGroups, padded_rewards, reward_obstacle, tree_rewards
-from core.models.load import new_reward_model
+from core.models.load import holds_fp32, new_reward_model
+from core.models.mapped import first_layers
 from core.models.positions import beyond_context, within_positions
 from core.process.precision import without_autocast
 from core.process.world import World
@@ -53,11 +54,10 @@ class PairRewards(nn.Module):
     A pair passes through the model as one prompt tree or, if `padding_reason` says why it cannot, padded.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, padding_reason: str | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.padding_reason = model, padding_reason
         self.preamble, self.pad_id = preamble(tokenizer), pad_id(tokenizer)
-        self.padding_reason: str | None = reward_obstacle(model, max_length)
 
     def attention(self) -> AbstractContextManager[None]:
         """The context of forward and backward passes: with gradient checkpointing the backward pass runs the layers again."""
@@ -82,7 +82,9 @@ class RMSession:
         say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.world = config, world
-        self.model, self.tokenizer = new_reward_model(config.model, seed=config.seed, lora=config.lora, say=say)
+        self.model, self.tokenizer = new_reward_model(
+            config.model, seed=config.seed, lora=config.lora, mapped=config.engine.shards_weights, say=say
+        )
         max_length, bounded = within_positions(self.model, config.max_length)
         if bounded:
             say(bounded)
@@ -103,13 +105,22 @@ class RMSession:
             say(warning)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
-        self.rewards = PairRewards(self.model, self.tokenizer, max_length=max_length)
+        probe = first_layers(self.model) if config.engine.shards_weights else self.model
+        self.rewards = PairRewards(self.model, self.tokenizer, padding_reason=reward_obstacle(probe, max_length))
         if self.rewards.padding_reason:
             say(f"training with padding: {self.rewards.padding_reason}")
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.num_weights = self.model.num_parameters(exclude_embeddings=True)
         groups = [{"params": trained, "lr": config.optim.lr}]
-        self.engine: Engine = open_engine(config.engine, self.rewards, groups, optim=config.optim, dtype=config.model.dtype, world=world)
+        self.engine: Engine = open_engine(
+            config.engine,
+            self.rewards,
+            groups,
+            optim=config.optim,
+            dtype=config.model.dtype,
+            world=world,
+            hold=holds_fp32(config.model, config.lora),
+        )
         self.order = Order(len(self.pairs), batch_size=config.batch_size, seed=config.seed)
         self.num_steps = num_steps(len(self.pairs), batch_size=config.batch_size, epochs=config.epochs)
         self.has_margin = self.tokens.pairs.have_margins

@@ -7,9 +7,11 @@ from importlib import util
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from core.config import Dtype, EngineKind, OptimConfig
+from core.config import Dtype, EngineKind, Offload, OptimConfig
+from core.engines.hold import held_dtypes, hold_weights
 from core.engines.optim import adamw
 from core.engines.stamp import require_same_engine, write_engine
 from core.process.world import World
@@ -21,7 +23,16 @@ class DeepSpeedZero:
     """ZeRO-2 shards gradients and optimiser state, ZeRO-3 the weights as well. Raises `ValueError` if DeepSpeed is not installed."""
 
     def __init__(
-        self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+        self,
+        kind: EngineKind,
+        module: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        optim: OptimConfig,
+        dtype: Dtype,
+        world: World,
+        hold: bool = False,
+        offload: Offload = Offload.none,
     ) -> None:
         if util.find_spec("deepspeed") is None:
             raise ValueError(f"engine={kind} needs the package deepspeed; run `pip install 'rewardloop[deepspeed]'`.")
@@ -33,7 +44,13 @@ class DeepSpeedZero:
         self.sharded = kind == EngineKind.zero3
         self.plain = module
         self._deepspeed = deepspeed
-        engine, *_ = deepspeed.initialize(model=module, optimizer=adamw(groups, optim), config=_settings(kind, optim, dtype))
+        settings = _settings(kind, optim, dtype, offload)
+        optimizer = adamw(groups, optim)  # before sharding, which leaves no weight its number of dimensions
+        if self.sharded:
+            self._shard(settings, hold=hold)
+        elif hold:
+            hold_weights(module, dtype)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
         self.module = cast("Any", engine)
         self.base_lrs = [group["lr"] for group in self.module.optimizer.param_groups]
         self._require_sharded()
@@ -80,6 +97,18 @@ class DeepSpeedZero:
         require_same_engine(folder, self.kind, self.world, any_size=False)
         self.module.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
 
+    def _shard(self, settings: dict[str, Any], *, hold: bool) -> None:
+        """Copies this process's share of one part of the model after the other, and gives the part up: never more than one is whole."""
+        held = dict(held_dtypes(self.plain, self.dtype)) if hold else {}
+        for part in self.plain.modules():
+            weights = [weight for weight in part.parameters(recurse=False) if "ds_id" not in vars(weight)]
+            for weight in weights:
+                # A copy: the main process's values are sent to the others, which would write over what they mapped from the files.
+                weight.data = weight.data.to(self.world.device, held.get(weight, weight.dtype), copy=True)
+            if weights:
+                own = nn.ParameterList(weights)
+                self._deepspeed.zero.Init(module=own, config_dict_or_path=settings, dtype=torch.float32, mem_efficient_linear=False)
+
     def _zero_gradients(self, frozen_groups: Collection[str]) -> None:
         """Keeps frozen groups out of the gradient's norm and of AdamW's moments. DeepSpeed has no way to leave them out altogether."""
         gradients = self.module.optimizer.averaged_gradients
@@ -113,12 +142,16 @@ class DeepSpeedZero:
             raise RuntimeError(f"engine={self.kind} did not take effect; choose another engine.")
 
 
-def _settings(kind: EngineKind, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
+def _settings(kind: EngineKind, optim: OptimConfig, dtype: Dtype, offload: Offload) -> dict[str, Any]:
+    host = {"device": "cpu", "pin_memory": True}
+    moved = {"offload_optimizer": host} if offload != Offload.none else {}
+    if offload == Offload.all:
+        moved["offload_param"] = host
     return {
         "train_micro_batch_size_per_gpu": 1,  # only for its bookkeeping; the trainers split batches themselves
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.max_grad_norm,
-        "zero_optimization": {"stage": 2 if kind == EngineKind.zero2 else 3},
+        "zero_optimization": {"stage": 2 if kind == EngineKind.zero2 else 3, **moved},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "torch_autocast": {"enabled": dtype == Dtype.bf16, "dtype": "bfloat16"},

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from core.config import Dtype, EngineConfig, EngineKind, OptimConfig, engine_for
+from core.config import Dtype, EngineConfig, EngineKind, Offload, OptimConfig, engine_for
 from core.engines.torch_engine import TorchEngine
 from core.process.world import World
 
@@ -63,9 +63,20 @@ class Engine(Protocol):
 
 
 def open_engine(
-    config: EngineConfig, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+    config: EngineConfig,
+    module: nn.Module,
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    optim: OptimConfig,
+    dtype: Dtype,
+    world: World,
+    hold: bool = False,
 ) -> Engine:
     """The configured engine around a module, with AdamW over `groups`: dicts of `params`, `lr` and optionally `name`.
+
+    If the engine shards the weights, the module may lie in files or on the CPU (`core.models.mapped`), and each process copies its
+    share of one layer after the other to its device. With `hold` the weights are held as `core.engines.hold` says, otherwise in the
+    formats that they come in.
 
     Raises `ValueError` if the engine does not work with this number of processes, and `RuntimeError` if sharding was asked
     for and did not take effect.
@@ -74,5 +85,15 @@ def open_engine(
     if kind in (EngineKind.zero2, EngineKind.zero3):
         from core.engines.deepspeed_engine import DeepSpeedZero
 
-        return DeepSpeedZero(kind, module, groups, optim=optim, dtype=dtype, world=world)
-    return TorchEngine(kind, module, groups, optim=optim, dtype=dtype, world=world)
+        return DeepSpeedZero(kind, module, groups, optim=optim, dtype=dtype, world=world, hold=hold, offload=config.offload)
+    return TorchEngine(
+        kind,
+        module,
+        groups,
+        optim=optim,
+        dtype=dtype,
+        world=world,
+        hold=hold,
+        offload=config.offload == Offload.all,
+        reduce_once=config.reduce_once,
+    )

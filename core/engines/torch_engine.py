@@ -1,6 +1,7 @@
 """PyTorch's engines: one process, DistributedDataParallel, and FSDP2."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,13 +13,15 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from core.config import Dtype, EngineKind, OptimConfig
+from core.engines.hold import held_dtypes, hold_weights
 from core.engines.optim import adamw
 from core.engines.stamp import require_same_engine, write_engine
+from core.process.layers import layers_of
 from core.process.precision import autocast
 from core.process.world import World
 
@@ -29,17 +32,30 @@ class TorchEngine:
     """One process, DistributedDataParallel, or FSDP2's `fully_shard` (Zhao et al. 2023)."""
 
     def __init__(
-        self, kind: EngineKind, module: nn.Module, groups: Sequence[Mapping[str, Any]], *, optim: OptimConfig, dtype: Dtype, world: World
+        self,
+        kind: EngineKind,
+        module: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        optim: OptimConfig,
+        dtype: Dtype,
+        world: World,
+        hold: bool = False,
+        offload: bool = False,
+        reduce_once: bool = False,
     ) -> None:
-        self.kind, self.world, self.dtype = kind, world, dtype
+        self.kind, self.world, self.dtype, self.reduce_once = kind, world, dtype, reduce_once
         self.sharded = kind == EngineKind.fsdp2
         self.plain = self.module = module
         named_groups = _with_names(module, groups)
+        if self.sharded:
+            on_gpu = world.device.type == "cuda"
+            _shard(module, dtype, hold=hold, policy=CPUOffloadPolicy(pin_memory=on_gpu) if offload else OffloadPolicy())
+            _require_sharded(module)
+        elif hold:
+            hold_weights(module, dtype)
         if kind == EngineKind.ddp:
             self.module = DistributedDataParallel(module)
-        elif kind == EngineKind.fsdp2:
-            _shard(module, dtype)
-            _require_sharded(module)
         # Sharding replaces parameters by new ones under the same names.
         named = dict(module.named_parameters())
         self.optimizer = adamw([{**group, "params": [named[name] for name in names]} for group, names in named_groups], optim)
@@ -50,8 +66,9 @@ class TorchEngine:
         return autocast(self.world.device, self.dtype)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        # Both DDP and FSDP2 divide by the number of processes. FSDP2 reduces gradients after every micro-batch: waiting would save
-        # traffic, but keep unsharded gradients in memory.
+        # Both DDP and FSDP2 divide by the number of processes.
+        if self.reduce_once and isinstance(self.module, FSDPModule):
+            self.module.set_requires_gradient_sync(last)
         waits = isinstance(self.module, DistributedDataParallel) and not last
         with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
             (loss * self.world.size).backward()
@@ -73,7 +90,12 @@ class TorchEngine:
     def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.plain.state_dict().items():
             if name.startswith(prefix):
-                yield name.removeprefix(prefix), tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+                yield name.removeprefix(prefix), self._whole(tensor)
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        # Gathered on the GPU, where that is faster, even if it lies in the machine's memory.
+        moved = tensor.detach().to(self.world.device)
+        return moved.full_tensor() if isinstance(moved, DTensor) else moved
 
     def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
         # All processes take part in gathering; only the main one keeps the result.
@@ -124,16 +146,34 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def _shard(module: nn.Module, dtype: Dtype) -> None:
-    """Shards each decoder layer separately, then the rest. With bf16, layers are gathered in bf16, embeddings and head in fp32."""
-    kinds = {kind for part in module.modules() for kind in (getattr(part, "_no_split_modules", None) or ())}
-    layers = [part for part in module.modules() if type(part).__name__ in kinds]
+def _shard(module: nn.Module, dtype: Dtype, *, hold: bool, policy: OffloadPolicy) -> None:
+    """Shards each decoder layer and each embedding separately, then the rest. With bf16, layers are gathered in bf16, the rest in fp32.
+
+    Each process copies its share of one part after the other, and gives the part up: never more than one is whole.
+    """
+    layers = layers_of(module)
     if not layers:
         raise RuntimeError("engine=fsdp2: the model names no layers to shard (_no_split_modules); choose zero3 or ddp.")
+    full = MixedPrecisionPolicy(cast_forward_inputs=False)
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in layers:
-        fully_shard(layer, mp_policy=half if dtype == Dtype.bf16 else MixedPrecisionPolicy())
-    fully_shard(module, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    parts = [(layer, half if dtype == Dtype.bf16 else MixedPrecisionPolicy()) for layer in layers]
+    if not isinstance(policy, CPUOffloadPolicy):  # there a model is known to run on the GPU by its first weight, which must be gathered
+        inside = {part for layer in layers for part in layer.modules()}
+        parts += [(embedding, full) for embedding in _embeddings(module) if embedding not in inside]
+    held = dict(held_dtypes(module, dtype)) if hold else {}
+    for part, precision in [*parts, (module, full)]:
+        whole = [weight for weight in part.parameters() if not isinstance(weight, DTensor)]
+        for weight in whole:
+            weight.data = weight.data.to(held.get(weight, weight.dtype))
+        fully_shard(part, mp_policy=precision, offload_policy=policy)
+        for weight in whole:  # the groups of the optimiser still know them
+            weight.data = weight.data.new_empty(0)
+
+
+def _embeddings(module: nn.Module) -> list[nn.Embedding]:
+    """The embeddings that share their weights with no other part, which would be gathered at other times."""
+    users = Counter(id(weight) for part in module.modules() for weight in part.parameters(recurse=False))
+    return [part for part in module.modules() if isinstance(part, nn.Embedding) and users[id(part.weight)] == 1]
 
 
 def _require_sharded(module: nn.Module) -> None:

@@ -17,11 +17,14 @@ from core.vllm.server import Server
 from core.vllm.weights import BroadcastTransfer, FolderTransfer, NCCLGroup, WeightTransfer
 
 
-def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Generator:
+def open_generator(
+    config: RolloutConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, device: torch.device | None = None
+) -> Generator:
     """The generator for completions of `model`, the policy in training.
 
     A `RolloutEngine` (vllm) has its own copy of the weights: load those of `model` into it before it first generates and after
-    every update, and open it on one process only. Raises `ValueError` if a server cannot be reached.
+    every update, and open it on one process only. `device` is where they are
+    gathered, by default where `model` lies. Raises `ValueError` if a server cannot be reached.
     """
     match config.kind:
         case RolloutKind.transformers:
@@ -32,7 +35,7 @@ def open_generator(config: RolloutConfig, model: PreTrainedModel, tokenizer: Pre
             return ContinuousGenerator(model, tokenizer, memory=config.memory)
         case RolloutKind.vllm:
             servers = [Server(url, parallel=config.parallel, timeout_s=config.timeout_s) for url in config.addresses]
-            transfer = weight_transfer(config, model.device)
+            transfer = weight_transfer(config, device or model.device)
             return VLLMGenerator(servers, tokenizer, transfer, ends=turn_ends(model, tokenizer), parallel=config.parallel)
 
 

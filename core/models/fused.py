@@ -25,20 +25,25 @@ _ERROR = 1e-5
 """Largest difference in fp32 relative to the largest value, at which a layer counts as unchanged."""
 
 
-def fuse_layers(model: PreTrainedModel) -> None:
-    """Gives the model's norms and MLPs fused forward passes where they are the usual ones; on other devices than CUDA nothing."""
-    if model.device.type == "cuda":
-        fuse(model)
+def fuse_layers(model: PreTrainedModel, device: torch.device | None = None) -> None:
+    """Gives the model's norms and MLPs fused forward passes where they are the usual ones; on other devices than CUDA nothing.
+
+    `device` is where the model will run, if it does not lie there yet.
+    """
+    device = device or model.device
+    if device.type == "cuda":
+        fuse(model, device)
 
 
-def fuse(model: nn.Module) -> None:
+def fuse(model: nn.Module, device: torch.device | None = None) -> None:
     """`fuse_layers` on any device; on a CPU the gate is computed as before."""
+    device = device or next(model.parameters()).device
     for kind in {type(module) for module in model.modules()}:
         own = [module for module in model.modules() if type(module) is kind]
         for looks_right, fused in ((_looks_like_norm, _fused_norm), (_looks_like_mlp, _fused_mlp)):
-            if all(looks_right(module) for module in own) and _gives_the_same(own[0], fused(kind)):
+            if all(looks_right(module) for module in own) and _gives_the_same(own[0], fused(kind), device):
                 _become(own, fused(kind))
-        if _rotates_as_usual(kind, next(model.parameters()).device):
+        if _rotates_as_usual(kind, device):
             _become(own, _fused_attention(kind))
 
 
@@ -133,17 +138,17 @@ def _tell(kind: type[nn.Module], problem: Exception) -> None:
 
 
 @torch.no_grad()
-def _gives_the_same(layer: nn.Module, fused: type[nn.Module]) -> bool:
-    """Whether a copy of the layer computes in fp32 what it did before."""
+def _gives_the_same(layer: nn.Module, fused: type[nn.Module], device: torch.device) -> bool:
+    """Whether a copy of the layer on the device computes in fp32 what it did before."""
     try:
-        copied = nn.Module.to(copy.deepcopy(layer), torch.float32)
+        copied = nn.Module.to(copy.deepcopy(layer), device, torch.float32)
         draw = torch.Generator().manual_seed(0)
         for weight in copied.parameters():
             if weight.dim() == 1:  # those of norms begin at one, or at zero, which hides how they are used
                 weight.copy_(torch.randn(weight.shape, generator=draw))
         width = next(iter(copied.parameters())).shape[-1]
-        inputs = torch.randn(5, width, generator=draw).to(next(iter(copied.parameters())).device)
-        with torch.autocast(inputs.device.type, enabled=False):
+        inputs = torch.randn(5, width, generator=draw).to(device)
+        with torch.autocast(device.type, enabled=False):
             before = copied(inputs)
             copied.__class__ = fused
             after = copied(inputs)

@@ -5,7 +5,7 @@ Shapes: V vocabulary, H hidden.
 
 import math
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -35,6 +35,7 @@ from core.models.fused import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
 from core.models.logprobs import compute_head_in_fp32
+from core.models.mapped import first_layers, restore_wider, stored_dtype, weight_files
 from core.models.modes import require_equal_modes, switch_off_dropout
 from core.models.own_code import TOKENIZER_CONFIG, require_known_classes, require_known_tokenizer
 from core.runs.checkpoints import STATE
@@ -56,16 +57,19 @@ class _Loaded:
 AutoClass = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 
 
-def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(
+    config: ModelConfig, *, mapped: bool = False, say: Callable[[str], None] = print
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, with its tokenizer; its head computes in fp32 (`core.models.logprobs.LanguageHead`).
 
-    An adapter is merged into its base. Embeddings keep the rows that the checkpoint has, whatever the pad token
-    (`core.data.pad_token.require_pad_below`). Raises `ValueError` for a checkpoint that lacks some of the model's weights, such as a
-    reward model: missing weights would be random.
+    With `mapped` its weights stay in their files, in the files' data type, for an engine that shards them
+    (`core.models.mapped`); `say` is told where that cannot be. An adapter is merged into its base. Embeddings keep the rows that
+    the checkpoint has, whatever the pad token (`core.data.pad_token.require_pad_below`). Raises `ValueError` for a checkpoint that
+    lacks some of the model's weights, such as a reward model: missing weights would be random.
     """
     _require_known(config)
     tokenizer = load_tokenizer(config, own_pad=False)
-    loaded = _load(AutoModelForCausalLM, config, tokenizer)
+    loaded = _load(AutoModelForCausalLM, config, tokenizer, mapped=mapped, say=say)
     if loaded.missing:
         raise ValueError(f"{config.path} is not a complete language model: it lacks {some(loaded.missing)}; give a policy.")
     require_used(config.path, loaded.model, loaded.unused, policy=True)
@@ -103,7 +107,7 @@ def load_reward_model(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedT
 
 
 def new_reward_model(
-    config: ModelConfig, *, seed: int, lora: LoraConfig | None = None, say: Callable[[str], None] = print
+    config: ModelConfig, *, seed: int, lora: LoraConfig | None = None, mapped: bool = False, say: Callable[[str], None] = print
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model with a fresh scalar head, drawn from N(0, 1/sqrt(h+1)) without bias (Stiennon et al. 2020), to be trained.
 
@@ -113,7 +117,8 @@ def new_reward_model(
     Without LoRA all weights are trained; with `lora.rank` the head and an adapter (Hu et al. 2021) injected into the body
     (`core.models.adapters.inject_adapter`), whose frozen weights stay in `config.dtype`, or in 4 bits with `config.quantize`
     (Dettmers et al. 2023). Norms and embeddings stay in `config.dtype` even then; peft's `prepare_model_for_kbit_training`
-    casts them to fp32, which does nothing for frozen weights. Global random-number generators are left untouched.
+    casts them to fp32, which does nothing for frozen weights. With `mapped` all but the head stay in their files, in the files'
+    data type, for an engine that shards them (`core.models.mapped`). Global random-number generators are left untouched.
 
     Raises `ValueError` for an architecture without a linear head `score`, for a checkpoint that lacks weights of the body,
     for quantized weights without an adapter, for a new adapter on an adapter, and if Liger is configured but unavailable.
@@ -129,7 +134,9 @@ def new_reward_model(
     tokenizer = load_tokenizer(config)
     held = config if lora else replace(config, dtype=Dtype.fp32)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # loading initialises a head of its own
-        loaded = _load(AutoModelForSequenceClassification, held, tokenizer, redraws=not config.keep_head, num_labels=1)
+        loaded = _load(
+            AutoModelForSequenceClassification, held, tokenizer, redraws=not config.keep_head, mapped=mapped, say=say, num_labels=1
+        )
         model, missing = loaded.model, loaded.missing - HEAD_WEIGHTS
         has_head = missing == loaded.missing
         if config.keep_head and not has_head:
@@ -147,10 +154,15 @@ def new_reward_model(
         if config.liger:
             _apply_liger(model)
         _keep_differentiable(model)
-        require_equal_modes(model)
+        require_equal_modes(model, first_layers(model) if mapped else model)
         if lora:
             inject_adapter(model, lora, base=source, draw=draw)
     return model, tokenizer
+
+
+def holds_fp32(config: ModelConfig, lora: LoraConfig) -> bool:
+    """Whether a model in training is held in fp32, whatever format its products are in; what lies under an adapter need not be."""
+    return not lora.rank or config.dtype == Dtype.fp32
 
 
 def require_liger(config: ModelConfig) -> None:
@@ -229,13 +241,16 @@ def _load(
     *,
     keep_pad: bool = False,
     redraws: bool = False,
+    mapped: bool = False,
+    say: Callable[[str], None] = print,
     **options: Any,
 ) -> _Loaded:
     """The model, ready for use, and how it fits its checkpoint and adapter.
 
     With `keep_pad`, the pad token of a whole checkpoint's configuration becomes the tokenizer's, otherwise the reverse. A base
     knows nothing of the pad token that an adapter on it was trained with. With `redraws` the head's shape in the checkpoint is
-    of no consequence. Raises `ValueError` if weights or tokens do not fit the model.
+    of no consequence. With `mapped` the model stays on the CPU, and its weights in their files unless something has to be done to
+    them, of which `say` is told. Raises `ValueError` if weights or tokens do not fit the model.
     """
     source = locate(config)
     require_undamaged(Path(source.path), config.path, without=[STATE])
@@ -256,10 +271,14 @@ def _load(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a progress bar is noise in a log
     dtype = DTYPES[config.dtype]
+    files = weight_files(source) if mapped and packed.quantize == Quantize.none else []
+    stored = _mapped_dtype(files, dtype, adapter, source, say) if mapped else None
     # Mismatched shapes are told below, in our words. The annotation leaves out what `output_loading_info` adds.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
     with naming(config.path):
-        loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, **options)
+        loaded: Any = auto.from_pretrained(source.path, revision=source.revision, dtype=stored or dtype, **options)
+        if stored and restore_wider(loaded[0], files, stored) - set(loaded[1]["unexpected_keys"] or ()):
+            loaded = auto.from_pretrained(source.path, revision=source.revision, dtype=dtype, **options)
     model, info = loaded
     mismatched = [entry for entry in info["mismatched_keys"] or () if not (redraws and entry[0] in HEAD_WEIGHTS)]
     require_same_shapes(source.path, model, mismatched)
@@ -278,7 +297,27 @@ def _load(
         require_pad_below(tokenizer, len(model.get_input_embeddings().get_parameter("weight")))
     else:
         _grow(model, len(tokenizer))
-    return _Loaded(model=_prepare(model, tokenizer), missing=missing, unused=set(info["unexpected_keys"] or ()))
+    return _Loaded(model=_prepare(model, tokenizer, mapped=mapped), missing=missing, unused=set(info["unexpected_keys"] or ()))
+
+
+def _mapped_dtype(
+    files: Sequence[Path], dtype: torch.dtype, adapter: Adapter | None, source: ModelLocation, say: Callable[[str], None]
+) -> torch.dtype | None:
+    """The data type in which a model's weights can stay in their files; None, which `say` is told, if all are to be converted to `dtype`.
+
+    Those to be trained can stay in any: they are converted to fp32 as they are sharded. So `dtype` fp32 goes with all.
+    """
+    stored = stored_dtype(files)
+    if adapter is not None:
+        reason = f"merging the adapter {adapter.source.path} into {source.path} changes all of its weights"
+    elif stored is None:
+        reason = f"{source.path} is not saved as safetensors"
+    elif dtype not in (stored, torch.float32):
+        reason = f"{source.path} is stored as {stored} and asked for as {dtype}".replace("torch.", "")
+    else:
+        return stored
+    say(f"{reason}, so every process holds the whole model in the machine's memory until it is sharded; save the model as it is to be used")
+    return None
 
 
 def _require_known(config: ModelConfig) -> None:
@@ -341,11 +380,12 @@ def _grow(model: PreTrainedModel, num_tokens: int) -> None:
             weight_VH[num_known:] = weight_VH[:num_known].mean(0)
 
 
-def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, mapped: bool) -> PreTrainedModel:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     switch_off_dropout(model)
-    nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own
-    fuse_layers(model)
+    if not mapped:
+        nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own
+    fuse_layers(model, _device())
     return model.eval()
 
 

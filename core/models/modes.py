@@ -28,15 +28,18 @@ def switch_off_dropout(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def require_equal_modes(model: PreTrainedModel) -> None:
+def require_equal_modes(model: PreTrainedModel, probe: PreTrainedModel | None = None) -> None:
     """Makes sure that the model gives the same in training mode as in evaluation mode, in which it is left.
 
     Some architectures read their rates from the configuration at every pass; those are set to zero if they have an effect.
-    Raises `ValueError` that names the first module whose output differs even so.
+    `probe` stands in for a model that is not to be run (`core.models.mapped.first_layers`). Raises `ValueError` that names the
+    first module whose output differs even so.
     """
-    if _differing(model) is not None:
-        _zero_rates(model)
-        name = _differing(model)
+    probe = model if probe is None else probe
+    if _differing(probe) is not None:
+        for changed in (model, probe):
+            _zero_rates(changed)
+        name = _differing(probe)
         if name is not None:
             raise ValueError(
                 f"{type(model).__name__} gives other values in training mode than in evaluation mode, first in {name or 'its output'}, so "

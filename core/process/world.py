@@ -155,5 +155,6 @@ def join_world() -> World:
     if size > 1 and not dist.is_initialized():
         # FSDP2 and DDP call functions that torch has since renamed, and warn once per layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+        # Gloo beside NCCL for what an engine keeps in the machine's memory.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     return World(rank=rank, size=size, device=alone().device)

@@ -8,16 +8,18 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from core.config import EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig
+from core.config import Dtype, EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig, RolloutConfig, RolloutKind
 from core.hooks.run_context import RunContext
 from core.models import logprobs
+from core.models.load import load_policy
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
 from core.process.world import World, join_world
@@ -29,6 +31,7 @@ from evalhooks.tasks.task import Task
 from ppo.config import KLConfig, PPOConfig
 from ppo.session import open_session
 from ppo.train import train
+from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer, ListTracker, RecordingHook
 
 PROMPTS = [user(f"Name {'a ' * (number % 4)}fruit {number}.") for number in range(12)]
@@ -104,6 +107,28 @@ def layout_of(config: PPOConfig, world: World) -> dict[str, Any]:
     }
 
 
+def served(config: PPOConfig, folder: Path, world: World) -> dict[str, Any]:
+    """One batch drawn by a server that knows the policy from what it was sent alone, and what a server that fails is told as."""
+    policy, tokenizer = load_policy(config.model)
+    with torch.no_grad():
+        policy.get_submodule("lm_head").get_parameter("weight").mul_(-1)  # other weights than the policy's, until it is sent them
+    with serving(Standin(cast("Any", policy), cast("Any", tokenizer))) as server:
+        url = world.from_main(lambda: server.url)
+        rollouts = RolloutConfig(kind=RolloutKind.vllm, url=url, folder=str(folder / "weights"), dtype=Dtype.fp32)
+        config = replace(config, rollout=rollouts)
+        session = open_session(config, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, world=world, say=_quiet)
+        episodes = session.episodes(0)
+        assert episodes.engine_logprobs_BT is not None
+        gap = (episodes.engine_logprobs_BT - episodes.logprobs_BT).abs().max().item()
+        server.failures["/collective_rpc"] = [400]
+        session.handover.done, told = False, ""
+        try:
+            session.episodes(1)
+        except ValueError as error:
+            told = str(error)
+        return {"gap": gap, "told": world.all_gather(lambda: told)}
+
+
 def _quiet(line: str) -> None:
     pass
 
@@ -114,9 +139,15 @@ def main() -> None:
     torch.set_num_threads(1)
     world = join_world()
     for kind in kinds:
-        config, folder = config_of(policy, kind), Path(out) / kind
+        config, folder = config_of(policy, kind.removesuffix("-vllm")), Path(out) / kind
+        if kind.endswith("-vllm"):
+            found: dict[str, Any] = served(config, folder, world)
+            if world.is_main:
+                (folder / "found.json").write_text(json.dumps(found))
+            world.barrier()
+            continue
         whole = tracked(config, folder / "whole", world)
-        found: dict[str, Any] = {"rows": rows_of(whole), "untrained": whole.on("checkpoint/step").get(0)}
+        found = {"rows": rows_of(whole), "untrained": whole.on("checkpoint/step").get(0)}
         try:
             tracked(config, folder / "torn", world, Stopping() if world.is_main else None)
         except Preempted as stopped:

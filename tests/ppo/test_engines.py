@@ -18,6 +18,7 @@ from tests.fakes import LengthScorer
 from tests.ppo.spread import PROMPTS, config_of
 
 KINDS = ("ddp", "fsdp2", "zero2", "zero3", "ddp-lora", "fsdp2-lora", "zero3-lora")
+SERVED = ("ddp-vllm", "fsdp2-vllm", "zero3-vllm")
 ALONE = {kind: "single-lora" if kind.endswith("-lora") else "single" for kind in KINDS}
 
 
@@ -26,7 +27,7 @@ def found(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """What each engine did, by its name, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("ppo-engines")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    for start, kinds in (((), ("single", "single-lora")), (torchrun, KINDS)):
+    for start, kinds in (((), ("single", "single-lora")), (torchrun, (*KINDS, *SERVED))):
         ended = subprocess.run(
             [sys.executable, *start, "-m", "tests.ppo.spread", str(policy_folder), str(folder), *kinds],
             env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
@@ -35,7 +36,7 @@ def found(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
             timeout=600,
         )
         assert ended.returncode == 0, ended.stderr[-4000:]
-    return folder, {kind: json.loads((folder / kind / "found.json").read_text()) for kind in ("single", "single-lora", *KINDS)}
+    return folder, {kind: json.loads((folder / kind / "found.json").read_text()) for kind in ("single", "single-lora", *KINDS, *SERVED)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,6 +93,15 @@ def test_checkpoints_of_every_engine_are_policies_that_load_anywhere(found: Any,
     for ours, theirs in zip(policy.parameters(), alone.parameters(), strict=True):
         # Adam divides by the root of the second moment, which blows rounding up where gradients are tiny.
         assert (ours - theirs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_server_draws_with_weights_streamed_from_all_processes_and_all_hear_of_its_failures(found: Any, kind: str) -> None:
+    served = found[1][kind]
+    assert served["gap"] < 1e-4
+    main, other = served["told"]
+    assert main == other
+    assert "/collective_rpc refuses the request: status 400" in main
 
 
 @pytest.mark.parametrize(("key", "size"), [("batch_size", 3), ("minibatch_size", 8)])

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
+from core.config import EngineConfig, EngineKind, ModelConfig, Offload, OptimConfig
 from core.hooks.run_context import RunContext
 from core.process.exit import exit_without_teardown
 from core.process.world import World
@@ -27,11 +27,14 @@ PAIRS = [
 
 
 def config_of(policy: str, kind: str) -> RewardModelConfig:
+    """`kind` is an engine, maybe with what is different about it: fsdp2-offload, fsdp2-once."""
+    engine, _, way = kind.partition("-")
+    offload = Offload.all if way == "offload" else Offload.none
     return RewardModelConfig(
         model=ModelConfig(path=policy),
         data=PreferenceDataConfig(paths=["unused.jsonl"]),
         optim=OptimConfig(lr=3e-3, weight_decay=0.1, warmup_ratio=0.2),
-        engine=EngineConfig(kind=EngineKind(kind)),
+        engine=EngineConfig(kind=EngineKind(engine), offload=offload, reduce_once=way == "once"),
         batch_size=8,
         micro_batch_tokens=120,
         epochs=2,

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from core.runs.checkpoints import step_folder
 
-ENGINES = ("ddp", "fsdp2", "zero2", "zero3")
+ENGINES = ("ddp", "fsdp2", "fsdp2-offload", "fsdp2-once", "zero2", "zero3", "zero3-offload")
 
 
 def run_script(folder: Path, policy_folder: Path, *arguments: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import core.engines.torch_engine
-from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
+from core.config import Dtype, EngineConfig, EngineKind, Offload, OptimConfig
 from core.engines.engine import open_engine
 from core.engines.resume import resumable_steps
 from core.engines.stamp import require_same_engine, write_engine
@@ -144,8 +144,24 @@ def test_several_processes_cannot_have_the_engine_of_one() -> None:
         open_engine(EngineConfig(kind=EngineKind.single), *module_and_groups(), optim=OptimConfig(), dtype=Dtype.fp32, world=world)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "fsdp2", "offload": "optimizer"}, "offload=optimizer does not go with engine=fsdp2; .* or engine.offload=all"),
+        ({"kind": "zero2", "offload": "all"}, "choose engine=fsdp2 or engine=zero3"),
+        ({"kind": "auto", "offload": "all"}, "offload=all does not go with engine=auto"),
+        ({"kind": "ddp", "reduce_once": True}, "engine=ddp reduces once anyway; leave it out"),
+        ({"kind": "zero3", "reduce_once": True}, "engine=zero3 reduces after every pass; leave it out"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(settings: dict[str, Any], words: str) -> None:
+    typed = {name: {"kind": EngineKind, "offload": Offload, "reduce_once": bool}[name](value) for name, value in settings.items()}
+    with pytest.raises(ValueError, match=words):
+        EngineConfig(**typed)
+
+
 def test_an_engine_that_did_not_take_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.engines.torch_engine, "_shard", lambda module, dtype: None)
+    monkeypatch.setattr(core.engines.torch_engine, "_shard", lambda *_, **__: None)
     world = World(rank=0, size=2, device=torch.device("cpu"))
     with pytest.raises(RuntimeError, match="engine=fsdp2 did not take effect"):
         open_engine(EngineConfig(kind=EngineKind.fsdp2), *module_and_groups(), optim=OptimConfig(), dtype=Dtype.fp32, world=world)

@@ -101,7 +101,7 @@ def test_the_check_draws_nothing_from_the_run(policy: LlamaForCausalLM) -> None:
 def test_a_policy_and_its_values_are_checked_before_training(
     policy_folder: Path, tmp_path: Path, algo: Algo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(model: PreTrainedModel) -> None:
+    def refuse(model: PreTrainedModel, probe: PreTrainedModel | None = None) -> None:
         raise ValueError(f"checked {type(model).__name__}")
 
     place = "ppo.session" if algo == Algo.ppo else "ppo.critic_free.trainer"

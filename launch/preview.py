@@ -19,7 +19,7 @@ from core.models.locate import CACHE, resolve
 from core.records import Preference
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
-from core.runs.warnings import few_steps
+from core.runs.warnings import few_held_out, few_steps
 from evalhooks.tasks.task import load_tasks
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
@@ -78,7 +78,7 @@ def preview(job: Launch) -> list[str]:
 
 def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     paths = [*job.data.paths, *(source.path for source in job.data.sources.values())]
-    benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1) if path]
+    benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
     _model(job.model, notes)
     if not _all_here([*paths, *benchmarks], notes):
         return
@@ -91,6 +91,10 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     training, held_out = data.training, data.held_out
     lengths = [_num_tokens(pair) for pair in training]
     yield f"pairs: {len(training)} to train on, {len(held_out)} held out, of {sum(s['read'] for s in data.counts['sources'].values())} rows"
+    if (job.data.held_out or job.data.validation) and (
+        few := few_held_out(len(held_out), len(held_out), max_length=job.max_length, validation=job.data.validation)
+    ):
+        yield few.line
     if long := sum(length > job.max_length for length in lengths):
         yield f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
     kept = max(1, len(training) - (long if job.overlong == "drop" else 0))

@@ -194,7 +194,8 @@ class RMRun:
         for found in evaluations.values():
             if "held_out/num_pairs" in found:
                 num, others = round(found["held_out/num_pairs"]), round(found["held_out/num_too_long"])
-                self.context.warn(few_held_out(num, num + others, max_length=self.session.config.max_length))
+                config = self.session.config
+                self.context.warn(few_held_out(num, num + others, max_length=config.max_length, validation=config.data.validation))
 
 
 def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> tuple[str, int | None]:

@@ -105,18 +105,19 @@ def texts_cut(num: int, total: int, *, key: str, limit: int, what: str) -> RunWa
     return _lost("texts_cut", key, num, total, what, f"were cut to {key}={limit} tokens, at the end of the answer; raise {key}.")
 
 
-def few_held_out(num: int, total: int, *, max_length: int) -> RunWarning | None:
-    """Held-out pairs that are measured, out of `total`; the others are too long."""
+def few_held_out(num: int, total: int, *, max_length: int, validation: str = "") -> RunWarning | None:
+    """Held-out pairs that are measured, out of `total`; the others are too long. They are from the file `validation`, if there is one."""
     if num >= MIN_ROWS:
         return None
-    key = "max_length" if total >= MIN_ROWS or (total and not num) else "data.held_out"
+    key = "max_length" if total >= MIN_ROWS or (total and not num) else "data.validation" if validation else "data.held_out"
+    remedy = f"give more rows by {key}" if key == "data.validation" else f"raise {key}"
     numbers = {"measured": num, "held_out": total}
     if not num:
         why = f"none of {total} held-out pairs fits into max_length={max_length} tokens" if total else "no pair is held out"
-        return RunWarning(what="no_held_out", key=key, text=f"{why}, so there is no held-out accuracy; raise {key}.", numbers=numbers)
+        return RunWarning(what="no_held_out", key=key, text=f"{why}, so there is no held-out accuracy; {remedy}.", numbers=numbers)
     others = f" (the others are longer than max_length={max_length})" if num < total else ""
     pairs = "1 pair" if num == 1 else f"{num} pairs"
-    text = f"held-out accuracy rests on {pairs}{others}, fewer than {MIN_ROWS}: {_interval(num)}; raise {key}."
+    text = f"held-out accuracy rests on {pairs}{others}, fewer than {MIN_ROWS}: {_interval(num)}; {remedy}."
     return RunWarning(what="few_held_out", key=key, text=text, numbers=numbers)
 
 

@@ -39,7 +39,8 @@ def run(composed: Composed[RMJob], plan: RunPlan, inputs: RMInputs, progress: Pr
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
         context = RunContext(dir=run.dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
         context.warn(rows_left_out(inputs.preferences.counts["sources"]))
-        context.warn(few_held_out(num_held_out, num_held_out, max_length=job.max_length) if job.data.held_out else None)
+        if job.data.held_out or job.data.validation:
+            context.warn(few_held_out(num_held_out, num_held_out, max_length=job.max_length, validation=job.data.validation))
         context.warn(*samples.of_hooks(job.hooks, inputs.benchmarks.rewardbench2, inputs.benchmarks.rewardbench1), samples.of_pools(pools))
         separate = job.hooks.device if job.hooks.where == Where.separate else None
         outcome = train(job, context, preferences=inputs.preferences.training, separate=separate)

@@ -50,6 +50,9 @@ def test_few_held_out_pairs_name_what_makes_them_few() -> None:
     assert long.key == "max_length"
     assert "the others are longer than max_length=256" in long.text
     assert "+-57 points" in long.text  # 196 * sqrt(0.25 / 3) = 56.6
+    own = warnings.few_held_out(3, 3, max_length=256, validation="v.jsonl")
+    assert own is not None
+    assert own.key == "data.validation"
     none = warnings.few_held_out(0, 7, max_length=256)
     assert none is not None
     assert none.what == "no_held_out"

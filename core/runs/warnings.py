@@ -136,7 +136,8 @@ def few_steps(num_steps: int, *, num_pairs: int, batch_size: int) -> RunWarning 
     """A training of so few optimiser steps that it can hardly change the model."""
     if num_steps >= MIN_STEPS:
         return None
-    text = f"{num_pairs} pairs make {num_steps} step{'' if num_steps == 1 else 's'} of batch_size={batch_size}, fewer than {MIN_STEPS}; lower batch_size or raise epochs."
+    steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
+    text = f"{num_pairs} pairs make {steps} of batch_size={batch_size}, fewer than {MIN_STEPS}; lower batch_size or raise epochs."
     return RunWarning(what="few_steps", key="batch_size", text=text, numbers={"steps": num_steps, "pairs": num_pairs})
 
 

@@ -10,9 +10,13 @@ class PoolConfig:
     """How a pool of completions is sampled from a policy."""
 
     n: Hashed[int] = 16
+    """Completions per prompt."""
     temperature: Hashed[float] = 1.0
+    """Of sampling."""
     max_new_tokens: Hashed[int] = 1024
+    """Tokens after which an answer is cut."""
     seed: Hashed[int] = 0
+    """Of sampling."""
     limit: Hashed[int | None] = None
     """Use only the first `limit` prompts of every task; None: all."""
 

@@ -66,6 +66,7 @@ class ModelConfig:
     """
 
     path: ContentHashed[str] = ""
+    """A local folder, a hub id (org/name or org/name@revision), or pip:smollm2-135m."""
     revision: ContentHashed[str | None] = None
     """Branch, tag or commit of a hub id; may also be appended to the id: org/name@revision."""
     dtype: Hashed[Dtype] = Dtype.fp32
@@ -92,7 +93,9 @@ class LoraConfig:
     rank: Hashed[int] = 0
     """0: train all weights, without an adapter."""
     alpha: Hashed[float] = 32.0
+    """The adapter is scaled by alpha / rank."""
     dropout: Hashed[float] = 0.0
+    """Probability of dropout before the adapter's A."""
     targets: Hashed[list[str]] = field(default_factory=list)
     """Names of the linear layers to adapt, such as q_proj; empty: all but the head."""
 
@@ -258,9 +261,13 @@ class OptimConfig:
     """Peak learning rate; the default is one of the three of the RewardBench 2 paper's reward models (Malik et al. 2025, appendix B)."""
     schedule: Hashed[Schedule] = Schedule.linear
     warmup_ratio: Hashed[float] = 0.0
+    """Share of all steps in which the learning rate rises from zero."""
     weight_decay: Hashed[float] = 0.0
+    """Decoupled weight decay of AdamW."""
     adam_eps: Hashed[float] = 1e-5
+    """Term that AdamW adds to the denominator."""
     max_grad_norm: Hashed[float] = 1.0
+    """L2 norm to which the gradient is clipped; inf: not at all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:  # also rejects NaN

@@ -14,6 +14,7 @@ from core.generators.shared import draw_share
 from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
 from core.process.precision import without_autocast
 from core.process.world import World, alone
+from core.progress import Labelled
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Generator, Preference, Prompt, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
 from core.runs.samples import write_samples
@@ -66,6 +67,7 @@ class RewardModelHook(SharedHook):
             event.tokenizer,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
+            progress=Labelled(self.progress, f"hooks of step {event.step}"),
             say=parts.told(self._say_once),
             world=parts.world,
             reward_pass=parts.reward_pass,
@@ -76,7 +78,7 @@ class RewardModelHook(SharedHook):
             result = v2.scores(scored.rows)
             metrics |= v2.metrics(result, v2.standard_errors(scored.rows))
             if result.reason:
-                say(f"no rewardbench2/overall at step {event.step}: {result.reason}")
+                parts.told(self._say_once)(f"no rewardbench2/overall: {result.reason}")
             _say_not_finite(remark(result.not_finite, len(scored.rows)), event.step, say)
             parts.world.from_main(lambda: _write(event, "rewardbench2", self.rows2, scored, result.row_results))
         if self.rows1:
@@ -90,7 +92,10 @@ class RewardModelHook(SharedHook):
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of, say=say)
         if scorer.num_truncated:
-            say(f"{scorer.num_truncated} scored texts were truncated to {scorer.max_length} tokens")
+            parts.told(self._say_once)(
+                f"{scorer.num_truncated} texts of the benchmarks and pools were cut to hooks.max_length={scorer.max_length} tokens, at the "
+                "end of the answer; raise it"
+            )
         return metrics
 
     def _scored(self, rows: Sequence[BenchmarkRow], scorer: Scorer, name: str, parts: RunParts) -> ScoredBenchmark:
@@ -133,7 +138,8 @@ class HeldOutHook(SharedHook):
 
     Beyond `MAX_SOURCES`, as where every row has a source of its own, sources share the metric `OTHERS`.
 
-    Pairs longer than `max_length` tokens are left out, as in training; `say` reports once how many, and at every checkpoint how many
+    Pairs longer than `max_length` tokens are left out, as in training; `held_out/num_pairs` counts those that are measured and
+    `held_out/num_too_long` the others. `say` reports once how many, and at every checkpoint how many
     have rewards that are not finite. A source in which all have such rewards has no accuracy.
     """
 
@@ -150,6 +156,7 @@ class HeldOutHook(SharedHook):
             event.tokenizer,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
+            progress=Labelled(self.progress, f"held-out pairs, step {event.step}"),
             say=lambda _: None,  # the trainer already reports once that the model pads
             world=parts.world,
             reward_pass=parts.reward_pass,
@@ -182,14 +189,15 @@ class HeldOutHook(SharedHook):
         if num_long and not self._said:
             say(f"left out {num_long} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
             self._said = True
+        counted = {"held_out/num_pairs": float(len(self.pairs) - num_long), "held_out/num_too_long": float(num_long)}
         if not credits:
-            return {}
+            return counted
         finite_rewards = [pair for pair in rewards if all(map(math.isfinite, pair))]
         found = {"accuracy": mean(credits)}
         if len(finite_rewards) == len(credits):  # what counts a NaN as wrong has neither interval nor calibration
             found = pair_metrics(finite_rewards)
         by_name = {f"{source}/accuracy": mean(own) for source, own in by_source.items()}
-        return {f"held_out/{name}": value for name, value in {**found, **by_name}.items()}
+        return {f"held_out/{name}": value for name, value in {**found, **by_name}.items()} | counted
 
     def _sources(self) -> set[str]:
         """The sources with a metric of their own: those of the most pairs, and of as many pairs the first by name."""
@@ -243,10 +251,12 @@ class PolicyHook(SharedHook):
         if not self.tasks:
             self._sample_prompts(event, generator, world)
             return dict(self.static)
-        measured = {
-            name: _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
-            for name, task in self.tasks.items()
-        }
+        measured: dict[str, _Answered] = {}
+        self.progress.start(f"tasks, step {event.step}", sum(len(task.prompts) for task in self.tasks.values()), unit="prompt")
+        for name, task in self.tasks.items():
+            measured[name] = _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
+            self.progress.advance(len(task.prompts))
+        self.progress.finish()
         return world.from_main(lambda: self._metrics(event, measured))
 
     def _own_share(self, task: Task, generator: Generator | None, world: World) -> _Answered:

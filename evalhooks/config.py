@@ -18,6 +18,7 @@ class TaskConfig:
     verifier: Hashed[str] = ""
     """`module:function` of `(completion: str, reference: Mapping) -> float`."""
     prompt_key: Hashed[str] = "prompt"
+    """Key of a row that holds its prompt."""
     limit: Hashed[int | None] = None
     """The first rows only."""
 
@@ -51,9 +52,13 @@ class SamplingConfig:
     """How downstream answers are drawn."""
 
     temperature: Hashed[float] = 1.0
+    """Of sampling; 0: the most likely token."""
     max_new_tokens: Hashed[int] = 1024
+    """Tokens after which an answer is cut."""
     n: Hashed[int] = 1
+    """Answers per prompt."""
     seed: Hashed[int] = 0
+    """Of sampling."""
 
     def __post_init__(self) -> None:
         for key in ("n", "max_new_tokens"):
@@ -79,11 +84,13 @@ class HooksConfig:
     rewardbench2: ContentHashed[str] = ""
     """JSONL or parquet file in RewardBench 2's schema, or the hub id allenai/reward-bench-2."""
     rewardbench1: ContentHashed[str] = ""
+    """Pairs in RewardBench 1's schema, or the hub id allenai/reward-bench."""
     limit: Hashed[float] = 1.0
     """Share of every domain's rows, stratified and seeded."""
     pools: ContentHashed[str] = ""
     """Folder of stored completions (see bon.pools) that an RM reranks."""
     best_of: Hashed[list[int]] = field(default_factory=lambda: [16])
+    """Numbers of stored completions that the reward model chooses among."""
     downstream: Hashed[SamplingConfig] = field(default_factory=SamplingConfig)
     batch_tokens: RoundingOnly[int] = 16384
     """Tokens per forward pass of scoring, padding included."""

@@ -28,6 +28,7 @@ from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
+from launch.closing import bench_lines
 from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
@@ -106,7 +107,7 @@ def _kept(record: Record, out: Path | None) -> Result:
         shutil.copyfile(folder / RESULT, out)
         shutil.copyfile(folder / ROWS, out.with_suffix(".parquet"))
     result = read_json(folder / RESULT, remedy=f"remove the folder {folder} to score again")
-    return {"dir": str(folder), "wall_s": record["wall_s"], **result}
+    return {"dir": str(folder), "wall_s": record["wall_s"], "warnings": record.get("warnings", []), **result}
 
 
 def _plan(job: BenchJob, reward: LocatedReward) -> RunPlan:
@@ -148,7 +149,8 @@ def _short(name: str) -> str:
 
 
 def _command(composed: Composed[BenchJob]) -> Result:
-    result = run(composed, console_progress())
+    with console_progress() as progress:
+        result = run(composed, progress)
     errors = result.get("standard_errors", {})
     console, table = Console(), Table()
     title = printable(f"{result['benchmark']} of {result['reward']}")
@@ -164,7 +166,7 @@ def _command(composed: Composed[BenchJob]) -> Result:
         table.add_row(escape(printable(part)), str(sizes.get(part, "")), shown, *error, guess)
     console.print(table)
     console.print(LEGENDS[Benchmark(result["benchmark"])], soft_wrap=True, highlight=False)
-    for said in _remarks(result):
+    for said in [*_remarks(result), *(bench_lines(result) if "dir" in result else [])]:
         print_on_main(said)
     return result
 

@@ -10,7 +10,8 @@ from core.models.locate import resolve
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.tasks.task import load_tasks
-from launch.entry import Composed, rank, start
+from launch.closing import bon_lines
+from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import BoNInputs, BoNResult
 from launch.obstacles import task_obstacle
@@ -35,7 +36,8 @@ def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:
 
 def _command(composed: Composed[BoNJob]) -> None:
     job = composed.job
-    result = run(composed, console_progress())
+    with console_progress() as progress:
+        result = run(composed, progress)
     if rank() > 0:
         return
     tasks = [task for task in result.bounds["random"] if task != "average"]
@@ -49,6 +51,7 @@ def _command(composed: Composed[BoNJob]) -> None:
         shown = [metrics.get(f"bon/{task}@{n}") for task in (*tasks, "average")]
         table.add_row(f"{Path(reward).name} @{n}", *("n/a" if value is None else f"{100 * value:.1f}" for value in shown))
     Console().print(table)
+    print_on_main("\n".join(bon_lines(result.dir, has_rewards=bool(result.rewards))))
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 import importlib
 import sys
+from importlib.metadata import version
 
+from core.process.exit import ending_with_a_closed_pipe
 from core.process.signals import stop_at_once
 
 JOBS = {
@@ -35,7 +37,9 @@ examples:
   rewardloop bench reward.path=FOLDER rows=FILE           RewardBench 2 of one; `bench compare A B` of two
   rewardloop rm model=custom model.path=FOLDER data=custom 'data.paths=[pairs.jsonl]'
 
-`rewardloop JOB --help` lists the groups and keys of a job; `rewardloop JOB --cfg job` prints its configuration.
+`rewardloop JOB --help` describes every group and key of a job; `rewardloop JOB --cfg job` prints its configuration;
+`rewardloop JOB ... dry_run=true` says what would be done; `rewardloop --version`. Completion of jobs and keys:
+eval "$(rewardloop completion bash)".
 Runs lie in runs/<study>/<job>-<name>-<hash>/. The same settings lead to the same folder: a finished run is skipped,
 a torn one continued. Set REWARDLOOP_TRACE=1 to see the traceback of a failure."""
 
@@ -43,15 +47,38 @@ a torn one continued. Set REWARDLOOP_TRACE=1 to see the traceback of a failure."
 def main() -> None:
     """Hands the command line to the job that it names."""
     stop_at_once()
-    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h", "help"):
+    with ending_with_a_closed_pipe():
+        _run(sys.argv[1:])
+
+
+def _run(arguments: list[str]) -> None:
+    name, *rest = arguments or [""]
+    if name in ("", "--help", "-h", "help") and not (name == "help" and rest):
         print(HELP)
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
-    name = sys.argv[1]
+        raise SystemExit(0 if name else 2)
+    if name == "help":
+        name, rest = rest[0], ["--help"]
+    if name in ("--version", "-V", "version"):
+        print(f"rewardloop {version('rewardloop')}")
+        return
+    if name == "completion":
+        _print_completion(rest)
+        return
     if name not in JOBS:
         print(f"rewardloop: there is no job {name!r}; choose one of {', '.join(JOBS)}. See `rewardloop --help`.", file=sys.stderr)
         raise SystemExit(2)
-    sys.argv = [f"rewardloop {name}", *sys.argv[2:]]
+    sys.argv = [f"rewardloop {name}", *rest]
     importlib.import_module(f"launch.{_MODULES.get(name, name)}").main()
+
+
+def _print_completion(shells: list[str]) -> None:
+    from launch.completion import script  # the keys of all jobs, which no other command needs
+
+    try:
+        print(script(" ".join(shells) or "bash", JOBS), end="")
+    except ValueError as error:
+        print(f"rewardloop completion: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import product
+from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
@@ -22,6 +24,7 @@ from yaml import YAMLError
 
 from core.runs.identity import require_no_path, study_name
 from evalhooks.config import require_task_names
+from launch.overrides.command_line import CONFIG_NAME, SEARCHPATH
 from launch.overrides.grammar import quoted
 from launch.overrides.text_keys import as_typed
 from launch.schema import AnyJob, BoNJob, Launch, PPOJob, RMJob, RunSettings, command_of, register
@@ -67,7 +70,7 @@ def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
     typed = as_typed(schema, overrides)
     _require_known(schema, _parsed(typed))
     with _hydra(schema, typed):
-        return validated(schema, compose(command_of(schema), overrides=typed))
+        return validated(schema, compose(primary(schema, typed), overrides=typed))
 
 
 def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> Command[JobT]:
@@ -81,7 +84,7 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     _require_known(schema, parsed)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     with _hydra(schema, overrides):
-        hydra = compose(command_of(schema), overrides=fixed, return_hydra_config=True).hydra
+        hydra = compose(primary(schema, overrides), overrides=fixed, return_hydra_config=True).hydra
         sweeping = multirun or hydra.mode == RunMode.MULTIRUN
         params = [f"{key}={value}" for key, value in _params(hydra).items()]
     if not sweeping:
@@ -89,6 +92,33 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     lists = combinations([*params, *overrides])
     _require_one_sweep(schema, overrides, lists)
     return Command(jobs=tuple(_jobs(schema, lists)), sweeping=True, overrides=tuple(map(tuple, lists)))
+
+
+def primary(schema: type[AnyJob], overrides: Sequence[str]) -> str:
+    """The file that a job's configuration begins with: the job's own, or the user's by `--config-name`.
+
+    A user's file that lists no defaults is laid over the job's own. Raises `ConfigError` for one that cannot be read.
+    """
+    found = {text.partition("=")[0]: text.partition("=")[2] for text in overrides if text.startswith((CONFIG_NAME, SEARCHPATH))}
+    if CONFIG_NAME not in found:
+        return command_of(schema)
+    name = found[CONFIG_NAME].strip("'").replace("\\'", "'")
+    file = Path(found[SEARCHPATH].strip("[]'").replace("\\'", "'").removeprefix("file://")) / f"{name}.yaml"
+    try:
+        settings = OmegaConf.load(file)
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config-name {name}: {file} cannot be read: {error}") from error
+    if not isinstance(settings, DictConfig):
+        raise ConfigError(f"--config-name {name}: {file} holds no settings; write some, such as epochs: 2.")
+    own = command_of(schema)
+    if own not in settings.get("defaults", [own]):
+        raise ConfigError(f"--config-name {name}: the defaults in {file} lack the job's own; begin them with - {own}.")
+    # Hydra looks for the first file only in places that are known before the overrides are read.
+    stored = f"{name}-of-{own}"
+    ConfigStore.instance().store(
+        name=stored, node=OmegaConf.create({"defaults": [own, "_self_"]} | {str(k): v for k, v in settings.items()})
+    )
+    return stored
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -209,7 +239,7 @@ def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:
             chosen = tuple(text for text in texts if text not in plain)
             try:
                 if chosen not in configs:
-                    configs[chosen] = compose(command_of(schema), overrides=list(chosen))
+                    configs[chosen] = compose(primary(schema, chosen), overrides=list(chosen))
                 # Every job of a sweep sets the same keys, so no value of the previous job survives.
                 for text in texts:
                     if text in plain:
@@ -239,7 +269,7 @@ def _require_one_sweep(schema: type[AnyJob], overrides: Sequence[str], lists: Se
         return
     for text in chosen:
         with _hydra(schema, overrides):
-            hydra = compose(command_of(schema), overrides=[text], return_hydra_config=True).hydra
+            hydra = compose(primary(schema, overrides), overrides=[text], return_hydra_config=True).hydra
         if _params(hydra):
             raise ConfigError(f"{text} is itself a sweep, and a sweep over sweeps would run only one job of each; run one at a time.")
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,16 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from core.process.exit import exit_without_teardown
+from core.process.exit import ending_with_a_closed_pipe, exit_without_teardown
 from core.process.memory import keep_freed_memory
 from core.process.shortage import ShortageError, shortage, told
 from core.process.signals import INTERRUPTED, STOPPED, Preempted, raise_on_signal, stopping_at_once
 from core.runs.record import RunBusyError
 from core.text import redacted, shown
-from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, register_schemas, validated
+from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, primary, register_schemas, validated
 from launch.obstacles import obstacle
 from launch.overrides.command_line import CommandLine, parse
-from launch.schema import AnyJob, BenchJob, Launch, PPOJob, RMJob, command_of
+from launch.schema import AnyJob, BenchJob, Launch, PPOJob, RMJob, StudyJob, command_of
 from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
@@ -41,8 +41,8 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
     name = command_of(schema)
     register_schemas()
     line, asked = _checked(schema, sys.argv[1:] if argv is None else argv)
-    if any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):
-        _print_dry_run(name, asked.jobs)
+    if _is_dry(asked.jobs):
+        _print_dry_run(name, asked.jobs, line.keys)
         return
     keep_freed_memory()
     # Transformers reports on loading that a head is new; our own messages say so where it matters.
@@ -53,7 +53,7 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
     outcomes: list[JobOutcome] = []
     failures: list[str] = []
 
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=primary(schema, line.overrides))
     def main(cfg: DictConfig) -> None:
         if asked.sweeping:
             _redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
@@ -159,10 +159,17 @@ def _checked(schema: type[JobT], arguments: Sequence[str]) -> tuple[CommandLine,
     """The command line and its jobs, none if Hydra only prints. Ends the command with a message for what cannot run."""
     try:
         line = parse(schema, arguments)
+        if line.help:
+            from launch.help import help_of  # it reads the source of all configurations
+
+            with ending_with_a_closed_pipe():
+                if rank() == 0:
+                    print(help_of(command_of(schema)))
+                raise SystemExit(0)
         if line.informative:
             return line, Command(jobs=(), sweeping=False)
         asked = command(schema, line.overrides, multirun=line.multirun)
-        if not any(isinstance(job, Launch) and job.dry_run for job in asked.jobs):  # a dry run may be for another machine
+        if not _is_dry(asked.jobs):  # a dry run may be for another machine
             for job in asked.jobs:
                 if found := obstacle(job):
                     raise ConfigError(found)
@@ -215,13 +222,25 @@ def _print_error(message: str, *, every_process: bool = False) -> None:
         print(f"process {rank()}: {shown(message)}", file=sys.stderr)
 
 
-def _print_dry_run(name: str, jobs: Sequence[AnyJob]) -> None:
-    """Lists the jobs, and as notes whatever would stop them on this machine: the command may be meant for another one."""
+def _is_dry(jobs: Sequence[AnyJob]) -> bool:
+    return any(isinstance(job, Launch | StudyJob) and job.dry_run for job in jobs)
+
+
+def _print_dry_run(name: str, jobs: Sequence[AnyJob], asked: Collection[str]) -> None:
+    """Lists the jobs with the settings under the keys that were `asked` for, what each will do, and as notes whatever would stop it on
+    this machine: the command may be meant for another one."""
+    from launch import preview  # it reads the jobs' inputs, and the jobs import this module
+
     if rank() > 0:
         return
-    print_plan(name, _with_runs(jobs), _console())
-    for found in dict.fromkeys(filter(None, map(obstacle, jobs))):
-        print(f"note: {shown(found)}")
+    found = _with_runs(jobs)
+    if found:
+        print_plan(name, found, _console(), asked)
+        told = preview.of_jobs(found)
+    else:
+        told = [line for job in jobs if isinstance(job, StudyJob) for line in preview.of_study(job)]
+    for text in [*told, *(f"note: {found}" for found in dict.fromkeys(filter(None, map(obstacle, jobs))))]:
+        print(shown(text))
 
 
 def _print_sweep(name: str, jobs: Sequence[AnyJob], outcomes: Sequence[JobOutcome]) -> None:

@@ -8,6 +8,7 @@ from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.lineage import lineage_summary
+from launch.closing import ppo_lines
 from launch.entry import Composed, num_processes, print_on_main, start
 from launch.identity import identity_of
 from launch.inputs import ppo_inputs
@@ -74,9 +75,9 @@ def _name(job: PPOJob, lineage: Mapping[str, Any]) -> str:
 
 
 def _command(composed: Composed[PPOJob]) -> Record:
-    record = run(composed, console_progress())
-    best = ", ".join(f"{key} {value:.3f}" for key, value in record["best"].items() if value is not None)
-    print_on_main(f"{record['dir']}: best at step {record['best_step']}: {best}")
+    with console_progress() as progress:
+        record = run(composed, progress)
+    print_on_main("\n".join(ppo_lines(record, best_metric=composed.job.best_metric)))
     return record
 
 

@@ -8,13 +8,12 @@ from core.engines.resume import forget_states
 from core.models.origin import lineage_of
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
+from launch.closing import rm_lines
 from launch.entry import Composed, num_processes, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import rm_inputs
 from launch.jobs.lifecycle import Record, RunPlan, finished_record, say_finished
 from launch.schema import RMJob
-
-SHOWN = ("rewardbench2/overall", "bon/average", "held_out/accuracy")
 
 
 def run(composed: Composed[RMJob], progress: Progress) -> Record:
@@ -59,10 +58,9 @@ def _name(job: RMJob, base: str) -> str:
 
 
 def _command(composed: Composed[RMJob]) -> Record:
-    record = run(composed, console_progress())
-    shown = ", ".join(f"{key} {value:.3f}" for key, value in record["final"].items() if key.startswith(SHOWN))
-    best = f"best checkpoint: step {record['best_step']} of {record['step']}"
-    print_on_main(f"{record['dir']}: " + ", ".join(filter(None, [shown, best])))
+    with console_progress() as progress:
+        record = run(composed, progress)
+    print_on_main("\n".join(rm_lines(record)))
     return record
 
 

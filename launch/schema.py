@@ -50,6 +50,7 @@ class TrackerConfig:
 
     mode: TrackerMode = TrackerMode.auto
     project: str = "rewardloop"
+    """Project of Weights & Biases."""
 
 
 @dataclass(kw_only=True)
@@ -60,8 +61,11 @@ class RunSettings:
     """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
 
     name: Unhashed[str] = ""
+    """Name of the run in its folder; empty: made of model, data and learning rate."""
     study: Unhashed[str] = "default"
+    """Folder below `runs_dir` that holds the runs which belong together."""
     runs_dir: Unhashed[str] = "runs"
+    """Folder of all runs."""
     resume: Unhashed[str] = Resume.auto.value
     """auto or never, see `Resume`. Text, so that true and false are accepted too."""
     tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
@@ -82,13 +86,14 @@ class Launch(RunSettings):
     """Set by the files of the microworld's models: the model that their small sizes are meant for. Leave it alone."""
     hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
     tasks: Hashed[dict[str, TaskConfig]] = field(default_factory=dict)
+    """Downstream tasks by the user's names, as in tasks.gsm8k.path=FILE."""
     dry_run: Unhashed[bool] = False
-    """List the job, or every job of a sweep, with its settings, and run none."""
+    """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
 
 
 @dataclass(kw_only=True)
 class RMJob(Launch, RewardModelConfig):
-    """`rewardloop rm`."""
+    """`rewardloop rm`: fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint."""
 
     unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream"})
 
@@ -102,7 +107,7 @@ class RMJob(Launch, RewardModelConfig):
 
 @dataclass(kw_only=True)
 class PPOJob(Launch, PPOConfig):
-    """`rewardloop ppo`."""
+    """`rewardloop ppo`: train a policy against a reward by PPO, RLOO or GRPO, with downstream tasks at every checkpoint."""
 
     unread: ClassVar[frozenset[str]] = frozenset({"hooks.rewardbench1", "hooks.pools", "hooks.best_of"})
 
@@ -192,6 +197,7 @@ class BenchJob(RunSettings):
     limit: Hashed[float] = 1.0
     """Share of every domain's rows, stratified and seeded."""
     seed: Hashed[int] = 0
+    """Of the draw of rows by `limit`."""
     batch_tokens: Unhashed[int] = 16384
     """Tokens per forward pass."""
     max_length: Hashed[int] = 2048
@@ -264,6 +270,7 @@ class PPOPlan:
 
     reward: RewardChoice = field(default_factory=RewardChoice)
     overrides: list[str] = field(default_factory=list)
+    """Overrides of the run."""
 
 
 @dataclass(kw_only=True)
@@ -271,8 +278,11 @@ class StudyJob:
     """`rewardloop study`: a sweep of reward models, best-of-N, PPO runs, and the report that puts them side by side."""
 
     study: Unhashed[str] = "study"
+    """Folder below `runs_dir` for all runs of the study."""
     runs_dir: Unhashed[str] = "runs"
+    """Folder of all studies."""
     seed: Unhashed[int] = 0
+    """Of the world, the policies and every run."""
     parallel: Unhashed[int] = 0
     """Jobs at a time; 0: one per GPU, or per CPU core where there is none."""
     embedded: Unhashed[bool] = False
@@ -280,7 +290,9 @@ class StudyJob:
     world: Unhashed[WorldConfig] = field(default_factory=WorldConfig)
     policy: Unhashed[PolicyConfig] = field(default_factory=PolicyConfig)
     preferences: Unhashed[str] = ""
+    """Preference pairs of an experiment on real data, by path."""
     benchmark: Unhashed[str] = ""
+    """Rows in RewardBench 2's schema of an experiment on real data, by path."""
     prompts: Unhashed[str] = ""
     """Inputs of an experiment on real data, by path."""
     needs: Unhashed[list[str]] = field(default_factory=list)
@@ -292,8 +304,11 @@ class StudyJob:
     reward_models: Unhashed[list[str]] = field(default_factory=list)
     """Each a line of overrides of `rewardloop rm`; commas sweep."""
     ppo: Unhashed[dict[str, PPOPlan]] = field(default_factory=dict)
+    """PPO runs by the user's names."""
     notes: Unhashed[list[str]] = field(default_factory=list)
     """Sentences that the report prints under its result."""
+    dry_run: Unhashed[bool] = False
+    """List the jobs, look at their inputs, and run none."""
 
     def __post_init__(self) -> None:
         require_positive("parallel + 1", self.parallel + 1)
@@ -312,7 +327,9 @@ class ReportJob:
     """`rewardloop report`: the report of a study's finished runs, or of any others."""
 
     study: Unhashed[str] = "demo"
+    """The study to report."""
     runs_dir: Unhashed[str] = "runs"
+    """Folder of all studies."""
     runs: Unhashed[list[str]] = field(default_factory=list)
     """Runs of any studies instead of one: folders, ids, names, studies or patterns, as `rewardloop runs` takes them."""
     out: Unhashed[str] = ""

@@ -27,11 +27,12 @@ from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
 from core.text import shown
+from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
 from launch.schema import Launch
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",)}
-"""The metrics that the table of a sweep shows, by command, where they were measured."""
+"""The metrics that the table of a sweep shows, by command, where they were measured; see `shown_metrics`."""
 
 Row: TypeAlias = dict[str, str | float | None]
 """What the table at the end of a sweep has on one job, by column."""
@@ -133,8 +134,11 @@ def common(jobs: Sequence[object]) -> dict[str, str]:
     }
 
 
-def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
+def print_plan(name: str, jobs: Sequence[Launch], console: Console, asked: Collection[str] = ()) -> None:
     """Prints a dry run: a row per job with what sets it apart, then the settings they share, then how many they are.
+
+    Of the shared settings those are shown that are not the default and lie under a key that was `asked` for: presets set others. All
+    are if no keys are given, or if an experiment or a file of the user's was chosen.
 
     If `runs_dir` holds a run with the same settings, the row has its folder and how it ended. No input is read for that, so a run whose
     inputs have changed since counts as the same here.
@@ -150,7 +154,10 @@ def print_plan(name: str, jobs: Sequence[Launch], console: Console) -> None:
         for (key, value), settings in sorted(found.with_them.items(), key=lambda item: found.keys.index(item[0][0])):
             table.add_row(Text(f"{key}={value}"), Text("\n".join(f"{key}={value}" for key, value in settings.items())))
         console.print(Text("settings that follow from these values"), table)
-    if same := common(jobs):
+    same = common(jobs)
+    if asked and not {"experiment", "hydra.job.config_name"} & set(asked):
+        same = {key: value for key, value in same.items() if _is_under(key, asked)}
+    if same:
         table = _table(["key", "value"])
         for key, value in same.items():
             table.add_row(Text(key), Text(value))
@@ -236,14 +243,21 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcom
     The best value of a metric is the highest of the run's checkpoints, the last one that of its last checkpoint.
     """
     rows: list[Row] = []
+    shown_here = shown_metrics(name, [outcome.record for outcome in outcomes if outcome.record])
     for number, (values, outcome) in enumerate(zip(differences(jobs).rows, outcomes, strict=True), 1):
         record = outcome.record or {}
         row: Row = {"job": number, **values, "status": outcome.status.value, "message": shown(outcome.message) or None}
-        for metric in METRICS.get(name, ()):
+        for metric in shown_here:
             series = _series(record, metric)
             row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
         rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir")})
     return rows
+
+
+def shown_metrics(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that a table of these runs has: those of the command, and every mean over some domains that one of the runs has."""
+    means = [f"{PREFIX}{key}" for key in LABELS if any(f"{PREFIX}{key}" in record.get("final", {}) for record in records)]
+    return [shown for metric in METRICS.get(name, ()) for shown in ((metric, *means) if metric == f"{PREFIX}{OVERALL}" else (metric,))]
 
 
 def text_of(value: object) -> str:
@@ -345,6 +359,9 @@ def _series(record: Mapping[str, Any], metric: str) -> list[float]:
 
 
 def _heading(key: str) -> str:
+    if key.startswith(f"{PREFIX}mean_of_"):
+        metric, _, which = key.removeprefix(PREFIX).rpartition(" ")
+        return f"RewardBench 2 {LABELS[metric]}, {which}"
     return {"wall_s": "time", "dir": "run"}.get(key, key)
 
 

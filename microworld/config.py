@@ -13,10 +13,13 @@ class WorldConfig:
     """Sizes of a world. The defaults suit two CPU cores."""
 
     seed: int = 0
+    """Of everything that is invented."""
     corpus_size: int = 70_000
+    """Dialogues to train the policies on."""
     corpus_weights: dict[str, int] = field(
         default_factory=lambda: {"facts": 1, "lists": 2, "sums": 2, "requests": 1, "topics": 1, "choices": 2}
     )
+    """How often each skill occurs in the corpus, relative to the others."""
     mistakes: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.5, "lists": 0.2, "sums": 0.25, "requests": 0.5, "topics": 0.5, "choices": 0.35}
     )
@@ -28,6 +31,7 @@ class WorldConfig:
     task_rows: int = 60
     """Prompts per downstream task."""
     vocab_size: int = 1024
+    """Tokens of the tokenizer."""
 
     def __post_init__(self) -> None:
         for key in ("corpus_weights", "mistakes"):
@@ -45,8 +49,11 @@ class PolicyConfig:
     """Supervised fine-tuning of a policy of the world."""
 
     lr: float = 4e-3
+    """Peak learning rate of supervised fine-tuning."""
     batch_size: int = 32
+    """Dialogues per optimiser step."""
     seed: int = 0
+    """Of weights and order."""
 
     def __post_init__(self) -> None:
         require_positive("policy.lr", self.lr)

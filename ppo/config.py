@@ -121,6 +121,7 @@ class MissingEOSConfig:
 
     how: Hashed[MissingEOS] = MissingEOS.keep
     value: Hashed[float | None] = None
+    """For replace and subtract, in units of the shaped score."""
 
     def __post_init__(self) -> None:
         key = "shaping.missing_eos"
@@ -211,17 +212,25 @@ class PPOConfig:
     micro_batch_size: RoundingOnly[int] = 4
     """Episodes per forward and backward pass of one process. Bounds memory and changes no result."""
     epochs: Hashed[int] = 2
+    """Passes of updates over each rollout batch."""
     max_new_tokens: Hashed[int] = 1024
+    """Tokens after which an answer is cut."""
     max_prompt_length: Hashed[int] = 1024
     """In tokens; longer prompts are dropped and counted."""
     temperature: Hashed[float] = 1.0
+    """Of sampling; the log-probabilities of the loss are at the same one."""
     gamma: Hashed[float] = 1.0
+    """Discount of later rewards per token."""
     lam: Hashed[float] = 0.95
+    """Lambda of generalised advantage estimation (Schulman et al. 2016)."""
     clip: Hashed[float] = 0.2
+    """The ratio to the policy that sampled is clipped to 1 +- this."""
     dual_clip: Hashed[float | None] = None
     """Bound on the loss of bad actions, as a multiple of the advantage (usual: 3); empty: none."""
     value_clip: Hashed[float] = 0.2
+    """New values are clipped to the old ones +- this."""
     value_coef: Hashed[float] = 0.1
+    """Weight of the value loss."""
     value_warmup: Hashed[int] = 0
     """Batches at the beginning that train only the critic; the learning-rate schedule counts them."""
     entropy_coef: Hashed[float] = 0.0
@@ -231,13 +240,16 @@ class PPOConfig:
     one that samples in bf16 (Yao et al. 2025); empty: no weights. Batches whose log-probabilities differ by no more than rounding in
     fp32, 0.001 nats on average (`train/importance_gap`), have none."""
     whiten_advantages: Hashed[bool] = True
+    """Shift and scale the advantages of a batch to mean 0 and variance 1."""
     shaping: Hashed[ShapingConfig] = field(default_factory=ShapingConfig)
     critic: Hashed[CriticStart] = CriticStart.reward
     best_metric: Hashed[str] = "downstream/average"
+    """The checkpoint with its highest value becomes `best`: a metric of the hooks, or rm_score."""
     stop_after_falls: Hashed[int | None] = None
     """The run ends once `best_metric` has fallen at this many checkpoints in a row while the reward's score rose
     (over-optimisation, Gao et al. 2023); empty: never."""
     num_checkpoints: Hashed[int] = 4
+    """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
     save_minutes: Unhashed[float] = 15.0
     """Minutes without a checkpoint after which one is saved to resume from: a killed run loses no more than that and a batch."""
     keep: Unhashed[Any] = field(default_factory=lambda: [*KEPT])
@@ -245,6 +257,7 @@ class PPOConfig:
     gradient_checkpointing: RoundingOnly[bool] = False
     """Recompute activations in the backward pass instead of storing them."""
     seed: Hashed[int] = 0
+    """Of the prompts, the answers and the order of updates."""
 
     def __post_init__(self) -> None:
         keys = "num_batches batch_size minibatch_size micro_batch_size group_size epochs max_new_tokens max_prompt_length temperature"

@@ -3,15 +3,17 @@
 Shapes: B episodes, T tokens of a completion, N tokens inside the mask, K sums of an update.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from core.hooks.run_context import RunContext
+from core.runs.warnings import EQUAL, answers_cut, equal_scores, kl_jump, reward_texts_cut
 from ppo.advantages import Advantages
-from ppo.config import KLEstimator
+from ppo.config import KLEstimator, MissingEOS, PPOConfig
 from ppo.kl import kl_estimate
 from ppo.rollout import Episodes
 
@@ -137,10 +139,37 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
     return metrics
 
 
-def tell_truncated(metrics: Mapping[str, float], step: int, say: Callable[[str], None]) -> None:
-    """Says so if reward models cut texts of batch `step`: their rewards then ignore the end of the answer."""
-    if share := metrics.get(Metric.TRUNCATED, 0):
-        say(f"batch {step}: reward models cut {share:.1%} of the texts to their length limit and ignored the rest; lower max_new_tokens")
+class BatchWatch:
+    """Looks at the metrics of each batch for what makes training pointless in silence, and warns through the run's context."""
+
+    def __init__(self, config: PPOConfig, context: RunContext, *, kl: float) -> None:
+        """`kl` is that of the last batch before, 0 for an untrained policy."""
+        self.config, self.context = config, context
+        self._kl, self._num_batches, self._num_equal = kl, 0, 0
+
+    def see(self, measured: Mapping[str, float], step: int) -> None:
+        """Takes the metrics of batch `step`: those of the rollout, and of the shaped scores if there are any (not in batch 0)."""
+        eos_rate, warn = measured[Metric.EOS_RATE], self.context.warn
+        where = "before training" if step == 0 else f"in batch {step}"
+        warn(answers_cut(eos_rate, where=where, key="max_new_tokens", limit=self.config.max_new_tokens))
+        warn(reward_texts_cut(measured.get(Metric.TRUNCATED, 0.0), batch=step))
+        if Metric.SCORE_STD in measured:
+            self._num_batches += 1
+            if measured[Metric.SCORE_STD] < EQUAL:
+                self._num_equal += 1
+                penalised = self.config.shaping.missing_eos.how == MissingEOS.replace
+                warn(equal_scores(self._num_equal, self._num_batches, batch=step, eos_rate=eos_rate, penalised=penalised))
+        warn(kl_jump(measured[Metric.KL], self._kl, batch=step))
+        self._kl = measured[Metric.KL]
+
+
+def live_note(measured: Mapping[str, float]) -> str:
+    """What the live line says of the last batch."""
+    parts = [f"score {measured[Metric.RM_SCORE]:.3g}", f"KL {measured[Metric.KL]:.3g}", f"{measured[Metric.LENGTH]:.0f} tokens"]
+    parts.append(f"{measured[Metric.EOS_RATE]:.0%} ended")
+    if rollout := measured.get("seconds/generation"):
+        parts.append(f"rollout {rollout:.1f} s")
+    return ", ".join(parts)
 
 
 def shaped_metrics(scores_B: Tensor) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A run of PPO: saving, the hooks at each checkpoint, resuming."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.engines.resume import STATE, forget_states, newest_step, save_step
@@ -13,10 +14,10 @@ from core.records import CheckpointSaved
 from core.runs.checkpoints import SaveTimer, step_folder
 from core.runs.retention import Keep, prune
 from ppo.guards import guarded
-from ppo.metrics import rollout_metrics, tell_truncated
+from ppo.metrics import BatchWatch, rollout_metrics
 from ppo.session import PPOSession
 from ppo.shaping import ScoreStatistics
-from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation, write_state
+from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation, tell_if_untrained_is_best, write_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,9 @@ class PPOResult:
     best_value: float | None
     num_dropped_prompts: int
     stopped_because: str = ""
+    train_s: float = field(default=0.0, compare=False)
+    hooks_s: float = field(default=0.0, compare=False)
+    """Seconds of this process, and those of them that the hooks took."""
 
 
 class PPORun:
@@ -38,6 +42,8 @@ class PPORun:
 
     def __init__(self, session: PPOSession, context: RunContext, preemption: Preemption) -> None:
         self.session, self.context, self.preemption, self.config = session, context, preemption, session.config
+        self.started, self.hooks_s = time.monotonic(), 0.0
+        context.show_hooks()
         self.planned = checkpoint_batches(self.config)
         """The steps whose checkpoints the hooks run on; a step is a batch."""
         self.saved_step = 0
@@ -87,6 +93,7 @@ class PPORun:
         reason = state.stopped_because
         if reason:
             self.context.say(f"stopped after batch {state.step} of {self.config.num_batches}: {reason}")
+        tell_if_untrained_is_best(state, self.config, self.context)
         if self.context.world.is_main:
             # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
             forget_states(self.context.dir, keep=[state.step], planned=self.planned)
@@ -98,6 +105,8 @@ class PPORun:
             best_value=state.best_value,
             num_dropped_prompts=self.session.num_dropped_prompts,
             stopped_because=reason,
+            train_s=time.monotonic() - self.started,
+            hooks_s=self.hooks_s,
         )
 
     def _untrained(self) -> PPOState:
@@ -115,7 +124,7 @@ class PPORun:
             value_scale=session.first_value_scale(episodes, statistics),
         )
         session.networks.value_scale = state.value_scale
-        tell_truncated(state.metrics, 0, self.context.say)
+        BatchWatch(self.config, self.context, kl=0.0).see(state.metrics, 0)
         return state
 
     def _restored(self, step: int) -> PPOState:
@@ -151,9 +160,11 @@ class PPORun:
             tokenizer=session.tokenizer,
             metrics=state.metrics,
         )
+        started = time.monotonic()
         parts = RunParts(world=context.world, generator=session.generator)
         with autocast(context.world.device, self.config.model.dtype):
             metrics = run_hooks(context.hooks, event, context.tracker, parts=parts)
+        self.hooks_s += time.monotonic() - started
         take_evaluation(state, metrics, self.config, self.context)
 
     def _preempted(self, state: PPOState) -> Preempted:

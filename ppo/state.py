@@ -12,6 +12,7 @@ from core.hooks.run_context import RunContext
 from core.records import AXIS
 from core.runs.checkpoints import checkpoint_steps, point_best
 from core.runs.retention import Keep, prune
+from core.runs.warnings import answers_cut, prompts_dropped, untrained_is_best
 from ppo.config import PPOConfig
 from ppo.metrics import Metric
 from ppo.shaping import Moments, ScoreStatistics
@@ -19,6 +20,9 @@ from ppo.shaping import Moments, ScoreStatistics
 PROGRESS = "progress.json"
 ON_POLICY = "on_policy/rm_score"
 """The mean reward on the answers to all downstream prompts, if hooks measure it: the same prompts every time, so less noise."""
+
+UNFINISHED = "on_policy/unfinished"
+"""Share of the answers to the tasks that were cut at the hooks' own token limit, if hooks measure it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,6 +80,9 @@ def take_evaluation(state: PPOState, metrics: Mapping[str, float], config: PPOCo
     require_measured(metric, metrics, context.hooks)
     if not math.isfinite(value := metrics.get(metric, 0.0)):
         context.say(f"{metric} is {value} at step {state.step}, so this checkpoint cannot become the best")
+    if UNFINISHED in metrics:
+        where = f"on the tasks at step {state.step}"
+        context.warn(answers_cut(1 - metrics[UNFINISHED], where=where, key="hooks.downstream.max_new_tokens"))
     steps = [step for step in (0, *checkpoint_batches(config)) if step <= state.step]
     # Read by one process for all of them: they must not see different states of the disk.
     evaluations = context.world.from_main(lambda: read_evaluations(context.dir, steps))
@@ -87,6 +94,20 @@ def take_evaluation(state: PPOState, metrics: Mapping[str, float], config: PPOCo
     if context.world.is_main:
         prune(context.dir, Keep.of(config.keep), measured=evaluations, best=state.best_step)
     state.stopped_because = stop_reason(evaluations, metric, config.stop_after_falls) or ""
+
+
+def tell_dropped(context: RunContext, num: int, total: int, max_prompt_length: int) -> None:
+    """Says how many prompts were too long; a warning if they are many."""
+    if warning := prompts_dropped(num, total, max_prompt_length=max_prompt_length):
+        context.warn(warning)
+    elif num:
+        context.say(f"dropped {num} of {total} prompts longer than max_prompt_length={max_prompt_length} tokens")
+
+
+def tell_if_untrained_is_best(state: PPOState, config: PPOConfig, context: RunContext) -> None:
+    """Warns at the end of a run if none of its checkpoints became the best."""
+    if not state.best_step and context.hooks:
+        context.warn(untrained_is_best(config.best_metric, state.best_value, state.metrics[Metric.KL]))
 
 
 def require_measured(metric: str, metrics: Mapping[str, float], hooks: Sequence[object]) -> None:

@@ -16,12 +16,12 @@ from ppo.advantages import gae, token_rewards, whiten
 from ppo.config import KLPlace, PPOConfig
 from ppo.guards import guarded, require_kl_below
 from ppo.kl import kl_estimate, next_coefficient
-from ppo.metrics import Metric, batch_metrics, rollout_metrics, tell_truncated
+from ppo.metrics import BatchWatch, Metric, batch_metrics, live_note, rollout_metrics
 from ppo.rollout import Episodes
 from ppo.run import PPOResult, PPORun
 from ppo.session import PPOSession, open_session
 from ppo.shaping import ScoreStatistics, shaped_scores
-from ppo.state import PPOState
+from ppo.state import PPOState, tell_dropped
 
 
 def train(
@@ -38,10 +38,7 @@ def train(
     with Preemption().listening() as preemption:
         with preemption.interruptible():
             session = open_session(config, prompts=prompts, scorer=scorer, reward_model=reward_model, world=context.world, say=context.say)
-            if session.num_dropped_prompts:
-                context.say(
-                    f"dropped {session.num_dropped_prompts} prompts longer than max_prompt_length={config.max_prompt_length} tokens"
-                )
+            tell_dropped(context, session.num_dropped_prompts, len(prompts), config.max_prompt_length)
             if session.networks.padding_reason:
                 context.say(f"training with padding: {session.networks.padding_reason}")
             run = PPORun(session, context, preemption)
@@ -52,15 +49,16 @@ def train(
 
 def _loop(run: PPORun, state: PPOState) -> None:
     session, context = run.session, run.context
-    context.progress.start("PPO", session.config.num_batches)
-    context.progress.advance(state.step)
+    watch = BatchWatch(session.config, context, kl=state.metrics[Metric.KL])
+    context.progress.start("PPO", session.config.num_batches, unit="batch", done=state.step)
     while not run.is_over(state):
         with guarded(context.dir, session.config.algo, state.step + 1):
             episodes = session.episodes(state.step + 1)
             run.stop_if_asked(state)
             measured = _learn(session, state, episodes)
-        tell_truncated(measured, state.step, context.say)
+        watch.see(measured, state.step)
         context.log_training(measured, state.step)
+        context.progress.note(live_note(measured))
         context.progress.advance()
         run.checkpoint(state)
     context.progress.finish()

@@ -9,6 +9,9 @@ import random
 from array import array
 from collections.abc import Sequence
 
+from core.runs.checkpoints import checkpoint_steps
+from rmtrain.config import RewardModelConfig
+
 
 def num_steps(num_pairs: int, *, batch_size: int, epochs: int) -> int:
     """Optimiser steps of a run; the last batch of an epoch may be smaller than the others.
@@ -17,6 +20,15 @@ def num_steps(num_pairs: int, *, batch_size: int, epochs: int) -> int:
     9
     """
     return epochs * math.ceil(num_pairs / batch_size)
+
+
+def planned_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
+    """The steps whose checkpoints the hooks run on, by number, by steps or by share of an epoch; the last step is one of them."""
+    every = config.checkpoint_every
+    # Multiplied before divided: half an epoch must not round to slightly more than half.
+    return checkpoint_steps(
+        num_steps, num_checkpoints=config.num_checkpoints, every=every * num_steps / config.epochs if every < 1 else every
+    )
 
 
 class Order:

@@ -49,6 +49,7 @@ class SourceConfig:
     """
 
     path: ContentHashed[str] = ""
+    """A JSONL or parquet file, a folder of parquet files, a saved dataset, or a hub dataset."""
     split: Hashed[str] = "train"
     """Split of a hub dataset or of a folder with several; a file has none."""
     weight: Hashed[float] = 1.0
@@ -69,8 +70,11 @@ class PreferenceDataConfig:
     """
 
     name: Hashed[str] = "custom"
+    """What the mix is called in the run's name and in reports."""
     paths: ContentHashed[list[str]] = field(default_factory=list)
+    """Preference files or hub datasets, as in 'data.paths=[a.jsonl,b.jsonl]'; one alone needs no brackets."""
     sources: Hashed[dict[str, SourceConfig]] = field(default_factory=dict)
+    """Further sources by the user's names, as in data.sources.mine.path=FILE."""
     skip_broken: Hashed[bool] = False
     """Skip and count broken rows instead of rejecting the data."""
     deduplicate: Hashed[bool] = True
@@ -112,6 +116,7 @@ class RewardModelConfig:
     lora: Hashed[LoraConfig] = field(default_factory=LoraConfig)
     engine: Hashed[EngineConfig] = field(default_factory=EngineConfig)
     epochs: Hashed[int] = 1
+    """Passes over the pairs."""
     batch_size: Hashed[int] = 128
     """Pairs per optimiser step, over all processes and forward passes. This default and that of `max_length` are the Tulu 3 recipe's."""
     micro_batch_tokens: RoundingOnly[int] = 8192
@@ -122,9 +127,11 @@ class RewardModelConfig:
     """Tokens of prompt and completion together."""
     overlong: Hashed[Overlong] = Overlong.drop
     label_smoothing: Hashed[float] = 0.0
+    """Probability with which a label counts as flipped in the loss, from 0 to below 0.5."""
     center: Hashed[float] = 0.0
     """Weight of a penalty, the squared sum of a pair's rewards, which keeps rewards around zero."""
     gradient_checkpointing: RoundingOnly[bool] = False
+    """Recompute activations in the backward pass instead of storing them: less memory, about a third more time."""
     num_checkpoints: Hashed[int] = 3
     """Checkpoints per run, evenly spaced, the last one at the end; the hooks run at each."""
     checkpoint_every: Hashed[float] = 0.0
@@ -140,6 +147,7 @@ class RewardModelConfig:
     log_every: Hashed[int] = 10
     """Steps averaged into one row of the training log."""
     seed: Hashed[int] = 0
+    """Of the draw and order of the pairs, the new head, and dropout."""
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "micro_batch_tokens", "max_length", "num_checkpoints", "log_every"):

@@ -1,6 +1,7 @@
 """A run of reward-model training: saving, the hooks at each checkpoint, the best checkpoint, resuming."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from core.models.export import export_model
 from core.models.load import DTYPES
 from core.process.signals import Preempted, Preemption
 from core.records import AXIS
-from core.runs.checkpoints import SaveTimer, checkpoint_steps, point_best, step_folder
+from core.runs.checkpoints import SaveTimer, point_best, step_folder
 from core.runs.retention import Keep, prune
-from rmtrain.config import RewardModelConfig
+from core.runs.warnings import few_held_out
+from rmtrain.batches import planned_steps
 from rmtrain.session import RMSession, StepResult
 
-BEST_METRICS = ("rewardbench2/overall", "held_out/accuracy")
-"""If the configuration names no metric, the best checkpoint is chosen by the first of these that was measured."""
+BEST_METRICS = ("rewardbench2/overall", "rewardbench2/mean_of_", "held_out/accuracy")
+"""If the configuration names no metric, the best checkpoint is chosen by the first of these that was measured.
+
+The second one begins the names of means over some of the domains, of which the one measured most often counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,8 @@ class RMRun:
 
     def __init__(self, session: RMSession, context: RunContext, preemption: Preemption, *, separate: str | None) -> None:
         self.session, self.context, self.preemption = session, context, preemption
+        if separate is None:
+            context.show_hooks()
         self.planned = planned_steps(session.config, session.num_steps)
         """The steps whose checkpoints the hooks run on."""
         self.evaluations: Evaluations = (
@@ -110,6 +116,7 @@ class RMRun:
         """The result after `seconds` of training; points `best` at the best checkpoint."""
         session, context, last = self.session, self.context, self.planned[-1]
         evaluations = read_evaluations(context.dir, self.planned)
+        self._warn_of_few(evaluations)  # of hooks beside training, that finished late
         metric, best = choose_best(evaluations, session.config.best_metric)
         if not metric and session.config.best_metric:
             context.say(_not_measured(session.config.best_metric, evaluations))
@@ -180,21 +187,22 @@ class RMRun:
         evaluations, metric = read_evaluations(self.context.dir, [step]), self.session.config.best_metric
         if metric and evaluations and best_step(evaluations, metric) is None:
             self.context.say(_not_measured(metric, evaluations))
+        self._warn_of_few(evaluations)
 
-
-def planned_steps(config: RewardModelConfig, num_steps: int) -> list[int]:
-    """The steps whose checkpoints the hooks run on, by number, by steps or by share of an epoch; the last step is one of them."""
-    every = config.checkpoint_every
-    # Multiplied before divided: half an epoch must not round to slightly more than half.
-    return checkpoint_steps(
-        num_steps, num_checkpoints=config.num_checkpoints, every=every * num_steps / config.epochs if every < 1 else every
-    )
+    def _warn_of_few(self, evaluations: Mapping[int, Mapping[str, float]]) -> None:
+        """Warns if the held-out pairs that fit into `max_length` are few."""
+        for found in evaluations.values():
+            if "held_out/num_pairs" in found:
+                num, others = round(found["held_out/num_pairs"]), round(found["held_out/num_too_long"])
+                config = self.session.config
+                self.context.warn(few_held_out(num, num + others, max_length=config.max_length, validation=config.data.validation))
 
 
 def choose_best(evaluations: Mapping[int, Mapping[str, float]], metric: str) -> tuple[str, int | None]:
     """The deciding metric, `metric` or the first of `BEST_METRICS` with a finite value, and its best step; ("", None) if there is none."""
-    measured = {name for metrics in evaluations.values() for name, value in metrics.items() if math.isfinite(value)}
-    name = metric or next((name for name in BEST_METRICS if name in measured), "")
+    measured = Counter(name for metrics in evaluations.values() for name, value in metrics.items() if math.isfinite(value))
+    common = [name for name, _ in measured.most_common()]
+    name = metric or next((name for first in BEST_METRICS for name in common if name == first or first == name[: len(first)]), "")
     step = best_step(evaluations, name)
     return ("", None) if step is None else (name, step)
 

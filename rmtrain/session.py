@@ -25,6 +25,7 @@ from core.process.precision import without_autocast
 from core.process.world import World
 from core.progress import NoProgress, Progress
 from core.records import Preference
+from core.runs.warnings import RunWarning, few_steps, pairs_cut, pairs_dropped, pairs_equal
 from core.transfer import to_device
 from core.trees.attention import tree_attention
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
@@ -80,6 +81,7 @@ class RMSession:
         world: World,
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
+        warn: Callable[[RunWarning | None], None] = lambda warning: None,
     ) -> None:
         self.config, self.world = config, world
         self.model, self.tokenizer = new_reward_model(
@@ -99,7 +101,7 @@ class RMSession:
             progress=progress,
         )
         self.pairs: Sequence[TokenPair] = self.tokens.pairs
-        _report(self.tokens, preferences, max_length, say)
+        _report(self.tokens, preferences, max_length, say, warn)
         warning = beyond_context(self.model, self.tokens.pairs.longest)
         if warning:
             say(warning)
@@ -123,6 +125,7 @@ class RMSession:
         )
         self.order = Order(len(self.pairs), batch_size=config.batch_size, seed=config.seed)
         self.num_steps = num_steps(len(self.pairs), batch_size=config.batch_size, epochs=config.epochs)
+        warn(few_steps(self.num_steps, num_pairs=len(self.pairs), batch_size=config.batch_size))
         self.has_margin = self.tokens.pairs.have_margins
         self.model.train()
 
@@ -215,16 +218,34 @@ def num_unique_tokens(pair: TokenPair) -> int:
     return len(pair.chosen) + len(pair.rejected) - shared
 
 
-def _report(tokens: TokenPairs, preferences: Sequence[Preference], max_length: int, say: Callable[[str], None]) -> None:
-    """Says what was left out of the data, and of its pairs."""
+def _report(
+    tokens: TokenPairs,
+    preferences: Sequence[Preference],
+    max_length: int,
+    say: Callable[[str], None],
+    warn: Callable[[RunWarning | None], None],
+) -> None:
+    """Says what was left out of the data, and of its pairs; a warning where it is much."""
     limit, num_pairs = f"max_length={max_length} tokens", len(preferences)
     if tokens.broken:
         say(listed(tokens.broken, preferences, LEFT_OUT))
-    if tokens.num_equal:
-        say(f"dropped {tokens.num_equal} of {num_pairs} pairs whose chosen and rejected are the same tokens")
-    if tokens.num_dropped:
-        say(f"dropped {tokens.num_dropped} of {num_pairs} pairs longer than {limit}")
-    if tokens.num_cut:
-        say(f"cut the prompts of {tokens.num_cut} of {num_pairs} pairs at their beginning, to {limit}")
+    found = (
+        (tokens.num_equal, pairs_equal(tokens.num_equal, num_pairs), "dropped {} pairs whose chosen and rejected are the same tokens"),
+        (
+            tokens.num_dropped,
+            pairs_dropped(tokens.num_dropped, num_pairs, max_length=max_length),
+            f"dropped {{}} pairs longer than {limit}",
+        ),
+        (
+            tokens.num_cut,
+            pairs_cut(tokens.num_cut, num_pairs, max_length=max_length),
+            f"cut the prompts of {{}} pairs at their beginning, to {limit}",
+        ),
+    )
+    for num, warning, line in found:
+        if warning:
+            warn(warning)
+        elif num:
+            say(line.format(f"{num} of {num_pairs}"))
     for line in described(tokens.lost, num_pairs, "pairs"):
         say(line)

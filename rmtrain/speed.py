@@ -37,6 +37,10 @@ class Meter:
         self._started += seconds
         return measured | ({"mfu": flops / (self._peak * self._processes)} if self._peak else {})
 
+    def tokens_per_second(self, sums: PairSums) -> float:
+        """The tokens of `sums`, trained on since the last call of `metrics`, per second."""
+        return sums.num_tokens.item() / max(self._clock() - self._started, 1e-9)
+
     def pause(self, since: float) -> None:
         """Excludes the time since `since`, a reading of the clock."""
         self._started += self._clock() - since

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from core.hooks.run_context import RunContext
 from core.process.signals import Preemption
+from core.progress import short_count
 from core.records import Preference
+from core.runs.warnings import not_learned
 from rmtrain.config import RewardModelConfig
 from rmtrain.metrics import PairSums
 from rmtrain.run import RMResult, RMRun
@@ -22,7 +24,7 @@ def train(config: RewardModelConfig, context: RunContext, *, preferences: Sequen
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():
-            session = RMSession(config, preferences, world=context.world, progress=context.progress, say=context.say)
+            session = RMSession(config, preferences, world=context.world, progress=context.progress, say=context.say, warn=context.warn)
             run = RMRun(session, context, preemption, separate=separate)
             step = run.resume()
         started = time.monotonic()
@@ -37,19 +39,28 @@ def train(config: RewardModelConfig, context: RunContext, *, preferences: Sequen
 
 def _loop(run: RMRun, step: int) -> None:
     session, context, config = run.session, run.context, run.session.config
-    context.progress.start("training", session.num_steps)
-    context.progress.advance(step)
+    context.progress.start("training", session.num_steps, unit="step", done=step)
     since_last_row, meter = PairSums.zeros(), Meter(session)
     while step < session.num_steps:
         step += 1
         result = session.step(step, stop=run.preemption.requested, overdue=run.timer.overdue)
         since_last_row += result.sums
+        context.progress.note(_note(since_last_row, meter))
         context.progress.advance()
         if step % config.log_every == 0 or step == session.num_steps:
             row = {**since_last_row.metrics(), **meter.metrics(since_last_row), "grad_norm": result.grad_norm}
             context.log_training(row | {"learning_rate": session.learning_rate(step), "epoch": session.epoch(step)}, step)
+            if step == session.num_steps:
+                context.warn(not_learned(row["accuracy"], num_pairs=since_last_row.num_pairs.item()))
             since_last_row = PairSums.zeros()
         pausing = time.monotonic()
         run.checkpoint(step, result)
         meter.pause(pausing)
     context.progress.finish()
+
+
+def _note(sums: PairSums, meter: Meter) -> str:
+    """What the live line says: loss and accuracy over the pairs since the last row of the log, and the throughput."""
+    measured = sums.metrics()
+    rate = short_count(meter.tokens_per_second(sums))
+    return f"loss {measured['loss']:.3f}, accuracy {measured['accuracy']:.2f}, {rate} tokens/s"

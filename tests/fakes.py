@@ -60,15 +60,20 @@ class SignallingProgress(NoProgress):
 
     def __init__(self, at: int, *, during: str, number: int = signal.SIGTERM) -> None:
         self.at, self.during, self.number = at, during, number
-        self.done, self.counts = 0, False
+        self.done, self.tasks = 0, list[str]()
 
-    def start(self, description: str, total: int) -> None:
-        self.done, self.counts = 0, description == self.during
+    def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
+        self.tasks.append(description)
+        self.done = done if description == self.during else self.done
 
     def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.counts and self.done == self.at:
-            os.kill(os.getpid(), self.number)
+        if self.tasks[-1] == self.during:
+            self.done += n
+            if self.done == self.at:
+                os.kill(os.getpid(), self.number)
+
+    def finish(self) -> None:
+        self.tasks.pop()
 
 
 class RecordingHook(Hook):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.disk import BrokenFileError, read_json, remove, write_json
+from core.progress import NoProgress, Progress
 from core.records import AXIS, CheckpointSaved, Generator, RunEnded, Tracker
 from core.runs.checkpoints import STEP_FOLDER, step_folder
 from core.runs.samples import forget_samples
@@ -26,6 +27,9 @@ class Hook:
     Hooks run on the main process only, while the others wait (but see `SharedHook`). An exception ends the run as failed; the
     checkpoint is already complete, and a resumed run starts by calling the failed hook again.
     """
+
+    progress: Progress = NoProgress()
+    """Where a hook may report how far it is. Set by the trainer for hooks in its own process."""
 
     def on_checkpoint(self, event: CheckpointSaved) -> Mapping[str, float]:
         """Called after the checkpoint is complete on disk; returns metrics to log on the axis `checkpoint/step`."""

@@ -8,7 +8,9 @@ from core.hooks.hook import Hook
 from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import RunEnded, Tracker
+from core.runs.record import add_warning
 from core.runs.tracking import Trackers
+from core.runs.warnings import RunWarning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,15 +30,29 @@ class RunContext:
     tracker: Tracker = field(default_factory=lambda: Trackers([]))
     progress: Progress = field(default_factory=NoProgress)
     say: Callable[[str], None] = print
+    _told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.world.is_main:
             for name, silent in (("tracker", Trackers([])), ("progress", NoProgress()), ("say", _say_nothing)):
                 object.__setattr__(self, name, silent)
 
+    def show_hooks(self) -> None:
+        """Has the hooks report their progress as parts of the run's, which needs them to run in this process."""
+        for hook in self.hooks:
+            hook.progress = self.progress
+
     def log_training(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs `metrics` as `train/NAME` at `step` of the axis `train/step`."""
         self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, axis="train/step", step=step)
+
+    def warn(self, *found: RunWarning | None) -> None:
+        """Tells those of the warnings that there are, each once per run, and keeps them in the run's record if it has one."""
+        for warning in filter(None, found):
+            if self.world.is_main and warning.identity not in self._told:
+                self._told.add(warning.identity)
+                if add_warning(self.dir, warning):
+                    self.say(warning.line)
 
     def end(self, step: int) -> None:
         """Tells the hooks that the run ended after `step`."""

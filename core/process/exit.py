@@ -1,4 +1,4 @@
-"""Exit of a process that belongs to a process group."""
+"""Exits of a process: one that belongs to a process group, and one whose reader has gone."""
 
 import atexit
 import os
@@ -29,6 +29,29 @@ def exit_without_teardown() -> Generator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+CLOSED_PIPE = 141
+"""What shells report for a program that wrote to a closed pipe (128 + SIGPIPE)."""
+
+
+@contextmanager
+def ending_with_a_closed_pipe() -> Generator[None]:
+    """Ends the program without a word if nobody reads its output any more, as where it is piped into `head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Otherwise the interpreter would try to flush what is left at its end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CLOSED_PIPE) from None
+    except SystemExit as ended:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(ended.code or CLOSED_PIPE) from None
+        raise
 
 
 def _has_joined() -> bool:

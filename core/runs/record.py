@@ -19,13 +19,28 @@ from typing import Any
 from core.disk import BrokenFileError, jsonable, read_json, remove, write_json
 from core.runs.identity import clean_name, identity_hash
 from core.runs.lock import BusyError, release_lock, take_lock
+from core.runs.warnings import RunWarning
 from core.text import redacted, redacted_values
 
 RECORD = "record.json"
 CONFIG = "config.yaml"
 LOCK = "run.lock"
 
-_RESERVED = {"id", "job", "name", "identity", "status", "date", "started", "session_started", "finished", "wall_s", "versions", "git"}
+_RESERVED = {
+    "id",
+    "job",
+    "name",
+    "identity",
+    "status",
+    "date",
+    "started",
+    "session_started",
+    "finished",
+    "wall_s",
+    "versions",
+    "git",
+    "warnings",
+}
 _REQUIRED = {"id", "job", "identity", "status"}
 _MEND = "the command that made the run mends it, going on from the newest checkpoint"
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
@@ -119,6 +134,7 @@ def open_run(
         "seed": identity.get("seed"),
         "versions": _versions(),
         "git": _git(),
+        "warnings": previous.get("warnings", []),
     }
     write_json(folder / RECORD, redacted_values(jsonable({**record, **(extra or {})})))
     return run, RunState.torn if previous else RunState.new
@@ -151,6 +167,18 @@ def fail_run(run: Run, message: str) -> None:
 def stop_run(run: Run, message: str) -> None:
     """Records that the run was stopped by a signal and can be resumed, and unlocks it."""
     _close(run, RunStatus.stopped, {"error": message})
+
+
+def add_warning(run_dir: Path, warning: RunWarning) -> bool:
+    """Adds a warning to a run's record; returns whether it is new to it. True where the folder has no record."""
+    if not (run_dir / RECORD).is_file():
+        return True
+    record = read_record(run_dir)
+    told = record.get("warnings", [])
+    if any((entry.get("what"), entry.get("key")) == warning.identity for entry in told):
+        return False
+    write_json(run_dir / RECORD, redacted_values(jsonable({**record, "warnings": [*told, warning.entry()]})))
+    return True
 
 
 def settle_killed(folder: Path, why: str) -> None:

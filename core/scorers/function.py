@@ -54,6 +54,12 @@ class FunctionScorer:
 
     def _sequence(self, value: object, length: int, where: str, wanted: str) -> Sequence[object]:
         value = plain(value)
+        if where and finite_number(value) is not None:
+            raise ValueError(
+                f"{self.spec} returned {type(value).__name__}{where}; it must return a list of {length} {wanted}"
+                f"{place_of(self._function)}. "
+                "A flat list, one entry per answer, is what TRL's reward functions return; here the answers to a prompt stand together."
+            )
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(
                 f"{self.spec} returned {type(value).__name__}{where}; it must return a list of {length} {wanted}{place_of(self._function)}."

@@ -46,8 +46,11 @@ class JudgeConfig:
     max_tokens: Hashed[int] = 2048
     """Maximum length of a judge's answer."""
     temperature: Hashed[float] = 0.0
+    """Of the judge's sampling."""
     timeout_s: Unhashed[float] = 60.0
+    """Timeout of a request in seconds."""
     retries: Unhashed[int] = 4
+    """Further tries of a request that failed."""
     parallel: Unhashed[int] = 16
     """Number of concurrent requests."""
     cache: Unhashed[str] = "~/.cache/rewardloop/judges.sqlite"

@@ -16,8 +16,9 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from evalhooks.report.facts import DOMAINS, MAIN_LINK, PpoRun, RewardModel, Study, number, points, series, shorten
+from evalhooks.report.facts import PpoRun, RewardModel, Study, number, points, series, shorten
 from evalhooks.report.prose import interval
+from evalhooks.rewardbench.domains import DOMAINS
 
 MIX_COLOURS = ("#2f7ed8", "#e07b1a", "#1a9c7c", "#9a5fc9", "#c9444f", "#7c8794")
 """One per preference mix. Each is readable on white and on near-black."""
@@ -109,7 +110,7 @@ def reference_lines(study: Study) -> list[tuple[float, str]]:
 
 def headline(study: Study) -> str:
     """The correlation as the title of the scatter."""
-    link = study.links.get(MAIN_LINK)
+    link = study.links.get(study.main_link)
     if link is None or link.pearson is None:
         return "correlation not available"
     return f"Pearson r = {number(link.pearson)} ({interval(link)})"
@@ -152,7 +153,7 @@ def benchmark_vs_bon(study: Study) -> Figure:
         x, y = 100 * (rm.overall or 0.0), 100 * (rm.bon_average or 0.0)
         axes.plot(x, y, marker=mark(study, rm.base)[0], color=tint, markerfacecolor=face, markersize=8.5, markeredgewidth=1.6, zorder=3)
     axes.set_title(f"Does the benchmark predict {study.bon_name}?  {headline(study)}", pad=10)
-    axes.set_xlabel("RewardBench 2 overall (points)")
+    axes.set_xlabel(f"RewardBench 2 {study.score_name} (points)")
     axes.set_ylabel(f"{study.bon_name} average (points)")
     axes.margins(0.07)
     figure.legend(handles=_keys(study), loc="outside lower center", ncols=4, fontsize=8.5)
@@ -194,10 +195,10 @@ def _name_points(figure: Figure, axes: Axes, models: Sequence[RewardModel]) -> N
 
 def grids(study: Study) -> list[tuple[str, list[str], np.ndarray]]:
     """The two halves of the heat map, in points: title, column names, RMs x columns (NaN where missing)."""
-    bench = ["overall", *DOMAINS]
+    bench = [study.score_key, *DOMAINS]
     bon = ["average", *study.tasks] if study.tasks or any(rm.bon for rm in study.models) else []
     left = [[rm.benchmark.get(key) for key in bench] for rm in study.models]
-    halves = [("RewardBench 2", ["Overall", *DOMAINS.values()], np.array(left, dtype=float) * 100)]
+    halves = [("RewardBench 2", [study.score_title, *DOMAINS.values()], np.array(left, dtype=float) * 100)]
     if bon:
         right = [[rm.bon.get(key) for key in bon] for rm in study.models]
         halves.append((study.bon_name.capitalize(), ["Average", *study.tasks], np.array(right, dtype=float) * 100))
@@ -234,7 +235,7 @@ def training(study: Study) -> Figure:
         return _empty("No checkpoints of reward models were recorded.")
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
-    for axes, metric, title in zip(panels, ("rewardbench2/overall", "bon/average"), training_titles(study), strict=True):
+    for axes, metric, title in zip(panels, (f"rewardbench2/{study.score_key}", "bon/average"), training_titles(study), strict=True):
         for rm in study.models:
             steps, values = series(rm.checkpoints, metric)
             style, tint = ("--" if rm.control else "-"), colour(study, rm.data)
@@ -261,7 +262,7 @@ def training(study: Study) -> Figure:
 
 def training_titles(study: Study) -> tuple[str, str]:
     """Titles of the two panels of `training`."""
-    return "RewardBench 2 overall", f"{study.bon_name.capitalize()} average"
+    return f"RewardBench 2 {study.score_name}", f"{study.bon_name.capitalize()} average"
 
 
 PPO_PANELS = (("downstream_average", "Downstream average (points)", 100), ("rm_score", "RM score", 1), ("kl", "KL to the reference", 1))

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from evalhooks.report.charts import FAINT, MIX_COLOURS, STYLE, plain
 from evalhooks.report.facts import PpoRun, RewardModel, Study, duration, points, shorten
+from evalhooks.report.prose import names
 
 Run = RewardModel | PpoRun
 
@@ -62,8 +63,12 @@ COST_HEADS = ["Run", "Time", "Training", "Hooks"]
 
 
 def warnings_of(study: Study) -> list[str]:
-    """The warnings of all runs, a sentence each."""
-    return [f"{run.name}: {warning}" for run in runs_of(study) for warning in run.details.get("warnings") or []]
+    """The warnings of all runs, a sentence each; runs that say the same share one."""
+    groups: dict[str, list[str]] = {}
+    for run in runs_of(study):
+        for warning in run.details.get("warnings") or []:
+            groups.setdefault(str(warning), []).append(run.name)
+    return [f"{names(runs)}: {warning}" for warning, runs in groups.items()]
 
 
 def curves(study: Study) -> dict[str, list[tuple[str, list[float], list[float]]]]:

@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 
-DOMAINS = {"factuality": "Factuality", "precise_if": "Precise IF", "math": "Math", "safety": "Safety", "focus": "Focus", "ties": "Ties"}
-"""The six domains of RewardBench 2: key in the summary -> name."""
-
-MAIN_LINK = "rewardbench2/overall~bon/average"
-"""The correlation that a study is about."""
+from evalhooks.rewardbench.domains import OVERALL, label_of
 
 Scores = Mapping[str, float | None]
 
@@ -42,11 +38,13 @@ class RewardModel:
     checkpoints: tuple[Scores, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
     """What `evalhooks.report.gathered` found beside the scores."""
+    score_key: str = OVERALL
+    """`Study.score_key`."""
 
     @property
     def overall(self) -> float | None:
-        """RewardBench 2 overall."""
-        return self.benchmark.get("overall")
+        """RewardBench 2 overall, or the mean that the study has instead; `Study.score_name` says what it is."""
+        return self.benchmark.get(self.score_key)
 
     @property
     def bon_average(self) -> float | None:
@@ -88,7 +86,7 @@ class PpoRun:
     same_lineage: str = ""
     """"yes", "no" or "unknown", as `core.models.origin` found; empty in records of before, where names are compared."""
     warnings: tuple[str, ...] = ()
-    """Reasons against the RM that were known before training."""
+    """Reasons against the RM that were known before training, and what the run warned of."""
     stopped_because: str = ""
     """Why the run was stopped early for over-optimisation, if it was."""
     status: str = "finished"
@@ -125,6 +123,23 @@ class Study:
     links: Mapping[str, Link]
     runs: tuple[PpoRun, ...]
     notes: tuple[str, ...]
+    score_key: str = OVERALL
+    """What the reward models are compared by: `overall`, or the key of a mean over some of the domains."""
+
+    @property
+    def score_name(self) -> str:
+        """What that is called: "overall", or "mean of 5: no Precise IF"."""
+        return label_of(self.score_key)
+
+    @property
+    def score_title(self) -> str:
+        """The same as the head of a column."""
+        return self.score_name[0].upper() + self.score_name[1:]
+
+    @property
+    def main_link(self) -> str:
+        """The correlation that the study is about."""
+        return f"rewardbench2/{self.score_key}~bon/average"
 
     @property
     def tasks(self) -> list[str]:
@@ -168,7 +183,8 @@ def read(summary: Mapping[str, Any]) -> Study:
     """The records of a summary; whatever it lacks is None or empty."""
     summary = clean(summary)
     policy = summary.get("policy") or {}
-    models = [_reward_model(item) for item in summary.get("reward_models") or []]
+    score = str(summary.get("score") or OVERALL)
+    models = [_reward_model(item, score) for item in summary.get("reward_models") or []]
     names = {rm.id: rm.name for rm in models}
     links = [_link(key, item or {}) for key, item in (summary.get("correlation") or {}).items()]
     return Study(
@@ -183,10 +199,11 @@ def read(summary: Mapping[str, Any]) -> Study:
         links={link.key: link for link in links},
         runs=tuple(_ppo_run(item, names) for item in summary.get("ppo") or []),
         notes=tuple(str(note) for note in summary.get("notes") or []),
+        score_key=score,
     )
 
 
-def _reward_model(item: Mapping[str, Any]) -> RewardModel:
+def _reward_model(item: Mapping[str, Any], score: str) -> RewardModel:
     benchmark = item.get("rewardbench2") or {}
     reason = item.get("rewardbench2_reason") or benchmark.get("rewardbench2_reason")
     identity = str(item.get("id") or "")
@@ -206,6 +223,7 @@ def _reward_model(item: Mapping[str, Any]) -> RewardModel:
         bon_n=item.get("bon_n"),
         checkpoints=_by_step(item.get("checkpoints")),
         details=item.get("details") or {},
+        score_key=score,
     )
 
 

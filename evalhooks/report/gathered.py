@@ -7,6 +7,7 @@ from typing import Any
 
 from core.runs.samples import read_samples
 from core.runs.tracking import METRICS, read_metrics
+from core.runs.warnings import texts_of
 
 MAX_POINTS = 200
 """Points of a curve; more would make the page heavy and could not be told apart."""
@@ -29,7 +30,8 @@ def details(record: Mapping[str, Any]) -> dict[str, Any]:
         "settings": dict(_settings(record.get("identity", {}))),
         "cost": {key: record[key] for key in ("wall_s", "train_s", "hooks_s", "num_pairs") if record.get(key) is not None},
         "samples": _samples(record),
-        "warnings": list(record.get("warnings", [])),
+        # Those about the lineage of a reward model stand beside its PPO run.
+        "warnings": [text for text in texts_of(record) if text not in record.get("lineage", {}).get("warnings", [])],
     }
 
 

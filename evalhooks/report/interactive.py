@@ -13,8 +13,9 @@ from plotly.subplots import make_subplots
 
 from evalhooks.report import charts, course
 from evalhooks.report.details import curves, loss_figure
-from evalhooks.report.facts import DOMAINS, RewardModel, Study, number, points, series, shorten
+from evalhooks.report.facts import RewardModel, Study, number, points, series, shorten
 from evalhooks.report.prose import interval
+from evalhooks.rewardbench.domains import DOMAINS
 
 GRID = "rgba(128,140,155,0.22)"
 LINE = "rgba(128,140,155,0.9)"
@@ -101,7 +102,7 @@ def benchmark_vs_bon(study: Study) -> go.Figure:
     figure.add_traces(_legend_marks(study))
     for height, label in charts.reference_lines(study):
         _reference(figure, height, label)
-    _finish(figure, 480, xaxis_title="RewardBench 2 overall (points)", yaxis_title=f"{study.bon_name} average (points)")
+    _finish(figure, 480, xaxis_title=f"RewardBench 2 {study.score_name} (points)", yaxis_title=f"{study.bon_name} average (points)")
     return figure
 
 
@@ -117,7 +118,7 @@ def _domain_link(study: Study, domain: str) -> Any:
 
 def domain_links(study: Study) -> go.Figure:
     """Pearson r with its interval, for the overall score and for each domain."""
-    rows = [(label, _domain_link(study, key)) for key, label in {"overall": "Overall", **DOMAINS}.items()]
+    rows = [(label, _domain_link(study, key)) for key, label in {study.score_key: study.score_title, **DOMAINS}.items()]
     rows = [(label, link) for label, link in rows if link is not None][::-1]
     low = [link.pearson - link.low if link.low is not None else 0.0 for _, link in rows]
     high = [link.high - link.pearson if link.high is not None else 0.0 for _, link in rows]
@@ -185,7 +186,7 @@ def training(study: Study) -> go.Figure:
     named: set[str] = set()
     for rm in study.models:
         tint = charts.colour(study, rm.data)
-        for column, metric in enumerate(("rewardbench2/overall", "bon/average"), start=1):
+        for column, metric in enumerate((f"rewardbench2/{study.score_key}", "bon/average"), start=1):
             steps, values = series(rm.checkpoints, metric)
             trace = go.Scatter(
                 x=steps,

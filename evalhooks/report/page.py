@@ -8,10 +8,11 @@ from plotly.offline import get_plotlyjs
 from evalhooks.report import interactive
 from evalhooks.report.charts import run_label
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, samples_html, warnings_of, with_error
-from evalhooks.report.facts import DOMAINS, MAIN_LINK, RewardModel, Study, duration, number, points
+from evalhooks.report.facts import RewardModel, Study, duration, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.style import SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
+from evalhooks.rewardbench.domains import DOMAINS
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content security policy: the browser itself refuses any load from a network."""
@@ -86,7 +87,7 @@ def _head(study: Study) -> str:
 
 def _tiles(study: Study) -> Iterable[str]:
     """The four numbers to remember, each with what it rests on."""
-    link = study.links.get(MAIN_LINK)
+    link = study.links.get(study.main_link)
     if link is not None and link.pearson is not None:
         yield _tile("Pearson r, benchmark and use", number(link.pearson), interval(link))
     if (ends := spread(study)) is not None:
@@ -143,7 +144,7 @@ def _models(study: Study) -> str:
     if not study.models:
         return '<section><h2>Reward models</h2><p class="absent">No reward models in this study.</p></section>'
     pairwise = any(rm.pairwise.get("overall") is not None for rm in study.models)
-    heads = ["Reward model", "Data", "Lineage", "Overall", *DOMAINS.values(), *["RB 1"] * pairwise, *study.tasks, "Average"]
+    heads = ["Reward model", "Data", "Lineage", study.score_title, *DOMAINS.values(), *["RB 1"] * pairwise, *study.tasks, "Average"]
     rows, controls = [], []
     for rm in study.models:
         cells = [rm.name, rm.data, rm.base or "n/a", points(rm.overall)]
@@ -158,20 +159,18 @@ def _models(study: Study) -> str:
     ]
     spans = [("", 3), ("RewardBench 2", 7), *[("", 1)] * pairwise, (study.bon_name.capitalize(), len(study.tasks) + 1)]
     table = _table(heads, rows, words=3, foot=foot, spans=spans, controls=controls)
-    errors = _table(_ERROR_HEADS, [_errors(rm) for rm in study.models], words=1)
+    error_heads = ["Reward model", "Held-out accuracy", study.score_title, *DOMAINS.values()]
+    errors = _table(error_heads, [_errors(rm) for rm in study.models], words=1)
     return (
         f'<section><h2>Reward models</h2><p class="caption">Click a head to sort. Controls are in italics.</p>{table}'
         f"<details><summary>With standard errors, and held-out accuracy</summary>{errors}</details></section>"
     )
 
 
-_ERROR_HEADS = ["Reward model", "Held-out accuracy", "Overall", *DOMAINS.values()]
-
-
 def _errors(rm: RewardModel) -> list[str]:
     """The scores with one standard error each: of the choice of prompts, or of pairs."""
     found = rm.details.get("errors") or {}
-    return [rm.name, held_out_text(rm), *(with_error(rm.benchmark.get(key), found.get(key)) for key in ("overall", *DOMAINS))]
+    return [rm.name, held_out_text(rm), *(with_error(rm.benchmark.get(key), found.get(key)) for key in (rm.score_key, *DOMAINS))]
 
 
 def _samples(study: Study) -> str:

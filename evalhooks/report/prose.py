@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from evalhooks.report.facts import DOMAINS, MAIN_LINK, Link, PpoRun, RewardModel, Study, number, points, shorten
+from evalhooks.report.facts import Link, PpoRun, RewardModel, Study, number, points, shorten
+from evalhooks.rewardbench.domains import DOMAINS
 
 MAX_NAMED = 4
 """How many runs a sentence names before it points at the table."""
@@ -25,7 +26,7 @@ def best_run(runs: Sequence[PpoRun]) -> PpoRun | None:
 
 
 def spread(study: Study) -> tuple[float, float] | None:
-    """Lowest and highest RewardBench 2 overall."""
+    """Lowest and highest score on RewardBench 2."""
     values = [rm.overall for rm in study.models if rm.overall is not None]
     return (min(values), max(values)) if values else None
 
@@ -47,23 +48,27 @@ def _models(study: Study) -> list[str]:
     count = "1 reward model" if len(study.models) == 1 else f"{len(study.models)} reward models"
     ends = spread(study)
     if ends is None:
-        return [f"{count}, none with a RewardBench 2 overall score."]
+        return [f"{count}, none with a RewardBench 2 score."]
     if ends[0] == ends[1]:
-        return [f"{count} at {points(ends[0])} on RewardBench 2 overall."]
-    return [f"{count} span RewardBench 2 overall from {points(ends[0])} to {points(ends[1])}, {points(ends[1] - ends[0])} points apart."]
+        return [f"{count} at {points(ends[0])} on RewardBench 2 {study.score_name}."]
+    return [
+        f"{count} span RewardBench 2 {study.score_name} from {points(ends[0])} to {points(ends[1])}, "
+        f"{points(ends[1] - ends[0])} points apart."
+    ]
 
 
 def _correlation(study: Study) -> list[str]:
-    main = study.links.get(MAIN_LINK)
+    main = study.links.get(study.main_link)
     if main is None or main.pearson is None:
-        return [f"No correlation of RewardBench 2 overall with {study.bon_name} could be computed."] if study.models else []
+        return [f"No correlation of RewardBench 2 {study.score_name} with {study.bon_name} could be computed."] if study.models else []
     rank = "" if main.spearman is None else f"; Spearman {number(main.spearman)}"
     sentences = [
-        f"RewardBench 2 overall and the {study.bon_name} average correlate at Pearson r = {number(main.pearson)} ({interval(main)}{rank})."
+        f"RewardBench 2 {study.score_name} and the {study.bon_name} average correlate at Pearson r = {number(main.pearson)} "
+        f"({interval(main)}{rank})."
     ]
     narrower = []
     for suffix, words in (("upper half", "over the upper half of the reward models"), ("without controls", "without the controls")):
-        link = study.links.get(f"{MAIN_LINK} ({suffix})")
+        link = study.links.get(f"{study.main_link} ({suffix})")
         if link is not None and link.pearson is not None:
             narrower.append(f"{words} r = {number(link.pearson)} ({interval(link)})")
     if narrower:
@@ -106,7 +111,7 @@ def _outcome(run: PpoRun) -> str:
 
 
 def cautions(run: PpoRun) -> list[str]:
-    """What speaks against the RM of a PPO run, known before training or seen in it, one sentence each."""
+    """What speaks against a PPO run, known before training or seen in it, one sentence each."""
     said = [f"{run.name}: {warning}" for warning in run.warnings]
     if run.stopped_because:
         said.append(f"{run.name} was stopped for over-optimisation: {run.stopped_because}.")
@@ -118,7 +123,7 @@ def cautions(run: PpoRun) -> list[str]:
 def missing(study: Study) -> list[str]:
     """What a reader would look for and not find, one sentence each."""
     gaps = [*_missing_scores(study), *_missing_downstream(study)] if study.models else ["There are no reward models."]
-    if MAIN_LINK not in study.links or study.links[MAIN_LINK].pearson is None:
+    if study.main_link not in study.links or study.links[study.main_link].pearson is None:
         scored = sum(rm.overall is not None and rm.bon_average is not None for rm in study.models)
         gaps.append(f"There is no correlation: {scored} reward models have both scores, and it takes at least 3 that differ.")
     if not study.runs:
@@ -132,7 +137,7 @@ def _missing_scores(study: Study) -> Iterable[str]:
     """RMs grouped by what they lack of RewardBench 2 and why."""
     groups: dict[tuple[str, str], list[str]] = {}
     for rm in study.models:
-        lacking = [label for key, label in {"overall": "overall", **DOMAINS}.items() if rm.benchmark.get(key) is None]
+        lacking = [label for key, label in {study.score_key: study.score_name, **DOMAINS}.items() if rm.benchmark.get(key) is None]
         if lacking:
             what = "any score" if len(lacking) == len(DOMAINS) + 1 else ", ".join(lacking)
             groups.setdefault((what, rm.benchmark_reason), []).append(rm.name)

@@ -13,9 +13,7 @@ from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis import correlation, upper_half
 from evalhooks.report.gathered import details
-from evalhooks.rewardbench.v2 import DOMAINS
-
-OVERALL = "rewardbench2/overall"
+from evalhooks.rewardbench.domains import DOMAINS, OVERALL, score_key, scores_of
 
 
 def summarize(
@@ -23,13 +21,15 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of a study's finished `records` (with their folder as `dir`): every figure comes from a run's files.
 
-    Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint. Without `pools`,
+    Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint. `score` is the
+    key of what they are compared by: `overall`, or a mean of the domains that were scored (`rewardbench.domains`). Without `pools`,
     as for runs of several studies, each model has its own largest N, and nothing is known of the policy that answered.
     """
     n = min(len(row.completions) for rows in pools.values() for row in rows) if pools else None
     models = [reward_model_entry(record, _largest_n(record) if n is None else n) for record in records if record["job"] == "rm"]
     models += [bench_entry(record) for record in records if record["job"] == "bench"]
-    models.sort(key=lambda model: (-(model["rewardbench2"]["overall"] or 0.0), model["dir"]))
+    key = score_key([model["rewardbench2"] for model in models])
+    models.sort(key=lambda model: (-(model["rewardbench2"].get(key) or 0.0), model["dir"]))
     policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
     if not pools:
         _tell_apart([*models, *policies])
@@ -38,8 +38,9 @@ def summarize(
         "study": study,
         "wall_s": round(wall_s, 1),
         "policy": {"lineage": policy_lineage, "start": limits.get("random", {}), **limits},
+        "score": key,
         "reward_models": models,
-        "correlation": correlations(models),
+        "correlation": correlations(models, key),
         "ppo": policies,
         "notes": list(notes),
     }
@@ -49,7 +50,7 @@ def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, An
     """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints."""
     identity, final = record["identity"], _finite(record["final"])
     folder = Path(record["dir"])
-    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)}
+    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)} | scores_of(final)
     missing = [key for key in DOMAINS if scores[key] is None]
     entry = {
         "id": record["id"],
@@ -159,22 +160,21 @@ def _evaluations(folder: Path, steps: Sequence[int]) -> dict[int, dict[str, floa
     return read_evaluations(folder, steps, skip=print)
 
 
-def correlations(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Pearson and Spearman of each domain and overall with the best-of-N average; of overall also over parts of the models."""
+def correlations(models: Sequence[Mapping[str, Any]], score: str = OVERALL) -> dict[str, Any]:
+    """Pearson and Spearman of each domain and of `score` with the best-of-N average; of `score` also over parts of the models."""
     found: dict[str, Any] = {}
-    for key in ("overall", *DOMAINS):
-        pairs = _pairs(models, key)
-        found[f"rewardbench2/{key}~bon/average"] = _plain(pairs)
-    pairs = _pairs(models, "overall")
-    name = f"{OVERALL}~bon/average"
+    for key in (score, *DOMAINS):
+        found[f"rewardbench2/{key}~bon/average"] = _plain(_pairs(models, key))
+    pairs = _pairs(models, score)
+    name = f"rewardbench2/{score}~bon/average"
     if len(pairs) > 1:
         found[f"{name} (upper half)"] = _plain(list(zip(*upper_half(*zip(*pairs, strict=True)), strict=True)))
-    found[f"{name} (without controls)"] = _plain(_pairs([model for model in models if not model["control"]], "overall"))
+    found[f"{name} (without controls)"] = _plain(_pairs([model for model in models if not model["control"]], score))
     return found
 
 
 def _pairs(models: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    points = [(model["rewardbench2"][key], model["bon"].get("average")) for model in models]
+    points = [(model["rewardbench2"].get(key), model["bon"].get("average")) for model in models]
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 

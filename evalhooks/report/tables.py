@@ -11,11 +11,12 @@ from rich.text import Text
 
 from evalhooks.report.course import picture_names
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, warnings_of
-from evalhooks.report.facts import DOMAINS, MAIN_LINK, Link, RewardModel, Study, duration, number, points, read
+from evalhooks.report.facts import Link, RewardModel, Study, duration, number, points, read
 from evalhooks.report.prose import best_for_bon, cautions, interval, missing, result
+from evalhooks.rewardbench.domains import DOMAINS, OVERALL
 
-HEADS = {"factuality": "Fact", "precise_if": "IF", "math": "Math", "safety": "Safe", "focus": "Focus", "ties": "Ties", "overall": "All"}
-"""Column heads in the terminal, in the order in which the domains stand."""
+HEADS = {"factuality": "Fact", "precise_if": "IF", "math": "Math", "safety": "Safe", "focus": "Focus", "ties": "Ties"}
+"""Column heads of the domains in the terminal, in their order; before the score that the study compares by."""
 
 
 def write_tables(study: Study, folder: Path) -> list[Path]:
@@ -58,7 +59,7 @@ def _model_row(rm: RewardModel) -> dict[str, Any]:
         "seed": rm.seed,
     }
     row["control"] = rm.control
-    row |= {f"rewardbench2/{key}": rm.benchmark.get(key) for key in ("overall", *DOMAINS)}
+    row |= {f"rewardbench2/{key}": rm.benchmark.get(key) for key in dict.fromkeys(("overall", rm.score_key, *DOMAINS))}
     row |= {f"rewardbench1/{key}": value for key, value in rm.pairwise.items()}
     size = f"@{rm.bon_n}" if rm.bon_n else ""
     row |= {f"bon/{task}{size}": value for task, value in rm.bon.items()}
@@ -100,7 +101,7 @@ def markdown(study: Study) -> str:
         parts.append("Missing:\n\n" + "\n".join(f"- {_cell(gap)}" for gap in gaps))
     parts.append("![RewardBench 2 against best-of-N](benchmark_vs_bon.png)")
     if study.models:
-        heads = ["reward model", "data", *DOMAINS.values(), "overall", *study.tasks, f"{study.bon_name} average"]
+        heads = ["reward model", "data", *DOMAINS.values(), study.score_name, *study.tasks, f"{study.bon_name} average"]
         rows = [[_label(rm), rm.data, *map(points, _scores(rm, study))] for rm in study.models]
         parts.append(_markdown_table(heads, rows))
     if study.links:
@@ -164,7 +165,7 @@ def _label(rm: RewardModel) -> str:
 
 def _scores(rm: RewardModel, study: Study) -> list[float | None]:
     """Domains, overall, tasks, average: the order of every table."""
-    return [*(rm.benchmark.get(key) for key in HEADS), *(rm.bon.get(task) for task in study.tasks), rm.bon_average]
+    return [*(rm.benchmark.get(key) for key in HEADS), rm.overall, *(rm.bon.get(task) for task in study.tasks), rm.bon_average]
 
 
 def terminal_table(summary: Mapping[str, Any], width: int = 120) -> RenderableType:
@@ -175,8 +176,8 @@ def terminal_table(summary: Mapping[str, Any], width: int = 120) -> RenderableTy
         parts += [*_model_table(study, width), Text()]
     if held_out := [(rm.name, held_out_text(rm)) for rm in study.models if rm.details.get("held_out")]:
         parts += [Text("Held-out accuracy, points of 100", style="bold blue"), _held_out_table(held_out), Text()]
-    if links := [link for link in study.links.values() if link.key.startswith(MAIN_LINK)]:
-        parts += [Text(f"RewardBench 2 overall ~ {study.bon_name} average", style="bold blue"), _link_table(links)]
+    if links := [link for link in study.links.values() if link.key.startswith(study.main_link)]:
+        parts += [Text(f"RewardBench 2 {study.score_name} ~ {study.bon_name} average", style="bold blue"), _link_table(links)]
     if study.runs:
         parts += [Text(), Text("PPO, downstream average, points of 100", style="bold blue"), _ppo_table(study, width)]
     if gaps := missing(study):
@@ -188,8 +189,8 @@ def _model_table(study: Study, width: int) -> list[RenderableType]:
     """The table of RMs; where the tasks do not fit beside a readable name, only their average is shown."""
     longest = max(12, *(len(rm.name) + 2 for rm in study.models))
     tasks = study.tasks
-    pad = 2 if width - 2 - 7 * (len(HEADS) + 1) - 8 * len(tasks) >= longest else 1
-    fixed = 2 + (5 + pad) * (len(HEADS) + 1)
+    pad = 2 if width - 2 - 7 * (len(HEADS) + 2) - 8 * len(tasks) >= longest else 1
+    fixed = 2 + (5 + pad) * (len(HEADS) + 2)
     if width - fixed - (6 + pad) * len(tasks) < min(longest, 16):
         tasks = []
     spare = width - fixed - longest
@@ -199,11 +200,11 @@ def _model_table(study: Study, width: int) -> list[RenderableType]:
     table = Table(box=None, padding=(0, pad, 0, 0), pad_edge=False, header_style="bold")
     title = Text(f"RewardBench 2 (left) and {study.bon_name} accuracy (right), points of 100", style="bold blue")
     table.add_column("reward model", width=room, no_wrap=True)
-    for head in [*HEADS.values(), "|", *heads, "Avg"]:
+    for head in [*HEADS.values(), "All" if study.score_key == OVERALL else "Mean", "|", *heads, "Avg"]:
         table.add_column(Text(head), justify="right", no_wrap=True)
     best = best_for_bon(study)
     for rm in study.models:
-        left = [_short(rm.benchmark.get(key)) for key in HEADS]
+        left = [_short(score) for score in (*(rm.benchmark.get(key) for key in HEADS), rm.overall)]
         right = [_short(value) for value in (*(rm.bon.get(task) for task in tasks), rm.bon_average)]
         style = "dim" if rm.control else "bold green" if rm is best else ""
         name = _fit(rm.name, room - 2) + (" *" if rm.control else "")
@@ -212,8 +213,9 @@ def _model_table(study: Study, width: int) -> list[RenderableType]:
     for name, scores in (("start policy", study.start), ("random pick", study.random), ("oracle", study.oracle)):
         if scores:
             right = [_short(scores.get(task)) for task in (*tasks, "average")]
-            table.add_row(name, *[""] * len(HEADS), Text("|", style="dim"), *right, style="cyan")
+            table.add_row(name, *[""] * (len(HEADS) + 1), Text("|", style="dim"), *right, style="cyan")
     remarks = ["* control"] * any(rm.control for rm in study.models)
+    remarks += [f"Mean = {study.score_name}"] * (study.score_key != OVERALL)
     remarks += [f"{head} = {task}" for head, task in zip(heads, tasks, strict=True) if head != task]
     if study.tasks and not tasks:
         remarks.append(f"{len(study.tasks)} tasks do not fit here; the report has them")

@@ -19,17 +19,8 @@ from numpy.typing import NDArray
 
 from core.records import ScoredRow
 from evalhooks.analysis import EXACT_BELOW, resampled_sums
+from evalhooks.rewardbench.domains import DOMAINS, label_of, mean_of
 from evalhooks.rewardbench.finite import rows_not_finite, without_finite_row
-
-DOMAINS: Mapping[str, str] = {
-    "factuality": "Factuality",
-    "precise_if": "Precise IF",
-    "math": "Math",
-    "safety": "Safety",
-    "focus": "Focus",
-    "ties": "Ties",
-}
-"""Metric key -> subset name of the six domains, in the order of the leaderboard."""
 
 TIES = DOMAINS["ties"]
 TIES_WEIGHTS = (0.30, 0.30, 0.20, 0.20, 0.01)
@@ -180,11 +171,14 @@ def overall_score(per_subset: Mapping[str, float]) -> float | None:
 def metrics(result: BenchmarkScores, errors: Mapping[str, float] | None = None) -> dict[str, float]:
     """`rewardbench2/overall` and `rewardbench2/<domain key>` on the scale 0..1; missing scores are left out.
 
-    `errors`, as from `standard_errors`, are added as `rewardbench2_se/...` under the same keys.
+    Without an overall score the mean of the domains that there are is added under a key of its own, see `domains.mean_of`. `errors`, as
+    from `standard_errors`, are added as `rewardbench2_se/...` under the same keys.
     """
     scores = {"overall": result.overall, **{key: result.per_subset.get(name) for key, name in DOMAINS.items()}}
+    if mean := mean_of(result.per_subset):
+        scores[mean[0]] = mean[1]
     found = {f"rewardbench2/{key}": score for key, score in scores.items() if score is not None}
-    known = {"overall": (errors or {}).get("overall"), **{key: (errors or {}).get(name) for key, name in DOMAINS.items()}}
+    known = {key: (errors or {}).get(label_of(key)) for key in scores}
     return found | {f"rewardbench2_se/{key}": error for key, error in known.items() if error is not None}
 
 
@@ -244,6 +238,8 @@ def is_accurate(row: ScoredRow) -> bool:
 def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, seed: int = 0) -> Mapping[str, float]:
     """Bootstrap standard error of every score of `scores(rows)`, by subset name, and `overall` if there is one.
 
+    Without one, that of the mean of the domains that there are, by its label, see `domains.mean_of`.
+
     The rows of a subset are drawn with replacement; for Ties the pairs are, and unpaired prompts within their own kind.
     This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. A subset
     with one row (or Ties with one pair) has no standard error, and then overall has none either. With fewer than 20 the factor
@@ -263,8 +259,10 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
         if len(parts[0]) > 1
     }
     errors = {subset: float(np.std(draw, ddof=1)) for subset, draw in draws.items()}
-    if all(name in draws for name in DOMAINS.values()):
-        errors["overall"] = float(np.std(np.mean([draws[name] for name in DOMAINS.values()], axis=0), ddof=1))
+    there = [name for name in DOMAINS.values() if name in strata]
+    if there and all(name in draws for name in there):
+        mean = mean_of(dict.fromkeys(there, 0.0))
+        errors[label_of(mean[0]) if mean else "overall"] = float(np.std(np.mean([draws[name] for name in there], axis=0), ddof=1))
     return errors
 
 

@@ -13,6 +13,7 @@ from core.disk import is_complete
 from core.hooks.hook import best_step
 from core.runs.checkpoints import saved_steps, step_folder
 from core.runs.record import CONFIG, RunStatus
+from core.runs.warnings import texts_of
 from core.text import shown
 from evalhooks.rewardbench.v2 import DOMAINS
 from launch.history.arguments import parse, said
@@ -64,7 +65,7 @@ def described(record: Record) -> Iterator[str]:
         yield f"  {name}: {value}" if value not in ("", [], None) else ""
     counts = [f"{name.removeprefix('num_').replace('_', ' ')} {record[name]}" for name in _COUNTS if record.get(name)]
     yield f"  {', '.join(counts)}" if counts else ""
-    for warning in record.get("warnings", []):
+    for warning in texts_of(record):
         yield f"  warning: {warning}"
     yield from _settings(folder)
     if (scores := scores_of(record)) is not None and scores.best is not None and scores.best_step is not None:

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from core.hooks.hook import measured_steps, read_evaluations
+from evalhooks.rewardbench.domains import LABELS
 
-MAIN = ("rewardbench2/overall", "held_out/accuracy", "rewardbench1/overall", "bon/average", "downstream/average", "rm_score")
+MAIN = (
+    "rewardbench2/overall",
+    *(f"rewardbench2/{key}" for key in LABELS),
+    "held_out/accuracy",
+    "rewardbench1/overall",
+    "bon/average",
+    "downstream/average",
+    "rm_score",
+)
 """What a run is told apart by, the first that it has."""
 
 

@@ -5,21 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from core.data.dates import written_date
+from core.hooks.run_context import RunContext
 from core.process.world import join_world
 from core.progress import Progress
 from core.records import AXIS, BenchmarkRow, Tracker
 from core.runs.record import Run
 from core.runs.tracking import METRICS, forget_later
+from core.runs.warnings import texts_cut
 from evalhooks.judges.config import build as build_judge
 from evalhooks.report.domains import draw_domains
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows
 from launch.compose import Composed
 from launch.inputs import BenchInputs
+from launch.jobs import samples
 from launch.jobs.bench_result import CHART, RESULT, ROWS, Result, metrics_of, parts_of, result_of, write_result
 from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.rewards.build import Limits, build_reward
 from launch.rewards.config import RewardKind
 from launch.schema import BenchJob, Benchmark
+
+_NAMES = {Benchmark.rewardbench2: "RewardBench 2", Benchmark.rewardbench1: "RewardBench 1", Benchmark.pairs: samples.PAIRS}
 
 
 def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progress: Progress) -> Record:
@@ -33,6 +38,10 @@ def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progre
         result = result_of(job.benchmark, inputs.reward.name, scored.rows, inputs.prior_sets, generative=generative) | facts
         if (day := written_date()) is not None:
             result["date"] = day.isoformat()
+        warn = RunContext(dir=run.dir).warn
+        warn(samples.of_benchmark(inputs.rows, _NAMES[job.benchmark], limit=job.limit, keys=("limit", "rows")))
+        num_texts = sum(len(row.completions) for row in inputs.rows)
+        warn(texts_cut(facts.get("num_truncated") or 0, num_texts, key="max_length", limit=job.max_length, what="texts"))
         write_result(run.dir / RESULT, run.dir / ROWS, result, scored)
         _draw(run.dir / CHART, result, inputs.rows)
         tracker.log(metrics_of(result), axis=AXIS, step=0)

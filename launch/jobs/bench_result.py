@@ -8,6 +8,7 @@ from core.disk import write_json
 from core.records import ScoredRow
 from evalhooks.pair_accuracy import PAIR_METRICS, pairs_result
 from evalhooks.rewardbench import v1, v2
+from evalhooks.rewardbench.domains import label_of, mean_of
 from evalhooks.rewardbench.rows import ScoredBenchmark, write_rows
 from evalhooks.rewardbench.saved_scores import result1, result2
 from launch.schema import Benchmark
@@ -72,13 +73,19 @@ def metrics_of(result: Result) -> dict[str, float]:
         values |= {"overall": result["overall"], "prior_sets": result["prior_sets"]}
     else:
         values = {key: result["per_subset"].get(name) for key, name in v2.DOMAINS.items()} | {"overall": result["overall"]}
+        values |= dict([mean]) if (mean := mean_of(result["per_subset"])) else {}
     return {f"{result['benchmark']}/{key}": value for key, value in values.items() if value is not None}
 
 
 def parts_of(result: Result) -> dict[str, float | None]:
-    """What the table and the chart show: domains or sections, and overall, where missing as None."""
+    """What the table and the chart show: domains or sections, and overall, where missing as None.
+
+    Where domains are missing, the mean of the others stands in place of overall, by its label.
+    """
     if "sections" in result:
         prior = {} if result["prior_sets"] is None else {"prior sets": result["prior_sets"]}
         return {**result["sections"], **prior, "overall": result["overall"]}
+    if result["benchmark"] == Benchmark.rewardbench2 and (mean := mean_of(result["per_subset"])):
+        return {**result["per_subset"], label_of(mean[0]): mean[1]}
     sources = result["per_subset"] if result["benchmark"] != Benchmark.pairs or len(result["per_subset"]) > 1 else {}
     return {**sources, "overall": result["overall"]}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bon.pools import bounds, make_pools, rerank
+from bon.pools import Pools, bounds, make_pools, rerank
 from core.config import RolloutKind
 from core.data.chat import prompt_lengths
 from core.data.token_rows import require_readable
@@ -13,6 +13,7 @@ from core.models.positions import require_room
 from core.process.world import join_world
 from core.progress import NoProgress, Progress
 from core.records import Completion, Dialogue, Generator, RolloutEngine, Sampling
+from core.runs.warnings import RunWarning, answers_cut, few_rows
 from core.scorers.reward_model import RewardModelScorer
 from launch.entry import print_on_main
 from launch.inputs import BoNInputs, BoNResult
@@ -35,8 +36,12 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
     policy = _Policy(job, asked) if job.rollout.kind != RolloutKind.vllm or world.is_main else None
     pools = make_pools(folder, prompts, verifiers, policy, sampling, progress.advance, origin=inputs.identity, world=world)
+    cut = _answers_cut(policy, sampling)
     del policy  # its memory is for the reward models
     progress.finish()
+    for warning in (cut, _few_prompts(job, pools)):
+        if warning:
+            say(warning.line)
     size = min(len(row.completions) for rows in pools.values() for row in rows)
     rewards: dict[str, dict[str, float]] = {}
     for name, model in inputs.rewards.items():
@@ -49,6 +54,20 @@ def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str],
     return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)
 
 
+def _answers_cut(policy: "_Policy | None", sampling: Sampling) -> RunWarning | None:
+    """Warns of pools that were drawn now and hold few whole answers."""
+    if policy is None or not policy.num_answers:
+        return None
+    finished = policy.num_finished / policy.num_answers
+    return answers_cut(finished, where="in the pools", key="pool.max_new_tokens", limit=sampling.max_new_tokens)
+
+
+def _few_prompts(job: BoNJob, pools: Pools) -> RunWarning | None:
+    """Warns of tasks with too few prompts to tell reward models apart."""
+    key = "pool.limit" if job.pool.limit is not None else "tasks"
+    return few_rows({task: len(rows) for task, rows in pools.items()}, what="a task", key=key, remedy=f"raise {key}, or give larger tasks")
+
+
 class _Policy:
     """Answers prompts by a model that is loaded when it is first asked: pools that are there already need none.
 
@@ -58,6 +77,8 @@ class _Policy:
     def __init__(self, job: BoNJob, asked: Mapping[str, Dialogue]) -> None:
         self._job, self._asked = job, asked
         self._generator: Generator | None = None
+        self.num_answers = self.num_finished = 0
+        """Answers so far, and those among them that ended before the token limit."""
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         if self._generator is None:
@@ -67,4 +88,7 @@ class _Policy:
             self._generator = open_generator(self._job.rollout, policy, tokenizer)
             if isinstance(self._generator, RolloutEngine):
                 self._generator.load_weights(policy.state_dict().items())
-        return self._generator.generate(prompts, sampling)
+        answers = self._generator.generate(prompts, sampling)
+        self.num_answers += sum(map(len, answers))
+        self.num_finished += sum(completion.finished for row in answers for completion in row)
+        return answers

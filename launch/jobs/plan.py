@@ -1,6 +1,5 @@
 """The jobs of a study, all validated before the first one starts. Imports no torch."""
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,8 +10,9 @@ from core.progress import Progress
 from core.runs.identity import clean_name
 from core.runs.lock import BusyError, locked
 from core.runs.record import LOCK, read_records
+from evalhooks.rewardbench.domains import score_key, scores_of
 from launch import bon, ppo, rm
-from launch.compose import combinations, composed
+from launch.compose import Composed, combinations, composed
 from launch.inputs import check_inputs
 from launch.jobs.lifecycle import Record
 from launch.obstacles import task_obstacle
@@ -28,8 +28,7 @@ SUPERSEDED = "superseded"
 
 def plan(study: StudyJob, folder: Path) -> list[Job]:
     """All jobs of a study, in the order in which they should start. Raises `ValueError` for a job that cannot run."""
-    places = {"study": study.study, "runs_dir": study.runs_dir, "world": world_folder(study, folder)}
-    common = [*(f"{key}={quoted(place)}" for key, place in places.items()), *study.common]
+    common = _common(study, folder)
     jobs: list[Job] = []
     before: list[str] = []
     if study.embedded:
@@ -41,7 +40,7 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     pools = composed(BoNJob, [*common, *study.pools])
     needed = tuple(key for key in before if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
     jobs.append(Job(key="pools", task=lambda _: partial(bon.run, pools), after=needed))
-    models = {f"rm-{i:02d}": composed(RMJob, line) for i, line in enumerate(_lines(study, common), 1)}
+    models = {f"rm-{i:02d}": model for i, model in enumerate(reward_models(study), 1)}
     checked: list[Launch] = [pools.job, *(model.job for model in models.values())]
     # PPO runs take longest, so they come before the reward models: each starts as soon as those it chooses from are done.
     for name, planned in study.ppo.items():
@@ -64,6 +63,17 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
         for job in checked:
             check_inputs(job)
     return jobs
+
+
+def reward_models(study: StudyJob) -> list[Composed[RMJob]]:
+    """The reward models of a study, with sweeps expanded."""
+    return [composed(RMJob, line) for line in _lines(study, _common(study, Path(study.runs_dir) / study.study))]
+
+
+def _common(study: StudyJob, folder: Path) -> list[str]:
+    """The overrides that all jobs of a study share."""
+    places = {"study": study.study, "runs_dir": study.runs_dir, "world": world_folder(study, folder)}
+    return [*(f"{key}={quoted(place)}" for key, place in places.items()), *study.common]
 
 
 def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str], folder: Path) -> Callable[[Results], Task]:
@@ -112,25 +122,18 @@ def _moved(run: Path, folder: Path) -> bool:
 
 
 def choose(records: Sequence[Mapping[str, Any]], pick: Pick) -> Mapping[str, Any]:
-    """The record with the best or worst score: RewardBench 2 overall, or the mean of the domains if overall is missing.
+    """The record with the best or worst score: RewardBench 2 overall, or where none has it the mean that most have.
 
-    A model without a finite score is neither. Raises `ValueError` if there is no other.
+    A model without that score, or with one that is not finite, is neither. Raises `ValueError` if there is no other.
     """
-    scored = [(score, record) for record in records if (score := _score(record["final"])) is not None]
+    found = [scores_of(record["final"]) for record in records]
+    key = score_key(found)
+    scored = [(scores[key], record) for scores, record in zip(found, records, strict=True) if key in scores]
     if not scored:
         names = ", ".join(str(record["dir"]) for record in records)
         raise ValueError(f"no reward model to choose: none of {names} has a finite score on RewardBench 2.")
     best = max if pick == Pick.best else min
     return best(scored, key=lambda pair: pair[0])[1]
-
-
-def _score(final: Mapping[str, Any]) -> float | None:
-    # Records hold numbers that are not finite as text.
-    values = {key: float(value) for key, value in final.items() if key.startswith("rewardbench2/")}
-    finite = {key: value for key, value in values.items() if math.isfinite(value)}
-    if "rewardbench2/overall" in finite:
-        return finite["rewardbench2/overall"]
-    return sum(finite.values()) / len(finite) if finite else None
 
 
 def _could_be(choice: RewardChoice, model: RMJob, policy: str) -> bool:

@@ -1,6 +1,6 @@
 """Training of a policy as a job: its rewards, its hook, its run, and what the record says of its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,15 @@ from transformers import PreTrainedTokenizerBase
 from core.data.token_rows import require_readable
 from core.disk import BrokenFileError, read_json, write_json
 from core.engines.resume import forget_states
+from core.hooks.hook import read_evaluations
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
 from core.process.world import World, join_world
 from core.progress import Progress
-from core.records import Sampling, Scorer, Tracker
+from core.records import AXIS, Sampling, Scorer, Tracker
 from core.runs.record import Run
 from core.runs.retention import kept
+from core.runs.warnings import plain
 from core.scorers.ensemble import EnsembleScorer
 from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
@@ -26,6 +28,7 @@ from evalhooks.report import write_over_optimisation
 from launch.compose import Composed
 from launch.entry import print_on_main
 from launch.inputs import PPOInputs
+from launch.jobs import samples
 from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.rewards.build import build_terms, critic_source, without_verifiers
 from launch.schema import PPOJob
@@ -41,13 +44,14 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
     world = join_world()
 
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
-        for warning in plan.facts["lineage"]["warnings"]:
-            print_on_main(f"warning: {warning}")
-        outcome = _trained(job, run.dir, inputs, tracker, progress, world)
+        outcome = _trained(job, run.dir, inputs, tracker, progress, world, plan.facts["lineage"]["warnings"])
         return {
             "last_step": outcome.last_step,
             "best_step": outcome.best_step,
             "best": {job.best_metric: outcome.best_value},
+            **_course(run.dir, outcome),
+            "train_s": outcome.train_s,
+            "hooks_s": outcome.hooks_s,
             "num_dropped_prompts": outcome.num_dropped_prompts,
             "stopped_because": outcome.stopped_because,
             "checkpoints": kept(run.dir, job.keep),
@@ -56,8 +60,20 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
     return carry_out(composed, plan, work, world=world, tidy=_tidy)
 
 
-def _trained(job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, progress: Progress, world: World) -> PPOResult:
-    """Loads the rewards, and trains by the algorithm that was asked for."""
+def _course(run_dir: Path, outcome: PPOResult) -> dict[str, Mapping[str, float]]:
+    """The metrics of the policy at its start, its best and its last checkpoint."""
+    steps = {"start": 0, "at_best": outcome.best_step, "final": outcome.last_step}
+    found = read_evaluations(run_dir, set(steps.values()))
+    return {name: {key: value for key, value in found.get(step, {}).items() if key != AXIS} for name, step in steps.items()}
+
+
+def _trained(
+    job: PPOJob, run_dir: Path, inputs: PPOInputs, tracker: Tracker, progress: Progress, world: World, unfit: Sequence[str]
+) -> PPOResult:
+    """Loads the rewards, and trains by the algorithm that was asked for; `unfit` says why a reward model does not fit the policy."""
+    warn = RunContext(dir=run_dir, world=world).warn  # before rewards are loaded, which takes long
+    warn(*plain("unfit_reward", "reward.path", unfit), samples.of_tasks(inputs.tasks, job.tasks))
+    warn(*samples.of_hooks(job.hooks, inputs.rewardbench2, ()))
     tokenizer = load_tokenizer(job.model)
     scorer = build_terms(job, inputs.rewards, inputs.prompts, tokenizer, say=print_on_main)
     _require_readable(job, inputs, scorer, tokenizer)

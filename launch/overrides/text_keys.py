@@ -1,5 +1,6 @@
 """Values of keys that take text, kept as they were typed: Hydra would read the run id 8472e13 as a number."""
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,8 @@ from launch.overrides.grammar import quoted, split_outside
 
 def as_typed(schema: type, overrides: Sequence[str]) -> list[str]:
     """The overrides with quotes around whatever Hydra would read as a number or a truth value although its key takes text.
+
+    One value for a key that takes a list becomes a list of it, as in data.paths=pairs.jsonl.
 
     Raises `ValueError` for null, which is no text: whoever gives it wants nothing there, and nothing is the empty text.
 
@@ -54,16 +57,25 @@ def _hints(config: Any) -> dict[str, Any]:
 def _value(text: str, hint: Any) -> str:
     """A value for something of this type, with quotes where Hydra would not keep the text."""
     bare = text.strip()
-    if get_origin(hint) in (Union, types.UnionType) and str in get_args(hint):
-        return text if bare.lower() == "null" else _value(text, str)  # where nothing is allowed, null means nothing
+    if get_origin(hint) in (Union, types.UnionType) and bare.lower() != "null":  # where nothing is allowed, null means nothing
+        (option, *_) = [option for option in get_args(hint) if option is not type(None)]
+        return _value(text, option) if option is str or get_origin(option) is list else text
     if hint is str:
         return quoted(bare) if _is_misread(bare) else text
     if get_origin(hint) is list and bare.startswith("[") and bare.endswith("]"):
         (item,) = get_args(hint)
         return f"[{','.join(_value(piece, item) for piece in split_outside(bare[1:-1], ','))}]"
+    if get_origin(hint) is list and _is_single(bare):
+        (item,) = get_args(hint)
+        return f"[{_value(bare, item)}]"
     if bare.startswith("{") and bare.endswith("}"):
         return "{" + ",".join(_pair(piece, hint) for piece in split_outside(bare[1:-1], ",")) + "}"
     return text
+
+
+def _is_single(bare: str) -> bool:
+    """Whether a value for a list is one item of it: no list, nothing, interpolation or function of Hydra's such as glob(*)."""
+    return bool(bare) and not bare.startswith(("[", "${", "{")) and bare.lower() != "null" and not re.fullmatch(r"\w+\(.*\)", bare)
 
 
 def _pair(text: str, hint: Any) -> str:

@@ -71,24 +71,32 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 
 class _Sender:
-    """Sends a job's progress to the parent process."""
+    """Sends a job's progress to the parent process: that of its last part, if it has parts."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._description, self._done, self._total, self._sent = connection, "", 0, 1, -1
+        self._connection, self._sent = connection, -1
+        self._tasks: list[tuple[str, int, int]] = []
+        """Description, items done and total of the tasks that are under way, each a part of the one before."""
 
-    def start(self, description: str, total: int) -> None:
-        self._description, self._done, self._total, self._sent = description, 0, max(1, total), -1
+    def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
+        self._tasks.append((description, done, max(1, total)))
+        self._sent = -1
         self.advance(0)
 
     def advance(self, n: int = 1) -> None:
-        self._done += n
-        percent = 100 * self._done // self._total
+        description, done, total = self._tasks[-1]
+        self._tasks[-1] = description, done + n, total
+        percent = 100 * (done + n) // total
         if percent != self._sent:  # at most a hundred messages per stage
             self._sent = percent
-            self._connection.send(("progress", (self._description, self._done, self._total)))
+            self._connection.send(("progress", self._tasks[-1]))
+
+    def note(self, text: str) -> None:
+        pass  # a line of many jobs has no room for it
 
     def finish(self) -> None:
-        pass
+        self._tasks.pop()
+        self._sent = -1
 
 
 def run_jobs(

@@ -38,6 +38,7 @@ class RewardConfig:
     """Reward model by folder, hub id (org/name or org/name@revision), adapter, run folder or run id; for dpo the policy, for
     vllm the model whose tokenizer and template the server's model has."""
     revision: ContentHashed[str | None] = None
+    """Branch, tag or commit of a hub id."""
     dtype: Hashed[Dtype] = Dtype.fp32
     quantize: Hashed[Quantize] = Quantize.none
     reference: ContentHashed[str] = ""

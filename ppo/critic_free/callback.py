@@ -1,6 +1,7 @@
 """What our runs add to TRL's loop: seeds, guards, metrics, checkpoints, hooks."""
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ppo.critic_free.checkpoints import keep_checkpoint
 from ppo.critic_free.names import renamed
 from ppo.critic_free.reward import BatchReward
 from ppo.guards import DivergenceError, guarded, require_kl_below
-from ppo.metrics import Metric
+from ppo.metrics import BatchWatch, Metric, live_note
 from ppo.state import PPOState, checkpoint_batches, take_evaluation
 
 RANK_SEED = 2_654_435_761
@@ -44,6 +45,7 @@ class RunCallback(TrainerCallback):
         """The policy's own generation config, to be saved with it."""
         self.updates, self.planned = config.updates_per_batch, checkpoint_batches(config)
         self.timer = SaveTimer(config.save_minutes)
+        self.watch = BatchWatch(config, run, kl=state.metrics[Metric.KL])
         self.logs: list[Mapping[str, Any]] = []
         """What TRL has logged in this batch, one entry per update."""
 
@@ -81,6 +83,8 @@ class RunCallback(TrainerCallback):
                 require_kl_below(metrics[Metric.KL], self.config.kl)
         if len(self.logs) == self.updates:
             measured = {**metrics, **self.reward.shaped, Metric.KL_COEF: self.config.kl.beta, **renamed(self.logs)}
+            self.run.progress.note(live_note(measured))
+            self.watch.see(measured, self.state.step)
             self.run.log_training(measured, self.state.step)
             self.logs = []
 
@@ -126,10 +130,15 @@ class InterruptibleHook(SharedHook):
 
     def __init__(self, hook: Hook, preemption: Preemption) -> None:
         self.hook, self.preemption = hook, preemption
+        self.seconds = 0.0
+        """How long the hook has run."""
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
+        started = time.monotonic()
         with self.preemption.interruptible():
-            return measured(self.hook, event, parts)
+            metrics = measured(self.hook, event, parts)
+        self.seconds += time.monotonic() - started
+        return metrics
 
     def on_end(self, event: RunEnded) -> None:
         self.hook.on_end(event)

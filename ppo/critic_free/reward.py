@@ -19,7 +19,7 @@ from core.records import Dialogue
 from core.scorers.weighted import WeightedScorer
 from ppo.config import PPOConfig
 from ppo.guards import guarded
-from ppo.metrics import Metric, completion_metrics, shaped_metrics, tell_truncated
+from ppo.metrics import Metric, completion_metrics, shaped_metrics
 from ppo.rollout import combined_scores
 from ppo.shaping import shaped_scores
 from ppo.state import PPOState
@@ -78,7 +78,6 @@ class BatchReward:
         if self.scorer.num_truncated is not None:
             [num_cut] = world.all_sum([self.scorer.num_truncated - before])
             self.state.metrics[Metric.TRUNCATED] = num_cut / len(scores_B)
-            tell_truncated(self.state.metrics, self.state.step + 1, self.run.say)
         self.shaped = shaped_metrics(shaped_B)
         return shaped_B.tolist()[first : first + len(completion_ids)]
 

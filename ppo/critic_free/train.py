@@ -8,6 +8,7 @@ Shapes: B completions of all groups.
 """
 
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -41,10 +42,10 @@ from ppo.critic_free.reward import BatchReward, score_groups
 from ppo.critic_free.served import Draw
 from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
 from ppo.guards import guarded
-from ppo.metrics import Metric, completion_metrics
+from ppo.metrics import BatchWatch, Metric, completion_metrics
 from ppo.run import PPOResult
 from ppo.shaping import ScoreStatistics
-from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation
+from ppo.state import PPOState, checkpoint_batches, read_state, take_evaluation, tell_dropped, tell_if_untrained_is_best
 
 SCRATCH = "trl"
 """Where in a run's folder TRL writes a checkpoint before it is moved into place; removed at the end."""
@@ -58,15 +59,17 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
     the KL is above `config.kl.stop`, and `Preempted`, with everything saved, after a SIGTERM or Ctrl-C.
     """
     require_supported(config)
+    started = time.monotonic()
     if ignored := ignored_settings(config):
         run.say(ignored)
     with Preemption().listening() as preemption:
-        run = replace(run, hooks=[InterruptibleHook(hook, preemption) for hook in run.hooks])
+        run.show_hooks()
+        hooks = [InterruptibleHook(hook, preemption) for hook in run.hooks]
+        run = replace(run, hooks=hooks)
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
             fitting = fitting_prompts(prompts, policy, tokenizer, config)
-            if len(fitting) < len(prompts):
-                run.say(f"dropped {len(prompts) - len(fitting)} prompts longer than max_prompt_length={config.max_prompt_length} tokens")
+            tell_dropped(run, len(prompts) - len(fitting), len(prompts), config.max_prompt_length)
             weighted, last = WeightedScorer.of(scorer), config.num_batches
             ended = run.world.from_main(eval_file(run.dir, last).exists)
             step = newest_step(run.world, run.dir, run.say, ended_at=last if ended else 0)
@@ -76,8 +79,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
                 state = _untrained(config, run, policy, tokenizer, fitting, weighted)
             else:
                 state = _resumed(config, run, resumed, tokenizer, weighted)
-        run.progress.start(str(config.algo).upper(), config.num_batches)
-        run.progress.advance(state.step)
+        run.progress.start(str(config.algo).upper(), config.num_batches, unit="batch", done=state.step)
         if state.step < config.num_batches and not state.stopped_because:
             reward = BatchReward(config, run, state, weighted, tokenizer=tokenizer, ends=turn_ends(policy, tokenizer))
             callback = RunCallback(config, run, state, reward, preemption, generation=policy.generation_config)
@@ -87,6 +89,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run.progress.finish()
     if state.stopped_because:
         run.say(f"stopped after batch {state.step} of {config.num_batches}: {state.stopped_because}")
+    tell_if_untrained_is_best(state, config, run)
     if run.world.is_main:
         # The last state is kept until the run is recorded as finished: if started again before, it must find its last step.
         forget_states(run.dir, keep=[state.step], planned=checkpoint_batches(config))
@@ -97,6 +100,8 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         best_value=state.best_value,
         num_dropped_prompts=len(prompts) - len(fitting),
         stopped_because=state.stopped_because,
+        train_s=time.monotonic() - started,
+        hooks_s=sum(hook.seconds for hook in hooks),
     )
 
 
@@ -128,6 +133,7 @@ def _untrained(
         metrics={Metric.KL: 0.0, **completion_metrics(scores_B, finished_B, lengths_B)},
         moments=scorer.moments,
     )
+    BatchWatch(config, run, kl=0.0).see(state.metrics, 0)
     _evaluate(config, run, state, policy, tokenizer, Path(config.model.path))
     return state
 

@@ -86,11 +86,63 @@ def test_a_bar_shows_the_count_on_a_terminal_and_can_be_used_again() -> None:
 
 def test_the_console_gets_a_bar_only_where_it_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    assert isinstance(console_progress(), LineProgress)
+    with console_progress() as progress:
+        assert isinstance(progress, LineProgress)
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
-    assert isinstance(console_progress(), RichProgress)
+    with console_progress() as progress:
+        assert isinstance(progress, RichProgress)
+
+
+def test_what_is_slower_than_one_a_second_is_told_in_seconds_each_with_what_it_has_come_to() -> None:
+    # Two of the four steps that are left take 60 s each; the other two need 120 s. The two that were done before count for no rate.
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(stream, clock)
+    progress.start("training", 6, unit="step", done=2)
+    for loss in ("0.70", "0.65"):
+        clock.seconds += 60
+        progress.note(f"loss {loss}")
+        progress.advance()
+    assert stream.getvalue().splitlines()[-1] == "training: 4/6 (67%), loss 0.65, 60.0 s/step, 0:02:00 left"
+    progress.finish()
+    assert stream.getvalue().splitlines()[-1] == "training: 4/6 in 120.0 s, loss 0.65, 60.0 s/step"
+
+
+def test_a_part_is_told_if_it_takes_long_and_leaves_the_whole_as_it_was() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(stream, clock)
+    progress.start("training", 2, unit="step")
+    progress.start("quick", 1)
+    progress.advance()
+    progress.finish()
+    progress.start("hooks of step 1", 30)
+    clock.seconds = 15
+    progress.advance(30)
+    progress.finish()
+    progress.advance(2)
+    progress.finish()
+    assert stream.getvalue().splitlines() == [
+        "hooks of step 1: 30/30 (100%), 2.0/s, 0:00:00 left",
+        "hooks of step 1: 30/30 in 15.0 s, 2.0/s",
+        "training: 2/2 (100%), 7.5 s/step, 0:00:00 left",
+        "training: 2/2 in 15.0 s, 7.5 s/step",
+    ]
+
+
+def test_the_line_of_a_terminal_holds_note_rate_and_parts() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = RichProgress(Console(file=stream, force_terminal=True, width=140), clock)
+    progress.start("training", 4, unit="step")
+    clock.seconds = 10
+    progress.note("loss 0.70, accuracy 0.50, 1.2k tokens/s")
+    progress.advance()
+    progress.start("held-out pairs, step 1", 2)
+    progress.advance(2)
+    progress.finish()
+    progress.finish()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    assert re.search(r"training .*1/4 .*loss 0.70, accuracy 0.50, 1.2k tokens/s, 10.0 s/step, 0:00:30 left", shown)
 
 
 def test_no_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

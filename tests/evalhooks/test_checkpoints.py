@@ -108,9 +108,10 @@ def test_a_benchmark_without_all_domains_has_no_overall_and_says_why(
     said: list[str] = []
     hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), say=said.append)
     metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
-    assert set(metrics) == {"rewardbench2/math", "rewardbench2/focus", "rewardbench2_se/math", "rewardbench2_se/focus"}
+    keys = ("math", "focus", "mean_of_2_math_focus")
+    assert set(metrics) == {f"{benchmark}/{key}" for benchmark in ("rewardbench2", "rewardbench2_se") for key in keys}
     assert len(said) == 1
-    assert said[0].startswith("no rewardbench2/overall at step 7: ")
+    assert said[0].startswith("no rewardbench2/overall: ")
     assert "Ties has no rows" in said[0]
 
 
@@ -134,7 +135,7 @@ def test_texts_beyond_the_length_are_told(
     said: list[str] = []
     row = PoolRow(id="0", prompt=user("Name a fruit."), completions=("0" * 2050, "fig"), correct=(1.0, 0.0))
     RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
-    assert "1 scored texts were truncated to 2048 tokens" in said
+    assert [line for line in said if line.startswith("1 texts of the benchmarks and pools were cut to hooks.max_length=2048 tokens")]
 
 
 def is_long(completion: str, reference: Mapping[str, Any]) -> float:
@@ -186,8 +187,10 @@ def test_held_out_pairs_beyond_the_length_are_left_out_and_counted_once(
     for _ in range(2):
         metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
         assert {name for name in metrics if name.endswith("/accuracy")} == {"held_out/accuracy", "held_out/accuracy/accuracy"}
+        assert (metrics["held_out/num_pairs"], metrics["held_out/num_too_long"]) == (1, 1)
     assert said == ["left out 1 of 2 held-out pairs longer than 100 tokens"]
-    assert HeldOutHook([long], max_length=100, say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
+    only_long = HeldOutHook([long], max_length=100, say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    assert only_long == {"held_out/num_pairs": 0.0, "held_out/num_too_long": 1.0}
 
 
 def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers(
@@ -278,7 +281,8 @@ def test_a_broken_reward_model_has_no_scores_and_every_part_says_so(
 
     said.clear()
     pairs = [Preference(prompt=user("?"), chosen="A plum.", rejected="No.", source="a")] * 2
-    assert HeldOutHook(pairs, say=said.append).on_checkpoint(event(broken, tokenizer, tmp_path)) == {}
+    measured = HeldOutHook(pairs, say=said.append).on_checkpoint(event(broken, tokenizer, tmp_path))
+    assert measured == {"held_out/num_pairs": 2.0, "held_out/num_too_long": 0.0}
     assert said[0].startswith("step 7: 2 of 2 held-out pairs have rewards that are NaN or infinite, the first is pair 1")
 
     said.clear()

@@ -180,7 +180,7 @@ def test_a_share_of_the_rows_is_scored_under_a_limit(tmp_path: Path, reward_mode
     file = jsonl(tmp_path / "many.jsonl", many)
     result = bench(f"reward.path={reward_model_folder}", f"rows={file}", "limit=0.1", f"runs_dir={tmp_path}")
     assert len(result["row_results"]) == 4
-    assert set(result["standard_errors"]) == {"Math", "Focus"}
+    assert set(result["standard_errors"]) == {"Math", "Focus", "mean of 2: Math, Focus"}
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """How much of a text PPO's reward models read, and that what they cut is counted."""
 
 from pathlib import Path
-from unittest.mock import create_autospec
 
 import pytest
 import torch
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from core.records import Dialogue, Message, Prompt, user
+from core.runs.warnings import reward_texts_cut
 from launch.compose import composed
 from launch.rewards.build import build_terms
 from launch.rewards.lengths import longest_text
 from launch.rewards.locate import locate_terms
 from launch.schema import PPOJob
-from ppo.metrics import tell_truncated
 from tests.fakes import tiny_llama, word_tokenizer
 
 PROMPTS = [Prompt(id="1", dialogue=user("Name a fruit."))]
@@ -75,9 +74,7 @@ def test_the_limit_is_prompt_answer_and_template(tokenizer: PreTrainedTokenizerF
 
 
 def test_a_batch_with_cut_texts_is_told() -> None:
-    say = create_autospec(print)
-    tell_truncated({"truncated": 0.0}, 3, say)
-    tell_truncated({}, 3, say)
-    assert not say.called
-    tell_truncated({"truncated": 0.25}, 4, say)
-    assert "batch 4: reward models cut 25.0% of the texts" in say.call_args.args[0]
+    assert reward_texts_cut(0.0, batch=3) is None
+    found = reward_texts_cut(0.25, batch=4)
+    assert found is not None
+    assert "in batch 4 reward models cut 25.0% of the texts" in found.text

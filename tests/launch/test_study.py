@@ -238,10 +238,14 @@ def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> 
         plan(study, Path("runs/tiny"))
 
 
-def test_the_best_reward_model_is_chosen_by_its_overall_score_or_the_domains_there_are() -> None:
-    records = [{"final": {"rewardbench2/overall": 0.4, "rewardbench2/math": 0.9}}, {"final": {"rewardbench2/math": 0.5}}]
-    assert choose(records, Pick.best) is records[1]
-    assert choose(records, Pick.worst) is records[0]
+def test_reward_models_are_chosen_by_overall_and_without_one_by_the_mean_that_most_have() -> None:
+    whole = {"final": {"rewardbench2/overall": 0.4, "rewardbench2/math": 0.9}}
+    math = [{"final": {"rewardbench2/math": score}} for score in (0.5, 0.6)]
+    safety = {"final": {"rewardbench2/safety": 0.99}}
+    assert choose([*math, whole], Pick.best) is whole  # another mean never competes with an overall score
+    assert choose([*math, whole], Pick.worst) is whole
+    assert choose([*math, safety], Pick.best) is math[1]
+    assert choose([*math, safety], Pick.worst) is math[0]
 
 
 @pytest.mark.parametrize("pick", Pick)

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import rmtrain.token_store
 from core.data.chat import encode_answered
+from core.progress import NoProgress
 from core.records import Message, Preference, user
 from rmtrain.config import Overlong
 from rmtrain.tokens import TokenPairs, tokenize
@@ -93,8 +94,8 @@ def test_chunks_change_nothing_and_progress_counts_every_pair(tokenizer: PreTrai
     whole = tokenize(pairs, tokenizer, max_length=100, overlong=Overlong.drop)
     seen: list[object] = []
 
-    class Recorded:
-        def start(self, description: str, total: int) -> None:
+    class Recorded(NoProgress):
+        def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
             seen.append(total)
 
         def advance(self, n: int = 1) -> None:

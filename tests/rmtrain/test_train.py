@@ -16,8 +16,9 @@ from core.hooks.run_context import RunContext
 from core.records import CheckpointSaved, Preference, user
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
+from rmtrain.batches import planned_steps
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
-from rmtrain.run import RMResult, choose_best, planned_steps
+from rmtrain.run import RMResult, choose_best
 from rmtrain.train import train
 from tests.fakes import ListTracker, RecordingHook
 

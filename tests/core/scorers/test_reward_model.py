@@ -20,6 +20,7 @@ from transformers import (
 
 from core.data.chat import pad_id, preamble
 from core.models.head import padded_rewards, reward_obstacle, tree_rewards
+from core.progress import NoProgress
 from core.records import CompletionScore, DetailedScorer, Dialogue, Message, user
 from core.scorers.reward_model import RewardModelScorer
 from core.trees.attention import tree_attention
@@ -234,13 +235,13 @@ def test_a_bias_of_the_head_is_added(reward_model: LlamaForSequenceClassificatio
     torch.testing.assert_close(biased_R, plain_R + 3.0)
 
 
-class Counter:
+class Counter(NoProgress):
     """Keeps what it is told of a scorer's progress."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def start(self, description: str, total: int) -> None:
+    def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
         self.calls.append((description, total))
 
     def advance(self, n: int = 1) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.progress import NoProgress
 from core.records import BenchmarkRow, Message, ScoredRow, Scorer, user
 from evalhooks.judges.cache import AnswerCache, CachedChat
 from evalhooks.judges.judge import Judge, RankingJudge, RatingJudge, shown_order
@@ -32,13 +33,13 @@ TIES = [
 ]
 
 
-class Steps:
+class Steps(NoProgress):
     """A Progress that remembers."""
 
     def __init__(self) -> None:
         self.said: list[str | int] = []
 
-    def start(self, description: str, total: int) -> None:
+    def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
         self.said += [description, total]
 
     def advance(self, n: int = 1) -> None:

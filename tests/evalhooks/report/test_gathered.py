@@ -30,7 +30,7 @@ def record(folder: Path, lr: float, steps: int = 3) -> dict[str, Any]:
         "wall_s": 70.0,
         "train_s": 60.0,
         "hooks_s": 15.0,
-        "warnings": ["12% of the pairs were dropped"],
+        "warnings": [{"what": "pairs_dropped", "key": "max_length", "text": "12% of the pairs were dropped", "numbers": {}}],
     }
 
 

@@ -260,6 +260,27 @@ def test_missing_domains_checkpoints_and_averages_are_named_with_their_reason(tm
     assert read_csv(tmp_path / "reward_models.csv")[0]["bon/average@16"] == ""
 
 
+def test_a_study_without_a_domain_compares_by_a_labelled_mean_everywhere(tmp_path: Path) -> None:
+    given = summary()
+    key, label = "mean_of_5_no_precise_if", "mean of 5: no Precise IF"
+    given["score"] = key
+    for model in given["reward_models"]:
+        scores = model["rewardbench2"]
+        scores |= {key: scores["overall"], "overall": None, "precise_if": None}
+        model["checkpoints"] = [{"step": 10, f"rewardbench2/{key}": scores[key], "bon/average@16": 0.5}]
+    given["correlation"] = {link.replace("overall", key): value for link, value in given["correlation"].items()}
+    write_report(given, tmp_path)
+    page, markdown = " ".join(read_page(tmp_path / "report.html").text), (tmp_path / "report.md").read_text()
+    assert f"RewardBench 2 {label} from 10.0 to 84.5" in page
+    assert f"RewardBench 2 {label} from 10.0 to 84.5" in markdown
+    rows = read_csv(tmp_path / "reward_models.csv")
+    assert (rows[0][f"rewardbench2/{key}"], rows[0]["rewardbench2/overall"]) == ("0.8449", "")
+    shown = printed(given, 120)
+    assert f"Mean = {label}" in shown
+    assert f"RewardBench 2 {label} ~ best of 16 average" in shown
+    assert "Pearson" in shown
+
+
 def test_hostile_names_stay_text_everywhere(written: Path, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script><img src=//x.io/a.png> [bold]$\\frac$ _a_ | \u6f22"
     given = summary()

@@ -69,6 +69,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     with pytest.raises(why):
         run(config, tmp_path / "torn", hooks=[hook], tracker=tracker)
     assert run(config, tmp_path / "torn", hooks=[WeightHook()], tracker=after, said=said) == whole
+    said = [line for line in said if not line.startswith("warning: ")]
     assert said == ([] if resumed_from is None else [f"resuming torn from step-{resumed_from:06d}"])
     assert snapshot(tmp_path / "torn") == snapshot(tmp_path / "whole")
     both = tracker.on("train/step") | after.on("train/step")
@@ -132,6 +133,7 @@ def test_two_states_are_kept_while_a_run_is_under_way_and_a_damaged_one_gives_wa
     damaged.write_bytes(content)
     said: list[str] = []
     run(config, tmp_path / "torn", hooks=[WeightHook()], said=said)
+    said = [line for line in said if not line.startswith("warning: ")]
     assert said == [
         f"Skipping the damaged checkpoint {damaged.parent}: the content of model.safetensors has changed.",
         "resuming torn from step-000002",

@@ -1,0 +1,141 @@
+"""What a command says at its end: what came out, why this checkpoint is the best, what was left out, where the time went, what is next.
+
+Everything is read from the record of the run. Imports no torch.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from evalhooks.report.facts import duration
+from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
+
+Record = Mapping[str, Any]
+
+
+def rm_lines(record: Record) -> list[str]:
+    """Of `rewardloop rm`."""
+    final = _numbers(record.get("final", {}))
+    folder = record["dir"]
+    return [
+        f"reward model: {folder}",
+        *_benchmark(final),
+        *_pairwise(final),
+        *_best_of_n(final),
+        *_held_out(final),
+        _best(record, f"step {record.get('best_step')} of {record.get('step')}", record.get("best_metric", ""), final),
+        _pairs(record),
+        _time(record, "train_s"),
+        *_warned(record),
+        f"next: rewardloop bench reward.path={folder}; rewardloop ppo reward.path={folder} ...",
+    ]
+
+
+def ppo_lines(record: Record, *, best_metric: str) -> list[str]:
+    """Of `rewardloop ppo`."""
+    folder = record["dir"]
+    start, best, last = (_numbers(record.get(key, {})) for key in ("start", "at_best", "final"))
+    lines = [f"policy: {folder}"]
+    for name in (key for key in last if key.startswith("downstream/")):
+        values = [
+            f"{where} {100 * found[name]:.1f}" for where, found in (("start", start), ("best", best), ("last", last)) if name in found
+        ]
+        lines.append(f"{name}: {', '.join(values)}")
+    if "rm_score" in last:
+        kept = [f"{name} {start[name]:.3g} to {last[name]:.3g}" for name in ("rm_score", "kl", "length", "eos_rate") if name in start]
+        lines.append(f"from start to end: {', '.join(kept)}")
+    step = record.get("best_step")
+    where = "the untrained policy (step 0)" if step == 0 else f"step {step} of {record.get('last_step')}"
+    lines.append(_best(record, where, best_metric, last))
+    if reason := record.get("stopped_because"):
+        lines.append(f"stopped early: {reason}")
+    lines.append(f"prompts: {record.get('num_dropped_prompts', 0)} dropped as too long")
+    lines += [_time(record, "train_s"), *_warned(record)]
+    checkpoint = f"{folder}/best" if step else f"{folder}/checkpoints"
+    return [*lines, f"next: rewardloop bon model=custom model.path={checkpoint} tasks=... (answers of the policy, ranked by reward models)"]
+
+
+def bench_lines(record: Record) -> list[str]:
+    """Of `rewardloop bench`."""
+    return [
+        f"time: {duration(record.get('wall_s'))}",
+        *_warned(record),
+        f"next: rewardloop bench compare {record['dir']} OTHER, where OTHER is another result or the folder of a run",
+    ]
+
+
+def bon_lines(folder: str, *, has_rewards: bool) -> list[str]:
+    """Of `rewardloop bon`."""
+    if has_rewards:
+        return [f"next: rewardloop ppo reward.path=REWARD ..., with the reward model that chose best from {folder}"]
+    return [f"next: rewardloop bon pools={folder} 'rewards=[FOLDER]' ... to rank them, or rewardloop rm hooks.pools={folder} ..."]
+
+
+def _benchmark(final: Mapping[str, float]) -> Iterator[str]:
+    found = scores_of(final)
+    if not found:
+        return
+    key = score_key([found])
+    named = [key, *DOMAINS] if key in found else list(DOMAINS)
+    parts = [f"{label_of(name)} {_points(found[name], final.get(f'rewardbench2_se/{name}'))}" for name in named if name in found]
+    yield f"RewardBench 2 at the last checkpoint: {'; '.join(parts)} (points of 100 +- standard error)"
+
+
+def _pairwise(final: Mapping[str, float]) -> Iterator[str]:
+    found = {name.removeprefix("rewardbench1/"): value for name, value in final.items() if name.startswith("rewardbench1/")}
+    if found:
+        parts = [f"{name} {100 * value:.1f}" for name, value in sorted(found.items(), key=lambda item: item[0] != "overall")]
+        yield f"RewardBench 1: {'; '.join(parts)}"
+
+
+def _best_of_n(final: Mapping[str, float]) -> Iterator[str]:
+    found = {name.removeprefix("bon/"): value for name, value in final.items() if name.startswith("bon/")}
+    if found:
+        parts = [f"{name} {100 * value:.1f}" for name, value in sorted(found.items(), key=lambda item: not item[0].startswith("average"))]
+        yield f"best of N, accuracy of the choice: {'; '.join(parts)}"
+
+
+def _held_out(final: Mapping[str, float]) -> Iterator[str]:
+    if "held_out/accuracy" in final:
+        pairs = f" on {final['held_out/num_pairs']:.0f} pairs" if "held_out/num_pairs" in final else ""
+        yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}"
+
+
+def _best(record: Record, where: str, metric: str, final: Mapping[str, float]) -> str:
+    """Which checkpoint is the best, and why."""
+    value = _numbers(record.get("best", {})).get(metric)
+    if not metric or value is None:
+        return f"best checkpoint: {where}, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)"
+    beside = f"; the last one has {final[metric]:.4g}" if metric in final and final[metric] != value else ""
+    return f"best checkpoint: {where}, by the highest {metric}, {value:.4g}{beside}"
+
+
+def _pairs(record: Record) -> str:
+    counts = {"too long": "num_dropped_pairs", "equal after tokenising": "num_equal_pairs", "unreadable": "num_broken_pairs"}
+    dropped = [f"{record[key]} {why}" for why, key in counts.items() if record.get(key)]
+    cut = f", {record['num_cut_pairs']} with their prompt cut" if record.get("num_cut_pairs") else ""
+    return f"pairs: {record.get('num_pairs')} trained on{cut}; dropped: {', '.join(dropped) or 'none'}"
+
+
+def _time(record: Record, key: str) -> str:
+    seconds, hooks = record.get(key), record.get("hooks_s")
+    if seconds is None or hooks is None:
+        return f"time: {duration(record.get('wall_s'))}"
+    share = f" ({hooks / seconds:.0%})" if seconds else ""
+    return f"time: {duration(seconds)}: training {duration(seconds - hooks)}, hooks {duration(hooks)}{share}"
+
+
+def _warned(record: Record) -> Iterator[str]:
+    if told := record.get("warnings"):
+        keys = ", ".join(dict.fromkeys(str(entry["key"]) for entry in told))
+        yield f"warnings: {len(told)}, above and in {record['dir']}/record.json; they concern {keys}"
+
+
+def _points(value: float, error: float | None) -> str:
+    return f"{100 * value:.1f}" + ("" if error is None else f" +- {100 * error:.1f}")
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among metrics of a record, where the others are text."""
+    numbers = {name: float(value) for name, value in found.items() if value is not None}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

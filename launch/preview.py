@@ -1,0 +1,228 @@
+"""What a dry run tells of a job before it runs: its data, steps, tokens, checkpoints and their disk, and the folder of its run.
+
+Only files on this machine are read, nothing is asked of a network, and torch is not imported. What cannot be read is a note: the
+command may be meant for another machine.
+"""
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config import ModelConfig
+from core.data.dialogues import turn_of
+from core.disk import is_complete
+from core.models.locate import CACHE, resolve
+from core.records import Preference
+from core.runs.checkpoints import checkpoint_steps
+from core.runs.record import read_records, run_of
+from core.runs.warnings import few_held_out, few_steps
+from evalhooks.tasks.task import load_tasks
+from launch.identity import identity_of
+from launch.inputs import benchmark_rows, preferences_of
+from launch.jobs.plan import plan, reward_models
+from launch.rm import plan_of
+from launch.schema import BoNJob, Launch, PPOJob, RMJob, StudyJob
+from ppo.prompts import read_prompts
+from rmtrain.batches import num_steps, planned_steps
+
+MAX_JOBS = 12
+"""Jobs of a sweep that are looked at one by one: each reads its data."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text under the tokenizers of today's models, roughly; a dry run loads none."""
+
+
+def of_jobs(jobs: Sequence[Launch]) -> list[str]:
+    """The lines about the jobs of a command, each job's under its number if there are several. Those of a large sweep are cut short."""
+    told: list[str] = []
+    for number, job in enumerate(jobs[:MAX_JOBS], 1):
+        told += [f"job {number}: {line}" if len(jobs) > 1 else line for line in preview(job)]
+    # What is the same for all, such as a file that is missing, stands there once.
+    shared = [line.partition(": ")[2] for line in told] if len(jobs) > 1 else []
+    told = [line for line in told if not shared or shared.count(line.partition(": ")[2]) < 2 or line.startswith("job 1:")]
+    return [*told, f"and {len(jobs) - MAX_JOBS} more jobs"] if jobs[MAX_JOBS:] else told
+
+
+def of_study(study: StudyJob) -> list[str]:
+    """The jobs of a study, and the lines about those whose inputs exist already."""
+    folder = Path(study.runs_dir) / study.study
+    try:
+        jobs = plan(study, folder)
+    except (ValueError, OSError) as error:
+        return [f"note: this would not start: {error}"]
+    kinds = Counter(job.key.partition("-")[0] for job in jobs)
+    told = [f"{len(jobs)} jobs: {', '.join(f'{num} {kind}' for kind, num in kinds.items())}; nothing was run or written (dry_run=true)"]
+    told += [f"{job.key}" + (f" after {', '.join(job.after)}" if job.after else "") for job in jobs]
+    models = [] if study.embedded else reward_models(study)
+    told += of_jobs([model.job for model in models])
+    return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
+
+
+def preview(job: Launch) -> list[str]:
+    """The lines about one job, in the order in which one asks."""
+    notes: list[str] = []
+    lines: list[str] = []
+    if isinstance(job, RMJob):
+        lines += _reward_model(job, notes)
+    elif isinstance(job, PPOJob):
+        lines += _policy(job, notes)
+    elif isinstance(job, BoNJob):
+        lines += _pools(job, notes)
+    kind = "rm" if isinstance(job, RMJob) else "ppo" if isinstance(job, PPOJob) else ""
+    lines += list(_former(job, kind)) if kind else []
+    return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
+
+
+def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
+    paths = [*job.data.paths, *(source.path for source in job.data.sources.values())]
+    benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
+    _model(job.model, notes)
+    if not _all_here([*paths, *benchmarks], notes):
+        return
+    said: list[str] = []
+    rows = _read(lambda: benchmark_rows(job.hooks), notes)
+    data = None if rows is None else _read(lambda: preferences_of(job, rows, say=said.append), notes)
+    if data is None:
+        return
+    yield from (f"data: {line}" for line in said)
+    training, held_out = data.training, data.held_out
+    lengths = [_num_tokens(pair) for pair in training]
+    yield f"pairs: {len(training)} to train on, {len(held_out)} held out, of {sum(s['read'] for s in data.counts['sources'].values())} rows"
+    if (job.data.held_out or job.data.validation) and (
+        few := few_held_out(len(held_out), len(held_out), max_length=job.max_length, validation=job.data.validation)
+    ):
+        yield few.line
+    if long := sum(length > job.max_length for length in lengths):
+        yield f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
+    kept = max(1, len(training) - (long if job.overlong == "drop" else 0))
+    steps = num_steps(kept, batch_size=job.batch_size, epochs=job.epochs)
+    tokens = job.epochs * sum(2 * min(length, job.max_length) for length in lengths if job.overlong == "cut" or length <= job.max_length)
+    yield f"steps: about {steps} of {job.batch_size} pairs, about {_short(tokens)} tokens (at {CHARACTERS_PER_TOKEN:g} characters each)"
+    if warning := few_steps(steps, num_pairs=kept, batch_size=job.batch_size):
+        yield warning.line
+    yield from _checkpoints(job.model, planned_steps(job, steps))
+    yield from _folder(job, notes)
+
+
+def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
+    _model(job.model, notes)
+    paths = [*job.prompts, *([job.hooks.rewardbench2] if job.hooks.rewardbench2 else [])]
+    if _all_here(paths, notes) and (prompts := _read(lambda: read_prompts(job.prompts), notes)) is not None:
+        yield f"prompts: {len(prompts)}, each asked {job.num_batches * job.batch_size / len(prompts):.2g} times"
+        _read(lambda: benchmark_rows(job.hooks), notes)
+    tasks = _read(lambda: load_tasks(job.tasks), notes)
+    if tasks is not None:
+        yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
+    for name, term in job.terms.items():
+        if term.path and _is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}*")):
+            notes.append(f"the reward {name} names {term.path}, which does not exist here")
+    tokens = job.num_batches * job.batch_size * job.max_new_tokens
+    yield f"batches: {job.num_batches} of {job.batch_size} answers, {job.num_updates} updates, up to {_short(tokens)} tokens to sample"
+    yield from _checkpoints(job.model, checkpoint_steps(job.num_batches, num_checkpoints=job.num_checkpoints, to_step=round))
+
+
+def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
+    _model(job.model, notes)
+    tasks = _read(lambda: load_tasks(job.tasks), notes)
+    if tasks is not None:
+        sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
+        answers = job.pool.n * sum(sizes.values())
+        named = ", ".join(f"{name} ({size} prompts)" for name, size in sizes.items())
+        yield f"pools: {answers} answers for {named}, up to {_short(answers * job.pool.max_new_tokens)} tokens to sample"
+    yield f"folder: {job.pools or f'{job.runs_dir}/{job.study}/pools'}"
+
+
+def _checkpoints(model: ModelConfig, steps: Sequence[int]) -> Iterator[str]:
+    weights = _num_weights(model.path)
+    size = "" if weights is None else f", {_short(4 * weights)}B each; the newest two also hold {_short(8 * weights)}B of optimiser state"
+    yield f"checkpoints: {len(steps)}, at {', '.join(map(str, steps[:8]))}{', ...' if steps[8:] else ''}{size}"
+
+
+def _folder(job: RMJob, notes: list[str]) -> Iterator[str]:
+    path = job.model.path
+    known = is_complete(CACHE / "smollm2-135m") if path.startswith("pip:") else Path(path).expanduser().is_dir()
+    planned = _read(lambda: plan_of(job), notes) if known else None
+    if planned is not None:
+        name = job.name or planned.name
+        yield f"folder: {run_of(runs_dir=Path(job.runs_dir), study=job.study, job='rm', name=name, identity=identity_of(job)).dir}"
+
+
+def _former(job: Launch, kind: str) -> Iterator[str]:
+    """The share of the hooks in the newest finished run of the study, which tells what to expect."""
+    records = read_records(Path(job.runs_dir) / job.study, f"{kind}-*", lambda line: None)
+    timed = [record for record in records if record.get("train_s") and record.get("hooks_s") is not None]
+    if timed:
+        last = max(timed, key=lambda record: str(record.get("finished", "")))
+        share = last["hooks_s"] / last["train_s"]
+        yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks"
+
+
+def _model(config: ModelConfig, notes: list[str]) -> None:
+    """Notes a local model that cannot be used; one on a hub is not asked for."""
+    if config.path.startswith("pip:") or Path(config.path).expanduser().exists():
+        # A model from a package is converted the first time that it is used, which is no work for a dry run.
+        if not config.path.startswith("pip:"):
+            _read(lambda: resolve(config), notes)
+    elif _is_missing(config.path):
+        notes.append(f"model.path={config.path} does not exist here")
+    else:
+        notes.append(f"model.path={config.path} lies on a hub and was not looked at")
+
+
+def _all_here(paths: Sequence[str], notes: list[str]) -> bool:
+    """Whether all are local; notes the others."""
+    missing = [path for path in paths if not Path(path).expanduser().exists()]
+    for path in missing:
+        notes.append(
+            f"{path} does not exist here" if _is_missing(path) else f"{path} lies on a hub and was not looked at, nor were its rows"
+        )
+    return not missing
+
+
+def _is_missing(path: str) -> bool:
+    """Whether a path that is not there can only be a file or folder: an id of a hub is `org/name`."""
+    if Path(path).expanduser().exists():
+        return False
+    return path.count("/") != 1 or path.startswith((".", "/", "~")) or path.endswith((".jsonl", ".json", ".parquet"))
+
+
+def _read(read: Callable[[], Any], notes: list[str]) -> Any:
+    """What `read` returns; None, with a note, where it refuses."""
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        notes.append(f"this would not start: {error}")
+        return None
+
+
+def _num_tokens(pair: Preference) -> float:
+    """Tokens of the longer side of a pair, roughly."""
+    prompt = sum(len(turn.content) for turn in pair.prompt)
+    return (prompt + max(len(turn_of(answer).content) for answer in (pair.chosen, pair.rejected))) / CHARACTERS_PER_TOKEN
+
+
+def _num_weights(path: str) -> int | None:
+    """The weights of a local model in safetensors, from the headers of its files; None where they cannot be told."""
+    folder = CACHE / "smollm2-135m" if path.startswith("pip:") else Path(path).expanduser()
+    try:
+        return sum(math.prod(shape) for file in folder.glob("*.safetensors") for shape in _shapes(file)) or None
+    except (OSError, ValueError, struct.error):
+        return None  # what is wrong with it is told when it is loaded
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    """The shapes of the tensors in a file; its first 8 bytes are the size of the JSON that follows."""
+    with file.open("rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header: Mapping[str, Any] = json.loads(stream.read(size))
+    return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f} "

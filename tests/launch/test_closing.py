@@ -1,0 +1,86 @@
+"""The last lines of a command say what came out, why, what was left out, where the time went, and what is next."""
+
+from typing import Any
+
+from launch.closing import bench_lines, bon_lines, ppo_lines, rm_lines
+
+FINAL = {
+    "rewardbench2/factuality": 0.3,
+    "rewardbench2/math": 0.5,
+    "rewardbench2/mean_of_2_factuality_math": 0.4,
+    "rewardbench2_se/mean_of_2_factuality_math": 0.05,
+    "bon/average@16": 0.25,
+    "held_out/accuracy": 0.625,
+    "held_out/num_pairs": 8.0,
+}
+
+
+def rm_record(**changes: Any) -> dict[str, Any]:
+    return {
+        "dir": "runs/s/rm-a",
+        "final": FINAL,
+        "step": 6,
+        "best_step": 4,
+        "best_metric": "held_out/accuracy",
+        "best": {"held_out/accuracy": 0.75},
+        "num_pairs": 23,
+        "num_dropped_pairs": 44,
+        "num_cut_pairs": 0,
+        "num_equal_pairs": 1,
+        "num_broken_pairs": 0,
+        "train_s": 400.0,
+        "hooks_s": 100.0,
+        "warnings": [{"what": "pairs_dropped", "key": "max_length", "text": "...", "numbers": {}}],
+    } | changes
+
+
+def test_a_reward_model_ends_with_all_that_came_out() -> None:
+    assert rm_lines(rm_record()) == [
+        "reward model: runs/s/rm-a",
+        "RewardBench 2 at the last checkpoint: mean of 2: Factuality, Math 40.0 +- 5.0; Factuality 30.0; Math 50.0 "
+        "(points of 100 +- standard error)",
+        "best of N, accuracy of the choice: average@16 25.0",
+        "held-out accuracy: 62.5 on 8 pairs",
+        "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one has 0.625",
+        "pairs: 23 trained on; dropped: 44 too long, 1 equal after tokenising",
+        "time: 6 min 40 s: training 5 min 0 s, hooks 1 min 40 s (25%)",
+        "warnings: 1, above and in runs/s/rm-a/record.json; they concern max_length",
+        "next: rewardloop bench reward.path=runs/s/rm-a; rewardloop ppo reward.path=runs/s/rm-a ...",
+    ]
+
+
+def test_a_reward_model_that_nothing_measured_says_so() -> None:
+    bare = rm_lines(rm_record(final={"rewardbench2/overall": "NaN"}, best_metric="", best={}, best_step=6, warnings=[], num_cut_pairs=3))
+    assert "best checkpoint: step 6 of 6, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)" in bare
+    assert not [line for line in bare if line.startswith(("RewardBench 2", "warnings"))]
+    assert "pairs: 23 trained on, 3 with their prompt cut; dropped: 44 too long, 1 equal after tokenising" in bare
+
+
+def test_a_policy_ends_with_its_tasks_from_start_to_end_and_the_untrained_one_where_that_is_best() -> None:
+    record = {
+        "dir": "runs/s/ppo-a",
+        "start": {"downstream/gsm8k": 0.25, "rm_score": -1.0, "kl": 0.0},
+        "at_best": {"downstream/gsm8k": 0.25},
+        "final": {"downstream/gsm8k": 0.125, "rm_score": 2.0, "kl": 12.5},
+        "best": {"downstream/gsm8k": 0.25},
+        "best_step": 0,
+        "last_step": 6,
+        "num_dropped_prompts": 2,
+        "train_s": 60.0,
+        "hooks_s": 15.0,
+    }
+    lines = ppo_lines(record, best_metric="downstream/gsm8k")
+    assert "downstream/gsm8k: start 25.0, best 25.0, last 12.5" in lines
+    assert "from start to end: rm_score -1 to 2, kl 0 to 12.5" in lines
+    assert "best checkpoint: the untrained policy (step 0), by the highest downstream/gsm8k, 0.25; the last one has 0.125" in lines
+    assert "prompts: 2 dropped as too long" in lines
+    assert "time: 1 min 0 s: training 45 s, hooks 15 s (25%)" in lines
+    assert lines[-1].startswith("next: rewardloop bon ")
+
+
+def test_records_of_before_which_lack_times_and_courses_can_be_told() -> None:
+    old = {"dir": "d", "best_step": 3, "last_step": 6, "best": {"downstream/average": 0.5}, "wall_s": 61.0}
+    assert "time: 1 min 1 s" in ppo_lines(old, best_metric="downstream/average")
+    assert bench_lines({"dir": "d", "wall_s": 5.0})[-1].startswith("next: rewardloop bench compare d OTHER")
+    assert "hooks.pools=p" in bon_lines("p", has_rewards=False)[0]
+    assert "rewardloop ppo" in bon_lines("p", has_rewards=True)[0]

@@ -1,0 +1,84 @@
+"""A dry run reads what is on this machine and says what a run would do; what it cannot read is a note."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from launch.compose import composed
+from launch.preview import of_jobs, of_study, preview
+from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from tests.launch.sweeps import code_of, never
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def write_pairs(path: Path, *lengths: int) -> None:
+    """A pair with as many characters in its answer as each of `lengths`."""
+    rows = [{"prompt": f"Q{i}", "chosen": "a" * length, "rejected": "b"} for i, length in enumerate(lengths)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_model(folder: Path, *shape: int) -> None:
+    """A model folder whose one tensor has this shape; its data is not there, since only the header is read."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def job_of(tmp_path: Path, *overrides: str) -> RMJob:
+    own = ["model=custom", f"model.path={tmp_path / 'model'}", "data=custom", f"data.paths={tmp_path / 'pairs.jsonl'}"]
+    return composed(RMJob, [*own, "tracker=files", "model.lineage=base", *overrides]).job
+
+
+def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 38, 38, 38, 398, 38)  # of 10, 10, 10, 100 and 10 tokens at 4 characters each
+    write_model(tmp_path / "model", 1000, 250)
+    lines = preview(job_of(tmp_path, "max_length=50", "batch_size=2", "epochs=3", "num_checkpoints=2"))
+    assert "pairs: 5 to train on, 0 held out, of 5 rows" in lines
+    assert "about 1 of 5 pairs are longer than max_length=50 tokens (drop)" in lines
+    # 4 pairs are 2 batches in each of 3 epochs; 3 x 4 pairs x 2 sides x 10 tokens
+    assert "steps: about 6 of 2 pairs, about 240  tokens (at 4 characters each)" in lines
+    assert "checkpoints: 2, at 3, 6, 1 MB each; the newest two also hold 2 MB of optimiser state" in lines
+    assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
+
+
+def test_what_is_missing_broken_or_elsewhere_is_a_note(tmp_path: Path) -> None:
+    assert [line for line in preview(job_of(tmp_path)) if line.endswith("pairs.jsonl does not exist here")]
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Q"}\n')
+    assert [line for line in preview(job_of(tmp_path)) if "this would not start" in line and "1 broken row(s)" in line]
+    hub = composed(RMJob, ["model=custom", "model.path=org/base", "data=custom", "data.paths=org/pairs"]).job
+    said = preview(hub)
+    assert "note: model.path=org/base lies on a hub and was not looked at" in said
+    assert "note: org/pairs lies on a hub and was not looked at, nor were its rows" in said
+
+
+def test_a_policy_and_pools_are_told_by_their_answers(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4, 4, 4, 4)
+    write_model(tmp_path / "model", 10)
+    own = ["model=custom", f"model.path={tmp_path / 'model'}", "tasks=gsm8k", f"tasks.gsm8k.path={tmp_path / 'tasks.jsonl'}"]
+    (tmp_path / "tasks.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    policy = composed(PPOJob, [*own, "reward.path=org/rm", f"prompts={tmp_path / 'pairs.jsonl'}", "num_batches=3", "batch_size=64"]).job
+    lines = preview(policy)
+    assert "prompts: 4, each asked 48 times" in lines  # 3 x 64 / 4
+    assert "tasks: gsm8k (1 prompts)" in lines
+    assert "batches: 3 of 64 answers, 6 updates, up to 197 k tokens to sample" in lines  # 3 x 64 x 1024
+    pools = preview(composed(BoNJob, [*own, "pool.n=4"]).job)
+    assert "pools: 4 answers for gsm8k (1 prompts), up to 4.1 k tokens to sample" in pools
+
+
+def test_what_all_jobs_of_a_sweep_share_is_said_once(tmp_path: Path) -> None:
+    jobs = [job_of(tmp_path, f"epochs={epochs}") for epochs in (1, 2)]
+    assert len([line for line in of_jobs(jobs) if "pairs.jsonl does not exist" in line]) == 1
+
+
+def test_a_dry_study_lists_its_jobs_and_runs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = of_study(composed(StudyJob, ["experiment=demo"]).job)
+    assert lines[0].startswith("20 jobs: 1 world, 2 policy, 1 pools, 3 ppo, 13 rm")
+    assert code_of(never, ["experiment=demo", "dry_run=true"], schema=StudyJob) == 0
+    assert "rm-13 after policy-ridge, pools" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    broken = composed(StudyJob, ["experiment=demo", "ppo.flipped.reward.lineage=other"]).job
+    assert of_study(broken)[0].startswith("note: this would not start: ppo.flipped")

@@ -44,8 +44,8 @@ def test_on_the_same_completions_two_processes_measure_and_learn_what_one_does(f
     folder, by_size = found
     ours, alone = by_size[2][name][0]["served"], by_size[1][name][0]["served"]
     for step, row in alone["train"].items():
-        # TRL's entropy is a mean of means over forward passes, whose rows differ.
-        watched = {key: value for key, value in row.items() if "time" not in key and key != "train/entropy"}
+        # TRL's entropy and extremes are means and maxima of means over forward passes, whose rows differ.
+        watched = {key: value for key, value in row.items() if not key.startswith("train/trl/") and key != "train/entropy"}
         assert {key: ours["train"][step][key] for key in watched} == pytest.approx(watched, abs=2e-3, nan_ok=True), step
     assert ours["train"]["3"]["train/rm_score"] == pytest.approx(alone["train"]["3"]["train/rm_score"], abs=1e-4)
     file = "adapter_model.safetensors" if name.endswith("lora") else "model.safetensors"

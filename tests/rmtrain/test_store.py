@@ -141,7 +141,7 @@ def test_of_a_small_subsample_only_its_pairs_are_tokenised(tmp_path: Path) -> No
     started: list[int] = []
 
     class Counted(NoProgress):
-        def start(self, description: str, total: int) -> None:
+        def start(self, description: str, total: int, *, unit: str = "", done: int = 0) -> None:
             started.append(total)
 
     path = write_jsonl(tmp_path / "pairs.jsonl", rows(40))

@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be shown and kept: without control characters, and without secrets."""
+"""Text from outside, made fit to be shown and kept: without control characters, and without secrets; and times as text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -61,3 +61,18 @@ def redacted_values(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [redacted_values(item) for item in value]
     return value
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its two largest units; "n/a" for None.
+
+    >>> duration(42), duration(3725), duration(200000), duration(None)
+    ('42 s', '1 h 2 min', '2 d 7 h', 'n/a')
+    """
+    if seconds is None:
+        return "n/a"
+    whole = round(seconds)
+    for unit, name, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // smaller} {small}"
+    return f"{whole} s"

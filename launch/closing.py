@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evalhooks.report.facts import duration
+from core.text import duration
 from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
 
 Record = Mapping[str, Any]

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from core.text import duration
 from evalhooks.report.charts import FAINT, MIX_COLOURS, STYLE, plain
-from evalhooks.report.facts import PpoRun, RewardModel, Study, duration, points, shorten
+from evalhooks.report.facts import PpoRun, RewardModel, Study, points, shorten
 from evalhooks.report.prose import names
 
 Run = RewardModel | PpoRun

@@ -300,17 +300,6 @@ def number(value: float | None, digits: int = 2) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in readable form: `452.0` -> "7 min 32 s"."""
-    if seconds is None:
-        return "n/a"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def shorten(text: str, width: int) -> str:
     """`text`, cut with three dots where it is longer than `width`."""
     return text if len(text) <= width else f"{text[: width - 3]}..."

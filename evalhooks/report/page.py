@@ -5,10 +5,11 @@ from html import escape
 
 from plotly.offline import get_plotlyjs
 
+from core.text import duration
 from evalhooks.report import interactive
 from evalhooks.report.charts import run_label
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, samples_html, warnings_of, with_error
-from evalhooks.report.facts import RewardModel, Study, duration, number, points
+from evalhooks.report.facts import RewardModel, Study, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.style import SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells

@@ -9,9 +9,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from core.text import duration
 from evalhooks.report.course import picture_names
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, warnings_of
-from evalhooks.report.facts import Link, RewardModel, Study, duration, number, points, read
+from evalhooks.report.facts import Link, RewardModel, Study, number, points, read
 from evalhooks.report.prose import best_for_bon, cautions, interval, missing, result
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL
 

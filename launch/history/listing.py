@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.text import shown
+from core.text import duration, shown
 from launch.history.arguments import Arguments, parse, said
 from launch.history.find import KILLED, Record, all_runs, find_runs, status_of, study_of
 from launch.history.scores import Scores, scores_of
@@ -91,19 +91,6 @@ def age_of(record: Record) -> float:
 def size_of(folder: Path) -> int:
     """Bytes of the files in a folder; links are not followed."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units.
-
-    >>> duration(42), duration(3725), duration(200000)
-    ('42 s', '1 h 2 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for unit, name, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // smaller} {small}"
-    return f"{whole} s"
 
 
 def bytes_text(size: float) -> str:

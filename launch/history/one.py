@@ -14,11 +14,11 @@ from core.hooks.hook import best_step
 from core.runs.checkpoints import saved_steps, step_folder
 from core.runs.record import CONFIG, RunStatus
 from core.runs.warnings import texts_of
-from core.text import shown
+from core.text import duration, shown
 from evalhooks.rewardbench.v2 import DOMAINS
 from launch.history.arguments import parse, said
 from launch.history.find import KILLED, Record, one_run, status_of, study_of
-from launch.history.listing import age_of, bytes_text, duration, size_of
+from launch.history.listing import age_of, bytes_text, size_of
 from launch.history.saved_config import changed_settings
 from launch.history.scores import MAIN, evaluations_of, scores_of
 

@@ -46,7 +46,13 @@ CONFIGS: Mapping[type, dict[str, Any]] = {
 
 UNBOUNDED = {
     *((PPOConfig, name) for name in ("clip", "value_clip", "dual_clip", "importance_cap", "save_minutes")),
-    *((KLConfig, "stop"), (OptimConfig, "max_grad_norm"), (RewardModelConfig, "save_minutes"), (ShapingConfig, "clip")),
+    *(
+        (KLConfig, "stop"),
+        (OptimConfig, "max_grad_norm"),
+        (RewardModelConfig, "save_minutes"),
+        (ShapingConfig, "clip"),
+        (PreferenceDataConfig, "cache_gb"),
+    ),
 }
 """Bounds and periods, which infinity switches off."""
 

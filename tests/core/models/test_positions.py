@@ -20,6 +20,7 @@ from core.models.load import load_policy, load_reward_model
 from core.models.positions import beyond_context, context_of, num_positions
 from core.process.world import join_world
 from core.records import Preference, Sampling, user
+from core.runs.warnings import RunWarning
 from core.scorers.reward_model import RewardModelScorer
 from ppo.config import Algo
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
@@ -126,10 +127,11 @@ def test_training_drops_what_has_no_positions_and_says_the_number(tmp_path: Path
     pairs = [Preference(prompt=user("Name a fruit."), chosen=chosen, rejected="A lamp.") for chosen in ("A plum.", "A plum " * 30)]
     said: list[str] = []
     config = RewardModelConfig(model=base, data=PreferenceDataConfig(paths=["."]))
-    session = RMSession(config, pairs, world=join_world(), say=said.append)
+    warned: list[RunWarning | None] = []
+    session = RMSession(config, pairs, world=join_world(), say=said.append, warn=warned.append)
     assert (session.tokens.num_dropped, len(session.pairs)) == (1, 1)
     assert said[0].startswith("max_length=2048 is more than the 40 positions")
-    assert "dropped 1 of 2 pairs longer than max_length=40 tokens" in said
+    assert any(warning and "1 of 2 pairs" in warning.text and "max_length=40" in warning.text for warning in warned)
 
 
 def test_a_generator_refuses_new_tokens_without_positions(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

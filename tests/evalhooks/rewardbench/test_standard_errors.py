@@ -14,7 +14,8 @@ from tests.evalhooks.rewardbench.naive import BEST_OF_N, GOOD_PAIR, NAN, benchma
 def test_the_standard_error_of_a_domain_is_that_of_a_mean():
     # 30 of 100 rows right: sqrt(0.3 * 0.7 / 100) = 0.04583; 4000 resamples estimate it to 1 / sqrt(8000) = 1.1%.
     rows = [best_of(float(index < 30), 0.5, id=str(index)) for index in range(100)]
-    assert standard_errors(rows, num_resamples=4000) == {"Math": pytest.approx(0.04583, rel=0.05)}
+    wanted = pytest.approx(0.04583, rel=0.05)
+    assert standard_errors(rows, num_resamples=4000) == {"Math": wanted, "mean of 1: Math": wanted}
 
 
 def test_standard_errors_of_ties_and_overall_equal_a_naive_bootstrap():
@@ -55,8 +56,8 @@ def test_every_term_of_the_ties_score_enters_its_standard_error():
 
 def test_what_has_no_score_or_a_single_row_has_no_standard_error():
     rows = [row for row in benchmark(4, 4, random.Random(2)) if row.subset != "Math"]
-    assert standard_errors(rows).keys() == {*DOMAINS.values()} - {"Math"}
-    assert standard_errors([*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]).keys() == {*BEST_OF_N}
+    assert standard_errors(rows).keys() == {*DOMAINS.values(), "mean of 5: no Math"} - {"Math"}
+    assert standard_errors([*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]).keys() == {*BEST_OF_N, "mean of 5: no Ties"}
     assert standard_errors([best_of(1.0, 0.0)]) == {}
     assert standard_errors(rows, seed=3) == standard_errors(rows, seed=3) != standard_errors(rows, seed=4)
     with pytest.raises(ValueError, match="num_resamples is 1"):

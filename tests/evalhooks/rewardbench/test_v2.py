@@ -9,6 +9,7 @@ from statistics import mean
 import pytest
 
 from core.records import ScoredRow
+from evalhooks.rewardbench.domains import mean_key
 from evalhooks.rewardbench.v2 import DOMAINS, metrics, overall_score, row_credit, scores, standard_errors, ties_score
 from tests.evalhooks.rewardbench.naive import BEST_OF_N, GOOD_PAIR, INF, NAN, benchmark, best_of, naive_credit, naive_ties, ties
 
@@ -261,7 +262,9 @@ def test_a_missing_domain_leaves_no_overall_and_is_named(missing: str) -> None:
     assert f"{missing} has no rows" in result.reason
     assert len(result.per_subset) == 5
     assert "rewardbench2/overall" not in metrics(result)
-    assert len(metrics(result)) == 5
+    there = [key for key, name in DOMAINS.items() if name != missing]
+    assert metrics(result).keys() == {f"rewardbench2/{key}" for key in (*there, mean_key(there))}
+    assert metrics(result)[f"rewardbench2/{mean_key(there)}"] == pytest.approx(sum(result.per_subset.values()) / 5)
 
 
 def test_no_rows_at_all_is_a_result_without_scores():

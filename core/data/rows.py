@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -223,7 +223,7 @@ def _hub_dataset(hub: HubId, wanted: _Wanted) -> "Dataset":
         if found := re.match(r"Unknown split .*? Should be one of \[(.*)\]", str(error)):
             raise wanted.no_split(re.findall(r"[^', ]+", found[1])) from error
         raise ValueError(f"{wanted.what} could not be loaded from the hub ({error}); check the name or give a file.") from error
-    return cast("Dataset", dataset)  # one split is no mapping of splits, nor is it streamed
+    return dataset
 
 
 class _Hashing(io.RawIOBase):

@@ -124,6 +124,7 @@ def test_a_torn_checkpoint_is_skipped_with_a_line_and_the_one_before_is_gone_on_
     (step_folder(tmp_path / "torn", 8) / MARKER).unlink()
     said: list[str] = []
     fit(config, tmp_path / "torn", said=said)
+    said = [line for line in said if not line.startswith("warning: ")]
     assert said[0].startswith("Skipping the torn checkpoint ")
     assert "step-000008" in said[0]
     assert said[1] == "resuming torn from step-000006"

@@ -140,7 +140,7 @@ def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(
     )
     assert outcome == PPOResult(last_step=4, best_step=2, best_value=0.5, num_dropped_prompts=0)
     assert (tmp_path / "best").resolve() == step_folder(tmp_path, 2).resolve()
-    assert complete_steps(tmp_path) == [1, 2, 3, 4]
+    assert complete_steps(tmp_path) == [2, 4]
     assert [(event.step, event.num_steps, event.run_dir) for event in recording.events] == [(step, 4, tmp_path) for step in range(5)]
     assert [event.path for event in recording.events] == [policy_folder, *(step_folder(tmp_path, step) for step in (1, 2, 3, 4))]
     assert [(ended.run_dir, ended.step) for ended in recording.ended] == [(tmp_path, 4)]

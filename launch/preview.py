@@ -56,7 +56,7 @@ def of_study(study: StudyJob) -> list[str]:
     kinds = Counter(job.key.partition("-")[0] for job in jobs)
     told = [f"{len(jobs)} jobs: {', '.join(f'{num} {kind}' for kind, num in kinds.items())}; nothing was run or written (dry_run=true)"]
     told += [f"{job.key}" + (f" after {', '.join(job.after)}" if job.after else "") for job in jobs]
-    models = [] if study.embedded else reward_models(study)
+    models = [] if study.embedded else reward_models(study, folder)
     told += of_jobs([model.job for model in models])
     return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
 

@@ -40,7 +40,7 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     pools = composed(BoNJob, [*common, *study.pools])
     needed = tuple(key for key in before if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
     jobs.append(Job(key="pools", task=lambda _: partial(bon.run, pools), after=needed))
-    models = {f"rm-{i:02d}": model for i, model in enumerate(reward_models(study), 1)}
+    models = {f"rm-{i:02d}": model for i, model in enumerate(reward_models(study, folder), 1)}
     checked: list[Launch] = [pools.job, *(model.job for model in models.values())]
     # PPO runs take longest, so they come before the reward models: each starts as soon as those it chooses from are done.
     for name, planned in study.ppo.items():
@@ -65,9 +65,9 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     return jobs
 
 
-def reward_models(study: StudyJob) -> list[Composed[RMJob]]:
-    """The reward models of a study, with sweeps expanded."""
-    return [composed(RMJob, line) for line in _lines(study, _common(study, Path(study.runs_dir) / study.study))]
+def reward_models(study: StudyJob, folder: Path) -> list[Composed[RMJob]]:
+    """The reward models of a study in `folder`, with sweeps expanded."""
+    return [composed(RMJob, line) for line in _lines(study, _common(study, folder))]
 
 
 def _common(study: StudyJob, folder: Path) -> list[str]:

@@ -142,10 +142,10 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
 class BatchWatch:
     """Looks at the metrics of each batch for what makes training pointless in silence, and warns through the run's context."""
 
-    def __init__(self, config: PPOConfig, context: RunContext, *, kl: float) -> None:
-        """`kl` is that of the last batch before, 0 for an untrained policy."""
+    def __init__(self, config: PPOConfig, context: RunContext, *, kl: float, num_equal: int = 0) -> None:
+        """`kl` is that of the last batch before, 0 for an untrained policy; `num_equal` batches before had equal scores."""
         self.config, self.context = config, context
-        self._kl, self._num_batches, self._num_equal = kl, 0, 0
+        self._kl, self.num_equal = kl, num_equal
 
     def see(self, measured: Mapping[str, float], step: int) -> None:
         """Takes the metrics of batch `step`: those of the rollout, and of the shaped scores if there are any (not in batch 0)."""
@@ -153,12 +153,10 @@ class BatchWatch:
         where = "before training" if step == 0 else f"in batch {step}"
         warn(answers_cut(eos_rate, where=where, key="max_new_tokens", limit=self.config.max_new_tokens))
         warn(reward_texts_cut(measured.get(Metric.TRUNCATED, 0.0), batch=step))
-        if Metric.SCORE_STD in measured:
-            self._num_batches += 1
-            if measured[Metric.SCORE_STD] < EQUAL:
-                self._num_equal += 1
-                penalised = self.config.shaping.missing_eos.how == MissingEOS.replace
-                warn(equal_scores(self._num_equal, self._num_batches, batch=step, eos_rate=eos_rate, penalised=penalised))
+        if measured.get(Metric.SCORE_STD, EQUAL) < EQUAL:
+            self.num_equal += 1
+            penalised = self.config.shaping.missing_eos.how == MissingEOS.replace
+            warn(equal_scores(self.num_equal, step, batch=step, eos_rate=eos_rate, penalised=penalised))
         warn(kl_jump(measured[Metric.KL], self._kl, batch=step))
         self._kl = measured[Metric.KL]
 

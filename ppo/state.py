@@ -32,7 +32,8 @@ class PPOState:
     All random draws are functions of seed and step, so no generator's state is needed. `statistics` are those of the raw
     scores, `moments` those of standardised terms of the reward, `value_scale` converts the critic's values to their units,
     `kl_coef` is the coefficient of the next batch, `metrics` are those of the last rollout. `best_step` 0 is the policy before
-    training. `stopped_because` says why the run ended before its last batch, if it did.
+    training. `num_equal` is how many batches so far had answers of one score. `stopped_because` says why the run ended before its
+    last batch, if it did.
     """
 
     step: int
@@ -43,6 +44,7 @@ class PPOState:
     value_scale: tuple[float, float] = (1.0, 0.0)
     best_step: int = 0
     best_value: float | None = None
+    num_equal: int = 0
     stopped_because: str = ""
 
 

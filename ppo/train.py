@@ -49,7 +49,7 @@ def train(
 
 def _loop(run: PPORun, state: PPOState) -> None:
     session, context = run.session, run.context
-    watch = BatchWatch(session.config, context, kl=state.metrics[Metric.KL])
+    watch = BatchWatch(session.config, context, kl=state.metrics[Metric.KL], num_equal=state.num_equal)
     context.progress.start("PPO", session.config.num_batches, unit="batch", done=state.step)
     while not run.is_over(state):
         with guarded(context.dir, session.config.algo, state.step + 1):
@@ -57,6 +57,7 @@ def _loop(run: PPORun, state: PPOState) -> None:
             run.stop_if_asked(state)
             measured = _learn(session, state, episodes)
         watch.see(measured, state.step)
+        state.num_equal = watch.num_equal
         context.log_training(measured, state.step)
         context.progress.note(live_note(measured))
         context.progress.advance()

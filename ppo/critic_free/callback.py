@@ -45,7 +45,7 @@ class RunCallback(TrainerCallback):
         """The policy's own generation config, to be saved with it."""
         self.updates, self.planned = config.updates_per_batch, checkpoint_batches(config)
         self.timer = SaveTimer(config.save_minutes)
-        self.watch = BatchWatch(config, run, kl=state.metrics[Metric.KL])
+        self.watch = BatchWatch(config, run, kl=state.metrics[Metric.KL], num_equal=state.num_equal)
         self.logs: list[Mapping[str, Any]] = []
         """What TRL has logged in this batch, one entry per update."""
 
@@ -85,6 +85,7 @@ class RunCallback(TrainerCallback):
             measured = {**metrics, **self.reward.shaped, Metric.KL_COEF: self.config.kl.beta, **renamed(self.logs)}
             self.run.progress.note(live_note(measured))
             self.watch.see(measured, self.state.step)
+            self.state.num_equal = self.watch.num_equal
             self.run.log_training(measured, self.state.step)
             self.logs = []
 

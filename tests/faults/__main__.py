@@ -33,6 +33,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored, also in the jobs
     # Before anything is imported that reads them.
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    # Each job prepares its data itself, in its own folder, whatever others have prepared: operations could not be counted otherwise.
+    os.environ["REWARDLOOP_CACHE"] = ".cache"
     import torch
 
     torch.set_num_threads(1)  # a forked process would wait for threads that it does not have

@@ -22,6 +22,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "numbers": ("abc", "[x]", "[nan]", "[[1]]", "{a:1}", "null"),
     "dict": ("abc", "5", "[1]"),
     "group": ("abc", "5", "[1]"),
+    "keep": ("abc", "0", "-1", "1.5", "[best]", "{a:1}", "null"),
 }
 """By the kind of a key, values that it cannot have."""
 
@@ -79,7 +80,7 @@ def _kind(hint: Any) -> tuple[str, bool]:
         return "group", False
     if issubclass(hint, Enum):
         return "enum", False
-    return {bool: "bool", int: "int", float: "float", str: "str"}[hint], False
+    return {bool: "bool", int: "int", float: "float", str: "str", Any: "keep"}[hint], False
 
 
 def bases(stage: Stage) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """Every job, killed at operations that a seed chooses, run again, and compared with the same job left in peace."""
 
-import os
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -110,14 +109,8 @@ class _Lines(list[str]):
 
 def begin(folder: Path, job: Counter, hooks: Counter) -> None:
     """Counts in this process, and in those of the hooks."""
-    own_cache()
     fork_instead(lambda: job.become(hooks))  # the process of the hooks has inherited what counts for the trainer
     count_operations(job, folder)
-
-
-def own_cache() -> None:
-    """Has a job prepare its data itself, in its own folder, whatever others have prepared: operations could not be counted otherwise."""
-    os.environ["REWARDLOOP_CACHE"] = ".cache"
 
 
 def kill_cases(stage: Stage, seed: int) -> list[Case]:
@@ -155,7 +148,7 @@ def _killed(reference: Reference, end: End, place: float, *, in_hooks: bool) -> 
         grace = 30.0 if end.of_study else 5.0
         first = rewardloop(arguments, folder, before=lambda: begin(folder, *(counters[::-1] if in_hooks else counters)), grace=grace)
         problems = _problems_of_end(first, end, in_hooks=in_hooks)
-        again = rewardloop(arguments, folder, before=lambda: (own_cache(), fork_instead(lambda: None)))
+        again = rewardloop(arguments, folder, before=lambda: fork_instead(lambda: None))
         if again.code:
             problems.append(f"the second run ended with {again.code}: {again.tail()}")
         problems += differences(folder / "runs", reference.folder / "runs")

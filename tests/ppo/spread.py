@@ -5,8 +5,6 @@ writes down what was measured, how the weights lay, and whether stopping changed
 """
 
 import json
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,22 +30,10 @@ from ppo.config import KLConfig, PPOConfig
 from ppo.session import open_session
 from ppo.train import train
 from tests.core.vllm.fake_server import Standin, serving
-from tests.fakes import LengthScorer, ListTracker, RecordingHook
+from tests.fakes import LengthScorer, ListTracker, RecordingHook, SignallingProgress
 
 PROMPTS = [user(f"Name {'a ' * (number % 4)}fruit {number}.") for number in range(12)]
 WATCHED = ("train/kl", "train/rm_score", "train/loss/policy", "train/loss/value", "train/grad_norm", "train/entropy", "train/advantage")
-
-
-class Stopping(NoProgress):
-    """Sends SIGTERM to its own process as the third batch ends."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.done == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def config_of(policy: str, kind: str) -> PPOConfig:
@@ -149,7 +135,7 @@ def main() -> None:
         whole = tracked(config, folder / "whole", world)
         found = {"rows": rows_of(whole), "untrained": whole.on("checkpoint/step").get(0)}
         try:
-            tracked(config, folder / "torn", world, Stopping() if world.is_main else None)
+            tracked(config, folder / "torn", world, SignallingProgress(3, during="PPO") if world.is_main else None)
         except Preempted as stopped:
             found["stopped"] = str(stopped)
         found["rest"] = rows_of(tracked(config, folder / "torn", world))

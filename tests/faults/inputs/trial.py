@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.case import Case, Problems
-from tests.faults.child import Ended, nothing, rewardloop
+from tests.faults.child import Ended, rewardloop
 
 BEGAN = 99
 """The code of a command that was ended when it began its run: everything it had been given was accepted."""
@@ -53,7 +53,7 @@ class Trial:
     def _tried(self, folder: Path) -> Problems:
         arguments = list(self.arguments(folder))
         before = _files(folder)
-        ended = rewardloop(arguments, folder, before=nothing if self.late else lambda: _end_when_it_begins(folder), timeout=60)
+        ended = rewardloop(arguments, folder, before=_shared_cache if self.late else lambda: _end_when_it_begins(folder), timeout=60)
         problems = problems_of(ended, self.expected, self.words)
         if self.late:
             problems += [f"{file} says it is running" for file in folder.rglob("record.json") if '"running"' in file.read_text()]
@@ -83,8 +83,14 @@ def problems_of(ended: Ended, expected: Expected, words: Sequence[str]) -> Probl
     return problems
 
 
+def _shared_cache() -> None:
+    """Has a job prepare its data outside its folder, where nothing may be written before all that it was given is accepted."""
+    os.environ.pop("REWARDLOOP_CACHE", None)
+
+
 def _end_when_it_begins(folder: Path) -> None:
     """Ends this process as soon as it makes a folder or opens a file for writing below `folder`."""
+    _shared_cache()
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.mkdir" or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES):

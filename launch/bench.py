@@ -84,20 +84,22 @@ def _from_scores(composed: Composed[BenchJob], out: Path | None, prior_sets: Map
         facts={"reward": job.from_scores},
     )
 
+    if (record := finished_record(job, plan)) is not None:
+        return _kept(record, out)
+    # Before the run begins, so that scores that cannot be read leave none behind. What a run wrote (rows.parquet) has one form
+    # for all benchmarks, and tells a judge's draws by their credit.
+    is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
+    one_form = job.benchmark == Benchmark.rewardbench2 or is_table
+    rows = read_scores2(job.from_scores) if one_form else read_scores1(job.from_scores)
+    generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
+    result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
+
     def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
-        # What a run wrote (rows.parquet) has one form for all benchmarks, and tells a judge's draws by their credit.
-        is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
-        one_form = job.benchmark == Benchmark.rewardbench2 or is_table
-        rows = read_scores2(job.from_scores) if one_form else read_scores1(job.from_scores)
-        generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
-        result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
         write_result(run.dir / RESULT, run.dir / ROWS, result, ScoredBenchmark(rows=tuple(rows), details=(None,) * len(rows)))
         tracker.log(metrics_of(result), axis=AXIS, step=0)
         return {"final": metrics_of(result)}
 
-    if (record := finished_record(job, plan)) is None:
-        record = carry_out_alone(composed, plan, work)
-    return _kept(record, out)
+    return _kept(carry_out_alone(composed, plan, work), out)
 
 
 def _kept(record: Record, out: Path | None) -> Result:

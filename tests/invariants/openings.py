@@ -1,7 +1,7 @@
-"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE`.
+"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE rm|ppo`.
 
-Each opens a session of reward-model training and one of PPO on a model of a gigabyte, and writes to `rank-R.json` how much memory of
-its own it held at most while each opened, above what its imports took.
+Each opens a session of reward-model training or of PPO on a model of a gigabyte, and writes to `rank-R.json` how much memory of
+its own it held at most while that opened, above what its imports took. One job per start: DeepSpeed keeps the engine of the last.
 """
 
 import gc
@@ -150,18 +150,17 @@ def measured(peak: Peak, opened: Callable[[], nn.Module]) -> dict[str, Any]:
 
 
 def main() -> None:
-    out, kind = Path(sys.argv[1]), EngineKind(sys.argv[2])
+    out, kind, job = Path(sys.argv[1]), EngineKind(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     world = join_world()
     world.from_main(lambda: save_models(out / "small", 1))
     num_weights = world.from_main(lambda: save_models(out / "large", 16))
     open_rm(out / "small", kind, world)  # what is imported only now
     gc.collect()
-    peaks = [Peak(), Peak()]  # both count from here
+    peak = Peak()
     with serving(Standin(cast("Any", None), cast("Any", None))) as server:
-        found = {"rm": measured(peaks[0], lambda: open_rm(out / "large", kind, world))}
-        gc.collect()
-        found["ppo"] = measured(peaks[1], lambda: open_ppo(out / "large", kind, world, server.url))
+        large = out / "large"
+        found = measured(peak, lambda: open_rm(large, kind, world) if job == "rm" else open_ppo(large, kind, world, server.url))
     (out / f"rank-{world.rank}.json").write_text(json.dumps({**found, "num_weights": num_weights}))
     world.barrier()
 

@@ -2,13 +2,26 @@
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from core.hooks.run_context import RunContext
 from ppo.advantages import Advantages
-from ppo.metrics import NUM_SUMS, TokenSums, batch_metrics, completion_metrics, explained_variance, rollout_metrics, update_metrics
+from ppo.metrics import (
+    NUM_SUMS,
+    BatchWatch,
+    Metric,
+    TokenSums,
+    batch_metrics,
+    completion_metrics,
+    explained_variance,
+    rollout_metrics,
+    update_metrics,
+)
 from tests.ppo.episodes import episodes_with
+from tests.ppo.runs import config_of
 
 
 def test_scores_lengths_and_the_eos_rate_are_means_over_completions() -> None:
@@ -101,3 +114,13 @@ def test_an_update_is_logged_as_means_over_its_tokens() -> None:
             "first_ratio_error": 1e-7,
         }
     )
+
+
+def test_a_resumed_run_counts_batches_of_equal_scores_from_its_first_batch(tmp_path: Path) -> None:
+    said: list[str] = []
+    context, equal = RunContext(dir=tmp_path, say=said.append), {Metric.EOS_RATE: 1.0, Metric.KL: 0.0, Metric.SCORE_STD: 0.0}
+    watch = BatchWatch(config_of(Path(".")), context, kl=0.0)
+    watch.see(equal, 12)  # 1 of 12 batches is fewer than a tenth, whichever batches this process saw
+    assert (said, watch.num_equal) == ([], 1)
+    BatchWatch(config_of(Path(".")), context, kl=0.0, num_equal=watch.num_equal).see(equal, 20)  # 2 of 20 are not
+    assert [line.partition(" answers")[0] for line in said] == ["warning: in batch 20 all"]

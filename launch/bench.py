@@ -28,7 +28,6 @@ from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
-from launch.closing import bench_lines
 from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
@@ -39,6 +38,7 @@ from launch.rewards.config import KINDS, RewardKind
 from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program
 from launch.schema import BenchJob, Benchmark
 from launch.sweep import WIDTH, replaceable, write_whole
+from launch.terminal.closing import bench_lines
 
 
 def run(composed: Composed[BenchJob], progress: Progress) -> Result:

@@ -10,13 +10,13 @@ from core.models.locate import resolve
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.tasks.task import load_tasks
-from launch.closing import bon_lines
 from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import BoNInputs, BoNResult
 from launch.obstacles import task_obstacle
 from launch.rewards.locate import reward_path
 from launch.schema import BoNJob
+from launch.terminal.closing import bon_lines
 
 
 def run(composed: Composed[BoNJob], progress: Progress) -> BoNResult:

@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _print_completion(shells: list[str]) -> None:
-    from launch.completion import script  # the keys of all jobs, which no other command needs
+    from launch.terminal.completion import script  # the keys of all jobs, which no other command needs
 
     try:
         print(script(" ".join(shells) or "bash", JOBS), end="")

@@ -160,7 +160,7 @@ def _checked(schema: type[JobT], arguments: Sequence[str]) -> tuple[CommandLine,
     try:
         line = parse(schema, arguments)
         if line.help:
-            from launch.help import help_of  # it reads the source of all configurations
+            from launch.terminal.help import help_of  # it reads the source of all configurations
 
             with ending_with_a_closed_pipe():
                 if rank() == 0:
@@ -229,7 +229,7 @@ def _is_dry(jobs: Sequence[AnyJob]) -> bool:
 def _print_dry_run(name: str, jobs: Sequence[AnyJob], asked: Collection[str]) -> None:
     """Lists the jobs with the settings under the keys that were `asked` for, what each will do, and as notes whatever would stop it on
     this machine: the command may be meant for another one."""
-    from launch import preview  # it reads the jobs' inputs, and the jobs import this module
+    from launch.terminal import preview  # it reads the jobs' inputs, and the jobs import this module
 
     if rank() > 0:
         return

@@ -8,7 +8,6 @@ from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.lineage import lineage_summary
-from launch.closing import ppo_lines
 from launch.entry import Composed, num_processes, print_on_main, start
 from launch.identity import identity_of
 from launch.inputs import ppo_inputs
@@ -16,6 +15,7 @@ from launch.jobs.lifecycle import Record, RunPlan
 from launch.obstacles import task_obstacle
 from launch.rewards.locate import LocatedReward
 from launch.schema import PPOJob
+from launch.terminal.closing import ppo_lines
 from ppo.config import Algo
 from ppo.critic_free.arguments import require_supported
 

@@ -8,12 +8,12 @@ from core.engines.resume import forget_states
 from core.models.origin import lineage_of
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
-from launch.closing import rm_lines
 from launch.entry import Composed, num_processes, print_on_main, rank, start
 from launch.identity import identity_of
 from launch.inputs import rm_inputs
 from launch.jobs.lifecycle import Record, RunPlan, finished_record, say_finished
 from launch.schema import RMJob
+from launch.terminal.closing import rm_lines
 
 
 def run(composed: Composed[RMJob], progress: Progress) -> Record:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.compose import composed
-from launch.preview import of_jobs, of_study, preview
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.terminal.preview import of_jobs, of_study, preview
 from tests.launch.sweeps import code_of, never
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from launch.help import groups_of, sections_of
 from launch.schema import SCHEMAS
+from launch.terminal.help import groups_of, sections_of
 
 SHELLS = ("bash", "zsh")
 

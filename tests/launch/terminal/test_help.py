@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.completion import script, words_of
 from launch.compose import ConfigError, composed
-from launch.help import INTERNAL, groups_of, help_of, sections_of, undescribed
 from launch.overrides.command_line import parse
 from launch.schema import SCHEMAS, BenchJob, PPOJob, RMJob
+from launch.terminal.completion import script, words_of
+from launch.terminal.help import INTERNAL, groups_of, help_of, sections_of, undescribed
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWN = ["model=custom", "model.path=org/base", "data=custom", "data.paths=pairs.jsonl", "tracker=files"]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.closing import bench_lines, bon_lines, ppo_lines, rm_lines
+from launch.terminal.closing import bench_lines, bon_lines, ppo_lines, rm_lines
 
 FINAL = {
     "rewardbench2/factuality": 0.3,

@@ -225,4 +225,4 @@ def _short(number: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {letter}"
-    return f"{number:.0f} "
+    return f"{number:.0f}"

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from core.config import Dtype
 from core.hooks.hook import Hook, RunParts, SharedHook, measured
 from core.hooks.run_context import RunContext
 from core.hooks.trainer_callback import Place
+from core.process.precision import autocast
 from core.process.signals import Preemption
 from core.records import CheckpointSaved, RunEnded
 from core.runs.checkpoints import SaveTimer, step_folder
@@ -19,6 +21,7 @@ from ppo.config import PPOConfig
 from ppo.critic_free.checkpoints import keep_checkpoint
 from ppo.critic_free.names import renamed
 from ppo.critic_free.reward import BatchReward
+from ppo.critic_free.trainer import own_forward
 from ppo.guards import DivergenceError, guarded, require_kl_below
 from ppo.metrics import BatchWatch, Metric, live_note
 from ppo.state import PPOState, checkpoint_batches, take_evaluation
@@ -127,16 +130,16 @@ class StopCallback(TrainerCallback):
 
 
 class InterruptibleHook(SharedHook):
-    """A hook that a signal interrupts at once, since everything is saved."""
+    """A hook that a signal interrupts at once, since everything is saved. Its matrix products run in `dtype`, at every step alike."""
 
-    def __init__(self, hook: Hook, preemption: Preemption) -> None:
-        self.hook, self.preemption = hook, preemption
+    def __init__(self, hook: Hook, preemption: Preemption, dtype: Dtype) -> None:
+        self.hook, self.preemption, self.dtype = hook, preemption, dtype
         self.seconds = 0.0
         """How long the hook has run."""
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
         started = time.monotonic()
-        with self.preemption.interruptible():
+        with self.preemption.interruptible(), own_forward(event.model), autocast(parts.world.device, self.dtype):
             metrics = measured(self.hook, event, parts)
         self.seconds += time.monotonic() - started
         return metrics

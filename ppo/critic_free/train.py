@@ -40,7 +40,7 @@ from ppo.critic_free.callback import InterruptibleHook, RunCallback, StopCallbac
 from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
 from ppo.critic_free.served import Draw
-from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer
+from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer, own_forward
 from ppo.guards import guarded
 from ppo.metrics import BatchWatch, Metric, completion_metrics
 from ppo.run import PPOResult
@@ -64,7 +64,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run.say(ignored)
     with Preemption().listening() as preemption:
         run.show_hooks()
-        hooks = [InterruptibleHook(hook, preemption) for hook in run.hooks]
+        hooks = [InterruptibleHook(hook, preemption, config.model.dtype) for hook in run.hooks]
         run = replace(run, hooks=hooks)
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
@@ -160,14 +160,14 @@ def _evaluate(
     event = CheckpointSaved(
         step=state.step, num_steps=config.num_batches, path=path, run_dir=run.dir, model=model, tokenizer=tokenizer, metrics=state.metrics
     )
-    with autocast(run.world.device, config.model.dtype):
-        metrics = run_hooks(run.hooks, event, run.tracker, parts=_parts(run, event))
+    metrics = run_hooks(run.hooks, event, run.tracker, parts=_parts(run, event))
     take_evaluation(state, metrics, config, run)
 
 
 def _parts(run: RunContext, event: CheckpointSaved) -> RunParts:
     """What hooks are given: every process holds the whole policy, and samples from it."""
-    return RunParts(world=run.world, generator=TransformersGenerator(event.model, event.tokenizer))
+    with own_forward(event.model):
+        return RunParts(world=run.world, generator=TransformersGenerator(event.model, event.tokenizer))
 
 
 def _train(

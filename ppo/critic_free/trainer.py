@@ -32,6 +32,20 @@ from ppo.critic_free.served import Draw, ServedGRPOTrainer, ServedRLOOTrainer
 from ppo.prompts import batch_prompts
 
 
+@contextmanager
+def own_forward(model: PreTrainedModel) -> Generator[None]:
+    """Context in which a model in training computes by its own forward pass.
+
+    For training in bf16 accelerate puts one in its place that is always under autocast, whatever surrounds it.
+    """
+    prepared = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if prepared is not None:
+            vars(model)["forward"] = prepared
+
+
 def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy in fp32, where small steps are not lost, and its tokenizer. Raises `ValueError` for a new adapter on an adapter."""
     require_no_adapter(config.model, config.lora)

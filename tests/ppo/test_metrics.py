@@ -118,7 +118,8 @@ def test_an_update_is_logged_as_means_over_its_tokens() -> None:
 
 def test_a_resumed_run_counts_batches_of_equal_scores_from_its_first_batch(tmp_path: Path) -> None:
     said: list[str] = []
-    context, equal = RunContext(dir=tmp_path, say=said.append), {Metric.EOS_RATE: 1.0, Metric.KL: 0.0, Metric.SCORE_STD: 0.0}
+    equal: dict[str, float] = {Metric.EOS_RATE: 1.0, Metric.KL: 0.0, Metric.SCORE_STD: 0.0}
+    context = RunContext(dir=tmp_path, say=said.append)
     watch = BatchWatch(config_of(Path(".")), context, kl=0.0)
     watch.see(equal, 12)  # 1 of 12 batches is fewer than a tenth, whichever batches this process saw
     assert (said, watch.num_equal) == ([], 1)

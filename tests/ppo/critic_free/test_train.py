@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.config import ModelConfig, OptimConfig
+from core.config import Dtype, ModelConfig, OptimConfig
 from core.data.turn_ends import turn_ends
-from core.hooks.hook import read_evaluation
+from core.hooks.hook import RunParts, SharedHook, read_evaluation
 from core.models.load import load_policy
 from core.models.logprobs import LanguageHead
-from core.records import AXIS, user
+from core.process.precision import without_autocast
+from core.records import AXIS, CheckpointSaved, Sampling, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import Algo, KLConfig, MissingEOS, MissingEOSConfig
 from ppo.critic_free.trainer import group_prompts, open_trainer
@@ -180,3 +181,30 @@ def test_prompts_beyond_the_limit_are_dropped_counted_and_told(policy_folder: Pa
     config = config_of(policy_folder, Algo.grpo, num_batches=1, num_checkpoints=1, max_prompt_length=60)
     assert run(config, tmp_path, prompts=prompts, said=said).num_dropped_prompts == 1
     assert said[0] == f"dropped 1 of {len(prompts)} prompts longer than max_prompt_length=60 tokens"
+
+
+class FormatHook(SharedHook):
+    """Notes the format of hidden states and whether the policy's answers can be drawn."""
+
+    def __init__(self) -> None:
+        self.formats: list[torch.dtype] = []
+
+    def measure(self, event: CheckpointSaved, parts: RunParts) -> dict[str, float]:
+        ids_BL = torch.tensor([[3, 4, 5]])
+        layer = event.model.get_submodule("model.layers.0.mlp.down_proj")
+        self.formats.append(layer(torch.zeros(1, layer.get_parameter("weight").shape[1])).dtype)
+        with torch.no_grad(), without_autocast(ids_BL.device):
+            # By accelerate's forward pass, in bf16 whatever is asked for, these would be numbers of 8 bits.
+            logits = event.model(input_ids=ids_BL, use_cache=False).logits
+        assert not torch.equal(logits, logits.bfloat16().float())
+        assert parts.generator is not None
+        parts.generator.generate([user("Name 1 fruits.")], Sampling(max_new_tokens=3))
+        return {"downstream/average": 0.0}
+
+
+@BOTH
+def test_in_bf16_hooks_find_the_policy_as_it_was_before_training_at_every_step(policy_folder: Path, tmp_path: Path, algo: Algo) -> None:
+    hook = FormatHook()
+    config = config_of(policy_folder, algo, num_batches=2, num_checkpoints=1, model=ModelConfig(path=str(policy_folder), dtype=Dtype.bf16))
+    run(config, tmp_path, hooks=[hook])
+    assert hook.formats == [torch.bfloat16, torch.bfloat16]

@@ -51,8 +51,12 @@ def ppo_lines(record: Record, *, best_metric: str) -> list[str]:
         lines.append(f"stopped early: {reason}")
     lines.append(f"prompts: {record.get('num_dropped_prompts', 0)} dropped as too long")
     lines += [_time(record, "train_s"), *_warned(record)]
-    checkpoint = f"{folder}/best" if step else f"{folder}/checkpoints"
-    return [*lines, f"next: rewardloop bon model=custom model.path={checkpoint} tasks=... (answers of the policy, ranked by reward models)"]
+    if not step:  # there is no better policy to go on with
+        return [*lines, f"next: rewardloop show {folder}, and rewardloop rerun {folder} KEY=VALUE with other settings"]
+    return [
+        *lines,
+        f"next: rewardloop bon model=custom model.path={folder}/best tasks=... (answers of the policy, ranked by reward models)",
+    ]
 
 
 def bench_lines(record: Record) -> list[str]:

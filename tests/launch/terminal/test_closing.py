@@ -75,7 +75,9 @@ def test_a_policy_ends_with_its_tasks_from_start_to_end_and_the_untrained_one_wh
     assert "best checkpoint: the untrained policy (step 0), by the highest downstream/gsm8k, 0.25; the last one has 0.125" in lines
     assert "prompts: 2 dropped as too long" in lines
     assert "time: 1 min 0 s: training 45 s, hooks 15 s (25%)" in lines
-    assert lines[-1].startswith("next: rewardloop bon ")
+    assert lines[-1].startswith("next: rewardloop show ")
+    moved = ppo_lines({**record, "best_step": 2}, best_metric="downstream/gsm8k")
+    assert moved[-1].startswith("next: rewardloop bon model=custom model.path=runs/s/ppo-a/best ")
 
 
 def test_records_of_before_which_lack_times_and_courses_can_be_told() -> None:

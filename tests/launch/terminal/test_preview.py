@@ -40,7 +40,7 @@ def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -
     assert "pairs: 5 to train on, 0 held out, of 5 rows" in lines
     assert "about 1 of 5 pairs are longer than max_length=50 tokens (drop)" in lines
     # 4 pairs are 2 batches in each of 3 epochs; 3 x 4 pairs x 2 sides x 10 tokens
-    assert "steps: about 6 of 2 pairs, about 240  tokens (at 4 characters each)" in lines
+    assert "steps: about 6 of 2 pairs, about 240 tokens (at 4 characters each)" in lines
     assert "checkpoints: 2, at 3, 6, 1 MB each; the newest two also hold 2 MB of optimiser state" in lines
     assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
 

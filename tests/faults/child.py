@@ -82,6 +82,8 @@ def forked(work: Callable[[], object], folder: Path, *, timeout: float = 120.0, 
 
 def _become(descriptors: Sequence[int], folder: Path) -> None:
     """Makes this process a command of its own: its group, its folder, its streams, and Python's own handling of signals."""
+    # What was imported before the fork would tidy up here what others still use, such as the folder of W&B's tables.
+    atexit._clear()  # pyright: ignore[reportPrivateUsage]  # as multiprocessing does
     os.setpgid(0, 0)
     os.chdir(folder)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -45,11 +45,7 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
         _print_dry_run(name, asked.jobs, line.keys)
         return
     keep_freed_memory()
-    # Transformers reports on loading that a head is new; our own messages say so where it matters.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data unless told not to
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what goes wrong in itself, to be told below, and prints no traceback
+    _quieten_libraries()
     outcomes: list[JobOutcome] = []
     failures: list[str] = []
 
@@ -93,6 +89,15 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             if asked.sweeping:
                 _print_error(_which_failed(len(asked.jobs), failures))
             raise SystemExit(1)
+
+
+def _quieten_libraries() -> None:
+    """Leaves it to this project to say what is going on, as far as the user's environment does not ask for more."""
+    # Transformers reports on loading that a head is new; our own messages say so where it matters.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data unless told not to
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what goes wrong in itself, to be told by us, and prints no traceback
 
 
 def _is_parallel(asked: Command[Any]) -> bool:

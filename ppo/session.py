@@ -197,21 +197,7 @@ def open_session(
     if networks.padding_reason:
         require_paddable(probe)
     rollout_policy = _rollout_copy(actor, config, world) if shards and config.rollout.kind != RolloutKind.vllm else actor
-    if config.gradient_checkpointing:
-        for model in (networks.actor, networks.critic_body):
-            assert isinstance(model, PreTrainedModel)
-            model.activation_checkpointing_enable()
-    groups = _parameter_groups(networks, config)
-    engine = open_engine(
-        config.engine,
-        networks,
-        groups,
-        optim=config.optim,
-        dtype=config.model.dtype,
-        world=world,
-        hold=holds_fp32(config.model, config.lora),
-    )
-    engine.module.eval()
+    engine = _opened_engine(networks, config, world)
     generates = config.rollout.kind != RolloutKind.vllm or world.is_main
     return PPOSession(
         config=config,
@@ -226,6 +212,25 @@ def open_session(
         tokenizer=tokenizer,
         scorer=WeightedScorer.of(scorer),
     )
+
+
+def _opened_engine(networks: ActorCritic, config: PPOConfig, world: World) -> Engine:
+    """The engine around the networks, in evaluation mode."""
+    if config.gradient_checkpointing:
+        for model in (networks.actor, networks.critic_body):
+            assert isinstance(model, PreTrainedModel)
+            model.activation_checkpointing_enable()
+    engine = open_engine(
+        config.engine,
+        networks,
+        _parameter_groups(networks, config),
+        optim=config.optim,
+        dtype=config.model.dtype,
+        world=world,
+        hold=holds_fp32(config.model, config.lora),
+    )
+    engine.module.eval()
+    return engine
 
 
 def _rollout_copy(actor: PreTrainedModel, config: PPOConfig, world: World) -> PreTrainedModel:

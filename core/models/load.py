@@ -257,11 +257,6 @@ def _load(
     adapter = find_adapter(source)
     if adapter is not None:
         _require_mergeable(config, adapter, auto)
-        if adapter.quantize != Quantize.none and util.find_spec("bitsandbytes") is None:
-            raise ValueError(
-                f"{config.path} was trained on a base packed as {adapter.quantize}; to unpack that needs the package bitsandbytes; "
-                "run `pip install 'rewardloop[quantized]'`."
-            )
         source = adapter.base
         if auto is AutoModelForSequenceClassification:
             options["num_labels"] = 1  # the base may be a language model, which does not set it
@@ -334,6 +329,11 @@ def _require_mergeable(config: ModelConfig, adapter: Adapter, auto: AutoClass) -
         )
     if auto is AutoModelForCausalLM and adapter.task == "SEQ_CLS":
         raise ValueError(f"{config.path} is the adapter of a classifier (task_type=SEQ_CLS); a policy needs one of a language model.")
+    if adapter.quantize != Quantize.none and util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"{config.path} was trained on a base packed as {adapter.quantize}; to unpack that needs the package bitsandbytes; "
+            "run `pip install 'rewardloop[quantized]'`."
+        )
 
 
 def _renew_head(model: PreTrainedModel, draw: torch.Generator, *, keep: bool) -> None:

@@ -133,11 +133,13 @@ class PPORun:
             self.session.engine.load(folder / STATE)
         state = read_state(folder)
         self.session.scorer.moments, self.session.networks.value_scale = state.moments, state.value_scale
+        self.context.warn(*state.warnings)
         return state
 
     def _save(self, state: PPOState) -> None:
         """Writes a checkpoint: a policy that any tool loads, and what resuming needs."""
         session = self.session
+        state.warnings = self.context.told
         weights = session.engine.weights("actor.") if session.engine.sharded else None
 
         def write(folder: Path) -> None:

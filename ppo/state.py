@@ -12,7 +12,7 @@ from core.hooks.run_context import RunContext
 from core.records import AXIS
 from core.runs.checkpoints import checkpoint_steps, point_best
 from core.runs.retention import Keep, prune
-from core.runs.warnings import answers_cut, prompts_dropped, untrained_is_best
+from core.runs.warnings import RunWarning, answers_cut, prompts_dropped, untrained_is_best
 from ppo.config import PPOConfig
 from ppo.metrics import Metric
 from ppo.shaping import Moments, ScoreStatistics
@@ -32,8 +32,8 @@ class PPOState:
     All random draws are functions of seed and step, so no generator's state is needed. `statistics` are those of the raw
     scores, `moments` those of standardised terms of the reward, `value_scale` converts the critic's values to their units,
     `kl_coef` is the coefficient of the next batch, `metrics` are those of the last rollout. `best_step` 0 is the policy before
-    training. `num_equal` is how many batches so far had answers of one score. `stopped_because` says why the run ended before its
-    last batch, if it did.
+    training. `num_equal` is how many batches so far had answers of one score, and `warnings` are what the run has warned of,
+    which outlive a record that gets lost. `stopped_because` says why the run ended before its last batch, if it did.
     """
 
     step: int
@@ -45,6 +45,7 @@ class PPOState:
     best_step: int = 0
     best_value: float | None = None
     num_equal: int = 0
+    warnings: list[RunWarning] = field(default_factory=list[RunWarning])
     stopped_because: str = ""
 
 
@@ -62,7 +63,9 @@ def read_state(folder: Path) -> PPOState:
         metrics = {name: float(value) for name, value in state["metrics"].items()}
         moments = {name: (mean, std) for name, (mean, std) in state["moments"].items()}
         scale, shift = state["value_scale"]
-        return PPOState(**state | {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift)})
+        told = [RunWarning(**entry) for entry in state.get("warnings", [])]
+        typed = {"statistics": statistics, "metrics": metrics, "moments": moments, "value_scale": (scale, shift), "warnings": told}
+        return PPOState(**state | typed)
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenFileError(f"{folder / PROGRESS} holds no state of a run ({type(error).__name__}: {error}); {remedy}.") from error
 

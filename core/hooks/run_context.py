@@ -30,7 +30,7 @@ class RunContext:
     tracker: Tracker = field(default_factory=lambda: Trackers([]))
     progress: Progress = field(default_factory=NoProgress)
     say: Callable[[str], None] = print
-    _told: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]], repr=False, compare=False)
+    _told: dict[tuple[str, str], RunWarning] = field(default_factory=dict[tuple[str, str], RunWarning], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.world.is_main:
@@ -50,9 +50,14 @@ class RunContext:
         """Tells those of the warnings that there are, each once per run, and keeps them in the run's record if it has one."""
         for warning in filter(None, found):
             if self.world.is_main and warning.identity not in self._told:
-                self._told.add(warning.identity)
+                self._told[warning.identity] = warning
                 if add_warning(self.dir, warning):
                     self.say(warning.line)
+
+    @property
+    def told(self) -> list[RunWarning]:
+        """The warnings that were told since this process began; none on processes that do not report."""
+        return [*self._told.values()]
 
     def end(self, step: int) -> None:
         """Tells the hooks that the run ended after `step`."""

@@ -97,6 +97,7 @@ class RunCallback(TrainerCallback):
         self.timer.restart()
         saved, world = Path(args.output_dir) / f"checkpoint-{state.global_step}", self.run.world
         world.barrier()  # every process has written its own part
+        self.state.warnings = self.run.told
         world.from_main(lambda: keep_checkpoint(saved, self.run.dir, self.state, planned=self.planned, generation=self.generation))
         if world.all_sum([self.preemption.requested])[0]:
             self.preemption.requested = True

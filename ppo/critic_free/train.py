@@ -142,6 +142,7 @@ def _resumed(config: PPOConfig, run: RunContext, checkpoint: Path, tokenizer: Pr
     """The state of a checkpoint; its hooks run now if they were due and have not finished."""
     state = read_state(checkpoint)
     scorer.moments = state.moments
+    run.warn(*state.warnings)
     if state.step not in checkpoint_batches(config):  # saved only for resuming
         return state
     if run.world.from_main(eval_file(run.dir, state.step).exists):

@@ -8,15 +8,19 @@ import torch
 from core.disk import write_json
 from core.hooks.hook import eval_file
 from core.hooks.run_context import RunContext
+from core.runs.record import RECORD, read_record
+from core.runs.warnings import RunWarning
 from ppo.shaping import ScoreStatistics
-from ppo.state import PPOState, over_optimised, stop_reason, take_evaluation
+from ppo.state import PPOState, over_optimised, read_state, stop_reason, take_evaluation, write_state
 from tests.ppo.runs import config_of
+
+STATISTICS = ScoreStatistics.of_reference(torch.zeros(2))
 
 
 def bests(run_dir: Path, values: list[float], said: list[str]) -> list[tuple[int, float | None]]:
     """Step and value of the best checkpoint after each of the evaluations of steps 0, 1, 2, ..."""
     config = config_of(Path("."), num_batches=4, num_checkpoints=4, best_metric="good")
-    state = PPOState(step=0, statistics=ScoreStatistics.of_reference(torch.zeros(2)), kl_coef=0.0, metrics={})
+    state = PPOState(step=0, statistics=STATISTICS, kl_coef=0.0, metrics={})
     context, found = RunContext(dir=run_dir, say=said.append), list[tuple[int, float | None]]()
     for state.step, value in enumerate(values):
         write_json(eval_file(run_dir, state.step), {"good": value})
@@ -33,6 +37,16 @@ def test_the_best_is_the_earliest_of_the_highest_and_is_linked(tmp_path: Path) -
 def test_the_untrained_policy_can_be_the_best_and_then_nothing_is_linked(tmp_path: Path) -> None:
     assert bests(tmp_path, [0.5, 0.4], []) == [(0, 0.5), (0, 0.5)]
     assert not (tmp_path / "best").is_symlink()
+
+
+def test_a_state_brings_back_the_warnings_of_a_run_whose_record_is_lost(tmp_path: Path) -> None:
+    warning = RunWarning(what="kl_jump", key="optim.lr", text="in batch 1 the KL jumped.", numbers={"kl": 7.0})
+    told = RunContext(dir=tmp_path)
+    told.warn(warning)
+    write_state(tmp_path, PPOState(step=1, statistics=STATISTICS, kl_coef=0.0, metrics={}, warnings=told.told))
+    write_json(tmp_path / RECORD, {"id": "x", "job": "ppo", "identity": {}, "status": "running"})
+    RunContext(dir=tmp_path, say=lambda _: None).warn(*read_state(tmp_path).warnings)
+    assert read_record(tmp_path)["warnings"] == [warning.entry()]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

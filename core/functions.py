@@ -20,6 +20,10 @@ True and False count as 1 and 0; scalars of numpy and torch are taken, 0-d array
 """
 
 
+class SkippedError(Exception):
+    """Raised by a verifier that cannot judge an answer, for reasons that are not the answer's: it is skipped rather than wrong."""
+
+
 @runtime_checkable
 class _Array(Protocol):
     """What scalars, arrays and tensors of numpy and torch have in common."""
@@ -86,9 +90,12 @@ def finite_number(value: object) -> float | None:
 
 @contextmanager
 def named_errors(function: Callable[..., Any], name: str, doing: str) -> Generator[None]:
-    """Turns whatever a user's function raises into a `ValueError` that says what it was doing, and in which line it failed."""
+    """Turns whatever a user's function raises, but `SkippedError`, into a `ValueError` that says what it was doing, and in which line it
+    failed."""
     try:
         yield
+    except SkippedError:
+        raise
     except (Exception, SystemExit) as error:  # the function is not ours: it may raise anything, or end the process
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{name}, {doing}: {kind}{error}{place_of(function, error)}") from error

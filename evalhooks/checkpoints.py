@@ -31,8 +31,10 @@ from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
-from evalhooks.tasks.task import Task, judged
+from evalhooks.tasks.task import Judged, Task, judged, together
 
+MAX_REASONS = 3
+"""Reasons for skipping answers that a message gives."""
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
 
@@ -210,7 +212,7 @@ class _Answered:
     """What a process measured of its share of a task's prompts; the scores are empty without a reward."""
 
     answers: list[list[Completion]]
-    correct: list[list[float]]
+    judged: Judged
     scores: list[list[float]]
     num_truncated: int
 
@@ -239,6 +241,7 @@ class PolicyHook(SharedHook):
     ) -> None:
         self.tasks, self.sampling, self.scorer, self.static, self.say = tasks, sampling, scorer, static, say
         self.prompts, self.prompt_scorer = prompts, prompt_scorer
+        self._said: set[str] = set()
         for task in tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
@@ -268,22 +271,42 @@ class PolicyHook(SharedHook):
             with without_autocast():
                 scores = self.scorer.score([prompt.dialogue for prompt in prompts], texts)
         cut = 0 if self.scorer is None or before is None else (num_truncated(self.scorer) or 0) - before
-        return _Answered(answers=answers, correct=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
+        return _Answered(answers=answers, judged=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
 
     def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, _Answered]) -> dict[str, float]:
         samples = [
             sample
             for name, found in tasks.items()
-            for sample in answered(name, self.tasks[name].prompts, found.answers, scores=found.scores, correct=found.correct)
+            for sample in answered(name, self.tasks[name].prompts, found.answers, scores=found.scores, correct=found.judged.correct)
         ]
         write_samples(event.run_dir, event.step, "answers", samples)
-        metrics = {f"downstream/{name}": mean([mean(row) for row in found.correct]) for name, found in tasks.items()}
-        metrics["downstream/average"] = mean(list(metrics.values()))
+        metrics = self._downstream({name: found.judged for name, found in tasks.items()})
         whole = _together(list(tasks.values()))
-        measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.correct, event.step))
+        measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.judged.correct, event.step))
         if self.scorer and num_truncated(self.scorer) is not None:
             measured["on_policy/truncated"] = whole.num_truncated / sum(map(len, whole.answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
+
+    def _downstream(self, tasks: Mapping[str, Judged]) -> dict[str, float]:
+        """`downstream/<task>` and their average; of a task with answers that were skipped also `skipped/<task>`, the share of them."""
+        values = {name: value for name, found in tasks.items() if (value := found.mean) is not None}
+        metrics = {f"downstream/{name}": value for name, value in values.items()}
+        if values:
+            metrics["downstream/average"] = mean(list(values.values()))
+        for name, found in tasks.items():
+            if found.num_skipped:
+                metrics[f"skipped/{name}"] = found.num_skipped / sum(map(len, found.correct))
+                reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.reasons.items())[:MAX_REASONS])
+                self._say_once(f"{name}: {found.num_skipped} answers were skipped, and none of them counts as wrong: {reasons}", name)
+        if values and len(values) < len(tasks):
+            skipped = ", ".join(name for name in tasks if name not in values)
+            self._say_once(f"downstream/average is over {len(values)} of {len(tasks)} tasks, without {skipped}, which was skipped", "")
+        return metrics
+
+    def _say_once(self, line: str, about: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            self.say(line)
 
     def _sample_prompts(self, event: CheckpointSaved, generator: Generator | None, world: World) -> None:
         """Keeps answers to the first of `prompts`, where there is no task whose answers could be kept."""
@@ -302,10 +325,13 @@ class PolicyHook(SharedHook):
 
         world.from_main(keep)
 
-    def _finite(self, scores: list[list[float]], labels: list[list[float]], step: int) -> tuple[list[list[float]], list[list[float]]]:
-        """The scores and labels of the prompts all of whose answers have finite scores; `say` reports the others."""
+    def _finite(
+        self, scores: list[list[float]], labels: list[list[float | None]], step: int
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        """The scores and labels of the prompts all of whose answers have a label and finite scores; `say` reports those that are not."""
         if not scores:
             return [], []
+        known = [[label for label in row if label is not None] for row in labels]
         prompts = [prompt for task in self.tasks.values() for prompt in task.prompts]
         finite = [all(map(math.isfinite, row)) for row in scores]
         if broken := [f"{prompt.task}/{prompt.id}" for prompt, is_finite in zip(prompts, finite, strict=True) if not is_finite]:
@@ -313,7 +339,8 @@ class PolicyHook(SharedHook):
                 f"step {step}: the reward of answers to {len(broken)} of {len(prompts)} prompts is NaN or infinite, so on_policy/* leaves "
                 f"them out; the first is {broken[0]}; {REMEDY}"
             )
-        return [*compress(scores, finite)], [*compress(labels, finite)]
+        kept = [is_finite and len(row) == len(own) for is_finite, row, own in zip(finite, known, labels, strict=True)]
+        return [*compress(scores, kept)], [*compress(known, kept)]
 
     def _start(self, event: CheckpointSaved, measured: Mapping[str, float]) -> Mapping[str, float]:
         """This hook's metrics for the untrained policy, read from disk so that a resumed run has them too."""
@@ -326,7 +353,7 @@ def _together(shares: Sequence[_Answered]) -> _Answered:
     """The shares one after another."""
     return _Answered(
         answers=[row for share in shares for row in share.answers],
-        correct=[row for share in shares for row in share.correct],
+        judged=together([share.judged for share in shares]),
         scores=[row for share in shares for row in share.scores],
         num_truncated=sum(share.num_truncated for share in shares),
     )

@@ -7,24 +7,49 @@ from enum import StrEnum
 
 from core.config import ContentHashed, Hashed, RoundingOnly, Unhashed, require_fraction, require_not_negative, require_positive
 from core.runs.identity import clean_name
+from evalhooks.judges.config import JudgeConfig
 
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """A downstream task: prompts with references, and the function that judges an answer."""
+    """A downstream task: prompts with references and the function that judges an answer, or a task of lm-eval's."""
 
     path: ContentHashed[str] = ""
-    """JSONL with `id`, `prompt` and what the verifier needs (see evalhooks.tasks.task)."""
+    """JSONL, JSON or parquet file, folder of parquet files, saved dataset or hub id with `id`, `prompt` and what the verifier needs (see
+    evalhooks.tasks.task)."""
+    split: Hashed[str] = "test"
+    """Split of a dataset that is no file."""
+    subset: Hashed[str] = ""
+    """Configuration of a hub dataset that has several, as `main` of openai/gsm8k."""
     verifier: Hashed[str] = ""
     """`module:function` of `(completion: str, reference: Mapping) -> float`."""
     prompt_key: Hashed[str] = "prompt"
     """Key of a row that holds its prompt."""
+    template: Hashed[str] = ""
+    """Text around the prompt, with {prompt}, or any other text of the row by its key, in its place; empty: the prompt alone."""
     limit: Hashed[int | None] = None
     """The first rows only."""
+    lm_eval: ContentHashed[str] = ""
+    """A task of lm-eval's by name, or the YAML file of one, instead of a verifier; `path` then replaces its data."""
+    metric: Hashed[str] = ""
+    """lm_eval: which metric counts, as lm-eval writes it (exact_match,strict-match); empty: its first."""
+    judge: Hashed[JudgeConfig | None] = None
+    """The judge of a task that needs one (docs/tasks.md); without it, the task is skipped."""
 
     def __post_init__(self) -> None:
+        if self.limit is not None:
+            require_positive("tasks.<name>.limit", self.limit)
+        if self.lm_eval:
+            if self.verifier or self.template:
+                other = f"verifier={self.verifier}" if self.verifier else "template"
+                raise ValueError(f"lm_eval={self.lm_eval} brings its own prompts and metrics; leave out {other} of this task.")
+            return
         if not self.path:
-            raise ValueError("A task has no path; give tasks.<name>.path=FILE.jsonl.")
+            raise ValueError("A task has no path; give tasks.<name>.path=FILE.jsonl, or a task of lm-eval's: tasks.<name>.lm_eval=NAME.")
+        if self.metric:
+            raise ValueError(
+                f"metric={self.metric} chooses among those of a task of lm-eval's; give tasks.<name>.lm_eval, or leave it out."
+            )
         if self.verifier.count(":") != 1:
             raise ValueError(
                 f"The verifier {self.verifier!r} of {self.path} must read module:function, as evalhooks.tasks.verifiers:gsm8k."

@@ -57,7 +57,7 @@ def answered(
     answers: Sequence[Sequence[Completion]],
     *,
     scores: Sequence[Sequence[float]] = (),
-    correct: Sequence[Sequence[float]] = (),
+    correct: Sequence[Sequence[float | None]] = (),
 ) -> list[Sample]:
     """The first answers to the first prompts, with their scores and whether a verifier takes them for correct, as far as known."""
     return [
@@ -80,8 +80,9 @@ def answered(
     ]
 
 
-def _at(name: str, values: Sequence[Sequence[float]], place: int, number: int) -> Mapping[str, float]:
-    return {name: values[place][number]} if values else {}
+def _at(name: str, values: Sequence[Sequence[float | None]], place: int, number: int) -> Mapping[str, float]:
+    value = values[place][number] if values else None
+    return {} if value is None else {name: value}
 
 
 def _margin(right: Sequence[float], wrong: Sequence[float]) -> float:

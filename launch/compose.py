@@ -218,6 +218,8 @@ def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
             raise ConfigError(f"{override.input_line} adds a key that nothing reads; {hint}")
         if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
             continue
+        if key == "tasks" and isinstance(override.value(), list):
+            continue  # several groups of tasks together, each name in a file of its own
         if not isinstance(override.value(), str | QuotedString | dict):
             names = sorted(file.name.removesuffix(".yaml") for file in (GROUPS / key).iterdir() if file.name.endswith(".yaml"))
             raise ConfigError(f"{override.input_line} chooses none of the files for {key}; choose one of {', '.join(names)}.")

@@ -1,6 +1,6 @@
 """The configuration of every job, as Hydra sees it: the trainers' own dataclasses plus what a launch adds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from bon.config import PoolConfig
 from core.config import ContentHashed, Hashed, ModelConfig, RolloutConfig, Unhashed, require_fraction, require_positive
 from evalhooks.config import HooksConfig, TaskConfig
 from evalhooks.rewardbench.rows import HUB1, HUB2
+from launch.mapped import typed
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
@@ -85,10 +86,14 @@ class Launch(RunSettings):
     embedded_model: Unhashed[str] = ""
     """Set by the files of the microworld's models: the model that their small sizes are meant for. Leave it alone."""
     hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
-    tasks: Hashed[dict[str, TaskConfig]] = field(default_factory=dict)
+    tasks: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": TaskConfig})
     """Downstream tasks by the user's names, as in tasks.gsm8k.path=FILE."""
     dry_run: Unhashed[bool] = False
     """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.tasks.items():
+            self.tasks[name] = typed(f"tasks.{name}", value, TaskConfig, what="task", example="path=FILE.jsonl")
 
 
 @dataclass(kw_only=True)
@@ -101,6 +106,7 @@ class RMJob(Launch, RewardModelConfig):
     """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
 
     def __post_init__(self) -> None:
+        Launch.__post_init__(self)
         RewardModelConfig.__post_init__(self)
         require_positive("parallel + 1", self.parallel + 1)
 
@@ -118,6 +124,7 @@ class PPOJob(Launch, PPOConfig):
     """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
 
     def __post_init__(self) -> None:
+        Launch.__post_init__(self)
         PPOConfig.__post_init__(self)
         require_positive("parallel + 1", self.parallel + 1)
         if not self.terms:
@@ -166,6 +173,7 @@ class BoNJob(Launch):
     """Completions to choose among; empty: 1, 2, 4, 8 and 16, as far as `pool.n` goes."""
 
     def __post_init__(self) -> None:
+        Launch.__post_init__(self)
         if self.best_of is not None and (not self.best_of or not 1 <= min(self.best_of) <= max(self.best_of) <= self.pool.n):
             raise ValueError(f"best_of={self.best_of} must lie between 1 and pool.n={self.pool.n}.")
 
@@ -351,7 +359,8 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         node = OmegaConf.structured(schema)
-        if schema is PPOJob:
-            # Open, so that `rewards.NAME.kind=...` needs no plus. OmegaConf cannot add keys to a mapping of dataclasses, hence Any.
-            OmegaConf.set_struct(node.rewards, False)
+        # Open, so that `rewards.NAME.kind=...` needs no plus. OmegaConf cannot add keys to a mapping of dataclasses, hence Any.
+        for item in fields(schema):
+            if "item_type" in item.metadata:
+                OmegaConf.set_struct(node[item.name], False)
         store.store(group="schema", name=name, node=node, package="_global_")

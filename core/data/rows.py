@@ -105,6 +105,7 @@ class _Wanted:
     what: str
     remedy: str
     lone_split: bool
+    subset: str = ""
 
     def choose(self, splits: Mapping[str, _T]) -> _T:
         if self.split in splits:
@@ -117,19 +118,20 @@ class _Wanted:
         return ValueError(f"{self.what} has no split {self.split!r} but {', '.join(sorted(splits))}; {self.remedy}.")
 
 
-def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: bool = False) -> Iterator[tuple[int, Any]]:
+def dataset_rows(path: str, *, split: str, what: str, remedy: str, lone_split: bool = False, subset: str = "") -> Iterator[tuple[int, Any]]:
     """The rows of a file (see `read_rows`), or of one split of a dataset.
 
     A dataset is a folder of parquet files, a folder of `datasets.save_to_disk`, or a hub dataset as `org/name` or
     `org/name@revision`. Parquet files are named after their splits, as on the hub (`train_prefs-00000-of-00001.parquet`);
     if none is, together they are the split `train`. With `lone_split`, the only split of a local dataset is read whatever
-    its name.
+    its name. `subset` is the configuration of a hub dataset that has several.
 
     Raises a `ValueError` that begins with `what`, the subject of the sentence (for instance "data.paths names pairs,
     which"), if nothing is there or it cannot be read; one that lists the splits and ends with `remedy` if the split is
     missing.
     """
-    place, wanted = Path(path).expanduser(), _Wanted(split=split, what=what, remedy=remedy, lone_split=lone_split)
+    place = Path(path).expanduser()
+    wanted = _Wanted(split=split, what=what, remedy=remedy, lone_split=lone_split, subset=subset)
     if place.is_file():
         yield from read_rows(place)
     elif place.is_dir():
@@ -218,7 +220,7 @@ def _hub_dataset(hub: HubId, wanted: _Wanted) -> "Dataset":
     from datasets.exceptions import DatasetsError
 
     try:
-        dataset = load_dataset(hub.name, split=wanted.split, revision=hub.revision)
+        dataset = load_dataset(hub.name, wanted.subset or None, split=wanted.split, revision=hub.revision)
     except (DatasetsError, ValueError, OSError) as error:
         if found := re.match(r"Unknown split .*? Should be one of \[(.*)\]", str(error)):
             raise wanted.no_split(re.findall(r"[^', ]+", found[1])) from error

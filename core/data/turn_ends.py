@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
 
+from core.data.thinking import prefilled
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,9 +55,12 @@ def template_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 def answer_texts(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Sequence[int]], ends: frozenset[int]) -> list[str]:
     """The texts of sampled answers without the token that ended them, which the template writes again when they are scored.
 
-    That token is removed by its id: some tokenizers do not list theirs as special.
+    That token is removed by its id: some tokenizers do not list theirs as special. The beginning of reasoning that a template writes for
+    the model belongs to the text, or whoever reads it could not tell reasoning from answer.
     """
-    return tokenizer.batch_decode([list(row[:-1] if row and row[-1] in ends else row) for row in rows], skip_special_tokens=True)
+    begun = prefilled(tokenizer)
+    texts = tokenizer.batch_decode([list(row[:-1] if row and row[-1] in ends else row) for row in rows], skip_special_tokens=True)
+    return [f"{begun}{text}" for text in texts]
 
 
 def _first_marker(tokenizer: "PreTrainedTokenizerBase", text: str) -> int | None:

@@ -1,10 +1,12 @@
 """Verifiers, programs that check answers against references: what they may return, and how they serve as Scorers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from core.functions import Verifier, finite_number, name_of, named_errors, place_of
+from core.data.thinking import answer_of
+from core.functions import SkippedError, Verifier, finite_number, name_of, named_errors, place_of
 from core.records import Dialogue, Prompt
 
 _NUM_PROBES = 3
@@ -60,8 +62,11 @@ def verdict(verifier: Verifier, text: str, reference: Mapping[str, Any], prompt:
 
 
 def correctness(verifier: Verifier, text: str, prompt: Prompt, *, name: str = "") -> float:
-    """The verifier's number for an answer to the prompt of a task, from 0 to 1; raises as `verdict`, and for any other number."""
-    found = verdict(verifier, text, prompt.reference, prompt.dialogue, name=name)
+    """The verifier's number for an answer to the prompt of a task, from 0 to 1; raises as `verdict`, and for any other number.
+
+    Of a completion that reasons first, the verifier sees the answer alone. Raises `SkippedError` where it cannot judge it.
+    """
+    found = verdict(verifier, answer_of(text), prompt.reference, prompt.dialogue, name=name)
     if not 0 <= found <= 1:
         raise ValueError(
             f"{name or name_of(verifier)} returned {found} for {shown(prompt.dialogue)}; a task's verifier gives correctness from 0 to "
@@ -78,7 +83,8 @@ def try_verifier(verifier: Verifier, prompt: Prompt, judge: Callable[..., float]
     given = (str(value) for value in prompt.reference.values() if isinstance(value, str | int | float))
     asked = {turn.content for turn in prompt.dialogue}
     for text in ("", *islice((value for value in given if value not in asked), _NUM_PROBES)):
-        judge(verifier, text, prompt, name=name)
+        with suppress(SkippedError):  # it cannot judge this one, which is counted when answers are judged
+            judge(verifier, text, prompt, name=name)
 
 
 def shown(prompt: Dialogue) -> str:

@@ -1,16 +1,20 @@
 """Downstream tasks: prompts, and verifiers of the answers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from bon.estimators import mean
 from core.data.dialogues import parse_dialogue, with_columns
-from core.data.rows import read_rows, require_whole_text
-from core.functions import Verifier, load_verifier
+from core.data.rows import dataset_rows, require_whole_text
+from core.functions import SkippedError, Verifier, load_verifier
 from core.records import Completion, Prompt
 from core.scorers.verifier import correctness, try_verifier
 from evalhooks.config import TaskConfig, require_task_names
+from evalhooks.tasks.preference import preferred_by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +32,10 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     Raises `ValueError` that names the offending file and row, task, or verifier, which is tried on the first row.
     """
     require_task_names(configs)
-    tasks = {
-        name: Task(name=name, prompts=_prompts(name, config), verifier=load_verifier(config.verifier)) for name, config in configs.items()
-    }
+    tasks = {name: Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config)) for name, config in configs.items()}
     for name, task in tasks.items():
+        if configs[name].judge is not None:
+            continue  # asking it costs
         try:
             try_verifier(task.verifier, task.prompts[0], name=configs[name].verifier)
         except ValueError as error:
@@ -39,28 +43,95 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     return tasks
 
 
+def _verifier(config: TaskConfig) -> Verifier:
+    verifier = load_verifier(config.verifier)
+    return verifier if config.judge is None else preferred_by(config.judge)
+
+
 def _prompts(name: str, config: TaskConfig) -> tuple[Prompt, ...]:
-    file = Path(config.path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"tasks.{name}.path={config.path} does not exist; give a JSONL file.")
-    prompts: list[Prompt] = []
-    for number, row in islice(read_rows(file), config.limit):
-        where = f"{file}, row {number}"
-        if not isinstance(row, dict) or config.prompt_key not in row:
-            raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
-        require_whole_text(row, where)
-        reference = row["reference"] if isinstance(row.get("reference"), dict) else row
-        dialogue = parse_dialogue(row[config.prompt_key], where)
-        try:
-            dialogue = with_columns(row, dialogue)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        prompts.append(Prompt(id=str(row.get("id", number)), dialogue=dialogue, task=name, reference=reference))
+    what, remedy = f"tasks.{name}.path={config.path}", f"choose one by tasks.{name}.split"
+    if config.path.endswith((".jsonl", ".json", ".parquet")) and not Path(config.path).expanduser().is_file():
+        raise ValueError(f"{what} does not exist; give a JSONL file.")
+    rows = dataset_rows(config.path, split=config.split, what=what, remedy=remedy, lone_split=True, subset=config.subset)
+    prompts = [_prompt(name, config, number, row) for number, row in islice(rows, config.limit)]
     if not prompts:
         raise ValueError(f"tasks.{name}.path={config.path} contains no prompts.")
     return tuple(prompts)
 
 
-def judged(verifier: Verifier, prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> list[list[float]]:
-    """The verifier's score of each answer to each prompt, 0..1; raises as `core.functions.correctness`."""
-    return [[correctness(verifier, completion.text, prompt) for completion in row] for prompt, row in zip(prompts, answers, strict=True)]
+def _prompt(name: str, config: TaskConfig, number: int, row: Any) -> Prompt:
+    where = f"{config.path}, row {number}"
+    if not isinstance(row, dict) or config.prompt_key not in row:
+        raise ValueError(f"{where} has no {config.prompt_key!r}; set tasks.{name}.prompt_key to the key of the prompt.")
+    require_whole_text(row, where)
+    reference = row["reference"] if isinstance(row.get("reference"), dict) else row
+    asked = row[config.prompt_key]
+    dialogue = parse_dialogue(_filled(name, config, row, where) if config.template else asked, where)
+    try:
+        dialogue = with_columns(row, dialogue)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return Prompt(id=str(row.get("id", number)), dialogue=dialogue, task=name, reference=reference)
+
+
+def _filled(name: str, config: TaskConfig, row: Mapping[str, Any], where: str) -> str:
+    """The template with the texts of a row; other braces stay."""
+    texts = {f"{{{key}}}": str(value) for key, value in row.items() if isinstance(value, str | int | float)}
+    if isinstance(row[config.prompt_key], str):
+        texts["{prompt}"] = row[config.prompt_key]
+    if not any(place in config.template for place in texts):
+        raise ValueError(
+            f"{where}: tasks.{name}.template holds the place of no text of the row; write {{prompt}}, or one of {', '.join(texts)}."
+        )
+    filled, rest = "", config.template
+    while found := min(((at, place) for place in texts if (at := rest.find(place)) >= 0), default=None):
+        at, place = found
+        filled, rest = f"{filled}{rest[:at]}{texts[place]}", rest[at + len(place) :]
+    return filled + rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """Correctness of each answer to each prompt, 0 to 1, None where the verifier could not judge it; and why not, by reason.
+
+    >>> Judged(correct=[[1.0, None]], reasons={"math-verify found no verdict": 1}).num_skipped
+    1
+    """
+
+    correct: list[list[float | None]]
+    reasons: Mapping[str, int]
+
+    @property
+    def num_skipped(self) -> int:
+        """Answers without a verdict."""
+        return sum(value is None for row in self.correct for value in row)
+
+    @property
+    def mean(self) -> float | None:
+        """Over prompts, of the mean over the answers that could be judged; None if none could."""
+        known = [[value for value in row if value is not None] for row in self.correct]
+        means = [mean(row) for row in known if row]
+        return mean(means) if means else None
+
+
+def together(shares: Sequence[Judged]) -> Judged:
+    """The shares of several processes one after another."""
+    reasons: Counter[str] = Counter()
+    for share in shares:
+        reasons.update(share.reasons)
+    return Judged(correct=[row for share in shares for row in share.correct], reasons=dict(reasons))
+
+
+def judged(verifier: Verifier, prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> Judged:
+    """The verifier's score of each answer to each prompt; raises as `core.functions.correctness`, but for what it skips."""
+    reasons: Counter[str] = Counter()
+
+    def one(prompt: Prompt, text: str) -> float | None:
+        try:
+            return correctness(verifier, text, prompt)
+        except SkippedError as error:
+            reasons[str(error)] += 1
+            return None
+
+    correct = [[one(prompt, completion.text) for completion in row] for prompt, row in zip(prompts, answers, strict=True)]
+    return Judged(correct=correct, reasons=dict(reasons))

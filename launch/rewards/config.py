@@ -5,16 +5,14 @@ A new kind takes a member of `RewardKind` with its entry in `KINDS` here, and a 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from core.config import ContentHashed, Dtype, Hashed, Quantize, Unhashed, require_not_negative, require_positive
 from core.scorers.ensemble import Combine
 from evalhooks.judges.config import JudgeConfig, Mode
 from evalhooks.judges.config import require_complete as require_complete_judge
+from launch.mapped import typed
 
 
 class RewardKind(StrEnum):
@@ -163,18 +161,4 @@ KINDS: dict[RewardKind, Kind] = {
 
 def typed_reward(name: str, value: object) -> RewardConfig:
     """The reward `rewards.NAME` out of plain settings; raises `ValueError` that names the key which is wrong."""
-    if isinstance(value, RewardConfig):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"rewards.{name}={value} is no reward; give its settings, as in rewards.{name}.path=FOLDER.")
-    if unknown := [key for key in value if key not in {item.name for item in fields(RewardConfig)}]:
-        known = ", ".join(item.name for item in fields(RewardConfig))
-        raise ValueError(f"rewards.{name}.{unknown[0]} is no setting of a reward; choose among {known}.")
-    try:
-        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), value))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"rewards.{name}.{error.full_key or ''}: {str(error).splitlines()[0]}.") from error
-    except ValueError as error:  # a judge's, which knows only the key `reward`
-        raise ValueError(str(error).replace("reward.judge.", f"rewards.{name}.judge.")) from error
-    assert isinstance(found, RewardConfig)
-    return found
+    return typed(f"rewards.{name}", value, RewardConfig, what="reward", example="path=FOLDER")

@@ -27,7 +27,10 @@ NEEDED = {
     "reward/judge": ["reward.judge.model=x"],
     "reward/vllm": ["reward.url=http://localhost:8000"],
     "reward/verifier": ["reward.verifier=x:y"],
-    "tasks/gsm8k": ["tasks.gsm8k.path=x.jsonl"],
+    "tasks/alpaca_eval": ["tasks.alpaca_eval.path=x.json"],
+    "tasks/bbh": ["tasks.bbh.path=x.jsonl"],
+    "tasks/rb2_bon": ["tasks.bbh.path=x.jsonl", "tasks.alpaca_eval.path=x.json"],
+    "tasks/tulu3_eval": ["tasks.bbh.path=x.jsonl", "tasks.alpaca_eval.path=x.json"],
     "experiment/smollm2": ["preferences=a.jsonl", "benchmark=b.jsonl", "prompts=c.jsonl"],
 }
 

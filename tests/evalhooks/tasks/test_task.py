@@ -111,4 +111,4 @@ def equals(completion: str, reference: Mapping[str, Any]) -> float:
 def test_every_completion_is_judged_against_its_own_prompts_reference() -> None:
     prompts = [Prompt(id=text, dialogue=user(text), reference={"text": wanted}) for text, wanted in (("a", "aa"), ("b", "b"), ("c", "a"))]
     answers = [[Completion(text=text * i, token_ids=(1,), finished=True) for i in (1, 2)] for text in "abc"]
-    assert judged(equals, prompts, answers) == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    assert judged(equals, prompts, answers).correct == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]

@@ -102,6 +102,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 0:
             raise ValueError(f"lora.rank is {self.rank}; give a positive rank such as 16, or 0 to train all weights.")
+        if self.targets and not self.rank:
+            raise ValueError(f"lora.targets={self.targets} does nothing with lora.rank=0, which trains all weights; give lora.rank=16 too.")
         require_positive("lora.alpha", self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"lora.dropout is {self.dropout}; it must be a probability in [0, 1).")
@@ -233,6 +235,10 @@ class RolloutConfig:
         for key in ("batch_size", "parallel", "timeout_s"):
             require_positive(f"rollout.{key}", getattr(self, key))
         require_fraction("rollout.memory", self.memory, positive=True)
+        for address in (*self.urls, *filter(None, [self.url])):
+            if not address.startswith(("http://", "https://")):
+                key = f"rollout.url={address}" if address == self.url else f"rollout.urls names {address}"
+                raise ValueError(f"{key}; an address must begin with http:// or https://, as in http://localhost:8000.")
         if self.url and self.urls:
             raise ValueError(
                 f"rollout.url={self.url} and rollout.urls are both given; name all servers in rollout.urls, or one in rollout.url."

@@ -86,11 +86,10 @@ def _from_scores(composed: Composed[BenchJob], out: Path | None, prior_sets: Map
 
     if (record := finished_record(job, plan)) is not None:
         return _kept(record, out)
-    # Before the run begins, so that scores that cannot be read leave none behind. What a run wrote (rows.parquet) has one form
-    # for all benchmarks, and tells a judge's draws by their credit.
+    # Before the run begins, so that scores that cannot be read leave none behind. What a run wrote (rows.parquet) tells a judge's
+    # draws by their credit.
     is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
-    one_form = job.benchmark == Benchmark.rewardbench2 or is_table
-    rows = read_scores2(job.from_scores) if one_form else read_scores1(job.from_scores)
+    rows = read_scores1(job.from_scores) if is_first else read_scores2(job.from_scores)
     generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
     result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
 

@@ -6,6 +6,8 @@ from core.config import require_fraction, require_positive
 
 LINEAGES = ("coast", "ridge")
 SKILL_NAMES = ("facts", "lists", "sums", "requests", "topics", "choices")
+MIN_VOCABULARY = 262
+"""256 bytes and the six special tokens of `microworld.tokenizer`."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +42,8 @@ class WorldConfig:
         for key in ("corpus_size", "pairs", "benchmark_rows", "task_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"world.{key} is {getattr(self, key)}; it must be at least 1.")
+        if self.vocab_size < MIN_VOCABULARY:
+            raise ValueError(f"world.vocab_size is {self.vocab_size}; the bytes and the special tokens alone take {MIN_VOCABULARY}.")
         for skill, share in self.mistakes.items():
             require_fraction(f"world.mistakes.{skill}", share)
 

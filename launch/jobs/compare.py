@@ -108,12 +108,11 @@ def parse(argv: Sequence[str]) -> Request:
 def read_side(place: str) -> Side:
     """The scored rows behind one argument; raises `ValueError` that says what is wrong with the place or the row."""
     file = rows_file(place)
-    if file.suffix == ".parquet":
-        # Of a pair only the draw of a judge earns half, and only for draws does it matter who judged.
-        return Side(file=file, rows=read_scores2(file), generative=0.5 in read_credits(file))
     first = next((row for _, row in read_rows(file)), None)
     pairs = isinstance(first, dict) and "chosen" in first and "scores" not in first
-    return Side(file=file, rows=read_scores1(file) if pairs else read_scores2(file), generative=False)
+    # Of a pair only the draw of a judge earns half, and only for draws does it matter who judged.
+    generative = file.suffix == ".parquet" and 0.5 in read_credits(file)
+    return Side(file=file, rows=read_scores1(file) if pairs else read_scores2(file), generative=generative)
 
 
 def rows_file(place: str) -> Path:

@@ -72,6 +72,8 @@ def reward_models(study: StudyJob, folder: Path) -> list[Composed[RMJob]]:
 
 def _common(study: StudyJob, folder: Path) -> list[str]:
     """The overrides that all jobs of a study share."""
+    if broken := [text for text in study.common if "=" not in text and not text.startswith("~")]:
+        raise ValueError(f"common holds {broken[0]!r}, which is no override; give a list such as common=[max_length=1024,batch_size=32].")
     places = {"study": study.study, "runs_dir": study.runs_dir, "world": world_folder(study, folder)}
     return [*(f"{key}={quoted(place)}" for key, place in places.items()), *study.common]
 

@@ -66,6 +66,8 @@ class Display(Protocol):
         ...
 
 
+END_WITH_PARENT = "launch.parallel.end_with_parent"
+"""Imported by the server before anything that takes long."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """Keeps the current folder out of the places of modules. Only for the server: programs of the user's may rely on it."""
 
@@ -109,7 +111,7 @@ def run_jobs(
     """
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preload])
+    context.set_forkserver_preload([END_WITH_PARENT, *preload])
     _start_server()
     results: dict[str, object] = {}
     waiting = list(jobs)

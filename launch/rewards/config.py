@@ -86,6 +86,8 @@ class RewardConfig:
             raise ValueError(f"{key}.scales is {self.scales}; a mean must be finite, and a standard deviation finite and above 0.")
         if not math.isfinite(self.coefficient) or self.coefficient == 0:
             raise ValueError(f"{key}.coefficient is {self.coefficient}; give a number other than 0, or leave this reward out.")
+        if self.members and self.kind != RewardKind.ensemble:
+            raise ValueError(f"{key}.members={self.members} does nothing with {key}.kind={self.kind}; give {key}.kind=ensemble too.")
 
     def require_scores_alone(self, key: str) -> None:
         """Raises `ValueError` for a judge that is incomplete, or that can only rank several answers to a prompt."""

@@ -100,9 +100,14 @@ def test_nan_is_refused_everywhere_and_infinity_where_it_switches_nothing_off(co
         (RewardConfig, {"members": ["a", "b"], "scales": [[0.0, 1.0]]}, r"reward.scales has 1 entries for 2 members"),
         (RewardConfig, {"members": ["a"], "scales": [[math.nan, 1.0]]}, r"reward.scales is .*; a mean must be finite"),
         (RewardConfig, {"members": ["a"], "scales": [[0.0, 0.0]]}, r"reward.scales is .*; a mean must be finite"),
+        (RewardConfig, {"members": ["a", "b"]}, r"reward.members=.* does nothing with reward.kind=model; give reward.kind=ensemble"),
         (SamplingConfig, {"temperature": 0.0, "n": 2}, r"hooks.downstream.temperature=0 gives hooks.downstream.n=2 equal answers"),
         (SamplingConfig, {"n": 0}, r"hooks.downstream.n is 0; it must be above 0"),
         (WorldConfig, {"mistakes": dict.fromkeys(SKILL_NAMES, math.nan)}, r"world.mistakes.facts is nan; it is a share from 0 to 1"),
+        (WorldConfig, {"vocab_size": 261}, r"world.vocab_size is 261; the bytes .* take 262"),
+        (RolloutConfig, {"urls": ["5"]}, r"rollout.urls names 5; an address must begin with http"),
+        (RolloutConfig, {"url": "localhost:8000"}, r"rollout.url=localhost:8000; an address must begin with http"),
+        (LoraConfig, {"targets": ["q_proj"]}, r"lora.targets=\['q_proj'\] does nothing with lora.rank=0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_key(config: type, given: dict[str, Any], message: str) -> None:

@@ -1,7 +1,9 @@
 """The page that says what was tried and what held: docs/reliability.md."""
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from tests.faults.case import Problems
@@ -58,12 +60,12 @@ class Result:
 
 def write_page(path: Path, results: Sequence[Result], *, seed: int) -> None:
     """Writes the page of these results."""
-    path.write_text(page(results, seed=seed), encoding="utf-8")
+    path.write_text(page(results, seed=seed, tried=_commit()), encoding="utf-8")
 
 
-def page(results: Sequence[Result], *, seed: int) -> str:
-    """The page in Markdown."""
-    lines = [HEAD, f"**{_held(results)} of {len(results)} held** (seed {seed}).", ""]
+def page(results: Sequence[Result], *, seed: int, tried: str) -> str:
+    """The page in Markdown; `tried` says what was, and when."""
+    lines = [HEAD, f"**{_held(results)} of {len(results)} held** (seed {seed}, {tried}).", ""]
     for part, (title, text) in PARTS.items():
         own = [result for result in results if result.name.startswith(f"{part}/")]
         if own:
@@ -71,6 +73,12 @@ def page(results: Sequence[Result], *, seed: int) -> str:
     failed = [result for result in results if result.problems]
     lines += ["## What does not hold", "", *([_failure(result) for result in failed] or ["Of what was tried, everything held."]), ""]
     return "\n".join(lines)
+
+
+def _commit() -> str:
+    """The date, and the commit that was tried if it is one."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return f"{date.today().isoformat()}, commit {git.stdout.strip()}" if git.returncode == 0 else date.today().isoformat()
 
 
 def _held(results: Sequence[Result]) -> int:

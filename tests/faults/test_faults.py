@@ -99,7 +99,7 @@ def test_a_key_is_tried_with_what_its_type_forbids() -> None:
 
 
 def test_the_page_counts_by_group_and_names_what_does_not_hold() -> None:
-    text = page([Result(name="kills/rm/00", problems=[]), Result(name="kills/rm/01", problems=["lost | a step"])], seed=0)
-    assert "**1 of 2 held** (seed 0)" in text
+    text = page([Result(name="kills/rm/00", problems=[]), Result(name="kills/rm/01", problems=["lost | a step"])], seed=0, tried="today")
+    assert "**1 of 2 held** (seed 0, today)" in text
     assert "| rm | 2 | 1 |" in text
     assert "- `kills/rm/01`: lost / a step" in text

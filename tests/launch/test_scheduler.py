@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from core.progress import Progress
@@ -127,10 +128,36 @@ def test_a_job_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+SLOW = """
+import os, pathlib, time
+pathlib.Path("{file}").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the server notices once it has imported everything")
+def test_the_server_of_jobs_dies_with_its_parent_while_it_still_imports(tmp_path: Path) -> None:
+    pid_file, script = tmp_path / "pid", tmp_path / "script.py"
+    (tmp_path / "slow_module.py").write_text(SLOW.format(file=pid_file))
+    script.write_text(
+        "from pathlib import Path\n"
+        "from tests.launch.test_scheduler import Job, Recorder, double, run_jobs, task\n"
+        'if __name__ == "__main__":\n'
+        f'    jobs, logs = [Job(key="a", task=task(double, 1))], Path("{tmp_path}")\n'
+        '    run_jobs(jobs, slots=1, threads=1, gpus=False, logs=logs, display=Recorder(), preload=("slow_module",))\n'
+    )
+    path = os.pathsep.join([".", str(tmp_path)])
+    parent = subprocess.Popen([sys.executable, str(script)], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": path})
+    wait_until(lambda: pid_file.exists() and pid_file.read_text() != "")
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{pid_file.read_text()}").exists(), seconds=20)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true within a minute"
+        assert time.monotonic() < deadline, f"the condition did not come true within {seconds} s"
         time.sleep(0.05)
 
 

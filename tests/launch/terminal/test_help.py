@@ -98,6 +98,6 @@ def test_a_file_of_the_user_s_that_does_not_fit_is_refused_with_the_remedy(tmp_p
 def test_one_value_for_a_list_is_a_list_of_it() -> None:
     assert composed(RMJob, OWN).job.data.paths == ["pairs.jsonl"]
     assert composed(RMJob, [*OWN, "data.paths='a b, c.jsonl'"]).job.data.paths == ["a b, c.jsonl"]
-    job = composed(PPOJob, ["reward.path=x", "prompts=1e3", "hooks.best_of=4", "lora.targets=q_proj"]).job
+    job = composed(PPOJob, ["reward.path=x", "prompts=1e3", "hooks.best_of=4", "lora.targets=q_proj", "lora.rank=4"]).job
     assert (job.prompts, job.hooks.best_of, job.lora.targets) == (["1e3"], [4], ["q_proj"])
     assert composed(BenchJob, ["reward=ensemble", "reward.members=[a,b]"]).job.reward.members == ["a", "b"]

@@ -37,7 +37,11 @@ test: install install-smol ## all tests, two at a time
 faults: install ## kills, damaged files, failing neighbours, wrong inputs; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --page docs/reliability.md
 
-long: install ## what is too long for CI: the faults with all wrong inputs, and as many kills twice more at other operations
+# The journey takes a folder with pairs.jsonl, rows.jsonl, prompts.jsonl and test.jsonl: make long JOURNEY=FOLDER
+JOURNEY ?= $(REWARDLOOP_JOURNEY)
+
+long: install install-smol ## what is too long for CI: a user's first day with a real model, all wrong inputs, kills at other operations
+	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2

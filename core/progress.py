@@ -71,7 +71,10 @@ class Labelled:
 
 @dataclass(kw_only=True, slots=True)
 class _Task:
-    """A task that is under way. `done_before` it began counts neither for its rate nor for the time left."""
+    """A task that is under way. `done_before` it began counts neither for its rate nor for the time left.
+
+    The time in its `parts`, such as the hooks of a training, does not count for its rate either, but it does for the time left.
+    """
 
     description: str
     total: int
@@ -79,6 +82,7 @@ class _Task:
     done: int
     started: float
     note: str = ""
+    parts: float = 0.0
     done_before: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class _Task:
 
     def rate(self, now: float) -> str:
         """Items per second or, where that is below 1, seconds per item; empty before the first item."""
-        num, seconds = self.done - self.done_before, now - self.started
+        num, seconds = self.done - self.done_before, now - self.started - self.parts
         if not num or seconds <= 0:
             return ""
         if num >= seconds:
@@ -140,8 +144,10 @@ class RichProgress:
 
     def finish(self) -> None:
         self._top()
-        shown, _ = self._tasks.pop()
-        if not self._tasks:
+        shown, task = self._tasks.pop()
+        if self._tasks:
+            self._top().parts += self._clock() - task.started
+        else:
             self._bars.stop()  # the line stays on the screen in its last state
         self._bars.remove_task(shown)
 
@@ -189,6 +195,8 @@ class LineProgress:
     def finish(self) -> None:
         task, now = self._tasks.pop(), self._clock()
         self._last.pop()
+        if self._tasks:
+            self._tasks[-1].parts += now - task.started
         took = f"{task.done}/{task.total} in {now - task.started:.1f} s"
         if not self._tasks or now - task.started >= 10:  # a quick part of a task needs no line of its own
             self._say(task, ", ".join(filter(None, [took, task.note, task.rate(now)])))

@@ -28,7 +28,7 @@ from evalhooks.rewardbench import v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, is_result
 from evalhooks.rewardbench.saved_scores import read_credits, read_prior_sets, read_scores1, read_scores2
-from launch.entry import Composed, print_on_main, rank, start
+from launch.entry import Composed, print_on_main, start
 from launch.identity import identity_of
 from launch.inputs import BenchInputs, bench_rows
 from launch.jobs import compare
@@ -37,7 +37,7 @@ from launch.jobs.lifecycle import Record, RunPlan, carry_out_alone, finished_rec
 from launch.rewards.config import KINDS, RewardKind
 from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program
 from launch.schema import BenchJob, Benchmark
-from launch.sweep import WIDTH, replaceable, write_whole
+from launch.sweep import WIDTH, JobOutcome, replaceable, write_whole
 from launch.terminal.closing import bench_lines
 
 
@@ -172,8 +172,11 @@ def _command(composed: Composed[BenchJob]) -> Result:
     return result
 
 
-def print_together(jobs: Sequence[BenchJob], results: Sequence[Result]) -> None:
-    """Prints one table of several results, a row for each, and writes it as CSV beside their runs."""
+def print_together(jobs: Sequence[BenchJob], outcomes: Sequence[JobOutcome]) -> None:
+    """Prints one table of the results of a sweep, a row for each, and writes it as CSV beside their runs; nothing for fewer than two."""
+    results = [dict(outcome.record) for outcome in outcomes if outcome.record is not None]
+    if len(results) < 2:
+        return
     parts = list(dict.fromkeys(part for result in results for part in parts_of(result)))
     rows: list[dict[str, Any]] = [
         {"benchmark": str(result["benchmark"]), "reward": printable(str(result["reward"]))}
@@ -232,16 +235,7 @@ def main() -> None:
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
         return
-    done: list[tuple[BenchJob, Result]] = []
-
-    def command(composed: Composed[BenchJob]) -> None:
-        done.append((composed.job, _command(composed)))
-
-    try:
-        start(BenchJob, command)
-    finally:  # also where some of the jobs failed
-        if len(done) > 1 and rank() == 0:
-            print_together([job for job, _ in done], [result for _, result in done])
+    start(BenchJob, _command, tell=print_together)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ JOBS = {
     "runs": "list runs, with their status, scores, age and size",
     "show": "say what one run was, and what came of it",
     "rerun": "start the job of a run once more, with other settings",
+    "publish": "bring the reward models of a sweep to the hub, with one model card",
 }
 
-_MODULES = {"runs": "history.listing", "show": "history.one", "rerun": "history.rerun"}
+_MODULES = {"runs": "history.listing", "show": "history.one", "rerun": "history.rerun", "publish": "publish.command"}
 """Where a job's module is not called like the job."""
 
 HELP = f"""rewardloop trains reward models and policies, and benchmarks them while they train.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,24 +15,33 @@ from rich.console import Console
 
 from core.process.exit import ending_with_a_closed_pipe, exit_without_teardown
 from core.process.memory import keep_freed_memory
-from core.process.shortage import ShortageError, shortage, told
+from core.process.quiet import quieten_libraries
 from core.process.signals import INTERRUPTED, STOPPED, Preempted, raise_on_signal, stopping_at_once
-from core.runs.record import RunBusyError
 from core.text import redacted, shown
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, primary, register_schemas, validated
-from launch.obstacles import obstacle
+from launch.obstacles import obstacle, reason
 from launch.overrides.command_line import CommandLine, parse
-from launch.schema import AnyJob, BenchJob, Launch, PPOJob, RMJob, StudyJob, command_of
+from launch.schema import AnyJob, BenchJob, Launch, RunSettings, StudyJob, command_of
 from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
 
+Tell: TypeAlias = Callable[[Sequence[JobT], Sequence[JobOutcome]], None]
+"""What prints the end of a sweep, given the jobs that have ended and what became of each."""
 
-def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] | None], argv: Sequence[str] | None = None) -> None:
+
+def start(
+    schema: type[JobT],
+    run: Callable[[Composed[JobT]], Mapping[str, Any] | None],
+    argv: Sequence[str] | None = None,
+    *,
+    tell: Tell[JobT] | None = None,
+) -> None:
     """Runs the jobs that the command line asks for; all jobs of a sweep are validated before the first one runs.
 
     `run` does one job and returns the record of its run, with the folder as `dir`, or None if it leaves no run. A sweep ends with a
-    table of what became of its jobs, which is also written as CSV beside the runs. With `dry_run=true` the jobs are only listed.
+    table of what became of its jobs, which is also written as CSV beside the runs, or with what `tell` does instead. With
+    `dry_run=true` the jobs are only listed.
 
     Every process that torchrun started runs the same jobs; the first one prints and writes. Exits with 2 and one message if the
     configuration is wrong, with 1 if a run failed, and with the code of `Preempted` if a run was told to stop, which also stops
@@ -45,9 +54,9 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
         _print_dry_run(name, asked.jobs, line.keys)
         return
     keep_freed_memory()
-    _quieten_libraries()
+    quieten_libraries()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what goes wrong in itself, to be told by us, and prints no traceback
     outcomes: list[JobOutcome] = []
-    failures: list[str] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=primary(schema, line.overrides))
     def main(cfg: DictConfig) -> None:
@@ -63,46 +72,51 @@ def start(schema: type[JobT], run: Callable[[Composed[JobT]], Mapping[str, Any] 
             # Whatever a job of a sweep fails with, the others still run; the table at the end says which failed.
             if os.environ.get("REWARDLOOP_TRACE"):
                 raise
-            said = _told(error)
-            outcomes.append(JobOutcome(status=JobStatus.failed, message=said))
-            failures.append(said)
-            again = said in failures[:-1]
-            told = f"{' '.join(HydraConfig.get().overrides.task)}: {'the same' if again else said}" if asked.sweeping else said
-            # Some failures, such as running out of memory, hit one process alone.
-            _print_error(f"failed: {told}", every_process=not isinstance(error, ValueError))
-            if asked.sweeping and num_processes() > 1:
-                _end_unless_together(error, said)
+            outcomes.append(_failed(error, asked, outcomes))
         else:
             outcomes.append(outcome_of(record, begun=begun))
 
     sys.argv = [f"rewardloop {name}", *line.arguments]
     with exit_without_teardown(), _told_when_interrupted():
-        with raise_on_signal(), _told_outside_jobs():
+        with _ending_in_a_table(name, asked, outcomes, tell), raise_on_signal(), _told_outside_jobs():
             if _is_parallel(asked):
-                outcomes, failures = _run_together(name, asked)
+                outcomes += _run_together(name, asked)
             else:
                 main()
-        # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
-        if asked.sweeping and len(outcomes) == len(asked.jobs):
-            _print_sweep(name, asked.jobs, outcomes)
-        if failures:
+        if failed := sum(outcome.status == JobStatus.failed for outcome in outcomes):
             if asked.sweeping:
-                _print_error(_which_failed(len(asked.jobs), failures))
+                _print_error(f"{failed} of {len(asked.jobs)} jobs failed; their errors stand above")
             raise SystemExit(1)
 
 
-def _quieten_libraries() -> None:
-    """Leaves it to this project to say what is going on, as far as the user's environment does not ask for more."""
-    # Transformers reports on loading that a head is new; our own messages say so where it matters.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data unless told not to
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what goes wrong in itself, to be told by us, and prints no traceback
+def _failed(error: Exception, asked: Command[Any], before: Sequence[JobOutcome]) -> JobOutcome:
+    """The outcome of a job that ended with an error, which is told; what a job `before` it failed with too is not told again."""
+    said = reason(error, Path.cwd())
+    is_known = said in [outcome.message for outcome in before]
+    told = f"{' '.join(HydraConfig.get().overrides.task)}: {'the same' if is_known else said}" if asked.sweeping else said
+    # Some failures, such as running out of memory, hit one process alone.
+    _print_error(f"failed: {told}", every_process=not isinstance(error, ValueError))
+    if asked.sweeping and num_processes() > 1:
+        _end_unless_together(error, said)
+    return JobOutcome(status=JobStatus.failed, message=said)
+
+
+@contextmanager
+def _ending_in_a_table(name: str, asked: Command[JobT], outcomes: Sequence[JobOutcome], tell: Tell[JobT] | None) -> Generator[None]:
+    """Context of a sweep that ends in the table of its jobs, whose outcomes are added in it. With `tell`, it does so after Ctrl-C too."""
+    try:
+        yield
+    finally:
+        if tell is not None and asked.sweeping and rank() == 0:
+            tell(asked.jobs[: len(outcomes)], outcomes)
+    # A Hydra launcher that submits the jobs elsewhere leaves no outcomes here.
+    if tell is None and asked.sweeping and len(outcomes) == len(asked.jobs):
+        _print_sweep(name, asked.jobs, outcomes)
 
 
 def _is_parallel(asked: Command[Any]) -> bool:
     """Whether several jobs of a sweep are to run at a time. Raises `SystemExit` where that cannot be."""
-    together = [job for job in asked.jobs if isinstance(job, RMJob | PPOJob) and job.parallel != 1]
+    together = [job for job in asked.jobs if isinstance(job, RunSettings) and job.parallel != 1]
     if not asked.sweeping or not together:
         return False
     parallel = f"parallel={together[0].parallel}"
@@ -113,19 +127,12 @@ def _is_parallel(asked: Command[Any]) -> bool:
     return True
 
 
-def _run_together(name: str, asked: Command[Any]) -> tuple[list[JobOutcome], list[str]]:
-    """What became of the jobs of a sweep that ran several at a time, and the failures."""
+def _run_together(name: str, asked: Command[Any]) -> list[JobOutcome]:
+    """What became of the jobs of a sweep that ran several at a time."""
     with stopping_at_once():
         from launch.parallel.sweep_jobs import run_together
 
-    outcomes = run_together(name, asked.jobs, asked.overrides)
-    found = zip(asked.overrides, outcomes, strict=True)
-    return outcomes, [f"{' '.join(own)}: {outcome.message}" for own, outcome in found if outcome.status == JobStatus.failed]
-
-
-def _which_failed(num_jobs: int, failures: Sequence[str]) -> str:
-    """The last line of a sweep with failed jobs, each of whose errors has been said when it happened."""
-    return f"{len(failures)} of {num_jobs} jobs failed; their errors stand above"
+    return run_together(name, asked.jobs, asked.overrides)
 
 
 def _end_unless_together(error: Exception, said: str) -> None:
@@ -156,7 +163,7 @@ def _told_outside_jobs() -> Generator[None]:
     except OSError as error:
         if os.environ.get("REWARDLOOP_TRACE"):
             raise
-        _print_error(f"failed: {_told(error)}", every_process=True)
+        _print_error(f"failed: {reason(error, Path.cwd())}", every_process=True)
         raise SystemExit(1) from None
 
 
@@ -188,13 +195,6 @@ def _redact(file: Path) -> None:
     """Takes secrets out of the file in which Hydra keeps the overrides of a sweep as they were typed."""
     if rank() == 0 and file.is_file():
         file.write_text(redacted(file.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _told(error: Exception) -> str:
-    """An error in a job, as the user is told."""
-    if isinstance(error, (ValueError, RunBusyError, ShortageError)):
-        return str(error)
-    return shortage(error, Path.cwd()) or told(error)
 
 
 def refuse(message: str) -> NoReturn:

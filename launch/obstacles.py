@@ -1,7 +1,9 @@
-"""What would stop a job on this machine, as far as it can be told before any work. Imports no torch."""
+"""What would stop a job on this machine, as far as it can be told before any work, and what did. Imports no torch."""
 
 from pathlib import Path
 
+from core.process.shortage import ShortageError, shortage, told
+from core.runs.record import RunBusyError
 from launch.schema import AnyJob, BoNJob, Launch, PPOJob
 from launch.sweep import settings_of
 
@@ -45,3 +47,10 @@ def task_obstacle(job: AnyJob) -> str | None:
 def _texts(value: object) -> list[str]:
     """The texts in a setting: itself, or those of a list."""
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
+def reason(error: Exception, place: Path) -> str:
+    """Why a job ended, as the user is told; `place` is what may be full. Of errors that are meant for the user only the text."""
+    if isinstance(error, (ValueError, RunBusyError, ShortageError)):
+        return str(error)
+    return shortage(error, place) or told(error)

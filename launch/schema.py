@@ -8,7 +8,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from bon.config import PoolConfig
-from core.config import ContentHashed, Hashed, ModelConfig, RolloutConfig, Unhashed, require_fraction, require_positive
+from core.config import (
+    ContentHashed,
+    Hashed,
+    ModelConfig,
+    RolloutConfig,
+    Unhashed,
+    require_fraction,
+    require_not_negative,
+    require_positive,
+)
 from evalhooks.config import HooksConfig, TaskConfig
 from evalhooks.rewardbench.rows import HUB1, HUB2
 from launch.mapped import typed
@@ -70,6 +79,11 @@ class RunSettings:
     resume: Unhashed[str] = Resume.auto.value
     """auto or never, see `Resume`. Text, so that true and false are accepted too."""
     tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
+    parallel: Unhashed[int] = 1
+    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("parallel", self.parallel)
 
     @property
     def resumes(self) -> bool:
@@ -102,13 +116,9 @@ class RMJob(Launch, RewardModelConfig):
 
     unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream"})
 
-    parallel: Unhashed[int] = 1
-    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
-
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         RewardModelConfig.__post_init__(self)
-        require_positive("parallel + 1", self.parallel + 1)
 
 
 @dataclass(kw_only=True)
@@ -120,13 +130,10 @@ class PPOJob(Launch, PPOConfig):
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
     rewards: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": RewardConfig})
     """Further rewards by names of the user's, each a RewardConfig; with them, `reward` may stay empty. See `terms`."""
-    parallel: Unhashed[int] = 1
-    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
 
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         PPOConfig.__post_init__(self)
-        require_positive("parallel + 1", self.parallel + 1)
         if not self.terms:
             raise ValueError(
                 "reward.path is empty and there are no other rewards; name a reward model (reward.path=FOLDER or reward.path=org/name), "
@@ -220,6 +227,7 @@ class BenchJob(RunSettings):
     """JSON file for the result; its rows go beside it as parquet."""
 
     def __post_init__(self) -> None:
+        RunSettings.__post_init__(self)
         require_fraction("limit", self.limit, positive=True)
         if self.reward.kind == RewardKind.verifier or self.reward.coefficient != 1 or self.reward.standardize:
             raise ValueError("reward.kind=verifier, reward.coefficient and reward.standardize are for `rewardloop ppo`; leave them out.")
@@ -319,7 +327,7 @@ class StudyJob:
     """List the jobs, look at their inputs, and run none."""
 
     def __post_init__(self) -> None:
-        require_positive("parallel + 1", self.parallel + 1)
+        require_not_negative("parallel", self.parallel)
         inputs = {"preferences": self.preferences, "benchmark": self.benchmark, "prompts": self.prompts}
         if unknown := [key for key in self.needs if key not in inputs]:
             raise ValueError(f"needs holds {unknown[0]}, which is no input of a study; choose among {', '.join(inputs)}.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from core.config import Dtype, LoraConfig, ModelConfig
 from core.data.dates import pin_date, pinned_date
 from core.hooks.hook import Hook, RunParts, eval_file, read_evaluation, run_hooks
+from core.process.quiet import quieten_libraries
 from core.process.shortage import killed
 from core.process.signals import ignoring_interrupts
 from core.records import AXIS, CheckpointSaved, Tracker
@@ -273,6 +274,7 @@ def run_task(task: str) -> None:
     """What the separate process does: load the checkpoint and run the hooks."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(5)  # on a CPU, training comes first
+    quieten_libraries()
 
     hooks, saved, day = pickle.loads(Path(task).read_bytes())
     if day is not None:

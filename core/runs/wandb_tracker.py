@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from core.disk import jsonable
 from core.process.signals import EXIT_CODE, INTERRUPTED
 from core.records import AXIS
-from core.runs.samples import read_samples
+from core.runs.samples import FOLDER, read_samples
 from core.runs.tracking import AXES
 from core.runs.wandb_rows import ONLINE, Row, earlier_rows, is_elsewhere, offline_folders, remove_folders, tables_of
 from core.text import redacted_values, shown
@@ -52,6 +52,7 @@ class WandbTracker:
         self._run: wandb.Run | None = None
         self._bound: set[str] = set()
         self._tabled: set[int] = set()
+        self._lacks_tables = False
         self._recent: list[tuple[float, Row]] = []
         self._name, self._files = name, dir / "wandb"
         if mode == "disabled":
@@ -163,12 +164,19 @@ class WandbTracker:
         if (run := self._run) is None:
             return
         new = sorted(row.metrics.keys() - self._bound)
+        values = {row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}}
         tables = self._tables(row)
 
         def send() -> None:
             for name in new:
                 run.define_metric(name, step_metric=row.axis)
-            run.log({row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}, **tables})
+            try:
+                run.log({**values, **tables})
+            except OSError as error:
+                if not tables:
+                    raise
+                run.log(values)  # raises again if it is the service that does not work
+                self._say_without_tables(error)
 
         _within(_ANSWER_S, send)
         self._bound.update(new)
@@ -179,6 +187,13 @@ class WandbTracker:
             return {}
         self._tabled.add(row.step)
         return tables_of(read_samples(self._files.parent, row.step))
+
+    def _say_without_tables(self, error: OSError) -> None:
+        """Says once that W&B could not write a table, for which it needs a folder for temporary files, to its own."""
+        if not self._lacks_tables:
+            self._lacks_tables = True
+            why = f"W&B: the samples of {self._name} could not be written for it ({_reason(error)}); the metrics go on"
+            print(f"{why}, and the samples are in {self._files.parent / FOLDER}", file=sys.stderr, flush=True)
 
     def _say(self, why: str, runs: str) -> None:
         said = f"W&B: {why}, so {self._name} is logged offline; upload it with: wandb sync {self._files / runs}"

@@ -35,8 +35,8 @@ def schema_of(run_dir: Path) -> type[AnyJob]:
     return SCHEMAS[job]
 
 
-def changed_settings(run_dir: Path) -> dict[str, str]:
-    """The settings of a run that are not the defaults of the dataclasses, by key. Raises `ValueError` if they cannot be read."""
+def saved_job(run_dir: Path) -> AnyJob:
+    """The job of a run, as its configuration has it. Raises `ValueError` if it cannot be read."""
     register_schemas()
     schema, config = schema_of(run_dir), saved_config(run_dir)
     try:
@@ -45,4 +45,10 @@ def changed_settings(run_dir: Path) -> dict[str, str]:
         job = OmegaConf.to_object(OmegaConf.merge(structured, config))
     except OmegaConfBaseException as error:
         raise ValueError(f"the settings are those of another version ({str(error).splitlines()[0]})") from error
-    return common([job])
+    assert isinstance(job, schema)
+    return job
+
+
+def changed_settings(run_dir: Path) -> dict[str, str]:
+    """The settings of a run that are not the defaults of the dataclasses, by key. Raises `ValueError` if they cannot be read."""
+    return common([saved_job(run_dir)])

@@ -1,6 +1,9 @@
-"""What the processes of a study need, imported once before they are forked, so that none of them waits for it."""
+"""What the processes of a study or sweep need, imported once before they are forked, so that none of them waits for it."""
 
-from launch.jobs import bon, ppo, rm
-from microworld import policy
+import importlib
 
-__all__ = ["bon", "policy", "ppo", "rm"]
+from core.process.quiet import quieten_libraries
+
+quieten_libraries()
+for _name in ("launch.jobs.bench", "launch.jobs.bon", "launch.jobs.ppo", "launch.jobs.rm", "microworld.policy"):
+    importlib.import_module(_name)

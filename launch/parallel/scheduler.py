@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from core.process.memory import keep_freed_memory
-from core.process.shortage import killed, shortage, told
+from core.process.shortage import killed
 from core.process.signals import ignoring_interrupts
 from core.progress import Progress
 from core.text import redacted
+from launch.obstacles import reason
 
 Results: TypeAlias = Mapping[str, object]
 """What jobs returned, by key; a `Failure` for a job that has no result."""
@@ -235,6 +236,6 @@ def _child(task: Task, connection: Connection, settings: _Settings) -> None:
             message = ("result", task(_Sender(connection)))
         except Exception as error:
             log.write(redacted(traceback.format_exc()))
-            message = ("failure", shortage(error, settings.log.parent.parent) or told(error))
+            message = ("failure", reason(error, settings.log.parent.parent))
         connection.send(message)
         connection.close()

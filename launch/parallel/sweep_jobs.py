@@ -14,13 +14,13 @@ from launch.compose import composed
 from launch.parallel.display import display
 from launch.parallel.scheduler import Failure, Job, run_jobs
 from launch.parallel.slots import slots
-from launch.schema import SCHEMAS, PPOJob, RMJob
+from launch.schema import SCHEMAS, RunSettings
 from launch.sweep import JobOutcome, JobStatus, outcome_of
 
 PRELOAD = ("launch.parallel.preload",)
 
 
-def run_together(name: str, jobs: Sequence[RMJob | PPOJob], overrides: Sequence[Sequence[str]]) -> list[JobOutcome]:
+def run_together(name: str, jobs: Sequence[RunSettings], overrides: Sequence[Sequence[str]]) -> list[JobOutcome]:
     """Runs all jobs of a sweep of `rewardloop <name>`, `parallel` at a time; returns what became of each, in their order.
 
     Their output goes to `<runs_dir>/<study>/logs/<name>-<number>.log`.
@@ -48,5 +48,4 @@ def run_one(name: str, overrides: Sequence[str], progress: Progress) -> Any:
 def _outcome(result: object, begun: str) -> JobOutcome:
     if isinstance(result, Failure):
         return JobOutcome(status=JobStatus.failed, message=f"{result.message} (see {result.log})")
-    assert isinstance(result, dict)
-    return outcome_of(result, begun=begun)
+    return outcome_of(result if isinstance(result, dict) else None, begun=begun)

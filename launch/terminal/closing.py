@@ -81,7 +81,9 @@ def _benchmark(final: Mapping[str, float]) -> Iterator[str]:
         return
     key = score_key([found])
     named = [key, *DOMAINS] if key in found else list(DOMAINS)
-    parts = [f"{label_of(name)} {_points(found[name], final.get(f'rewardbench2_se/{name}'))}" for name in named if name in found]
+    scores = {name: _points(found[name], final.get(f"rewardbench2_se/{name}")) for name in named if name in found}
+    # A label such as "mean of 5: no Math" reads on into a number behind it.
+    parts = [f"{points} ({label_of(name)})" if ":" in label_of(name) else f"{label_of(name)} {points}" for name, points in scores.items()]
     yield f"RewardBench 2 at the last checkpoint: {'; '.join(parts)} (points of 100 +- standard error)"
 
 
@@ -102,7 +104,9 @@ def _best_of_n(final: Mapping[str, float]) -> Iterator[str]:
 def _held_out(final: Mapping[str, float]) -> Iterator[str]:
     if "held_out/accuracy" in final:
         pairs = f" on {final['held_out/num_pairs']:.0f} pairs" if "held_out/num_pairs" in final else ""
-        yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}"
+        bounds = [final[key] for key in ("held_out/accuracy_low", "held_out/accuracy_high") if key in final]
+        interval = f", 95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if len(bounds) == 2 else ""
+        yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}{interval}"
 
 
 def _best(record: Record, where: str, metric: str, final: Mapping[str, float]) -> str:

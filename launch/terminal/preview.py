@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import ModelConfig
+from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
 from core.disk import is_complete
 from core.models.locate import CACHE, resolve
 from core.records import Preference
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
-from core.runs.warnings import few_held_out, few_steps
+from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.tasks.task import load_tasks
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
@@ -96,14 +96,15 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     ):
         yield few.line
     if long := sum(length > job.max_length for length in lengths):
-        yield f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
+        said = f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
+        yield f"warning: {said}; raise max_length." if long > MAX_LOST * len(training) else said
     kept = max(1, len(training) - (long if job.overlong == "drop" else 0))
     steps = num_steps(kept, batch_size=job.batch_size, epochs=job.epochs)
     tokens = job.epochs * sum(2 * min(length, job.max_length) for length in lengths if job.overlong == "cut" or length <= job.max_length)
     yield f"steps: about {steps} of {job.batch_size} pairs, about {_short(tokens)} tokens (at {CHARACTERS_PER_TOKEN:g} characters each)"
     if warning := few_steps(steps, num_pairs=kept, batch_size=job.batch_size):
         yield warning.line
-    yield from _checkpoints(job.model, planned_steps(job, steps))
+    yield from _checkpoints(job, planned_steps(job, steps), saved_as=job.export_dtype or job.model.dtype)
     yield from _folder(job, notes)
 
 
@@ -121,7 +122,8 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
             notes.append(f"the reward {name} names {term.path}, which does not exist here")
     tokens = job.num_batches * job.batch_size * job.max_new_tokens
     yield f"batches: {job.num_batches} of {job.batch_size} answers, {job.num_updates} updates, up to {_short(tokens)} tokens to sample"
-    yield from _checkpoints(job.model, checkpoint_steps(job.num_batches, num_checkpoints=job.num_checkpoints, to_step=round))
+    steps = checkpoint_steps(job.num_batches, num_checkpoints=job.num_checkpoints, to_step=round)
+    yield from _checkpoints(job, steps, saved_as=Dtype.fp32)
 
 
 def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
@@ -135,9 +137,15 @@ def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
     yield f"folder: {job.pools or f'{job.runs_dir}/{job.study}/pools'}"
 
 
-def _checkpoints(model: ModelConfig, steps: Sequence[int]) -> Iterator[str]:
-    weights = _num_weights(model.path)
-    size = "" if weights is None else f", {_short(4 * weights)}B each; the newest two also hold {_short(8 * weights)}B of optimiser state"
+def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) -> Iterator[str]:
+    """How many, when and how large; an adapter is too small to be worth a number."""
+    weights = None if job.lora.rank else _num_weights(job.model.path)
+    size = ""
+    if weights is not None:
+        num_bytes = 4 if saved_as == Dtype.fp32 else 2
+        # Resuming takes the weights in fp32, where the checkpoint itself has others, and two moments of each.
+        state = 8 if saved_as == Dtype.fp32 else 12
+        size = f", {_short(num_bytes * weights)}B each; the newest two also hold {_short(state * weights)}B of optimiser state"
     yield f"checkpoints: {len(steps)}, at {', '.join(map(str, steps[:8]))}{', ...' if steps[8:] else ''}{size}"
 
 

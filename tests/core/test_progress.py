@@ -40,6 +40,21 @@ def test_a_line_says_share_rate_and_time_left() -> None:
     assert stream.getvalue() == "scoring: 120/400 (30%), 12.0/s, 0:00:23 left\n"
 
 
+def test_the_time_in_parts_of_a_task_counts_for_the_time_left_but_not_for_its_rate() -> None:
+    # Two steps of 10 s, and hooks of 40 s after the first: 10 s a step, but 30 s for each of the two steps that are left.
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(stream, clock)
+    progress.start("training", 4, unit="step")
+    clock.seconds = 10
+    progress.advance()
+    progress.start("hooks", 2)
+    clock.seconds = 50
+    progress.finish()
+    clock.seconds = 60
+    progress.advance()
+    assert stream.getvalue().splitlines()[-1] == "training: 2/4 (50%), 10.0 s/step, 0:01:00 left"
+
+
 def test_quick_work_says_one_line_at_its_end() -> None:
     assert lines_of(total=100, seconds_per_item=0.05) == ["scoring: 100/100 in 5.0 s, 20.0/s"]
 
@@ -120,13 +135,14 @@ def test_a_part_is_told_if_it_takes_long_and_leaves_the_whole_as_it_was() -> Non
     clock.seconds = 15
     progress.advance(30)
     progress.finish()
+    clock.seconds = 25
     progress.advance(2)
     progress.finish()
     assert stream.getvalue().splitlines() == [
         "hooks of step 1: 30/30 (100%), 2.0/s, 0:00:00 left",
         "hooks of step 1: 30/30 in 15.0 s, 2.0/s",
-        "training: 2/2 (100%), 7.5 s/step, 0:00:00 left",
-        "training: 2/2 in 15.0 s, 7.5 s/step",
+        "training: 2/2 (100%), 5.0 s/step, 0:00:00 left",
+        "training: 2/2 in 25.0 s, 5.0 s/step",
     ]
 
 

@@ -18,6 +18,7 @@ from evalhooks.rewardbench.v2 import DOMAINS
 from launch.bench import _command, main, run  # pyright: ignore[reportPrivateUsage]
 from launch.entry import ConfigError, composed, start
 from launch.schema import BenchJob
+from launch.sweep import JobOutcome, JobStatus
 
 BEST_OF_4 = [name for name in DOMAINS.values() if name != "Ties"]
 
@@ -364,3 +365,23 @@ def test_a_sweep_of_benchmarks_ends_in_one_table_and_a_csv(
     with (tmp_path / "runs" / "default" / "sweep-bench.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [(row["Math"], row["benchmark"]) for row in table] == [("1.0", "rewardbench2"), ("0.0", "rewardbench2")]
+
+
+def test_benchmarks_side_by_side_end_in_the_same_table(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def together(name: str, jobs: Sequence[BenchJob], overrides: Sequence[Sequence[str]]) -> list[JobOutcome]:
+        done = [JobOutcome(status=JobStatus.finished, record=run(composed(BenchJob, own), NoProgress())) for own in overrides[:2]]
+        return [*done, JobOutcome(status=JobStatus.failed, message="no such function (see bench-3.log)")]
+
+    monkeypatch.setattr("launch.parallel.sweep_jobs.run_together", together)
+    functions = f"reward.function={__name__}:verbosity,{__name__}:brevity,{__name__}:nothing"
+    monkeypatch.setattr(sys, "argv", ["rewardloop bench", "-m", f"rows={rows}", "reward=function", functions, "parallel=2"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert "2 results, points of 100" in said.out
+    assert "1 of 3 jobs failed" in said.err
+    with (tmp_path / "runs" / "default" / "sweep-bench.csv").open() as file:
+        assert [row["Math"] for row in csv.DictReader(file)] == ["1.0", "0.0"]

@@ -224,6 +224,34 @@ def test_the_samples_of_a_checkpoint_are_a_table_that_a_resumed_run_keeps(tmp_pa
     assert table["data"][0] == ["", "[user] Name a fruit.", "a plum", 0.5, 1.0, -0.25]
 
 
+WITHOUT_A_PLACE_FOR_TABLES = """
+import shutil, sys
+from pathlib import Path
+from core.runs.samples import write_samples
+from core.runs.wandb_tracker import WandbTracker
+from wandb.sdk.data_types._private import MEDIA_TMP
+folder = Path(sys.argv[1])
+tracker = WandbTracker(project="rewardloop", name="rm", group="tests", dir=folder, config={}, mode="offline")
+shutil.rmtree(MEDIA_TMP.name)  # as systems do that tidy /tmp
+for step in (5, 10):
+    write_samples(folder, step, "held_out", [{"prompt": [], "completions": [{"text": "No.", "score": 0.5}]}])
+    tracker.log({"rewardbench2/math": step / 10}, axis="checkpoint/step", step=step)
+tracker.close()
+"""
+
+
+def test_samples_that_cannot_be_written_for_wandb_cost_it_the_table_alone_and_one_line(tmp_path: Path) -> None:
+    said = run_python(WITHOUT_A_PLACE_FOR_TABLES, tmp_path)
+    assert said.returncode == 0
+    assert said.stderr.count("\n") == 1
+    assert "the samples of rm could not be written for it" in said.stderr
+    assert str(tmp_path / "samples") in said.stderr
+    [run] = offline_runs(tmp_path)
+    rows = history(wandb_records(run))
+    assert [(row["checkpoint/step"], row["rewardbench2/math"]) for row in rows] == [(5, 0.5), (10, 1.0)]
+    assert not any(name.startswith("samples/") for row in rows for name in row)
+
+
 @pytest.mark.parametrize(("exit_code", "preempting"), [(0, False), (1, False), (75, True), (130, True)])
 def test_a_run_that_was_stopped_reads_as_preempted_in_wandb_and_one_that_failed_as_failed(
     tmp_path: Path, exit_code: int, preempting: bool

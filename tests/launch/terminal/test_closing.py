@@ -11,6 +11,8 @@ FINAL = {
     "rewardbench2_se/mean_of_2_factuality_math": 0.05,
     "bon/average@16": 0.25,
     "held_out/accuracy": 0.625,
+    "held_out/accuracy_low": 0.306,
+    "held_out/accuracy_high": 0.863,
     "held_out/num_pairs": 8.0,
 }
 
@@ -37,10 +39,10 @@ def rm_record(**changes: Any) -> dict[str, Any]:
 def test_a_reward_model_ends_with_all_that_came_out() -> None:
     assert rm_lines(rm_record()) == [
         "reward model: runs/s/rm-a",
-        "RewardBench 2 at the last checkpoint: mean of 2: Factuality, Math 40.0 +- 5.0; Factuality 30.0; Math 50.0 "
+        "RewardBench 2 at the last checkpoint: 40.0 +- 5.0 (mean of 2: Factuality, Math); Factuality 30.0; Math 50.0 "
         "(points of 100 +- standard error)",
         "best of N, accuracy of the choice: average@16 25.0",
-        "held-out accuracy: 62.5 on 8 pairs",
+        "held-out accuracy: 62.5 on 8 pairs, 95% interval 30.6 to 86.3",
         "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one has 0.625",
         "pairs: 23 trained on; dropped: 44 too long, 1 equal after tokenising",
         "time: 6 min 40 s: training 5 min 0 s, hooks 1 min 40 s (25%)",

@@ -38,11 +38,22 @@ def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -
     write_model(tmp_path / "model", 1000, 250)
     lines = preview(job_of(tmp_path, "max_length=50", "batch_size=2", "epochs=3", "num_checkpoints=2"))
     assert "pairs: 5 to train on, 0 held out, of 5 rows" in lines
-    assert "about 1 of 5 pairs are longer than max_length=50 tokens (drop)" in lines
+    assert "warning: about 1 of 5 pairs are longer than max_length=50 tokens (drop); raise max_length." in lines
     # 4 pairs are 2 batches in each of 3 epochs; 3 x 4 pairs x 2 sides x 10 tokens
     assert "steps: about 6 of 2 pairs, about 240 tokens (at 4 characters each)" in lines
     assert "checkpoints: 2, at 3, 6, 1 MB each; the newest two also hold 2 MB of optimiser state" in lines
     assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
+
+
+def test_checkpoints_are_counted_in_the_dtype_that_they_are_saved_in(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", *(30 + 10 * number for number in range(5)))
+    write_model(tmp_path / "model", 1000, 250)
+    # 2 bytes a weight; to resume take 4 for the weight itself and 4 for each of its moments
+    told = "checkpoints: 1, at 1, 500 kB each; the newest two also hold 3 MB of optimiser state"
+    for overrides in (["model.dtype=bf16"], ["export_dtype=bf16"]):
+        assert told in preview(job_of(tmp_path, "num_checkpoints=1", *overrides))
+    adapter = preview(job_of(tmp_path, "num_checkpoints=1", "lora.rank=2"))
+    assert "checkpoints: 1, at 1" in adapter
 
 
 def test_what_is_missing_broken_or_elsewhere_is_a_note(tmp_path: Path) -> None:

@@ -10,6 +10,12 @@ from launch.schema import ReportJob
 
 def _command(composed: Composed[ReportJob]) -> None:
     job = composed.job
+    if job.scores:
+        with stopping_at_once():
+            from launch.jobs import scores
+
+        scores.draw(job)
+        return
     runs_dir = Path(job.runs_dir)
     records = find_runs(job.runs, runs_dir) if job.runs else []
     if not job.runs and not (runs_dir / job.study).is_dir():

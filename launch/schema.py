@@ -340,7 +340,7 @@ class StudyJob:
 
 @dataclass(kw_only=True)
 class ReportJob:
-    """`rewardloop report`: the report of a study's finished runs, or of any others."""
+    """`rewardloop report`: the report of a study's finished runs, of any others, or of a table of scores."""
 
     study: Unhashed[str] = "demo"
     """The study to report."""
@@ -349,7 +349,32 @@ class ReportJob:
     runs: Unhashed[list[str]] = field(default_factory=list)
     """Runs of any studies instead of one: folders, ids, names, studies or patterns, as `rewardloop runs` takes them."""
     out: Unhashed[str] = ""
-    """Folder of the report; empty: `report` in the study's folder, or with `runs` one in runs_dir that is named after them."""
+    """Folder of the report; empty: `report` in the study's folder, or with `runs` or `scores` one in runs_dir that is named after them."""
+    scores: Unhashed[list[str]] = field(default_factory=list)
+    """Instead of runs, tables with a line per reward model (CSV, JSONL, JSON or parquet), joined by its name."""
+    names: Unhashed[str] = ""
+    """scores: the column that names the reward model; empty: model, rm, reward_model, name or id."""
+    benchmarks: Unhashed[list[str]] = field(default_factory=list)
+    """Columns with benchmark scores, the first the one to pick by; empty, with runs: RewardBench 2, its domains, and RewardBench 1."""
+    downstream: Unhashed[list[str]] = field(default_factory=list)
+    """Columns with downstream results; empty, with runs: best-of-N on each task and on average, and PPO."""
+    diagnostics: Unhashed[list[str]] = field(default_factory=list)
+    """Further columns of which each alone may predict a downstream result; lineage, group, base and data may be among them."""
+    reference: Unhashed[list[str]] = field(default_factory=list)
+    """Files of published scores or correlations to lay behind one's own."""
+
+    def __post_init__(self) -> None:
+        if self.scores and self.runs:
+            raise ValueError("scores names tables and runs names runs; a report is of one of them, so leave one out.")
+        if self.scores and not self.benchmarks:
+            raise ValueError("scores needs the columns to compare: benchmarks=[COLUMN,...], with downstream=[COLUMN,...].")
+        if self.scores and not self.downstream and len(self.benchmarks) < 2:
+            raise ValueError("downstream is empty; name the columns that the benchmark is to predict, or a second benchmark.")
+        if self.names and not self.scores:
+            raise ValueError(f"names={self.names} is for tables; give scores=FILE too.")
+        columns = [*self.benchmarks, *self.downstream]
+        if twice := next((column for column in columns if columns.count(column) > 1), None):
+            raise ValueError(f"{twice} stands twice among benchmarks and downstream; a column cannot be compared with itself.")
 
 
 AnyJob = RMJob | PPOJob | BoNJob | BenchJob | StudyJob | ReportJob

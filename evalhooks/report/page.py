@@ -11,12 +11,9 @@ from evalhooks.report.charts import run_label
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, samples_html, warnings_of, with_error
 from evalhooks.report.facts import RewardModel, Study, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
-from evalhooks.report.style import SCRIPT, STYLE
+from evalhooks.report.style import POLICY, SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
 from evalhooks.rewardbench.domains import DOMAINS
-
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-"""Content security policy: the browser itself refuses any load from a network."""
 
 
 def render_page(study: Study) -> str:

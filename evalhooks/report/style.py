@@ -1,5 +1,8 @@
 """Style and script of the page. Own and small: nothing to load, nothing to keep up to date."""
 
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""Content security policy: the browser itself refuses any load from a network."""
+
 STYLE = """
 :root {
   --fg: #1c2430; --soft: #5b6673; --bg: #ffffff; --card: #f6f8fa; --line: #dfe4ea;

@@ -11,7 +11,7 @@ from bon.pools import Pools, bounds
 from core.disk import read_json
 from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.record import RunStatus, read_records
-from evalhooks.analysis import correlation, upper_half
+from evalhooks.analysis.correlation import correlation, upper_half
 from evalhooks.report.gathered import details
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, score_key, scores_of
 

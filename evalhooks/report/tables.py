@@ -28,7 +28,7 @@ def write_tables(study: Study, folder: Path) -> list[Path]:
         "correlation.csv": [_link_row(link) for link in study.links.values()],
         "ppo.csv": _ppo_rows(study),
     }
-    return [_write_csv(folder / name, rows, FIRST_COLUMNS[name]) for name, rows in tables.items()]
+    return [write_csv(folder / name, rows, FIRST_COLUMNS[name]) for name, rows in tables.items()]
 
 
 FIRST_COLUMNS = {
@@ -40,7 +40,8 @@ FIRST_COLUMNS = {
 """The columns that a file has even without a row, so that a reader of an empty one does not fail."""
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> Path:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> Path:
+    """Writes rows under all their columns, those of `first` before the others and even without a row; returns `path`."""
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -97,9 +98,9 @@ def _ppo_rows(study: Study) -> list[dict[str, Any]]:
 
 def markdown(study: Study) -> str:
     """The report as short Markdown: result, notes, gaps and the tables."""
-    parts = [f"# {_cell(study.name)}", _cell(result(study)), *(f"> {_cell(note)}" for note in study.notes)]
+    parts = [f"# {cell(study.name)}", cell(result(study)), *(f"> {cell(note)}" for note in study.notes)]
     if gaps := missing(study):
-        parts.append("Missing:\n\n" + "\n".join(f"- {_cell(gap)}" for gap in gaps))
+        parts.append("Missing:\n\n" + "\n".join(f"- {cell(gap)}" for gap in gaps))
     parts.append("![RewardBench 2 against best-of-N](benchmark_vs_bon.png)")
     if study.models:
         heads = ["reward model", "data", *DOMAINS.values(), study.score_name, *study.tasks, f"{study.bon_name} average"]
@@ -111,8 +112,8 @@ def markdown(study: Study) -> str:
     parts += _markdown_details(study)
     if study.runs:
         parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
-        parts += [f"> {_cell(caution)}" for run in study.runs for caution in cautions(run)]
-        parts += [f"![Proxy and truth of {_cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=True)]
+        parts += [f"> {cell(caution)}" for run in study.runs for caution in cautions(run)]
+        parts += [f"![Proxy and truth of {cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=True)]
     parts.append("Numbers are points of 100." + ("" if study.wall_s is None else f" The study took {duration(study.wall_s)}."))
     return "\n\n".join(parts) + "\n"
 
@@ -126,15 +127,15 @@ def _markdown_details(study: Study) -> list[str]:
         parts.append(_markdown_table(["reward model", *keys, "held-out accuracy"], lines))
     if runs_of(study):
         parts.append(_markdown_table(COST_HEADS, cost_rows(study)))
-    return parts + [f"> {_cell(warning)}" for warning in warnings_of(study)]
+    return parts + [f"> {cell(warning)}" for warning in warnings_of(study)]
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell(cell) for cell in line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that stays text in Markdown: one line, no column bars, no tags, no emphasis."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{char}" if char in "\\|*_`[]" else char for char in line) if line != "---" else line

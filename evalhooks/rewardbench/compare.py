@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis import EXACT_BELOW, DifferenceEstimate, difference_estimate, resampled_sums, sign_flip_estimate
+from evalhooks.analysis.differences import EXACT_BELOW, DifferenceEstimate, difference_estimate, resampled_sums, sign_flip_estimate
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import remark, rows_not_finite, without_finite_row
 from evalhooks.rewardbench.v2 import DOMAINS, TIES

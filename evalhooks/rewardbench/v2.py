@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis import EXACT_BELOW, resampled_sums
+from evalhooks.analysis.differences import EXACT_BELOW, resampled_sums
 from evalhooks.rewardbench.domains import DOMAINS, label_of, mean_of
 from evalhooks.rewardbench.finite import rows_not_finite, without_finite_row
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.disk import write_json
 from core.records import ScoredRow
-from evalhooks.analysis import bootstrap_means
+from evalhooks.analysis.differences import bootstrap_means
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.compare import Flip, Line, compare, compare1
 

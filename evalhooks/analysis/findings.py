@@ -1,0 +1,157 @@
+"""Everything that a table of scores says, as one object fit for JSON, from which reports are drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evalhooks.analysis.correlation import correlation
+from evalhooks.analysis.diagnostics import diagnostic
+from evalhooks.analysis.head_to_head import compare_all, difference, regret, sentence
+from evalhooks.analysis.noise import SeedNoise, seed_noise
+from evalhooks.analysis.pick import Candidate, Pick, pick
+from evalhooks.analysis.relations import between, pairs, plain, relation
+from evalhooks.analysis.table import ScoredModel, ScoreTable, error_column
+
+
+def findings(
+    table: ScoreTable,
+    *,
+    benchmarks: Sequence[str],
+    downstream: Sequence[str],
+    diagnostics: Sequence[str] = (),
+    picked_for: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What the table says of its benchmarks against its downstream results.
+
+    The pick goes by the first benchmark, and is made for each of `picked_for` (by default all) of the downstream results. `diagnostics` are
+    columns or facts that may predict a downstream result beside the benchmarks. Keys: `correlation` (see `relations`),
+    `between_benchmarks`, `between_downstream`, `seed_noise`, `head_to_head`, `pick`, `diagnostics`, `protocols`, `models`, `left_out`.
+    """
+    noise = {column: seed_noise(table.models, column) for column in (*benchmarks, *downstream)}
+    relations = {key: value for x in benchmarks for y in downstream for key, value in relation(table, x, y).items()}
+    chosen = benchmarks[0]
+    inputs = list(dict.fromkeys([*benchmarks, *diagnostics, *(["group"] if any(m.facts.get("group") for m in table.models) else [])]))
+    return {
+        "benchmarks": list(benchmarks),
+        "downstream": list(downstream),
+        "correlation": plain(relations),
+        "between_benchmarks": plain(between(table, benchmarks)),
+        "between_downstream": plain(between(table, downstream)),
+        "seed_noise": {column: found and asdict(found) for column, found in noise.items()},
+        "head_to_head": [_compared(table, a, b, y) for y in downstream for a, b in compare_all(benchmarks)],
+        "pick": {f"{chosen}~{y}": _picked(table, chosen, y, noise) for y in (downstream if picked_for is None else picked_for)},
+        "diagnostics": {y: [asdict(diagnostic(table.models, name, y)) for name in inputs] for y in downstream},
+        "protocols": table.protocols([]),
+        "models": [
+            {
+                "name": model.name,
+                "control": model.control,
+                "protocol": model.protocol,
+                "facts": dict(model.facts),
+                "scores": dict(model.scores),
+            }
+            for model in sorted(table.models, key=lambda model: -model.scores.get(chosen, float("-inf")))
+        ],
+        "left_out": list(table.notes),
+    }
+
+
+def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
+    """One head-to-head; scores of several protocols are not compared."""
+    both = pairs(table.models, a, b, y)
+    head: dict[str, Any] = {"a": a, "b": b, "downstream": y}
+    if len(protocols := table.protocols([a, b, y])) > 1:
+        answer = f"Cannot tell whether {a} or {b} predicts {y} better: the scores are of {len(protocols)} protocols."
+        return head | {"n": len(both), "better": "", "answer": answer}
+    scores = {column: [model.scores[column] for model in both] for column in (a, b, y)}
+    found = difference(scores[a], scores[b], scores[y])
+    better = {"a": a, "b": b}.get(found.better, "")
+    entry = (
+        head
+        | {"better": better, "answer": sentence(found, a, b, y)}
+        | _listed({name: value for name, value in asdict(found).items() if name not in ("a", "b")})
+        | {"r_a": found.a, "r_b": found.b}
+    )
+    if both:
+        lost = {column: regret(scores[column], scores[y]) for column in (a, b)}
+        entry["regret"] = {column: asdict(value) | {"picked": [both[k].name for k in value.picked]} for column, value in lost.items()}
+        entry["answer"] += f" {_regret_text({column: value.points for column, value in lost.items()}, lost[a].chance, y)}"
+    return entry
+
+
+def _regret_text(lost: Mapping[str, float], chance: float, y: str) -> str:
+    shown = ", ".join(f"{value:.3g} by {column}" for column, value in lost.items())
+    return f"Picking the first loses {shown} and {chance:.3g} by chance, in points of {y}."
+
+
+def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in entry.items()}
+
+
+def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | None]) -> dict[str, Any]:
+    """The pick for one downstream result among the reward models that are no controls."""
+    able = [model for model in table.models if x in model.scores and not model.control]
+    if not able:
+        return {"answer": f"No pick: no reward model but the controls has a score in {x}.", "model": None}
+    if len(protocols := sorted({model.protocol for model in able})) > 1:
+        return {"answer": f"No pick by {x}: its scores are of {len(protocols)} protocols, which are not comparable.", "model": None}
+    columns = {column for model in able for column in model.scores}
+    errors = {column: error_column(column, columns) for column in (x, y)}
+    spread = {column: found.sd if found else 0.0 for column, found in noise.items()}
+
+    def error(model: ScoredModel, column: str) -> float:
+        return float((model.scores.get(errors[column] or "", 0.0) ** 2 + spread[column] ** 2) ** 0.5)
+
+    candidates = [
+        Candidate(
+            score=model.scores[x],
+            error=error(model, x),
+            group=model.facts.get("lineage", "") or model.facts.get("group", ""),
+            measured=model.scores.get(y),
+            measured_error=error(model, y),
+        )
+        for model in able
+    ]
+    found = pick(candidates)
+    known = {column: [*([f"{errors[column]}"] if errors[column] else []), *(["seed noise"] if spread[column] else [])] for column in (x, y)}
+    return {
+        "model": able[found.index].name,
+        "probability": found.probability,
+        "regret": found.regret,
+        "highest_score": able[found.highest].name,
+        "highest_score_regret": found.highest_regret,
+        "slope": found.slope,
+        "num_measured": found.num_measured,
+        "n": len(able),
+        "noise": known,
+        "candidates": [
+            {"name": model.name, "probability": p, "expected": e, "regret": r, "measured": y in model.scores}
+            for model, p, e, r in zip(able, found.probabilities, found.expected, found.regrets, strict=True)
+        ],
+        "answer": _answer(found, [model.name for model in able], x, y, known) + _warning(able, x, y),
+    }
+
+
+def _answer(found: Pick, names: Sequence[str], x: str, y: str, known: Mapping[str, Sequence[str]]) -> str:
+    """The pick in words, with what it rests on."""
+    unit = y if found.slope is not None else x
+    text = f"{names[found.index]}: probability of being the best of {len(names)} {found.probability:.2f}, "
+    text += f"expected regret {found.regret:.3g} in {unit}"
+    if found.slope is None:
+        text += f"; fewer than 3 have a result in {y}, so this is the best by {x} itself"
+    else:
+        text += f"; the relation rests on {found.num_measured} results in {y}"
+    if found.highest != found.index:
+        text += f"; the highest score, {names[found.highest]}, has an expected regret of {found.highest_regret:.3g}"
+    if bare := [column for column in ((x, y) if found.slope is not None else (x,)) if not known[column]]:
+        text += f"; {' and '.join(bare)} taken as exact, without standard errors or seeds"
+    return text + "."
+
+
+def _warning(able: Sequence[ScoredModel], x: str, y: str) -> str:
+    """What to beware of: the fitted relation never falls, and where results do it cannot follow them."""
+    both = pairs(able, x, y)
+    found = correlation([model.scores[x] for model in both], [model.scores[y] for model in both])
+    if found.pearson is None or found.ci95 is None or found.ci95[1] >= 0:
+        return ""
+    return f" Beware: over the {found.n} that are no controls {x} and {y} run against each other, r = {found.pearson:.2f}."

@@ -1,0 +1,240 @@
+"""What a table of scores says, as sections of a page, as Markdown and as lines for the terminal: one set of tables for all three."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Findings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A part of the report: sentences, a table of cells, and the name of a picture, each of which may be missing."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    pale: tuple[bool, ...] = ()
+    """Which rows are within seed noise of the best; empty where that does not apply."""
+    picture: str = ""
+
+
+def sections(found: Findings) -> Iterator[Section]:
+    """The parts that the findings have something for."""
+    yield from _relations(found)
+    yield from _head_to_head(found)
+    yield from _pick(found)
+    yield from _diagnostics(found)
+    yield from _noise(found)
+    yield _models(found)
+    if len(found["protocols"]) > 1 or any(found["protocols"]):
+        yield _protocols(found)
+    if found["left_out"]:
+        yield Section(title="Left out", sentences=tuple(found["left_out"]))
+
+
+def _relations(found: Findings) -> Iterator[Section]:
+    heads = ("Benchmark ~ downstream", "Pearson r", "95% interval", "n", "Spearman", "95% interval", "Kendall", "r squared", "Note")
+    rows = tuple(_link_row(key, link) for key, link in found["correlation"].items())
+    said = "Intervals of r are Fisher's, which cover the truth 93 to 97 times in 100 from n = 6 on (docs/analysis.md)."
+    yield Section(
+        title="Does the benchmark predict downstream use?", sentences=(said,), heads=heads, rows=rows, picture="benchmark_vs_downstream.png"
+    )
+    if len(found["benchmarks"]) * len(found["downstream"]) > 1:
+        yield Section(title="Benchmarks by downstream results", picture="correlation_grid.png")
+    if found["between_benchmarks"]:
+        rows = tuple(_link_row(key, link) for key, link in found["between_benchmarks"].items())
+        yield Section(title="Between benchmarks", heads=heads, rows=rows, picture="benchmarks.png")
+    if found["between_downstream"]:
+        rows = tuple(_link_row(key, link) for key, link in found["between_downstream"].items())
+        yield Section(title="Between downstream results", heads=heads, rows=rows, picture="downstream_grid.png")
+
+
+def _link_row(key: str, link: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        key,
+        number(link["pearson"]),
+        interval(link["ci95"]),
+        str(link["n"]),
+        number(link["spearman"]),
+        interval(link["spearman_ci95"]),
+        number(link["kendall"]),
+        number(link["r2"]),
+        link["note"],
+    )
+
+
+def _head_to_head(found: Findings) -> Iterator[Section]:
+    if not found["head_to_head"]:
+        return
+    heads = (
+        "A",
+        "B",
+        "Downstream",
+        "r of A",
+        "r of B",
+        "Difference",
+        "95% interval",
+        "n",
+        "A ~ B (tau)",
+        "Pairs right A, B",
+        "Regret A, B, chance",
+    )
+    rows = tuple(
+        (
+            entry["a"],
+            entry["b"],
+            entry["downstream"],
+            number(entry.get("r_a")),
+            number(entry.get("r_b")),
+            number(entry.get("difference"), sign=True),
+            interval(entry.get("ci95")),
+            str(entry["n"]),
+            number(entry.get("ranking")),
+            f"{number(entry.get('right_a'))}, {number(entry.get('right_b'))}",
+            _regrets(entry),
+        )
+        for entry in found["head_to_head"]
+    )
+    count = len(rows)
+    said = [entry["answer"] for entry in found["head_to_head"]]
+    if count > 1:
+        said.append(f"{count} comparisons: of intervals that are right 95 times in 100, {0.05 * count:.2g} would exclude 0 by chance.")
+    yield Section(title="Which benchmark predicts better?", sentences=tuple(said), heads=heads, rows=rows)
+
+
+def _regrets(entry: Mapping[str, Any]) -> str:
+    if not (lost := entry.get("regret")):
+        return "n/a"
+    return f"{lost[entry['a']]['points']:.3g}, {lost[entry['b']]['points']:.3g}, {lost[entry['a']]['chance']:.3g}"
+
+
+def _pick(found: Findings) -> Iterator[Section]:
+    if found["pick"]:
+        answers = tuple(f"By {key.replace('~', ' for ')}: {entry['answer']}" for key, entry in found["pick"].items())
+        drawn = any(entry.get("candidates") for entry in found["pick"].values())
+        yield Section(title="Which reward model to take", sentences=answers, picture="pick.png" if drawn else "")
+
+
+def _diagnostics(found: Findings) -> Iterator[Section]:
+    rows = tuple(
+        (
+            downstream,
+            entry["name"],
+            str(entry["n"]),
+            number(entry["error"], digits=3),
+            number(entry["error_of_mean"], digits=3),
+            "n/a" if entry["gain"] is None else f"{100 * entry['gain']:.0f}%",
+            entry["note"],
+        )
+        for downstream, entries in found["diagnostics"].items()
+        for entry in entries
+    )
+    heads = ("Downstream", "Input", "n", "Error left out", "Error of the mean", "Taken away", "Note")
+    said = "Each input alone, on reward models that the fit did not see; below 0% it predicts worse than the mean of the others."
+    if rows:
+        yield Section(title="What predicts it, one input at a time", sentences=(said,), heads=heads, rows=rows)
+
+
+def _noise(found: Findings) -> Iterator[Section]:
+    known = {column: value for column, value in found["seed_noise"].items() if value}
+    if not known:
+        said = "No two reward models are equal but for their seed, so nothing is known of what the seed alone does."
+        yield Section(title="Seed noise", sentences=(said,))
+        return
+    heads = ("Column", "Standard deviation", "Band", "Groups", "Degrees of freedom")
+    rows = tuple(
+        (column, number(value["sd"], digits=3), number(value["band"], digits=3), str(value["num_groups"]), str(value["df"]))
+        for column, value in known.items()
+    )
+    said = "Of two reward models that differ in the seed alone, 95 in 100 are closer than the band: a difference below it is noise."
+    yield Section(title="Seed noise", sentences=(said,), heads=heads, rows=rows)
+
+
+def _models(found: Findings) -> Section:
+    columns = [*found["benchmarks"], *found["downstream"]]
+    facts = [key for key in ("base", "data", "lr", "epochs", "seed", "group") if any(key in m["facts"] for m in found["models"])]
+    best = {
+        column: max((m["scores"][column] for m in found["models"] if column in m["scores"] and not m["control"]), default=None)
+        for column in columns
+    }
+    rows, pale = [], []
+    for model in found["models"]:
+        rows.append((model["name"], *(model["facts"].get(key, "") for key in facts), *(_cell(found, model, c, best[c]) for c in columns)))
+        main, top = model["scores"].get(columns[0]), best[columns[0]]
+        band = (found["seed_noise"].get(columns[0]) or {}).get("band")
+        pale.append(band is not None and main is not None and top is not None and top - band <= main < top)
+    said = ("Grey: within seed noise of the best; ~ marks such a score in its column.",) if any(found["seed_noise"].values()) else ()
+    return Section(title="Reward models", sentences=said, heads=("Reward model", *facts, *columns), rows=tuple(rows), pale=tuple(pale))
+
+
+def _cell(found: Findings, model: Mapping[str, Any], column: str, best: float | None) -> str:
+    value = model["scores"].get(column)
+    if value is None:
+        return "n/a"
+    band = (found["seed_noise"].get(column) or {}).get("band")
+    near = band is not None and best is not None and best - band <= value < best
+    error = next((model["scores"][name] for name in (f"{column}_se", f"{column}_stderr") if name in model["scores"]), None)
+    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}") + (" ~" if near else "")
+
+
+def _protocols(found: Findings) -> Section:
+    rows = []
+    for protocol in found["protocols"]:
+        own = [model for model in found["models"] if model["protocol"] == protocol]
+        cut = sorted({model["facts"]["truncated"] for model in own if model["facts"].get("truncated")})
+        rows.append((protocol or "not known", str(len(own)), ", ".join(cut) or "n/a"))
+    said = "Scores of different protocols are never put into one correlation or picture."
+    return Section(title="How it was measured", sentences=(said,), heads=("Protocol", "Reward models", "Truncated share"), rows=tuple(rows))
+
+
+def number(value: float | None, *, digits: int = 3, sign: bool = False) -> str:
+    """A number for a table; a missing one is "n/a"."""
+    return "n/a" if value is None else f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """An interval for a table; a missing one is "n/a"."""
+    return "n/a" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+
+
+def html(found: Findings, folder: Path) -> str:
+    """The sections for the page; pictures lie in `folder` and are put into the page itself."""
+    parts: list[str] = []
+    for section in sections(found):
+        parts.append(f"<section><h2>{escape(section.title)}</h2>")
+        parts += [f'<p class="caption">{escape(text)}</p>' for text in section.sentences]
+        if section.picture:
+            data = base64.b64encode((folder / section.picture).read_bytes()).decode()
+            parts.append(f'<img alt="{escape(section.title)}" src="data:image/png;base64,{data}" style="max-width:100%;background:#fff">')
+        if section.rows:
+            parts.append(_html_table(section))
+        parts.append("</section>")
+    return "".join(parts)
+
+
+def _html_table(section: Section) -> str:
+    head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in section.heads)
+    flags = [' class="control"' if pale else "" for pale in section.pale] or [""] * len(section.rows)
+    body = "".join(
+        f"<tr{flag}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row, flag in zip(section.rows, flags, strict=True)
+    )
+    return f'<div class="scroll"><table><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def markdown(found: Findings, cell: Any) -> list[str]:
+    """The sections as parts of a Markdown page; `cell` makes text that stays text."""
+    parts: list[str] = []
+    for section in sections(found):
+        parts.append(f"## {section.title}")
+        parts += [cell(text) for text in section.sentences]
+        if section.picture:
+            parts.append(f"![{section.title}]({section.picture})")
+        if section.rows:
+            lines = [section.heads, ["---"] * len(section.heads), *section.rows]
+            parts.append("\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines))
+    return parts

@@ -1,0 +1,28 @@
+"""The report of a table of scores."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from evalhooks.analysis.findings import findings
+from evalhooks.analysis.reference import references
+from evalhooks.analysis.table import read_table
+from evalhooks.report.scores import print_findings, write_findings
+from launch.schema import ReportJob
+
+
+def draw(job: ReportJob) -> None:
+    """Draws the report of `scores` and prints it. Raises `ValueError` for what is no table of scores; then nothing is written."""
+    facts = {"lineage", "group", "base", "data", "template"}
+    columns = [*job.benchmarks, *job.downstream, *(name for name in job.diagnostics if name not in facts)]
+    table = read_table(job.scores, columns, names=job.names)
+    found = findings(table, benchmarks=job.benchmarks, downstream=job.downstream, diagnostics=job.diagnostics)
+    found |= {"sources": list(table.sources)}
+    if job.reference:
+        found["reference"] = references(job.reference, table, benchmarks=job.benchmarks, downstream=job.downstream)
+    title = " and ".join(Path(source).stem for source in table.sources)
+    out = Path(job.out).expanduser() if job.out else Path(job.runs_dir) / f"report-{'-'.join(Path(s).stem for s in table.sources)}"
+    path = write_findings(found, out, title=title)
+    # A log has no width of its own.
+    print_findings(found, path, Console(width=None if sys.stdout.isatty() else 140))

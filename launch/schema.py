@@ -362,6 +362,8 @@ class ReportJob:
     """Further columns of which each alone may predict a downstream result; lineage, group, base and data may be among them."""
     reference: Unhashed[list[str]] = field(default_factory=list)
     """Files of published scores or correlations to lay behind one's own."""
+    self_preference: Unhashed[str] = ""
+    """A file with a score of each reward model for each model's completion of each prompt: prompt, model, rm, base, score, and data."""
 
     def __post_init__(self) -> None:
         if self.scores and self.runs:

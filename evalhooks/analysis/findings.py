@@ -19,26 +19,29 @@ def findings(
     benchmarks: Sequence[str],
     downstream: Sequence[str],
     diagnostics: Sequence[str] = (),
+    compared: Sequence[str] | None = None,
     picked_for: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What the table says of its benchmarks against its downstream results.
 
-    The pick goes by the first benchmark, and is made for each of `picked_for` (by default all) of the downstream results. `diagnostics` are
+    Head to head stand `compared`, by default all benchmarks. The pick goes by the first one, for each of `picked_for`, by default all
+    downstream results. `diagnostics` are
     columns or facts that may predict a downstream result beside the benchmarks. Keys: `correlation` (see `relations`),
     `between_benchmarks`, `between_downstream`, `seed_noise`, `head_to_head`, `pick`, `diagnostics`, `protocols`, `models`, `left_out`.
     """
     noise = {column: seed_noise(table.models, column) for column in (*benchmarks, *downstream)}
     relations = {key: value for x in benchmarks for y in downstream for key, value in relation(table, x, y).items()}
-    chosen = benchmarks[0]
+    chosen, rivals = benchmarks[0], compare_all(benchmarks if compared is None else compared)
     inputs = list(dict.fromkeys([*benchmarks, *diagnostics, *(["group"] if any(m.facts.get("group") for m in table.models) else [])]))
     return {
         "benchmarks": list(benchmarks),
         "downstream": list(downstream),
+        "compared": list(benchmarks if compared is None else compared),
         "correlation": plain(relations),
         "between_benchmarks": plain(between(table, benchmarks)),
         "between_downstream": plain(between(table, downstream)),
         "seed_noise": {column: found and asdict(found) for column, found in noise.items()},
-        "head_to_head": [_compared(table, a, b, y) for y in downstream for a, b in compare_all(benchmarks)],
+        "head_to_head": [_compared(table, a, b, y) for y in downstream for a, b in rivals],
         "pick": {f"{chosen}~{y}": _picked(table, chosen, y, noise) for y in (downstream if picked_for is None else picked_for)},
         "diagnostics": {y: [asdict(diagnostic(table.models, name, y)) for name in inputs] for y in downstream},
         "protocols": table.protocols([]),
@@ -81,7 +84,7 @@ def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
 
 def _regret_text(lost: Mapping[str, float], chance: float, y: str) -> str:
     shown = ", ".join(f"{value:.3g} by {column}" for column, value in lost.items())
-    return f"Picking the first loses {shown} and {chance:.3g} by chance, in points of {y}."
+    return f"Picking the first loses {shown} and {chance:.3g} by chance, in units of {y}."
 
 
 def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:

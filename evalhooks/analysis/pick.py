@@ -84,7 +84,7 @@ def pick(candidates: Sequence[Candidate], *, past: Sequence[Candidate] = (), see
     known = len(measured) >= 3
     draws_DK, mean_K, slope = (_related if known else _own)(everyone, score_K, error_K, measured, rng)
     draws_DK, mean_K = draws_DK[:, : len(candidates)], mean_K[: len(candidates)]
-    regret_K = draws_DK.max(axis=1).mean() - mean_K
+    regret_K = np.maximum(draws_DK.max(axis=1).mean() - mean_K, 0.0)  # the draws alone may put the best below its mean
     share_K = np.bincount(draws_DK.argmax(axis=1), minlength=len(candidates)) / len(draws_DK)
     own_K = score_K[: len(candidates)]
     equal = np.flatnonzero(mean_K >= mean_K.max() - 1e-9 * (np.abs(mean_K).max() or 1.0))

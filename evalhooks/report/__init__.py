@@ -12,6 +12,7 @@ from evalhooks.report.course import write_courses, write_over_optimisation
 from evalhooks.report.details import write_losses
 from evalhooks.report.facts import clean, read
 from evalhooks.report.page import render_page
+from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.tables import markdown, print_report, terminal_table, write_tables
 
 __all__ = ["print_report", "terminal_table", "write_over_optimisation", "write_report"]
@@ -21,9 +22,9 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
     """Writes the report of `summary` (what `facts.read` reads) into the folder `out` and returns its report.html.
 
     Beside the page lie benchmark_vs_bon.png, domains.png, ppo.png, training.png, losses.png (where a loss was logged), one
-    over_optimisation-*.png for each PPO run, reward_models.csv, checkpoints.csv, correlation.csv, ppo.csv, report.md and summary.json.
-    All are made in a temporary folder and renamed into place, the page last, so an interrupted report leaves the files of the one
-    before it. Everything optional in the summary may be missing; the report says what is.
+    over_optimisation-*.png for each PPO run, the pictures of the findings (`scores.charts`), reward_models.csv, checkpoints.csv,
+    correlation.csv, ppo.csv, report.md and summary.json. All are made in a temporary folder and renamed into place, the page last, so an
+    interrupted report leaves the files of the one before it. Everything optional in the summary may be missing; the report says what is.
     """
     study, out = read(summary), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -31,10 +32,11 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
         folder = Path(name)
         made = [*write_charts(study, folder), *write_courses(study, folder), *write_tables(study, folder)]
         made += write_losses(study, folder / "losses.png")
+        made += write_pictures(study.findings, folder) if study.findings else []
         texts = {
             "report.md": markdown(study),
             "summary.json": json.dumps(clean(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "report.html": render_page(study),
+            "report.html": render_page(study, folder),
         }
         for filename, text in texts.items():
             path = folder / filename

@@ -125,6 +125,8 @@ class Study:
     notes: tuple[str, ...]
     score_key: str = OVERALL
     """What the reward models are compared by: `overall`, or the key of a mean over some of the domains."""
+    findings: Mapping[str, Any] | None = None
+    """What `evalhooks.analysis.findings` says of the reward models; None where nothing could be compared."""
 
     @property
     def score_name(self) -> str:
@@ -140,6 +142,11 @@ class Study:
     def main_link(self) -> str:
         """The correlation that the study is about."""
         return f"rewardbench2/{self.score_key}~bon/average"
+
+    @property
+    def main_links(self) -> tuple[str, ...]:
+        """The keys of the main correlation over all reward models, the upper half, and without controls, in this order."""
+        return tuple(f"{self.main_link}{part}" for part in ("", " (upper half)", " (without controls)"))
 
     @property
     def tasks(self) -> list[str]:
@@ -200,6 +207,7 @@ def read(summary: Mapping[str, Any]) -> Study:
         runs=tuple(_ppo_run(item, names) for item in summary.get("ppo") or []),
         notes=tuple(str(note) for note in summary.get("notes") or []),
         score_key=score,
+        findings=summary.get("findings"),
     )
 
 

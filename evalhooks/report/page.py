@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
@@ -11,13 +12,14 @@ from evalhooks.report.charts import run_label
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, samples_html, warnings_of, with_error
 from evalhooks.report.facts import RewardModel, Study, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
+from evalhooks.report.scores.sections import html
 from evalhooks.report.style import POLICY, SCRIPT, STYLE
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
 from evalhooks.rewardbench.domains import DOMAINS
 
 
-def render_page(study: Study) -> str:
-    """The whole page."""
+def render_page(study: Study, folder: Path) -> str:
+    """The whole page; the pictures of the findings lie in `folder`."""
     figures = interactive.figures(study)
     charts = interactive.html(figures, list(figures))
     plotly = f"<script>{get_plotlyjs()}</script>" if charts else ""
@@ -27,6 +29,7 @@ def render_page(study: Study) -> str:
             _benchmark(study, charts),
             _figure("Which skills does each reward model know?", "domains", charts, "No reward models.", _MODELS_TEXT),
             _models(study),
+            html(study.findings, folder, without=("Reward models",)) if study.findings else "",
             _figure("Over training", "training", charts, "No checkpoints of reward models were recorded.", _TRAINING_TEXT),
             _figure("Loss", "losses", charts, "No run logged a loss.", _LOSS_TEXT),
             _ppo(study, charts),

@@ -10,6 +10,7 @@ from typing import Any
 from bon.pools import Pools, bounds
 from core.disk import read_json
 from core.hooks.hook import best_step, measured_steps, read_evaluations
+from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis.correlation import correlation, upper_half
 from evalhooks.report.gathered import details
@@ -68,11 +69,29 @@ def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, An
         "bon": _bon(final, n),
         "checkpoints": [{"step": step, **metrics} for step, metrics in _evaluations(folder, measured_steps(folder)).items()],
         "details": details(record),
+        "protocol": protocol(record),
+        "recipe": identity_hash({key: value for key, value in identity.items() if key != "seed"}),
     }
     if missing:
         entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     return entry | ({"rewardbench1": ones} if ones else {})
+
+
+def protocol(record: Mapping[str, Any]) -> dict[str, str]:
+    """How a run's scores were measured: what must agree for scores to be comparable, and the share of texts that were cut."""
+    identity, versions = record["identity"], record.get("versions", {})
+    hooks, inputs = identity.get("hooks", {}), identity.get("inputs", {})
+    rows = {name: str(inputs[f"hooks.{name}"])[:8] for name in ("rewardbench2", "rewardbench1", "pools") if inputs.get(f"hooks.{name}")}
+    cut = [float(value) for name, value in record["final"].items() if name.endswith("/truncated")]
+    return {
+        "template": str(identity.get("model", {}).get("chat_template") or "the model's own"),
+        "max_length": str(hooks.get("max_length", "")),
+        "dtype": str(identity.get("model", {}).get("dtype", "")),
+        "versions": " ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions),
+        "protocol": " ".join([*(f"{name} {mark}" for name, mark in rows.items()), f"limit {hooks.get('limit', 1.0)}"]),
+        "truncated": f"{max(cut):.3g}" if cut else "",
+    }
 
 
 def _tell_apart(entries: Sequence[dict[str, Any]]) -> None:
@@ -130,6 +149,7 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "status": record["status"],
         "stopped_because": record.get("stopped_because", ""),
         "same_lineage": lineage.get("same_lineage", ""),
+        "in_distribution": lineage.get("in_distribution", ""),
         "warnings": lineage.get("warnings", []),
         "start_average": averages.get(0),
         "best_average": None if best is None else averages[best],
@@ -137,7 +157,7 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "last_average": averages[max(averages)] if averages else None,
         "checkpoints": [
             {"step": step, "downstream_average": averages.get(step), "kl": metrics.get("kl"), "rm_score": metrics.get("rm_score")}
-            | {key: value for key, value in metrics.items() if key.startswith(("downstream/", "on_policy/"))}
+            | {key: value for key, value in metrics.items() if key.startswith(("downstream/", "on_policy/", "halves/"))}
             for step, metrics in course.items()
         ],
         "details": details(record),

@@ -14,6 +14,8 @@ from evalhooks.report.course import picture_names
 from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, warnings_of
 from evalhooks.report.facts import Link, RewardModel, Study, number, points, read
 from evalhooks.report.prose import best_for_bon, cautions, interval, missing, result
+from evalhooks.report.scores.sections import answers
+from evalhooks.report.scores.sections import markdown as scores_markdown
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL
 
 HEADS = {"factuality": "Fact", "precise_if": "IF", "math": "Math", "safety": "Safe", "focus": "Focus", "ties": "Ties"}
@@ -106,9 +108,11 @@ def markdown(study: Study) -> str:
         heads = ["reward model", "data", *DOMAINS.values(), study.score_name, *study.tasks, f"{study.bon_name} average"]
         rows = [[_label(rm), rm.data, *map(points, _scores(rm, study))] for rm in study.models]
         parts.append(_markdown_table(heads, rows))
-    if study.links:
-        rows = [[link.key, number(link.pearson), number(link.spearman), interval(link)] for link in study.links.values()]
+    if links := [link for link in study.links.values() if link.key in study.main_links or link.key.endswith("~bon/average")]:
+        rows = [[link.key, number(link.pearson), number(link.spearman), interval(link)] for link in links]
         parts.append(_markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
+    if study.findings:
+        parts += scores_markdown(study.findings, cell, without=("Reward models",))
     parts += _markdown_details(study)
     if study.runs:
         parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
@@ -132,7 +136,7 @@ def _markdown_details(study: Study) -> list[str]:
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
 
 
 def cell(text: str) -> str:
@@ -178,7 +182,7 @@ def terminal_table(summary: Mapping[str, Any], width: int = 120) -> RenderableTy
         parts += [*_model_table(study, width), Text()]
     if held_out := [(rm.name, held_out_text(rm)) for rm in study.models if rm.details.get("held_out")]:
         parts += [Text("Held-out accuracy, points of 100", style="bold blue"), _held_out_table(held_out), Text()]
-    if links := [link for link in study.links.values() if link.key.startswith(study.main_link)]:
+    if links := [study.links[key] for key in study.main_links if key in study.links]:
         parts += [Text(f"RewardBench 2 {study.score_name} ~ {study.bon_name} average", style="bold blue"), _link_table(links)]
     if study.runs:
         parts += [Text(), Text("PPO, downstream average, points of 100", style="bold blue"), _ppo_table(study, width)]
@@ -282,7 +286,8 @@ def print_report(summary: Mapping[str, Any], report_path: Path, console: Console
     """Prints tables and notes, and last of all where the report lies."""
     study = read(summary)
     console.print(terminal_table(summary, console.width))
-    for note in [*study.notes, *(caution for run in study.runs for caution in cautions(run))]:
+    found = answers(study.findings, downstream=("bon/average", "ppo")) if study.findings else []
+    for note in [*study.notes, *(caution for run in study.runs for caution in cautions(run)), *found]:
         console.print()
         console.print(Text(note, style="italic"))
     console.print()

@@ -12,7 +12,10 @@ from bon.pools import load_pools
 from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
+from evalhooks.analysis.reference import references
+from evalhooks.analysis.self_preference import read_judgements, self_preference
 from evalhooks.report import print_report, write_over_optimisation, write_report
+from evalhooks.report.run_scores import run_findings, table_of
 from evalhooks.report.summary import finished_records, read_summary, summarize
 from launch.schema import ReportJob
 
@@ -29,8 +32,9 @@ def build(
     wall_s: float,
     notes: Sequence[str],
     out: Path | None = None,
+    asked: ReportJob | None = None,
 ) -> tuple[Summary, Path]:
-    """The summary of a study, and the path of its report in `out`, by default `<folder>/report/`.
+    """The summary of a study, and the path of its report in `out`, by default `<folder>/report/`; `asked` names columns to compare.
 
     Raises `ValueError` if there are no runs: the report would be empty, and replace one that is not.
     """
@@ -49,9 +53,26 @@ def build(
         policy_lineage=policies[0] if policies else "",
         notes=notes,
     )
+    add_findings(summary, asked or ReportJob())
     if pools is not None:
         summary["pools"] = os.path.relpath(pools, folder)  # a study that is moved keeps its report
     return summary, write_report(summary, out)
+
+
+def add_findings(summary: Summary, asked: ReportJob) -> None:
+    """Adds to a summary what its reward models say of benchmarks and downstream use: `findings`, and their correlations to its own.
+
+    Raises `ValueError` for a column that is not there.
+    """
+    found = run_findings(summary, benchmarks=asked.benchmarks, downstream=asked.downstream, diagnostics=asked.diagnostics)
+    if found is None:
+        return
+    if asked.reference:
+        found["reference"] = references(asked.reference, table_of(summary), benchmarks=found["benchmarks"], downstream=found["downstream"])
+    if asked.self_preference:
+        found["self_preference"] = self_preference(read_judgements(asked.self_preference))
+    summary["findings"] = found
+    summary["correlation"] |= found["correlation"]
 
 
 def show(summary: Mapping[str, Any], path: Path) -> None:
@@ -90,6 +111,7 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         wall_s=before.get("wall_s", sum(record.get("wall_s", 0.0) for record in records)),
         notes=before.get("notes", []),
         out=out,
+        asked=job,
     )
     show(summary, path)
 

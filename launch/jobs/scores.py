@@ -7,8 +7,9 @@ from rich.console import Console
 
 from evalhooks.analysis.findings import findings
 from evalhooks.analysis.reference import references
+from evalhooks.analysis.self_preference import read_judgements, self_preference
 from evalhooks.analysis.table import read_table
-from evalhooks.report.scores import print_findings, write_findings
+from evalhooks.report.scores.files import print_findings, write_findings
 from launch.schema import ReportJob
 
 
@@ -21,6 +22,8 @@ def draw(job: ReportJob) -> None:
     found |= {"sources": list(table.sources)}
     if job.reference:
         found["reference"] = references(job.reference, table, benchmarks=job.benchmarks, downstream=job.downstream)
+    if job.self_preference:
+        found["self_preference"] = self_preference(read_judgements(job.self_preference))
     title = " and ".join(Path(source).stem for source in table.sources)
     out = Path(job.out).expanduser() if job.out else Path(job.runs_dir) / f"report-{'-'.join(Path(s).stem for s in table.sources)}"
     path = write_findings(found, out, title=title)

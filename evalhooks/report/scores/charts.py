@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 
 from evalhooks.analysis.table import Group
 from evalhooks.report.charts import FAINT, INK, MARKS, MIX_COLOURS, STYLE, plain
+from evalhooks.report.scores.preference import write_preference
+from evalhooks.report.scores.sections import headline
 
 Findings = Mapping[str, Any]
 
@@ -34,8 +36,8 @@ def write_pictures(found: Findings, folder: Path) -> list[Path]:
             drawn["correlation_grid.png"] = grid(
                 found["correlation"], found["benchmarks"], found["downstream"], title, found.get("reference")
             )
-        if len(found["benchmarks"]) > 1:
-            drawn["benchmarks.png"] = scatters(found, found["benchmarks"][:1], found["benchmarks"][1:], line_of_equals=True)
+        if len(found["compared"]) > 1:
+            drawn["benchmarks.png"] = scatters(found, found["compared"][:1], found["compared"][1:], line_of_equals=True)
         if len(found["downstream"]) > 1:
             title = "Pearson r between downstream results"
             drawn["downstream_grid.png"] = grid(found["between_downstream"], found["downstream"], found["downstream"], title)
@@ -43,7 +45,8 @@ def write_pictures(found: Findings, folder: Path) -> list[Path]:
             drawn["pick.png"] = picks(found)
         for name, figure in drawn.items():
             figure.savefig(folder / name)
-    return [folder / name for name in drawn]
+    preference = write_preference(found["self_preference"], folder) if found.get("self_preference") else []
+    return [*(folder / name for name in drawn), *preference]
 
 
 def scatters(found: Findings, xs: Sequence[str], ys: Sequence[str], *, line_of_equals: bool = False) -> Figure:
@@ -51,7 +54,8 @@ def scatters(found: Findings, xs: Sequence[str], ys: Sequence[str], *, line_of_e
 
     The strip is one band of seed noise below the best score: reward models in it may be as good as the best, and are pale.
     """
-    panels = [(x, y, protocol) for x in xs for y in ys for protocol in (found["protocols"] or [""])][:MAX_PANELS]
+    chosen = xs if len(xs) * len(ys) <= MAX_PANELS else xs[:1]
+    panels = [(x, y, protocol) for x in chosen for y in ys for protocol in (found["protocols"] or [""])][:MAX_PANELS]
     width = min(3, len(panels))
     height = -(-len(panels) // width)
     figure = Figure(figsize=(5.2 * width, 4.6 * height), layout="constrained")
@@ -80,7 +84,7 @@ def _scatter(axes: Axes, found: Findings, x: str, y: str, protocol: str) -> None
         axes.axvspan(best - noise, best, color="#e9ecf0", zorder=0, linewidth=0)
     groups = _groups(found)
     for model in models:
-        place = groups.index(_group(model))
+        place = groups.index(_group(found, model))
         tint = MIX_COLOURS[place % len(MIX_COLOURS)]
         pale = noise is not None and best is not None and best - noise <= model["scores"][x] < best
         axes.plot(
@@ -106,14 +110,6 @@ def _link(found: Findings, key: str) -> Mapping[str, Any]:
     return found["correlation"].get(key) or found["between_benchmarks"].get(key) or {}
 
 
-def headline(link: Mapping[str, Any]) -> str:
-    """A correlation as a title: r, its interval and n."""
-    if link.get("pearson") is None:
-        return f"r not available, n = {link.get('n', 0)}"
-    bounds = "no interval" if link["ci95"] is None else f"{link['ci95'][0]:.2f} to {link['ci95'][1]:.2f}"
-    return f"r = {link['pearson']:.2f} ({bounds}), n = {link['n']}"
-
-
 def _fit(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     if len(points) < 3 or np.ptp([x for x, _ in points]) == 0:
         return
@@ -122,18 +118,21 @@ def _fit(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     axes.plot(ends, slope * ends + intercept, color=INK, linewidth=1.2, alpha=0.45, zorder=2)
 
 
-def _group(model: Mapping[str, Any]) -> str:
-    return str(model["facts"].get("group") or model["facts"].get("base") or "reward models")
+def _group(found: Findings, model: Mapping[str, Any]) -> str:
+    """The group of a reward model; where some have none, as without a PPO run, the base of all that are no controls."""
+    if model["control"]:
+        return Group.controls
+    key = "group" if all(other["control"] or other["facts"].get("group") for other in found["models"]) else "base"
+    return str(model["facts"].get(key) or "reward models")
 
 
 def _groups(found: Findings) -> list[str]:
     known = [group.value for group in Group]
-    there = dict.fromkeys(_group(model) for model in found["models"])
+    there = dict.fromkeys(_group(found, model) for model in found["models"])
     return sorted(there, key=lambda group: known.index(group) if group in known else -1)
 
 
 def _keys(found: Findings, *, line_of_equals: bool) -> list[Line2D]:
-    controls = {_group(model) for model in found["models"] if model["control"]}
     keys = [
         Line2D(
             [],
@@ -141,7 +140,7 @@ def _keys(found: Findings, *, line_of_equals: bool) -> list[Line2D]:
             marker=MARKS[place % len(MARKS)][0],
             linestyle="",
             color=MIX_COLOURS[place % len(MIX_COLOURS)],
-            markerfacecolor="white" if group in controls else MIX_COLOURS[place % len(MIX_COLOURS)],
+            markerfacecolor="white" if group == Group.controls else MIX_COLOURS[place % len(MIX_COLOURS)],
             label=plain(group),
         )
         for place, group in enumerate(_groups(found)[:12])

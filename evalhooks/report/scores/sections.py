@@ -1,7 +1,7 @@
 """What a table of scores says, as sections of a page, as Markdown and as lines for the terminal: one set of tables for all three."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,6 +30,10 @@ def sections(found: Findings) -> Iterator[Section]:
     yield from _pick(found)
     yield from _diagnostics(found)
     yield from _noise(found)
+    if found.get("self_preference"):
+        yield _self_preference(found["self_preference"])
+    if found.get("reference"):
+        yield _reference(found)
     yield _models(found)
     if len(found["protocols"]) > 1 or any(found["protocols"]):
         yield _protocols(found)
@@ -39,7 +43,9 @@ def sections(found: Findings) -> Iterator[Section]:
 
 def _relations(found: Findings) -> Iterator[Section]:
     heads = ("Benchmark ~ downstream", "Pearson r", "95% interval", "n", "Spearman", "95% interval", "Kendall", "r squared", "Note")
-    rows = tuple(_link_row(key, link) for key, link in found["correlation"].items())
+    # The parts of all pairs would be hundreds of rows, which correlation.csv and summary.json have.
+    first = tuple(f"{found['benchmarks'][0]}~{column}" for column in found["downstream"][:2])
+    rows = tuple(_link_row(key, link) for key, link in found["correlation"].items() if " (" not in key or key.startswith(first))
     said = "Intervals of r are Fisher's, which cover the truth 93 to 97 times in 100 from n = 6 on (docs/analysis.md)."
     yield Section(
         title="Does the benchmark predict downstream use?", sentences=(said,), heads=heads, rows=rows, picture="benchmark_vs_downstream.png"
@@ -48,10 +54,22 @@ def _relations(found: Findings) -> Iterator[Section]:
         yield Section(title="Benchmarks by downstream results", picture="correlation_grid.png")
     if found["between_benchmarks"]:
         rows = tuple(_link_row(key, link) for key, link in found["between_benchmarks"].items())
-        yield Section(title="Between benchmarks", heads=heads, rows=rows, picture="benchmarks.png")
+        drawn = "benchmarks.png" if len(found["compared"]) > 1 else ""
+        yield Section(title="Between benchmarks", sentences=tuple(_drops(found)), heads=heads, rows=rows, picture=drawn)
     if found["between_downstream"]:
         rows = tuple(_link_row(key, link) for key, link in found["between_downstream"].items())
         yield Section(title="Between downstream results", heads=heads, rows=rows, picture="downstream_grid.png")
+
+
+def _drops(found: Findings) -> Iterator[str]:
+    """How much lower reward models score on one benchmark than on another (figure 2 of the paper)."""
+    for place, a in enumerate(found["compared"]):
+        for b in found["compared"][place + 1 :]:
+            gaps = [m["scores"][a] - m["scores"][b] for m in found["models"] if a in m["scores"] and b in m["scores"]]
+            if gaps:
+                yield f"{a} minus {b}: {sum(gaps) / len(gaps):+.3g} on average over the {len(gaps)} reward models that have both."
+    if any(column.startswith("rewardbench2/overall") for column in found["compared"]):
+        yield "RewardBench 2 is the plain mean of its domains, RewardBench 1 that of its sections and, at half weight, prior sets."
 
 
 def _link_row(key: str, link: Mapping[str, Any]) -> tuple[str, ...]:
@@ -155,6 +173,51 @@ def _noise(found: Findings) -> Iterator[Section]:
     yield Section(title="Seed noise", sentences=(said,), heads=heads, rows=rows)
 
 
+def _self_preference(found: Findings) -> Section:
+    heads = (
+        "Base of the reward model",
+        "Preference data",
+        "Completions of",
+        "Mean inverse rank",
+        "Deviation",
+        "Mean rank",
+        "Reward models",
+    )
+    rows = tuple(
+        (
+            cell["base"],
+            cell["data"] or "all",
+            cell["model"],
+            number(cell["inverse_rank"]),
+            number(cell["sd"]),
+            number(cell["mean_rank"], digits=2),
+            str(cell["num_rms"]),
+        )
+        for cell in found["cells"]
+    )
+    said = [entry["answer"] for entry in found["preferences"]]
+    said.append(f"{found['num_prompts']} prompts; whiskers are the standard deviation over the reward models of a base.")
+    if found["left_out"]:
+        said.append(f"{found['left_out']} prompts are left out, which some reward model did not score for every completion model.")
+    title = "Do reward models prefer their base's own completions?"
+    return Section(title=title, sentences=tuple(said), heads=heads, rows=rows, picture="self_preference.png")
+
+
+def _reference(found: Findings) -> Section:
+    heads = ("Published in", "What", "Published", "Ours")
+    rows: list[tuple[str, ...]] = []
+    for source in found["reference"]:
+        for key, r in source["pearson"].items():
+            rows.append((source["source"], f"r of {key}", number(r), headline(found["correlation"].get(key) or {})))
+        for column, standing in source["standing"].items():
+            if standing["rank"] is not None and standing["of"]:
+                where = f"best {standing['best']:.4g}, place {standing['rank']} among them"
+                rows.append((source["source"], column, f"{standing['of']} reward models, best {standing['highest']:.4g}", where))
+    said = ["As published, by their authors' protocol: beside one's own numbers, never in one correlation with them."]
+    said += [source["note"] for source in found["reference"] if source["note"]]
+    return Section(title="Published numbers", sentences=tuple(said), heads=heads, rows=tuple(rows))
+
+
 def _models(found: Findings) -> Section:
     columns = [*found["benchmarks"], *found["downstream"]]
     facts = [key for key in ("base", "data", "lr", "epochs", "seed", "group") if any(key in m["facts"] for m in found["models"])]
@@ -197,15 +260,23 @@ def number(value: float | None, *, digits: int = 3, sign: bool = False) -> str:
     return "n/a" if value is None else f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def headline(link: Mapping[str, Any]) -> str:
+    """A correlation in a few words: r, its interval and n."""
+    if link.get("pearson") is None:
+        return f"r not available, n = {link.get('n', 0)}"
+    bounds = "no interval" if link["ci95"] is None else f"{link['ci95'][0]:.2f} to {link['ci95'][1]:.2f}"
+    return f"r = {link['pearson']:.2f} ({bounds}), n = {link['n']}"
+
+
 def interval(bounds: Sequence[float] | None) -> str:
     """An interval for a table; a missing one is "n/a"."""
     return "n/a" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
-def html(found: Findings, folder: Path) -> str:
-    """The sections for the page; pictures lie in `folder` and are put into the page itself."""
+def html(found: Findings, folder: Path, *, without: Sequence[str] = ()) -> str:
+    """The sections for the page but those `without`, by title; pictures lie in `folder` and are put into the page itself."""
     parts: list[str] = []
-    for section in sections(found):
+    for section in (section for section in sections(found) if section.title not in without):
         parts.append(f"<section><h2>{escape(section.title)}</h2>")
         parts += [f'<p class="caption">{escape(text)}</p>' for text in section.sentences]
         if section.picture:
@@ -226,10 +297,17 @@ def _html_table(section: Section) -> str:
     return f'<div class="scroll"><table><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def markdown(found: Findings, cell: Any) -> list[str]:
-    """The sections as parts of a Markdown page; `cell` makes text that stays text."""
+def answers(found: Findings, *, downstream: Sequence[str] | None = None) -> list[str]:
+    """The sentences that a terminal shows: head-to-heads (of `downstream` alone if given), picks, and what was left out."""
+    said = [entry["answer"] for entry in found["head_to_head"] if downstream is None or entry["downstream"] in downstream]
+    said += [f"Pick by {key.replace('~', ' for ')}: {entry['answer']}" for key, entry in found["pick"].items()]
+    return [*said, *found["left_out"], *(source["note"] for source in found.get("reference", []) if source["note"])]
+
+
+def markdown(found: Findings, cell: Callable[[str], str], *, without: Sequence[str] = ()) -> list[str]:
+    """The sections but those `without` as parts of a Markdown page; `cell` makes text that stays text."""
     parts: list[str] = []
-    for section in sections(found):
+    for section in (section for section in sections(found) if section.title not in without):
         parts.append(f"## {section.title}")
         parts += [cell(text) for text in section.sentences]
         if section.picture:

@@ -1,0 +1,117 @@
+"""The scores of a study's runs as a table with a line per reward model, as `evalhooks.analysis` reads it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evalhooks.analysis.findings import findings
+from evalhooks.analysis.table import Group, ScoredModel, ScoreTable, with_group
+from evalhooks.rewardbench.domains import DOMAINS
+
+PPO = "ppo"
+"""The column with the downstream average after PPO."""
+
+AVERAGE = "bon/average"
+
+CHOSEN_ON, REPORTED_ON = "halves/even", "halves/odd"
+"""Downstream averages over the even and the odd prompts of each task."""
+
+_DIAGNOSTICS = ("on_policy/rm_accuracy", "on_policy/reward_std")
+"""What the untrained policy's own answers say of a reward model, as PPO runs measure it at step 0."""
+
+
+def run_findings(
+    summary: Mapping[str, Any], *, benchmarks: Sequence[str] = (), downstream: Sequence[str] = (), diagnostics: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """The findings of a summary's reward models; None where no two of their columns can be compared.
+
+    Without `benchmarks` these are RewardBench 2 (by the study's score), its domains and RewardBench 1, without `downstream` best-of-N on
+    average and by task, and PPO. Raises `ValueError` for a column that no reward model has.
+    """
+    table = table_of(summary)
+    there = list(dict.fromkeys(column for model in table.models for column in model.scores if not column.endswith("_se")))
+    for column in (*benchmarks, *downstream, *diagnostics):
+        if column not in there and column not in {key for model in table.models for key in model.facts}:
+            raise ValueError(f"no reward model has {column}; they have {', '.join(there) or 'no scores'}.")
+    usual = [f"rewardbench2/{key}" for key in dict.fromkeys((str(summary["score"]), *DOMAINS))]
+    x = [*benchmarks] or [column for column in (*usual, "rewardbench1/overall") if column in there]
+    y = [*downstream] or [column for column in (AVERAGE, PPO) if column in there] + [
+        column for column in there if column.startswith("bon/") and column != AVERAGE
+    ]
+    if not x or not y:
+        return None
+    inputs = [*diagnostics] or [name for name in (*_DIAGNOSTICS, "lineage") if name in there or name == "lineage"]
+    return findings(
+        table,
+        benchmarks=x,
+        downstream=y,
+        diagnostics=inputs,
+        compared=[column for column in (x[0], "rewardbench1/overall") if column in x] if not benchmarks else x,
+        picked_for=y if downstream else [column for column in (AVERAGE, PPO) if column in y],
+    )
+
+
+def table_of(summary: Mapping[str, Any]) -> ScoreTable:
+    """The table; what has no place in it is told in its notes."""
+    policies: dict[str, list[Mapping[str, Any]]] = {}
+    for run in summary["ppo"]:
+        policies.setdefault(str(run["rm"]), []).append(run)
+    known = {str(model["id"]) for model in summary["reward_models"]}
+    notes = [
+        f"PPO run {run['name']} was trained by {rm}, which is no reward model of this report, so it is in none of the correlations."
+        for rm, runs in policies.items()
+        for run in runs
+        if rm not in known
+    ]
+    models = [_scored(model, policies.get(str(model["id"]), [])) for model in summary["reward_models"]]
+    tries = {model.name: model.facts["tries"] for model in models if "tries" in model.facts}
+    if tries:
+        counts = ", ".join(f"{name}: {count}" for name, count in tries.items())
+        notes.append(
+            f"ppo is the best of all checkpoints of all runs of a reward model (tries: {counts}), chosen on the even prompts of each task "
+            "and reported on the odd ones; where a run does not tell them apart, chosen and reported on all, which flatters."
+        )
+    return ScoreTable(sources=(str(summary["study"]),), models=tuple(models), notes=tuple(notes))
+
+
+def _scored(model: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> ScoredModel:
+    errors = (model.get("details") or {}).get("errors") or {}
+    scores = {f"rewardbench2/{key}": value for key, value in model["rewardbench2"].items()}
+    scores |= {f"rewardbench2/{key}_se": value for key, value in errors.items()}
+    scores |= {f"rewardbench1/{key}": value for key, value in (model.get("rewardbench1") or {}).items()}
+    scores |= {f"bon/{key}": value for key, value in model["bon"].items()}
+    facts = {key: str(model[key]) for key in ("base", "data", "lr", "epochs", "seed", "flip", "recipe") if model.get(key) is not None}
+    facts |= {key: str(value) for key, value in (model.get("protocol") or {}).items() if value not in (None, "")}
+    facts |= {"control": str(bool(model["control"]))}
+    if policies:
+        group = _group(policies[0])
+        facts |= {"lineage": str(policies[0].get("same_lineage") or "unknown")} | ({"group": group} if group else {})
+        best, tries = best_policy(policies)
+        scores[PPO] = best
+        facts["tries"] = str(tries)
+        start = next((row for row in policies[0]["checkpoints"] if row.get("step") == 0), {})
+        scores |= {key: start[key] for key in _DIAGNOSTICS if start.get(key) is not None}
+    known = {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
+    return ScoredModel(name=str(model["name"]), facts=with_group(facts, str(model["name"])), scores=known)
+
+
+def _group(policy: Mapping[str, Any]) -> str:
+    """Of table 8 of the paper, where lineage and prompts are known."""
+    if policy.get("same_lineage") == "no":
+        return Group.off_policy
+    if policy.get("in_distribution") == "no":
+        return Group.other_prompts
+    return Group.on_policy if policy.get("same_lineage") == "yes" else ""
+
+
+def best_policy(policies: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:
+    """The downstream average of the best checkpoint of a reward model's runs, and among how many it was chosen.
+
+    It is chosen on one half of the prompts and reported on the other where all runs tell them apart.
+    """
+    tried = [row for run in policies for row in run["checkpoints"] if row.get("downstream_average") is not None]
+    if not tried:
+        return None, 0
+    halves = all(row.get(CHOSEN_ON) is not None and row.get(REPORTED_ON) is not None for row in tried)
+    chosen, reported = (CHOSEN_ON, REPORTED_ON) if halves else ("downstream_average", "downstream_average")
+    best = max(tried, key=lambda row: row[chosen])
+    return float(best[reported]), len(tried)

@@ -63,7 +63,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
     if n < 3 or constant:
         return undefined(n, f"{' and '.join(constant)} constant." if constant else f"{n} points; a correlation needs 3.")
     pearson, spearman = pearson_of(x_N, y_N), pearson_of(stats.rankdata(x_N), stats.rankdata(y_N))
-    kendall = float(stats.kendalltau(x_N, y_N).statistic)
+    kendall = float(np.asarray(stats.kendalltau(x_N, y_N))[0])
     nearest = 6 / (n**3 - n)
     ranked, ordered = _within(spearman, 1 - nearest), _within(kendall, 1 - 2 / (n**2 - n))
     return Correlation(

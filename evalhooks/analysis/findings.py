@@ -32,7 +32,8 @@ def findings(
     noise = {column: seed_noise(table.models, column) for column in (*benchmarks, *downstream)}
     relations = {key: value for x in benchmarks for y in downstream for key, value in relation(table, x, y).items()}
     chosen, rivals = benchmarks[0], compare_all(benchmarks if compared is None else compared)
-    inputs = list(dict.fromkeys([*benchmarks, *diagnostics, *(["group"] if any(m.facts.get("group") for m in table.models) else [])]))
+    grouped = ["group"] if any(model.facts.get("group") for model in table.models) else list[str]()
+    inputs = list(dict.fromkeys([*benchmarks, *diagnostics, *grouped]))
     return {
         "benchmarks": list(benchmarks),
         "downstream": list(downstream),
@@ -69,7 +70,7 @@ def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
     scores = {column: [model.scores[column] for model in both] for column in (a, b, y)}
     found = difference(scores[a], scores[b], scores[y])
     better = {"a": a, "b": b}.get(found.better, "")
-    entry = (
+    entry: dict[str, Any] = (
         head
         | {"better": better, "answer": sentence(found, a, b, y)}
         | _listed({name: value for name, value in asdict(found).items() if name not in ("a", "b")})

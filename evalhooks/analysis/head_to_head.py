@@ -70,7 +70,7 @@ def difference(a: ArrayLike, b: ArrayLike, downstream: ArrayLike) -> Difference:
         b=r_b,
         difference=r_a - r_b,
         ci95=_zou(r_a, r_b, r_ab, n) if n >= 5 else None,
-        ranking=float(stats.kendalltau(a_N, b_N).statistic),
+        ranking=float(np.asarray(stats.kendalltau(a_N, b_N))[0]),
         right_a=_share_in_order(a_N, down_N),
         right_b=_share_in_order(b_N, down_N),
         n=n,

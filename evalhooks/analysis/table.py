@@ -140,7 +140,7 @@ def read_table(paths: Sequence[str], columns: Sequence[str], *, names: str = "")
         for column in wanted:
             value, where = row.get(column, ("", ""))
             found = _score(value, f"{where}: {column} of {name}")
-            if isinstance(found, float):
+            if not isinstance(found, str):
                 scores[column] = found
             elif column in columns:
                 left_out.setdefault((column, found), []).append(name)
@@ -188,7 +188,7 @@ def read_cells(path: Path, *, key: str = "scores") -> list[Mapping[str, Any]]:
     file = path.expanduser()
     if not file.is_file():
         raise ValueError(f"{key}={path} is no file; name a CSV or JSONL file with a line per reward model.")
-    rows = list(_csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else read_rows(file))
+    rows: list[tuple[int, Any]] = list(_csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else read_rows(file))
     if not rows:
         raise ValueError(f"{path} holds no rows; it takes a line per reward model.")
     for number, row in rows:

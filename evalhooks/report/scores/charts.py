@@ -113,7 +113,7 @@ def _link(found: Findings, key: str) -> Mapping[str, Any]:
 def _fit(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     if len(points) < 3 or np.ptp([x for x, _ in points]) == 0:
         return
-    slope, intercept = np.polyfit(*np.array(points).T, 1)
+    slope, intercept = np.polyfit([x for x, _ in points], [y for _, y in points], 1)
     ends = np.array([min(x for x, _ in points), max(x for x, _ in points)])
     axes.plot(ends, slope * ends + intercept, color=INK, linewidth=1.2, alpha=0.45, zorder=2)
 

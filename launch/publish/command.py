@@ -15,7 +15,7 @@ from core.text import shown
 from launch.history.arguments import Arguments, parse, said
 from launch.history.find import find_runs, one_run
 from launch.publish.card import table
-from launch.publish.folders import write_folders
+from launch.publish.folders import FACTS, write_folders
 from launch.publish.plan import Publication, is_publishable, planned
 from launch.publish.upload import upload
 
@@ -88,9 +88,10 @@ def remarks(publication: Publication) -> Iterator[str]:
         yield "no .eval_results: the rows of the benchmark are a file; if they are a dataset of the hub, name it: benchmark=org/name"
     if not publication.datasets:
         yield "the card's metadata names no datasets: the training data are files; if they are on the hub, name them: datasets=org/name"
-    for revision in publication.revisions:
-        for warning in revision.record.get("warnings", []):
-            yield f"warning: {revision.name}: {warning['text']}"
+    for warning in publication.best.record.get("warnings", []):
+        yield f"warning: {publication.best.name}: {warning['text']}"
+    if others := sum(len(revision.record.get("warnings", [])) for revision in publication.revisions[1:]):
+        yield f"{others} warnings of the other runs are in their {FACTS}"
 
 
 def _require_own(out: Path) -> None:

@@ -38,7 +38,8 @@ def upload(repo: str, folders: Mapping[str, Path], *, private: bool, say: Callab
             say(f"{number}/{len(folders)} {branch}: {done}")
     except (_HTTP_ERROR, OSError, RuntimeError) as error:  # of a large file that was not taken a `RuntimeError`
         reason = " ".join(str(error.__cause__ or error).split())[:300]  # of a large file only the cause says more than its name
-        raise ValueError(f"{api.endpoint} did not take {at} ({reason}); the same command goes on from there.") from error
+        hint = " For a hub without Xet set HF_HUB_DISABLE_XET=1." if "xet" in reason else ""
+        raise ValueError(f"{api.endpoint} did not take {at} ({reason}); the same command goes on from there.{hint}") from error
     return str(url)
 
 

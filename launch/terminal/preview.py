@@ -96,8 +96,8 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     ):
         yield few.line
     if long := sum(length > job.max_length for length in lengths):
-        said = f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
-        yield f"warning: {said}; raise max_length." if long > MAX_LOST * len(training) else said
+        told = f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
+        yield f"warning: {told}; raise max_length." if long > MAX_LOST * len(training) else told
     kept = max(1, len(training) - (long if job.overlong == "drop" else 0))
     steps = num_steps(kept, batch_size=job.batch_size, epochs=job.epochs)
     tokens = job.epochs * sum(2 * min(length, job.max_length) for length in lengths if job.overlong == "cut" or length <= job.max_length)

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 
 from core.runs.tracking import read_metrics
-from tests.journeys.day import Day, Form, walk
+from launch.compose import command
+from launch.overrides.command_line import parse
+from launch.schema import SCHEMAS
+from tests.journeys.day import STEPS, Day, Form, walk
 from tests.journeys.files import write_files
+from tests.journeys.page import commands, filled
 
 FILES = ("pairs.jsonl", "rows.jsonl", "prompts.jsonl", "test.jsonl")
 WHOLE = "REWARDLOOP_JOURNEY"
@@ -51,6 +55,17 @@ def whole() -> Form:
         },
         minutes=120,
     )
+
+
+@pytest.mark.parametrize("form", [short(Path("policy")), whole()], ids=["short", "whole"])
+def test_every_command_of_a_form_composes(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {**form.words, "RM": "runs/a", "OTHER": "runs/b"}
+    for step, arguments in zip(STEPS, commands(), strict=True):
+        name, *own = [*filled(arguments, words), *form.sizes.get(step, ())]
+        if name in SCHEMAS and own[0] != "compare":
+            line = parse(SCHEMAS[name], own)
+            assert command(SCHEMAS[name], line.overrides, multirun=line.multirun).jobs
 
 
 @pytest.fixture(scope="module", params=["short", "whole"])

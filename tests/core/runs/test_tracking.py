@@ -243,9 +243,10 @@ tracker.close()
 def test_samples_that_cannot_be_written_for_wandb_cost_it_the_table_alone_and_one_line(tmp_path: Path) -> None:
     said = run_python(WITHOUT_A_PLACE_FOR_TABLES, tmp_path)
     assert said.returncode == 0
-    assert said.stderr.count("\n") == 1
-    assert "the samples of rm could not be written for it" in said.stderr
-    assert str(tmp_path / "samples") in said.stderr
+    # Where warnings are errors, W&B reports a folder of its own that it left behind.
+    [line] = [line for line in said.stderr.splitlines() if line.startswith("W&B")]
+    assert "the samples of rm could not be written for it" in line
+    assert str(tmp_path / "samples") in line
     [run] = offline_runs(tmp_path)
     rows = history(wandb_records(run))
     assert [(row["checkpoint/step"], row["rewardbench2/math"]) for row in rows] == [(5, 0.5), (10, 1.0)]

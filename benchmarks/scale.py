@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.config import Dtype, EngineKind, Offload
 from core.engines import footprint
-from core.engines.footprint import BF16, FP32, LLAMA_8B, LLAMA_70B, Decoder, Way
+from core.engines.footprint import BF16, LLAMA_8B, LLAMA_70B, Decoder, Way
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 GPU, OVERHEAD = 80e9, 4e9
@@ -43,11 +43,7 @@ def ppo_terms(decoder: Decoder, way: Way, *, num_rows: int, served: bool, scored
         "optimiser": footprint.optimizer(trained, way),
         "reference": footprint.reference(decoder, way),
     }
-    always = _on_gpu(held, way) | {
-        "reward model": BF16 * decoder.reward_model if scored_here else 0,
-        "policy to draw from": 0 if served else FP32 * decoder.policy + BF16 * decoder.num_layers * decoder.matrices,
-        "CUDA, NCCL, gaps": OVERHEAD,
-    }
+    always = _on_gpu(held, way) | {"reward model": BF16 * decoder.reward_model if scored_here else 0, "CUDA, NCCL, gaps": OVERHEAD}
     heads = 2 * decoder.embedding + 4 * decoder.hidden
     updating = {
         "whole while used": footprint.gathered(decoder, way, num_rest=heads),
@@ -55,7 +51,10 @@ def ppo_terms(decoder: Decoder, way: Way, *, num_rows: int, served: bool, scored
         "activations of both": 2 * footprint.activations(decoder, num_rows * LENGTH, way, recompute=True),
         "logits": footprint.logits(decoder, num_rows * LENGTH),
     }
-    drawing = {"KV cache": 0 if served else footprint.kv_cache(decoder, ROWS * LENGTH)}
+    drawing = {
+        "policy to draw from": 0 if served else footprint.drawn_from(decoder, way),
+        "KV cache": 0 if served else footprint.kv_cache(decoder, ROWS * LENGTH),
+    }
     # They take turns, and gradients are there in updates alone.
     fullest = max(sum(updating.values()) + always["gradients"], sum(drawing.values()))
     return always | updating | drawing | {"at once": sum(always.values()) - always["gradients"] + fullest}
@@ -122,6 +121,7 @@ def tables() -> dict[str, str]:
     eight, sixteen = _way("fsdp2", 8), _way("fsdp2", 16, offload=Offload.all)
     ppo_8b = {
         "fsdp2": ppo_terms(LLAMA_8B, eight, num_rows=2, served=False, scored_here=True),
+        "fsdp2, offload=all": ppo_terms(LLAMA_8B, _way("fsdp2", 8, offload=Offload.all), num_rows=2, served=False, scored_here=True),
         "fsdp2, vLLM": ppo_terms(LLAMA_8B, eight, num_rows=2, served=True, scored_here=True),
         "fsdp2, vLLM, offload=all": ppo_terms(LLAMA_8B, _way("fsdp2", 8, offload=Offload.all), num_rows=2, served=True, scored_here=True),
         "zero3, vLLM": ppo_terms(LLAMA_8B, _way("zero3", 8), num_rows=2, served=True, scored_here=True),

@@ -3,13 +3,19 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from core.data.chat import UnreadableError, prompt_lengths
 from core.data.dialogues import parse_dialogue, parse_transcript, with_columns
 from core.data.preferences import SIDES, parse_preference
 from core.data.rows import dataset_name, dataset_rows
 from core.records import Dialogue, Prompt
 from ppo.config import PPOConfig
+
+if TYPE_CHECKING:  # the command line reads prompts before it needs torch
+    from transformers import PreTrainedTokenizerBase
+
+    from core.process.world import World
 
 KEYS = ("prompt", "question", "messages")
 MAX_REPORTED = 5
@@ -30,6 +36,28 @@ def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]
     if not prompts:
         raise ValueError(f"prompts={list(paths)} hold no prompts; give files with a prompt in each row.")
     return prompts
+
+
+def fitting_prompts(
+    prompts: Sequence[Dialogue], tokenizer: "PreTrainedTokenizerBase", config: PPOConfig, world: "World"
+) -> tuple[list[Dialogue], int]:
+    """The prompts of at most `max_prompt_length` tokens, and the length of the longest of these. All processes count their share.
+
+    Raises `ValueError` if there is none, and `UnreadableError` for prompts that the chat template cannot write.
+    """
+    own = world.shard(len(prompts))
+
+    def counted() -> list[int]:
+        try:
+            return prompt_lengths(tokenizer, prompts[own])
+        except UnreadableError as error:
+            raise error.moved(own.start, len(prompts)) from error
+
+    lengths = [length for share in world.all_gather(counted) for length in share]
+    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
+    if not fitting:
+        raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
+    return fitting, max(length for length in lengths if length <= config.max_prompt_length)
 
 
 def batch_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:

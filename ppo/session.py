@@ -1,18 +1,17 @@
 """What a PPO run trains: the networks under their engine, with generator and scorer; and one batch of it."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Dtype, RolloutKind
-from core.data.chat import UnreadableError, prompt_lengths
 from core.engines.engine import Engine, open_engine
 from core.engines.optim import schedule
+from core.generators.half import WholeCopy
 from core.generators.open import open_generator
 from core.models.adapters import merged_weights, require_no_adapter
 from core.models.load import holds_fp32, load_policy
@@ -30,7 +29,7 @@ from ppo.advantages import Advantages
 from ppo.config import CriticStart, PPOConfig
 from ppo.metrics import Metric
 from ppo.model import ActorCritic, actor_critic
-from ppo.prompts import batch_prompts
+from ppo.prompts import batch_prompts, fitting_prompts
 from ppo.rollout import Episodes, rollout
 from ppo.shaping import ScoreStatistics, value_scale
 from ppo.update import update
@@ -47,8 +46,8 @@ class Handover:
 class PPOSession:
     """Actor, critic and reference under their engine, with generator and scorer; one batch is `episodes`, then `update`.
 
-    `rollout_policy` is the policy that generation and hooks use: the actor itself, or a full copy of it if the engine shards
-    and no server samples.
+    `rollout_policy` is the policy that generation and hooks use: the actor itself, or that of the `whole_copy` that there is if the
+    engine shards and no server samples.
     `generator` is None on processes that leave generation to the main one. `critic_source` is the reward model that the critic
     started from, if any.
     """
@@ -59,6 +58,7 @@ class PPOSession:
     world: World
     engine: Engine
     networks: ActorCritic
+    whole_copy: WholeCopy | None
     rollout_policy: PreTrainedModel
     generator: Generator | None
     critic_source: PreTrainedModel | None
@@ -96,6 +96,8 @@ class PPOSession:
     def update(self, episodes: Episodes, advantages: Advantages, *, step: int, kl_coef: float) -> dict[str, float]:
         """Trains on the episodes of batch `step`; returns the metrics of the update and the learning rates of its last step."""
         started, self.handover.done = time.perf_counter(), False
+        if self.whole_copy is not None:  # gradients take its place
+            self.whole_copy.release()
         # Layers recompute their activations only in training mode, which changes nothing else: PPOConfig rejects dropout.
         self.engine.module.train(self.config.gradient_checkpointing)
         with self.networks.attention():
@@ -129,21 +131,14 @@ class PPOSession:
                 return value_scale(statistics, self.config.shaping, mean=mean, weight=weight)
         return self.networks.value_scale
 
-    def _sync_rollout_policy(self) -> None:
-        """Copies the current weights into the rollout policy if that is a copy."""
-        if self.engine.sharded:
-            own = self.rollout_policy.state_dict()
-            for name, weight in self.engine.iter_weights("actor."):
-                own[name].copy_(weight)
-
     def _sync_generator(self) -> None:
         """Hands the current weights to a generator that works on a copy, unless it has them."""
         if self.handover.done:
             return
         if self.config.rollout.kind == RolloutKind.vllm:
             self.world.all_gather(self._send_weights)
-        else:
-            self._sync_rollout_policy()
+        elif self.whole_copy is not None:
+            self.whole_copy.refresh(self.engine.iter_weights("actor.", formats=self.whole_copy.formats))
         self.handover.done = True
 
     def _send_weights(self) -> None:
@@ -182,7 +177,7 @@ def open_session(
     require_equal_modes(actor, probe)
     if critic_source is not None:
         require_equal_modes(critic_source)
-    fitting, longest = _fitting(prompts, tokenizer, config, world)
+    fitting, longest = fitting_prompts(prompts, tokenizer, config, world)
     require_room(actor, longest, config.max_new_tokens)
     networks = actor_critic(
         actor,
@@ -196,9 +191,10 @@ def open_session(
     )
     if networks.padding_reason:
         require_paddable(probe)
-    rollout_policy = _rollout_copy(actor, config, world) if shards and config.rollout.kind != RolloutKind.vllm else actor
-    engine = _opened_engine(networks, config, world)
-    generates = config.rollout.kind != RolloutKind.vllm or world.is_main
+    served = config.rollout.kind == RolloutKind.vllm
+    whole_copy = _whole_copy(actor, config, world) if shards and not served else None
+    rollout_policy = actor if whole_copy is None else whole_copy.model
+    engine, generates = _opened_engine(networks, config, world), not served or world.is_main
     return PPOSession(
         config=config,
         prompts=fitting,
@@ -206,8 +202,9 @@ def open_session(
         world=world,
         engine=engine,
         networks=networks,
+        whole_copy=whole_copy,
         rollout_policy=rollout_policy,
-        generator=open_generator(config.rollout, rollout_policy, tokenizer, device=world.device) if generates else None,
+        generator=open_generator(config.rollout, rollout_policy, tokenizer, device=world.device, probe=probe) if generates else None,
         critic_source=critic_source,
         tokenizer=tokenizer,
         scorer=WeightedScorer.of(scorer),
@@ -233,38 +230,16 @@ def _opened_engine(networks: ActorCritic, config: PPOConfig, world: World) -> En
     return engine
 
 
-def _rollout_copy(actor: PreTrainedModel, config: PPOConfig, world: World) -> PreTrainedModel:
-    """A copy of the policy to sample from that is not sharded."""
-    whole = copy.deepcopy(actor).requires_grad_(False)
-    nn.Module.to(whole, world.device)
-    if holds_fp32(config.model, config.lora):
-        nn.Module.float(whole)
-    return whole
+def _whole_copy(actor: PreTrainedModel, config: PPOConfig, world: World) -> WholeCopy:
+    """A copy of the policy to sample from that is not sharded, in the formats that the engine's products are in."""
+    products = torch.bfloat16 if config.model.dtype == Dtype.bf16 else torch.float32
+    return WholeCopy(actor, dtype=products if holds_fp32(config.model, config.lora) else None, device=world.device)
 
 
 def _require_shares(config: PPOConfig, world: World) -> None:
     for key in ("batch_size", "minibatch_size"):
         if getattr(config, key) % world.size:
             raise ValueError(f"{key}={getattr(config, key)} cannot be divided evenly among {world.size} processes; choose a multiple.")
-
-
-def _fitting(
-    prompts: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: PPOConfig, world: World
-) -> tuple[list[Dialogue], int]:
-    """The prompts of at most `max_prompt_length` tokens, and the length of the longest of these. All processes count their share."""
-    own = world.shard(len(prompts))
-
-    def counted() -> list[int]:
-        try:
-            return prompt_lengths(tokenizer, prompts[own])
-        except UnreadableError as error:
-            raise error.moved(own.start, len(prompts)) from error
-
-    lengths = [length for share in world.all_gather(counted) for length in share]
-    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
-    if not fitting:
-        raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
-    return fitting, max(length for length in lengths if length <= config.max_prompt_length)
 
 
 def _parameter_groups(networks: ActorCritic, config: PPOConfig) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import util
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -78,16 +79,12 @@ class DeepSpeedZero:
         assert norm is not None
         return float(norm)
 
-    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "", *, formats: Mapping[str, torch.dtype] = MappingProxyType({})) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.plain.named_parameters():
             if name.startswith(prefix):
+                own = name.removeprefix(prefix)
                 with self._deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
-                    yield name.removeprefix(prefix), parameter.detach()
-
-    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
-        # Cloned: a weight is whole only until the next one is asked for.
-        full = {name: weight.cpu().clone() for name, weight in self.iter_weights(prefix) if self.world.is_main}
-        return full if self.world.is_main else None
+                    yield own, parameter.detach().to(formats.get(own, parameter.dtype))
 
     def save(self, folder: Path) -> None:
         self.module.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)

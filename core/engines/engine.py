@@ -7,8 +7,10 @@ All engines compute the same update. A trainer calls `module` for forward passes
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from core.config import Dtype, EngineConfig, EngineKind, Offload, OptimConfig, engine_for
@@ -42,15 +44,12 @@ class Engine(Protocol):
         """
         ...
 
-    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "", *, formats: Mapping[str, torch.dtype] = MappingProxyType({})) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights whose names begin with `prefix`, under the rest of the name, one at a time and unsharded.
 
-        All processes must iterate to the end together. Buffers are not included.
+        Each is in the format that `formats` gives for that name, else in its own. All processes must iterate to the end together.
+        Buffers are not included.
         """
-        ...
-
-    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
-        """`iter_weights` as a dict on the CPU on the main process, None on the others. All processes must call it."""
         ...
 
     def save(self, folder: Path) -> None:

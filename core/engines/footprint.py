@@ -111,9 +111,14 @@ def optimizer(num: int, way: Way) -> float:
 
 
 def reference(decoder: Decoder, way: Way) -> float:
-    """The reference policy: matrices in the format of products, embeddings, head and norms in fp32."""
+    """The reference policy, held as what is drawn from."""
+    return drawn_from(decoder, way) / (way.processes if way.shards_weights else 1)
+
+
+def drawn_from(decoder: Decoder, way: Way) -> float:
+    """A whole policy that is not trained: matrices in the format of products, embeddings, head and norms in fp32."""
     matrices = decoder.num_layers * decoder.matrices
-    return way.share(way.product * matrices + FP32 * (decoder.policy - matrices), sharded=way.shards_weights)
+    return way.product * matrices + FP32 * (decoder.policy - matrices)
 
 
 def gathered(decoder: Decoder, way: Way, *, num_rest: int, at_once: int = 2) -> float:

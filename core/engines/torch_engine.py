@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -87,20 +88,16 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def iter_weights(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    def iter_weights(self, prefix: str = "", *, formats: Mapping[str, torch.dtype] = MappingProxyType({})) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.plain.state_dict().items():
             if name.startswith(prefix):
-                yield name.removeprefix(prefix), self._whole(tensor)
+                own = name.removeprefix(prefix)
+                yield own, self._whole(tensor, formats.get(own, tensor.dtype))
 
-    def _whole(self, tensor: Tensor) -> Tensor:
-        # Gathered on the GPU, where that is faster, even if it lies in the machine's memory.
-        moved = tensor.detach().to(self.world.device)
+    def _whole(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        # Gathered on the GPU, where that is faster, even if it lies in the machine's memory; converted before, which is less to send.
+        moved = tensor.detach().to(self.world.device, dtype)
         return moved.full_tensor() if isinstance(moved, DTensor) else moved
-
-    def weights(self, prefix: str = "") -> dict[str, Tensor] | None:
-        # All processes take part in gathering; only the main one keeps the result.
-        full = {name: weight.cpu() for name, weight in self.iter_weights(prefix) if self.world.is_main}
-        return full if self.world.is_main else None
 
     def save(self, folder: Path) -> None:
         if not self.sharded:

@@ -28,15 +28,18 @@ class ContinuousGenerator:
     or number of processes samples differently.
 
     `memory` is the fraction of the device's free memory that the cache takes during a call. The engine runs in a thread of its own, where
-    autocast does not reach: under autocast it samples from a copy held in that format altogether, made for the call.
+    autocast does not reach: under autocast it samples from a copy held in that format altogether, made for the call. `probe` stands
+    in for a model that cannot run yet (`core.models.mapped.first_layers`).
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, memory: float = 0.5, probe: PreTrainedModel | None = None
+    ) -> None:
         self.model, self.tokenizer, self.memory = model, tokenizer, memory
         self.ends = turn_ends(model, tokenizer)
         if not model._supports_attention_backend:  # pyright: ignore[reportPrivateUsage]
             raise ValueError(f"{type(model).__name__} has attention of its own, which continuous batching cannot page; use {OTHER}.")
-        require_generates(model, tokenizer)
+        require_generates(probe or model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts. Raises `ValueError` if the engine fails."""

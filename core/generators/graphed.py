@@ -94,7 +94,9 @@ class GraphGenerator:
 
     def _decoder_for(self, model: PreTrainedModel, num_rows: int, length: int, sampling: Sampling) -> "_Decoder":
         """The decoder of the last batch if it fits, otherwise a new one."""
-        key = (id(model), num_rows, length, sampling.max_new_tokens, sampling.temperature, torch.is_autocast_enabled(model.device.type))
+        places = tuple(weight.data_ptr() for weight in model.parameters())  # a graph reads the weights where they lay
+        settings = (sampling.max_new_tokens, sampling.temperature, torch.is_autocast_enabled(model.device.type))
+        key = (id(model), places, num_rows, length, *settings)
         if self._decoder is None or self._decoder.key != key:
             self._decoder = None
             self._decoder = _Decoder(model, num_rows, length, sampling, self.ends, key)

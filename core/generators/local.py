@@ -17,11 +17,10 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
-from core.generators.half import to_sample_from
+from core.generators.half import product_format, to_sample_from
 from core.generators.room import MEMORY, rows_that_fit
 from core.models.fit import require_embedded
 from core.models.positions import require_room
-from core.process.precision import without_autocast
 from core.records import Completion, Dialogue, Sampling
 
 KEEP_ROWS = 0.75
@@ -42,15 +41,22 @@ class TransformersGenerator:
 
     A prompt's completions depend on the seed, the prompt and its index in the list, not on the batches. A batch has at most
     `batch_size` completions, and no more than whose keys and values fit into the fraction `memory` of the free memory. Under
-    autocast it samples from a copy made for the call (`core.generators.half`).
+    autocast it samples from a copy made for the call (`core.generators.half`). `probe` stands in for a model that cannot run yet
+    (`core.models.mapped.first_layers`).
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512, memory: float = MEMORY
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 512,
+        memory: float = MEMORY,
+        probe: PreTrainedModel | None = None,
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.memory = model, tokenizer, batch_size, memory
         self.ends = turn_ends(model, tokenizer)
-        require_generates(model, tokenizer)
+        require_generates(probe or model, tokenizer)
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts.
@@ -155,10 +161,11 @@ def require_generates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     prompts = [[id % size for id in range(3, 3 + length)] for length in (9, 4)]
     sampling = Sampling(n=2, max_new_tokens=4)
     why = "gives other probabilities with a cache and padding than without"
+    pad = min(pad_id(tokenizer), len(model.get_input_embeddings().get_parameter("weight")) - 1)  # a probe has only the first tokens
     try:
-        gaps = _gaps(model, prompts, sampling, pad_id(tokenizer))
+        gaps = _gaps(model, prompts, sampling, pad)
         # A row's median: in 16 bits a router may send single tokens to other experts.
-        if max(gap_T.median().item() for gap_T in gaps) <= (0.01 if model.dtype == torch.float32 else 0.3):
+        if max(gap_T.median().item() for gap_T in gaps) <= (0.01 if product_format(model) == torch.float32 else 0.3):
             return
         error = None
     except torch.OutOfMemoryError:
@@ -174,7 +181,8 @@ def require_generates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 def _gaps(model: PreTrainedModel, prompts: Sequence[list[int]], sampling: Sampling, pad: int) -> list[Tensor]:
     """How far the log-probabilities of sampled completions are from those of each row read whole; shape (T,) for every row."""
     # In the format of the weights: under autocast a model in fp32 would differ by the rounding of bf16.
-    with without_autocast(model.device):
+    dtype = product_format(model)
+    with torch.autocast(model.device.type, dtype if dtype != model.dtype else None, enabled=dtype != model.dtype):
         rows, logprobs = sample(model, prompts, range(len(prompts)), sampling, pad=pad, ends=frozenset())
         gaps: list[Tensor] = []
         for place, (row, found) in enumerate(zip(rows, logprobs, strict=True)):

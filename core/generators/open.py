@@ -18,21 +18,26 @@ from core.vllm.weights import BroadcastTransfer, FolderTransfer, NCCLGroup, Weig
 
 
 def open_generator(
-    config: RolloutConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, device: torch.device | None = None
+    config: RolloutConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    device: torch.device | None = None,
+    probe: PreTrainedModel | None = None,
 ) -> Generator:
     """The generator for completions of `model`, the policy in training.
 
     A `RolloutEngine` (vllm) has its own copy of the weights: load those of `model` into it before it first generates and after
-    every update, and open it on one process only. `device` is where they are
-    gathered, by default where `model` lies. Raises `ValueError` if a server cannot be reached.
+    every update, and open it on one process only. `device` is where they are gathered, by default where `model` lies. `probe` stands
+    in for a model that cannot run yet, to learn about its architecture. Raises `ValueError` if a server cannot be reached.
     """
     match config.kind:
         case RolloutKind.transformers:
-            if model.device.type == "cuda" and graph_obstacle(model) is None:
+            if model.device.type == "cuda" and graph_obstacle(probe or model) is None:
                 return GraphGenerator(model, tokenizer, batch_size=config.batch_size, memory=config.memory)
-            return TransformersGenerator(model, tokenizer, batch_size=config.batch_size, memory=config.memory)
+            return TransformersGenerator(model, tokenizer, batch_size=config.batch_size, memory=config.memory, probe=probe)
         case RolloutKind.continuous:
-            return ContinuousGenerator(model, tokenizer, memory=config.memory)
+            return ContinuousGenerator(model, tokenizer, memory=config.memory, probe=probe)
         case RolloutKind.vllm:
             servers = [Server(url, parallel=config.parallel, timeout_s=config.timeout_s) for url in config.addresses]
             transfer = weight_transfer(config, device or model.device)

@@ -1,5 +1,6 @@
 """How many rows a device has memory for: keys and values of all their tokens stay while they are sampled."""
 
+import torch
 from transformers import PreTrainedModel
 
 from core.process.memory import free_bytes
@@ -16,7 +17,14 @@ def rows_that_fit(model: PreTrainedModel, length: int, *, memory: float = MEMORY
     values, free = _values_of_token(model), free_bytes(model.device)
     if values is None or free is None:
         return None
-    return max(1, int(free * memory / (values * length * model.dtype.itemsize)))
+    return max(1, int(free * memory / (values * length * _format(model).itemsize)))
+
+
+def _format(model: PreTrainedModel) -> torch.dtype:
+    """The format of keys and values: that of products."""
+    kind = model.device.type
+    autocasts = torch.is_autocast_enabled(kind) and model.dtype == torch.float32
+    return torch.get_autocast_dtype(kind) if autocasts else model.dtype
 
 
 def _values_of_token(model: PreTrainedModel) -> int | None:

@@ -40,7 +40,7 @@ from ppo.critic_free.callback import InterruptibleHook, RunCallback, StopCallbac
 from ppo.critic_free.checkpoints import as_saved
 from ppo.critic_free.reward import BatchReward, score_groups
 from ppo.critic_free.served import Draw
-from ppo.critic_free.trainer import fitting_prompts, group_prompts, load_trainable, old_names, open_trainer, own_forward
+from ppo.critic_free.trainer import group_prompts, load_trainable, old_names, open_trainer, own_forward, usable_prompts
 from ppo.guards import guarded
 from ppo.metrics import BatchWatch, Metric, completion_metrics
 from ppo.run import PPOResult
@@ -68,7 +68,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run = replace(run, hooks=hooks)
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
-            fitting = fitting_prompts(prompts, policy, tokenizer, config)
+            fitting = usable_prompts(prompts, policy, tokenizer, config, run.world)
             tell_dropped(run, len(prompts) - len(fitting), len(prompts), config.max_prompt_length)
             weighted, last = WeightedScorer.of(scorer), config.num_batches
             ended = run.world.from_main(eval_file(run.dir, last).exists)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from core.config import Dtype, EngineConfig, EngineKind, LoraConfig, ModelConfig, OptimConfig, RolloutConfig, RolloutKind
 from core.hooks.run_context import RunContext
@@ -26,6 +27,7 @@ from core.records import Prompt, Sampling, user
 from core.runs.checkpoints import step_folder
 from evalhooks.checkpoints import PolicyHook
 from evalhooks.tasks.task import Task
+from ppo.advantages import gae, token_rewards
 from ppo.config import KLConfig, PPOConfig
 from ppo.session import open_session
 from ppo.train import train
@@ -115,6 +117,30 @@ def served(config: PPOConfig, folder: Path, world: World) -> dict[str, Any]:
         return {"gap": gap, "told": world.all_gather(lambda: told)}
 
 
+def drawn(config: PPOConfig, world: World) -> dict[str, Any]:
+    """Two batches drawn in bf16 with an update in between, and what the copy that they were drawn from held."""
+    config = replace(config, model=replace(config.model, dtype=Dtype.bf16))
+    session = open_session(config, prompts=PROMPTS, scorer=LengthScorer(), reward_model=None, world=world, say=_quiet)
+    policy = session.rollout_policy
+    found: dict[str, Any] = {"before": stored_bytes(policy)}
+    episodes = session.episodes(0)
+    found |= {"ids": episodes.ids_BL.tolist(), "gap": episodes.importance_gap, "held": stored_bytes(policy)}
+    rewards_BT = token_rewards(episodes.scores_B, torch.zeros_like(episodes.values_BT), episodes.mask_BT, beta=0.0)
+    advantages = gae(rewards_BT, episodes.values_BT, episodes.mask_BT, gamma=1.0, lam=1.0)
+    session.update(episodes, advantages, step=config.value_warmup + 1, kl_coef=0.0)
+    found["after"] = stored_bytes(policy)
+    found["second gap"] = session.episodes(1).importance_gap
+    own = policy.state_dict()
+    current = {name: weight.to(own[name].dtype).clone() for name, weight in session.engine.iter_weights("actor.")}
+    found["current"] = all(torch.equal(own[name], weight) for name, weight in current.items())
+    return found
+
+
+def stored_bytes(model: PreTrainedModel) -> int:
+    """The bytes of memory behind a model's weights."""
+    return sum(weight.untyped_storage().nbytes() for weight in model.parameters())
+
+
 def _quiet(line: str) -> None:
     pass
 
@@ -125,10 +151,11 @@ def main() -> None:
     torch.set_num_threads(1)
     world = join_world()
     for kind in kinds:
-        config, folder = config_of(policy, kind.removesuffix("-vllm")), Path(out) / kind
-        if kind.endswith("-vllm"):
-            found: dict[str, Any] = served(config, folder, world)
+        config, folder = config_of(policy, kind.removesuffix("-vllm").removesuffix("-drawn")), Path(out) / kind
+        if kind.endswith(("-vllm", "-drawn")):
+            found: dict[str, Any] = served(config, folder, world) if kind.endswith("-vllm") else drawn(config, world)
             if world.is_main:
+                folder.mkdir(exist_ok=True)
                 (folder / "found.json").write_text(json.dumps(found))
             world.barrier()
             continue

@@ -101,7 +101,8 @@ def _watch_whole(module: nn.Module) -> list[int]:
     return seen
 
 
-def reference_of(folder: Path, world: World) -> int:
+def ppo_of(folder: Path, world: World) -> dict[str, int]:
+    """The bytes of the reference, and of the copy that is drawn from."""
     config = PPOConfig(
         model=ModelConfig(path=str(folder), dtype=Dtype.bf16),
         prompts=["unused.jsonl"],
@@ -110,7 +111,8 @@ def reference_of(folder: Path, world: World) -> int:
     )
     session = open_session(config, prompts=[user("Name a fruit.")], scorer=LengthScorer(), reward_model=None, world=world)
     assert session.networks.reference is not None
-    return nbytes(session.networks.reference.parameters())
+    assert session.whole_copy is not None
+    return {"reference": nbytes(session.networks.reference.parameters()), "drawn": nbytes(session.whole_copy.model.parameters())}
 
 
 def main() -> None:
@@ -119,7 +121,7 @@ def main() -> None:
     world = join_world()
     world.from_main(lambda: save_policy(out / "policy"))
     found: dict[str, Any] = {kind: measured(kind, out / "policy", world) for kind in KINDS}
-    found["reference"] = reference_of(out / "policy", world)
+    found |= ppo_of(out / "policy", world)
     if world.is_main:
         (out / "found.json").write_text(json.dumps(found))
     world.barrier()

@@ -84,6 +84,10 @@ def test_the_reference_is_held_in_the_format_of_products(found: Any) -> None:
     assert found["reference"] < 0.75 * footprint.weights(SIZES.policy, way("fsdp2"))
 
 
+def test_the_copy_that_is_drawn_from_is_whole_and_in_the_format_of_products(found: Any) -> None:
+    assert found["drawn"] == close(footprint.drawn_from(SIZES, way("fsdp2")))
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp32])
 def test_activations_that_a_pass_keeps(policy_path: str, dtype: Dtype, recompute: bool) -> None:

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from core.config import Dtype
@@ -19,9 +27,10 @@ from core.data.chat import encode_prompts
 from core.generators import local
 from core.generators.continuous import ContinuousGenerator
 from core.generators.graphed import GraphGenerator
-from core.generators.half import HalfCopy, to_sample_from
-from core.generators.local import TransformersGenerator
+from core.generators.half import HalfCopy, WholeCopy, to_sample_from
+from core.generators.local import TransformersGenerator, require_generates
 from core.models.logprobs import compute_head_in_fp32, head_logprobs
+from core.models.mapped import first_layers
 from core.process.precision import autocast
 from core.records import Generator, Sampling, user
 from core.trees.attention import encode, tree_attention
@@ -151,3 +160,82 @@ def test_the_transposed_layers_of_gpt2_are_cast_too() -> None:
     # The head is tied to the embeddings, which stay in fp32.
     assert ours.lm_head.weight is ours.transformer.wte.weight
     assert ours.lm_head.weight.dtype == torch.float32
+
+
+def held(model: torch.nn.Module) -> int:
+    """The bytes of a model's weights."""
+    return sum({weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in model.parameters()}.values())
+
+
+def whole_copy(model: PreTrainedModel) -> WholeCopy:
+    return WholeCopy(model, dtype=torch.bfloat16, device=CPU)
+
+
+@ENGINES
+def test_a_whole_copy_answers_as_the_policy_does_under_autocast(
+    policy_in_training: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, engine: Any
+) -> None:
+    copied, probe = whole_copy(policy_in_training), first_layers(policy_in_training)
+    options: dict[str, Any] = {} if engine is GraphGenerator else {"probe": probe}
+    generator, sampling = engine(copied.model, tokenizer, **options), Sampling(max_new_tokens=12, seed=3)
+    with autocast(CPU, Dtype.bf16):
+        expected = engine(policy_in_training, tokenizer).generate(PROMPTS, sampling)
+        for _ in range(2):  # also after its memory was given up in between
+            copied.refresh(policy_in_training.state_dict().items())
+            assert generator.generate(PROMPTS, sampling) == expected
+            copied.release()
+
+
+def test_a_whole_copy_takes_half_the_memory_and_none_before_it_is_filled_and_after_its_release(
+    policy_in_training: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    copied, model = whole_copy(policy_in_training), policy_in_training
+    assert held(copied.model) == 0
+    copied.refresh(model.named_parameters())
+    matrices = sum(weight.numel() for name, weight in model.named_parameters() if "_proj" in name)
+    assert held(copied.model) == 4 * model.num_parameters() - 2 * matrices
+    assert {copied.formats[name] == torch.bfloat16 for name in copied.formats if "_proj" in name} == {True}
+    assert {copied.formats[name] for name in copied.formats if "_proj" not in name} == {torch.float32}
+    require_generates(copied.model, tokenizer)  # outside autocast, as by whoever is handed it
+    copied.release()
+    assert held(copied.model) == 0
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_a_whole_copy_that_was_not_told_all_weights_is_not_sampled_from(policy_in_training: LlamaForCausalLM) -> None:
+    weights = dict(policy_in_training.named_parameters())
+    del weights["model.norm.weight"]
+    with pytest.raises(AssertionError, match=r"\['model.norm.weight'\] would be sampled with whatever the memory holds"):
+        whole_copy(policy_in_training).refresh(weights.items())
+
+
+def test_tied_weights_of_a_whole_copy_are_one_and_in_fp32() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)).eval()
+    compute_head_in_fp32(model)
+    copied = whole_copy(model)
+    copied.refresh(model.named_parameters())  # which names a tied weight once
+    ours: Any = copied.model
+    assert ours.lm_head.weight is ours.transformer.wte.weight
+    assert torch.equal(ours.lm_head.weight, model.transformer.wte.weight)
+    assert ours.transformer.h[0].attn.c_attn.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_the_matrices_of_experts_are_cast_once_too(tokenizer: PreTrainedTokenizerFast, implementation: str) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MixtralConfig(vocab_size=len(tokenizer), num_key_value_heads=1, num_local_experts=3, pad_token_id=0, **sizes)
+    model = MixtralForCausalLM(config).eval()
+    model.set_experts_implementation(implementation)
+    compute_head_in_fp32(model)
+    experts = 3 * 2 * 48 * 32
+    with autocast(CPU, Dtype.bf16):
+        ours: Any = to_sample_from(model)
+        with Casts(large=48 * 32) as casts:
+            rows = TransformersGenerator(ours, tokenizer).generate(PROMPTS, Sampling(max_new_tokens=8, seed=1))
+    layer = ours.model.layers[0].mlp
+    assert {layer.experts.gate_up_proj.dtype, layer.experts.down_proj.dtype} == {torch.bfloat16}
+    assert layer.experts.gate_up_proj.numel() == experts
+    assert layer.gate.weight.dtype == torch.float32  # which decides who is an expert
+    assert len(rows) == len(PROMPTS)
+    assert not [shape for shape in casts.shapes if shape in {(96, 32), (32, 48), (3, 96, 32), (3, 32, 48)}]

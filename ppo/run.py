@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.engines.resume import STATE, forget_states, newest_step, save_step
+from core.engines.resume import STATE, forget_states, newest_step
+from core.engines.saving import Saver, Weights
 from core.hooks.hook import RunParts, eval_file, read_evaluation, rewind, run_hooks
 from core.hooks.run_context import RunContext
 from core.models.export import export_model
@@ -48,6 +49,7 @@ class PPORun:
         """The steps whose checkpoints the hooks run on; a step is a batch."""
         self.saved_step = 0
         self.timer = SaveTimer(self.config.save_minutes)
+        self.saver = Saver(context.world, session.engine, context.dir, planned=self.planned, prefix="actor.")
 
     def begin(self) -> PPOState:
         """The state of the newest checkpoint that can be resumed from, otherwise of step 0; runs its hooks if they have not finished."""
@@ -73,6 +75,7 @@ class PPORun:
         if any(self.context.world.all_sum([self.preemption.requested])):
             if self.saved_step < state.step:
                 self._save(state)
+            self.saver.wait()
             raise self._preempted(state)
 
     def checkpoint(self, state: PPOState) -> None:
@@ -82,6 +85,8 @@ class PPORun:
         stop, overdue = self.context.world.all_sum([self.preemption.requested, self.timer.overdue])
         if planned or stop or overdue:
             self._save(state)
+        if planned or stop:  # others read it now, or nobody is there any more
+            self.saver.wait()
         if stop:
             raise self._preempted(state)
         if planned:
@@ -91,6 +96,7 @@ class PPORun:
     def finish(self, state: PPOState) -> PPOResult:
         """The result of the run; tells the hooks that it has ended."""
         reason = state.stopped_because
+        self.saver.wait()
         if reason:
             self.context.say(f"stopped after batch {state.step} of {self.config.num_batches}: {reason}")
         tell_if_untrained_is_best(state, self.config, self.context)
@@ -140,13 +146,12 @@ class PPORun:
         """Writes a checkpoint: a policy that any tool loads, and what resuming needs."""
         session = self.session
         state.warnings = self.context.told
-        weights = session.engine.weights("actor.") if session.engine.sharded else None
 
-        def write(folder: Path) -> None:
+        def write(folder: Path, weights: Weights) -> None:
             export_model(session.networks.actor, session.tokenizer, folder, weights=weights)
             write_state(folder, state)
 
-        save_step(self.context.world, session.engine, self.context.dir, state.step, planned=self.planned, write=write)
+        self.saver.save(state.step, write)
         self.saved_step = state.step
         self.timer.restart()
 

@@ -43,7 +43,10 @@ def train(
                 context.say(f"training with padding: {session.networks.padding_reason}")
             run = PPORun(session, context, preemption)
             state = run.begin()
-        _loop(run, state)
+        try:
+            _loop(run, state)
+        finally:
+            run.saver.close()
     return run.finish(state)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.disk import is_complete
-from core.engines.resume import STATE, forget_states, newest_step, save_step
+from core.engines.resume import STATE, forget_states, newest_step
+from core.engines.saving import Saver, Weights
 from core.hooks.hook import best_step, read_evaluations, rewind
 from core.hooks.placement import Evaluations, InlineEvaluations, InMemory, Saved, SeparateEvaluations, missing_evaluations
 from core.hooks.run_context import RunContext
-from core.models.export import export_model
+from core.models.export import export_formats, export_model
 from core.models.load import DTYPES
 from core.process.signals import Preempted, Preemption
 from core.records import AXIS
@@ -68,6 +69,7 @@ class RMRun:
             else SeparateEvaluations(context.hooks, context.tracker, world=context.world, device=separate, say=context.say)
         )
         self.timer = SaveTimer(session.config.save_minutes)
+        self.saver = Saver(context.world, session.engine, context.dir, planned=self.planned, prefix="model.")
 
     def resume(self) -> int:
         """Loads the newest checkpoint that can be resumed from; returns its step, or 0 if there is none."""
@@ -96,6 +98,8 @@ class RMRun:
         if planned or result.stop or result.overdue:
             self._save(step)
             self.timer.restart()
+        if planned or result.stop:  # others read it now, or nobody is there any more
+            self.saver.wait()
         if planned:
             self._evaluate(step, in_memory=True)
         if self.context.world.is_main:
@@ -159,13 +163,12 @@ class RMRun:
         The order of the pairs and all random draws are functions of seed and step, so nothing else is needed to resume.
         """
         session = self.session
-        weights = session.engine.weights("model.") if session.engine.sharded else None
+        dtype = DTYPES[session.config.export_dtype or session.config.model.dtype]
 
-        def write(folder: Path) -> None:
-            dtype = session.config.export_dtype or session.config.model.dtype
-            export_model(session.model, session.tokenizer, folder, weights=weights, dtype=DTYPES[dtype])
+        def write(folder: Path, weights: Weights) -> None:
+            export_model(session.model, session.tokenizer, folder, weights=weights, dtype=dtype)
 
-        save_step(self.context.world, session.engine, self.context.dir, step, planned=self.planned, write=write)
+        self.saver.save(step, write, formats=export_formats(session.model, dtype))
 
     def _evaluate(self, step: int, *, in_memory: bool) -> None:
         """Runs the hooks on a saved checkpoint while training waits; a signal ends the run at once, as all is saved.

@@ -34,6 +34,7 @@ def train(config: RewardModelConfig, context: RunContext, *, preferences: Sequen
             run.finish()
         finally:
             run.evaluations.close()
+            run.saver.close()
     return run.result(time.monotonic() - started)
 
 

@@ -1,37 +1,14 @@
-"""Saving for resumption: checkpoints, of which the newest two also hold the engine's state."""
+"""What resuming finds: checkpoints, of which the newest two also hold the engine's state. `core.engines.saving` writes them."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.disk import MARKER, atomic_folder, damage, is_complete, remove
+from core.disk import MARKER, damage, is_complete, remove
 from core.runs.checkpoints import STATE, complete_steps, saved_steps, step_folder, torn_line
 
 if TYPE_CHECKING:  # imports torch, which `forget_states` does not need
-    from core.engines.engine import Engine
     from core.process.world import World
-
-
-def save_step(world: "World", engine: "Engine", run_dir: Path, step: int, *, planned: Iterable[int], write: Callable[[Path], None]) -> Path:
-    """Writes `checkpoints/step-NNNNNN/`: what `write` puts there, on the main process, and the engine's state under `state/`.
-
-    All processes must call it. Of the earlier checkpoints, only the newest keeps its state, in case the new one gets lost;
-    older ones whose steps are not `planned` are removed altogether.
-    """
-    target = step_folder(run_dir, step)
-    if world.is_main:
-        make_way(run_dir, step, planned=planned)
-    with atomic_folder(target) if world.is_main else nullcontext(Path()) as own:
-        folder = Path(world.from_main(lambda: str(own)))
-        if world.is_main:
-            write(folder)
-            (folder / STATE).mkdir()
-        world.barrier()
-        engine.save(folder / STATE)
-        world.barrier()
-    world.barrier()
-    return target
 
 
 def make_way(run_dir: Path, step: int, *, planned: Iterable[int]) -> None:

@@ -161,6 +161,11 @@ def adapter_tensors(model: "PreTrainedModel", weights: "Mapping[str, Tensor] | N
     return {_PREFIX + name: weight for name, weight in tensors.items()}
 
 
+def is_trained(name: str) -> bool:
+    """Whether a weight of a model with an injected adapter belongs to what is trained, of which `adapter_tensors` makes the adapter."""
+    return ".lora_" in name or name.startswith(f"{HEAD}.")
+
+
 def adapter_state(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The inverse of `adapter_tensors`: the tensors under the state-dict names of a model with an injected adapter."""
     own = {name.removeprefix(_PREFIX): weight for name, weight in tensors.items()}

@@ -6,8 +6,7 @@ under both names; transformers 5 prefers its own.
 """
 
 import copy
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -17,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.config import Quantize
 from core.disk import read_json, write_json
-from core.models.adapters import PACKED_BASE, adapter_state, adapter_tensors, injected_adapter
+from core.models.adapters import PACKED_BASE, adapter_state, adapter_tensors, injected_adapter, is_trained
 from core.models.locate import ADAPTER_CONFIG
+from core.models.shards import write_weights
 
 if TYPE_CHECKING:
     import peft
@@ -34,7 +34,7 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
-    weights: Mapping[str, Tensor] | None = None,
+    weights: Iterable[tuple[str, Tensor]] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a trained model and its tokenizer into `folder`, so that other tools compute the same rewards.
@@ -46,19 +46,25 @@ def export_model(
     was quantized in training (`model.quantize`), peft must load it with the same `BitsAndBytesConfig` to reproduce the
     rewards; to publish such a model, load it with `load_reward_model`, which merges it, and export the result.
 
-    `weights` is the model's full state dict, needed when `model` itself is sharded (FSDP2, ZeRO-3): one process gathers it
-    and calls this. Weights are written in `dtype`, by default in their own; an adapter's, which are few, always in their own.
+    `weights` are those of the model's state dict, one at a time, needed where `model` itself is sharded (FSDP2, ZeRO-3): they are
+    written as they are gathered (`core.models.shards`). They are written in `dtype`, by default in their own; an adapter's, which are
+    few, always in their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not torch.cuda.is_available():
-        # `save_pretrained` imports deepspeed if it is installed, which would otherwise search for a device and print a message.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    weights = model.state_dict().items() if weights is None else weights
     adapter = injected_adapter(model)
     if adapter is None:
-        _write_model(model, folder, weights if dtype in (None, model.dtype) else _cast(weights or model.state_dict(), dtype))
+        _write_model(model, folder, weights, dtype)
     else:
         _write_adapter(model, adapter, folder, weights)
     _write_tokenizer(tokenizer, folder)
+
+
+def export_formats(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The formats to gather weights in for `export_model` with this `dtype`, by name; those not named are left as they are."""
+    if injected_adapter(model) is not None:
+        return {}
+    return {name: dtype for name, weight in model.named_parameters(remove_duplicate=False) if weight.is_floating_point()}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -77,21 +83,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: weight for file in files for name, weight in load_file(file).items()}
 
 
-def _write_model(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
-    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+def _write_model(model: PreTrainedModel, folder: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> None:
+    held = write_weights(model, weights, folder, dtype=dtype)
+    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
     config = read_json(folder / "config.json", remedy=_SAVE_AGAIN)
-    held = next((str(w.dtype).removeprefix("torch.") for w in (weights or {}).values() if w.is_floating_point()), config.get("dtype"))
-    write_json(folder / "config.json", with_transformers4_names(config | {"dtype": held}))
-
-
-def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Copies of the weights on the CPU, floating-point ones in `dtype`; tied ones stay one tensor."""
-    copies: dict[tuple[int, torch.Size], Tensor] = {}
-    for weight in weights.values():
-        key = (weight.data_ptr(), weight.shape)
-        if key not in copies:
-            copies[key] = weight.detach().to("cpu", dtype if weight.is_floating_point() else weight.dtype)
-    return {name: copies[weight.data_ptr(), weight.shape] for name, weight in weights.items()}
+    write_json(folder / "config.json", with_transformers4_names(config | {"dtype": str(held).removeprefix("torch.")}))
 
 
 def with_transformers4_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,10 +129,11 @@ def _has_rope(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and "rope_parameters" in value
 
 
-def _write_adapter(model: PreTrainedModel, adapter: "peft.LoraConfig", folder: Path, weights: Mapping[str, Tensor] | None) -> None:
+def _write_adapter(model: PreTrainedModel, adapter: "peft.LoraConfig", folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in adapter_tensors(model, weights).items()}
+    own = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in weights if is_trained(name)}
+    tensors = adapter_tensors(model, own)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.copy(adapter)
     config.inference_mode = True  # as peft writes it: whoever loads the adapter decides whether to train it

@@ -7,7 +7,7 @@ out its updates by hand.
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from core.config import Dtype, EngineConfig, EngineKind, OptimConfig
 from core.data.chat import UnreadableError
 from core.engines.engine import Engine, open_engine
-from core.engines.resume import save_step
+from core.engines.saving import Export, Saver
 from core.generators.shared import draw_share
 from core.process.exit import exit_without_teardown
 from core.process.signals import Preempted
@@ -87,13 +87,19 @@ def measured(kind: str, world: World, folder: Path) -> dict[str, Any]:
     found["held"] = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
     found["norm"] = update(engine, inputs)
     found["updated"] = weights_of(engine)
-    main_only = engine.weights("critic.")
-    found["critic"] = None if main_only is None else {name: tensor.flatten().tolist() for name, tensor in main_only.items()}
+    found["critic"] = {name: tensor.flatten().tolist() for name, tensor in engine.iter_weights("critic.")}
+    halves = dict.fromkeys(found["critic"], torch.bfloat16)
+    found["critic in bf16"] = {name: (str(t.dtype), t.flatten().tolist()) for name, t in engine.iter_weights("critic.", formats=halves)}
 
     engine = opened(EngineKind(kind), world)
     found["norm_of_actor"] = update(engine, inputs, frozen=("critic",))
     found["frozen"] = weights_of(engine)
     run_dir = folder / kind
+    try:
+        save_step(world, engine, run_dir, 1, planned=[1], write=fill_disk)
+    except OSError as error:
+        told = str(error)
+        found["told"] = world.all_gather(lambda: told)
     save_step(world, engine, run_dir, 1, planned=[1], write=write_model)
     update(engine, inputs)
     found["after"] = weights_of(engine)
@@ -105,8 +111,21 @@ def measured(kind: str, world: World, folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_model(folder: Path) -> None:
+def save_step(world: World, engine: Engine, run_dir: Path, step: int, *, planned: Sequence[int], write: Export) -> Path:
+    """Saves a step and waits for the disk."""
+    saver = Saver(world, engine, run_dir, planned=planned)
+    folder = saver.save(step, write)
+    saver.wait()
+    return folder
+
+
+def write_model(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
     (folder / "model.txt").write_text("whole")
+
+
+def fill_disk(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
+    next(weights)
+    raise OSError("disk full")
 
 
 def raised(call: Callable[[], object]) -> str:

@@ -1,7 +1,8 @@
-"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE rm|ppo`.
+"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE rm|ppo|drawing|saving`.
 
 Each opens a session of reward-model training or of PPO on a model of a gigabyte, and writes to `rank-R.json` how much memory of
-its own it held at most while that opened, above what its imports took. One job per start: DeepSpeed keeps the engine of the last.
+its own it held at most while that opened, above what its imports took; or while a copy to draw from was gathered, or the model
+saved, above what it held before. One job per start: DeepSpeed keeps the engine of the last.
 """
 
 import gc
@@ -21,13 +22,16 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.config import Dtype, EngineConfig, EngineKind, ModelConfig, RolloutConfig, RolloutKind
+from core.engines.saving import Weights, export
+from core.models import shards
+from core.models.export import export_formats, export_model
 from core.models.load import load_reward_model
 from core.process.exit import exit_without_teardown
 from core.process.world import World, join_world
 from core.records import Preference, user
 from microworld.tokenizer import train_tokenizer
 from ppo.config import PPOConfig
-from ppo.session import open_session
+from ppo.session import PPOSession, open_session
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.session import RMSession
 from tests.core.vllm.fake_server import Standin, serving
@@ -101,28 +105,28 @@ def save_models(folder: Path, num_layers: int) -> int:
     return sum(shape.numel() for shape in shapes.values())
 
 
-def open_rm(folder: Path, kind: EngineKind, world: World) -> nn.Module:
+def open_rm(folder: Path, kind: EngineKind, world: World) -> RMSession:
     config = RewardModelConfig(
         model=ModelConfig(path=str(folder / "policy"), dtype=Dtype.bf16),
         data=PreferenceDataConfig(paths=["unused.jsonl"]),
         engine=EngineConfig(kind=kind),
         batch_size=1,
     )
-    return RMSession(config, PAIRS, world=world, say=silent).rewards
+    return RMSession(config, PAIRS, world=world, say=silent)
 
 
-def open_ppo(folder: Path, kind: EngineKind, world: World, url: str) -> nn.Module:
-    """Actor, critic and reference, where a server samples."""
+def open_ppo(folder: Path, kind: EngineKind, world: World, url: str | None) -> PPOSession:
+    """Actor, critic and reference, where a server samples; without its address, where each process does."""
     reward_model, _ = load_reward_model(ModelConfig(path=str(folder / "reward"), dtype=Dtype.bf16))
     config = PPOConfig(
         model=ModelConfig(path=str(folder / "policy"), dtype=Dtype.bf16),
         prompts=["unused.jsonl"],
         engine=EngineConfig(kind=kind),
-        rollout=RolloutConfig(kind=RolloutKind.vllm, url=url, folder=str(folder / "sent")),
+        rollout=RolloutConfig(kind=RolloutKind.vllm, url=url, folder=str(folder / "sent")) if url else RolloutConfig(),
         max_new_tokens=8,
     )
     prompts = [pair.prompt for pair in PAIRS]
-    return open_session(config, prompts=prompts, scorer=LengthScorer(), reward_model=reward_model, world=world, say=silent).networks
+    return open_session(config, prompts=prompts, scorer=LengthScorer(), reward_model=reward_model, world=world, say=silent)
 
 
 def measured(peak: Peak, opened: Callable[[], nn.Module]) -> dict[str, Any]:
@@ -149,6 +153,31 @@ def measured(peak: Peak, opened: Callable[[], nn.Module]) -> dict[str, Any]:
     return {"peak": (sharded or [peak.bytes])[0], "held": held, "trained": trained}
 
 
+def gathered(folder: Path, kind: EngineKind, world: World) -> dict[str, Any]:
+    """How many bytes the copy that is drawn from takes, and how many were held at most while it was gathered."""
+    session = open_ppo(folder, kind, world, None)
+    assert session.whole_copy is not None
+    gc.collect()
+    peak = Peak()
+    with peak.watching():
+        policy = session.policy_to_evaluate()
+    return {"peak": peak.bytes, "copy": sum(weight.untyped_storage().nbytes() for weight in policy.parameters())}
+
+
+def saved(folder: Path, kind: EngineKind, world: World, out: Path) -> dict[str, Any]:
+    """How many bytes were held at most while the model was saved in fp32, in files of 100 MB, and how many were written."""
+    session, shards.SHARD = open_rm(folder, kind, world), 100_000_000
+
+    def write(folder: Path, weights: Weights) -> None:
+        export_model(session.model, session.tokenizer, folder, weights=weights, dtype=torch.float32)
+
+    gc.collect()
+    peak = Peak()
+    with peak.watching():
+        export(world, session.engine, out, write, prefix="model.", formats=export_formats(session.model, torch.float32))
+    return {"peak": peak.bytes, "written": sum(file.stat().st_size for file in out.glob("*.safetensors"))}
+
+
 def main() -> None:
     out, kind, job = Path(sys.argv[1]), EngineKind(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
@@ -157,10 +186,17 @@ def main() -> None:
     num_weights = world.from_main(lambda: save_models(out / "large", 16))
     open_rm(out / "small", kind, world)  # what is imported only now
     gc.collect()
-    peak = Peak()
-    with serving(Standin(cast("Any", None), cast("Any", None))) as server:
-        large = out / "large"
-        found = measured(peak, lambda: open_rm(large, kind, world) if job == "rm" else open_ppo(large, kind, world, server.url))
+    large = out / "large"
+    match job:
+        case "rm":
+            found = measured(Peak(), lambda: open_rm(large, kind, world).rewards)
+        case "ppo":
+            with serving(Standin(cast("Any", None), cast("Any", None))) as server:
+                found = measured(Peak(), lambda: open_ppo(large, kind, world, server.url).networks)
+        case "drawing":
+            found = gathered(large, kind, world)
+        case _:
+            found = saved(large, kind, world, out / "saved")
     (out / f"rank-{world.rank}.json").write_text(json.dumps({**found, "num_weights": num_weights}))
     world.barrier()
 

@@ -95,10 +95,19 @@ def test_the_engines_that_shard_hold_a_part_and_the_others_all(two_ranks: Any) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_weights_at_once_are_on_the_main_process_alone_by_the_rest_of_their_names(kind: str, two_ranks: Any) -> None:
-    main, other = (found["engines"][kind]["critic"] for found in two_ranks[1])
-    assert other is None
-    assert main == approx({name.removeprefix("critic."): values for name, values in UPDATED.items() if name.startswith("critic")})
+def test_each_weight_comes_whole_on_all_processes_by_the_rest_of_its_name_in_the_format_asked_for(kind: str, two_ranks: Any) -> None:
+    expected = {name.removeprefix("critic."): values for name, values in UPDATED.items() if name.startswith("critic")}
+    for found in two_ranks[1]:
+        assert found["engines"][kind]["critic"] == approx(expected)
+        for name, (dtype, values) in found["engines"][kind]["critic in bf16"].items():
+            assert dtype == "torch.bfloat16"
+            assert values == torch.tensor(found["engines"][kind]["critic"][name]).bfloat16().tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_processes_hear_of_a_model_that_cannot_be_written(kind: str, two_ranks: Any) -> None:
+    for found in two_ranks[1]:
+        assert found["engines"][kind]["told"] == ["disk full"] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

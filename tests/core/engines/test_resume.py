@@ -8,10 +8,10 @@ import torch
 from core.config import EngineKind
 from core.disk import MARKER, is_complete
 from core.engines.engine import Engine
-from core.engines.resume import STATE, forget_states, make_way, newest_step, resumable_steps, save_step
+from core.engines.resume import STATE, forget_states, make_way, newest_step, resumable_steps
 from core.process.world import World
 from core.runs.checkpoints import complete_steps, step_folder
-from tests.core.spread import INPUTS, opened, update, weights_of, write_model
+from tests.core.spread import INPUTS, fill_disk, opened, save_step, update, weights_of, write_model
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -71,13 +71,9 @@ def test_a_step_that_is_saved_again_takes_the_place_of_the_torn_one(engine: Engi
 
 
 def test_a_save_that_fails_leaves_no_checkpoint(engine: Engine, tmp_path: Path) -> None:
-    def full(folder: Path) -> None:
-        write_model(folder)
-        raise OSError("disk full")
-
     save(engine, tmp_path, 2)
     with pytest.raises(OSError, match="disk full"):
-        save_step(ALONE, engine, tmp_path, 4, planned=[2, 4], write=full)
+        save_step(ALONE, engine, tmp_path, 4, planned=[2, 4], write=fill_disk)
     assert complete_steps(tmp_path) == [2]
     assert found(tmp_path)[0] == 2
 

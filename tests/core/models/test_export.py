@@ -169,7 +169,7 @@ def test_weights_gathered_elsewhere_are_written_in_place_of_the_models_own(
     # As under ZeRO-3, where no process holds the weights in its model.
     empty = copy.deepcopy(reward_model)
     torch.nn.Module.to(empty, torch.device("meta"))
-    export_model(empty, tokenizer, tmp_path, weights=gathered)
+    export_model(empty, tokenizer, tmp_path, weights=gathered.items())
     assert read(tmp_path / "config.json")["dtype"] == "bfloat16"
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert loaded.dtype == torch.bfloat16
@@ -208,7 +208,7 @@ def test_an_adapter_gives_its_rewards_merged_here_and_unmerged_in_peft_also_wher
     if is_gathered:
         weights = {name: weight.clone() for name, weight in model.state_dict().items()}
         stirred(model).get_parameter("score.weight").data.zero_()
-    export_model(model, tokenizer, tmp_path / "lora", weights=weights)
+    export_model(model, tokenizer, tmp_path / "lora", weights=None if weights is None else weights.items())
 
     plain, _ = load_reward_model(ModelConfig(path=str(tmp_path / "lora")))
     assert rewards(plain) == pytest.approx(expected, **TOLERANCE)

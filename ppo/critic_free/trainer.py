@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from core.config import Dtype
-from core.data.chat import encode_prompts, prompt_lengths
+from core.data.chat import encode_prompts
 from core.data.turn_ends import turn_ends
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
@@ -25,11 +27,12 @@ from core.models.locate import locate
 from core.models.logprobs import compute_head_in_fp32
 from core.models.modes import require_equal_modes
 from core.models.positions import require_room
+from core.process.world import World
 from core.records import Dialogue
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import peft_arguments, trl_arguments
 from ppo.critic_free.served import Draw, ServedGRPOTrainer, ServedRLOOTrainer
-from ppo.prompts import batch_prompts
+from ppo.prompts import batch_prompts, fitting_prompts
 
 
 @contextmanager
@@ -54,24 +57,21 @@ def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
     return policy, tokenizer
 
 
-def fitting_prompts(
-    prompts: Sequence[Dialogue], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig
+def usable_prompts(
+    prompts: Sequence[Dialogue], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig, world: World
 ) -> list[Dialogue]:
-    """The prompts of at most `max_prompt_length` tokens.
+    """The prompts that fit (`ppo.prompts.fitting_prompts`).
 
-    Raises `ValueError` if there is none, if the policy has no positions for their answers, and if TRL would give it other tokens than
-    the rest of this project does.
+    Raises `ValueError` if the policy has no positions for their answers, and if TRL would give it other tokens than the rest of this
+    project does.
     """
     if rich := next((prompt for prompt in prompts if any(turn.fields for turn in prompt)), None):
         raise ValueError(
             f"algo={config.algo}: TRL is handed role and content of each turn alone, and the prompt {rich[-1].content!r:.80} has tools or "
             "tool calls; leave such prompts out, or use algo=ppo."
         )
-    lengths = prompt_lengths(tokenizer, prompts)
-    fitting = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_length]
-    if not fitting:
-        raise ValueError(f"No prompt fits into max_prompt_length={config.max_prompt_length} tokens; raise max_prompt_length.")
-    require_room(policy, max(length for length in lengths if length <= config.max_prompt_length), config.max_new_tokens)
+    fitting, longest = fitting_prompts(prompts, tokenizer, config, world)
+    require_room(policy, longest, config.max_new_tokens)
     rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
     if rendered["input_ids"] != encode_prompts(tokenizer, prompts[:1])[0]:
         raise ValueError(
@@ -110,6 +110,7 @@ def open_trainer(
     policy.generation_config = GenerationConfig(eos_token_id=sorted(turn_ends(policy, tokenizer)))
     with old_names():
         trainer = _opened(args, parts, draw)
+    _compute_heads_in_fp32(trainer)
     if config.lora.rank:
         source = locate(config.model)
         adapter: Any = trainer.model.peft_config["default"]  # type: ignore[union-attr,index]
@@ -132,6 +133,18 @@ def _opened(args: RLOOConfig | GRPOConfig, parts: Mapping[str, Any], draw: Draw 
         trainer.use_vllm = True
     trainer.draw = draw
     return trainer
+
+
+def _compute_heads_in_fp32(trainer: RLOOTrainer | GRPOTrainer) -> None:
+    """Has TRL compute log-probabilities in fp32: it multiplies by the head's weight itself, past `LanguageHead`, in the format of autocast.
+
+    GRPO's own setting for that (cast_lm_head_to_fp32) also changes the embeddings, and RLOO has none.
+    """
+    policy = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+    models: list[tuple[Any, tuple[str, ...]]] = [(policy, ("log_probs", "entropy")), (trainer.ref_model, ("log_probs",))]
+    for model, outputs in models:
+        if model is not None:
+            add_fused_lm_head(model, temperature=trainer.temperature, cast_lm_head_to_fp32=True, outputs=outputs)
 
 
 def group_prompts(prompts: Sequence[Dialogue], step: int, config: PPOConfig) -> list[Dialogue]:
@@ -158,5 +171,5 @@ def _align(reference: PreTrainedModel, policy: PreTrainedModel) -> None:
 
 
 def _messages(dialogue: Dialogue) -> list[dict[str, str]]:
-    assert not any(turn.fields for turn in dialogue), "fitting_prompts refuses them"
+    assert not any(turn.fields for turn in dialogue), "usable_prompts refuses them"
     return [{"role": turn.role, "content": turn.content} for turn in dialogue]

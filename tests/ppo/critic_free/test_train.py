@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.config import Dtype, ModelConfig, OptimConfig
+from core.config import Dtype, LoraConfig, ModelConfig, OptimConfig
 from core.data.turn_ends import turn_ends
 from core.hooks.hook import RunParts, SharedHook, read_evaluation
 from core.models.load import load_policy
@@ -174,6 +174,27 @@ def test_the_reference_is_the_policy_as_it_was_loaded(tokenizer: PreTrainedToken
     assert {n: w.tolist() for n, w in reference.state_dict().items()} == {n: w.tolist() for n, w in before.items()}
     assert len(reference.get_input_embeddings().weight) == len(own) == len(bare)
     assert isinstance(reference.lm_head, LanguageHead)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("rank", [0, 4])
+@BOTH
+def test_under_bf16_the_heads_of_policy_and_reference_are_not(policy_folder: Path, tmp_path: Path, algo: Algo, rank: int) -> None:
+    config = config_of(policy_folder, algo, model=ModelConfig(path=str(policy_folder), dtype=Dtype.bf16), lora=LoraConfig(rank=rank))
+    policy, tokenizer = load_policy(ModelConfig(path=str(policy_folder)))
+    policy.get_output_embeddings().get_parameter("weight").data.mul_(4)  # logits of the size of a real model's
+    trainer = open_trainer(config, policy, tokenizer, PROMPTS, reward=lambda **_: [], scratch=tmp_path)
+    ids_BL = torch.randint(6, 250, (2, 24), generator=torch.Generator().manual_seed(0))
+    models: list[Any] = [model for model in (trainer.model, trainer.ref_model) if model is not None]
+    for model in models:
+        inner = model.get_base_model() if rank else model
+        with torch.no_grad(), trainer.accelerator.autocast():
+            hidden_BLH = inner.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+            found_BT = trainer._get_per_token_logps_and_entropies(model, ids_BL, torch.ones_like(ids_BL), 12)[0]
+        logits_BLV = hidden_BLH[:, 11:-1].double() @ inner.get_output_embeddings().weight.double().T
+        expected_BT = torch.log_softmax(logits_BLV / config.temperature, -1).gather(-1, ids_BL[:, 12:, None]).squeeze(-1)
+        assert (found_BT - expected_BT).abs().max() < 1e-4  # 0.05 where the head is in bf16
+    assert len(models) == (1 if rank else 2)
 
 
 def test_prompts_beyond_the_limit_are_dropped_counted_and_told(policy_folder: Path, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def start(runs: Path, overrides: Sequence[str]) -> Start:
     command = [sys.executable, "-m", "launch.cli", "rm", *sizes, f"runs_dir={runs}", *overrides]
     begun = time.monotonic()
     job = subprocess.Popen(command)
-    first = _wait_for_rows(job, runs, 1) - begun
-    _wait_for_rows(job, runs, STEPS)
+    first = wait_for_rows(job, runs, 1) - begun
+    wait_for_rows(job, runs, STEPS)
     job.send_signal(signal.SIGTERM)
     _, _, usage = os.wait4(job.pid, 0)
     return Start(seconds=round(first, 1), cpu_s=round(usage.ru_utime + usage.ru_stime, 1), peak_gb=round(usage.ru_maxrss * 1024 / 1e9, 2))
@@ -157,7 +157,7 @@ def _passage(draw: random.Random) -> str:
     return " ".join(_WORDS[first : first + num_words])
 
 
-def _wait_for_rows(job: subprocess.Popen[bytes], runs: Path, num_rows: int) -> float:
+def wait_for_rows(job: subprocess.Popen[bytes], runs: Path, num_rows: int) -> float:
     """Waits until the job has logged so many rows of training; returns the time."""
     while job.poll() is None:
         logged = [line for file in runs.glob("*/*/metrics.jsonl") for line in file.read_text().splitlines() if '"train/step"' in line]

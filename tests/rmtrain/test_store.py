@@ -1,7 +1,12 @@
 """Pairs and their tokens stay on disk: read back as they were, found again by other jobs, and no burden on memory."""
 
 import copy
+import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -172,6 +177,41 @@ def test_memory_hardly_grows_with_the_pairs(tmp_path: Path, monkeypatch: pytest.
     few, many = memory(64), memory(320)
     assert (many[0] - few[0]) / (320 - 64) < 600
     assert (many[1] - few[1]) / (320 - 64) < 600
+
+
+def sharing(folder: Path, *, num_processes: int = 1, killed: bool = False) -> int:
+    """Has processes prepare the pairs and tokens of a folder at once; returns the exit code."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)) if num_processes > 1 else ()
+    command = [sys.executable, *torchrun, "-m", "tests.rmtrain.sharing", str(folder), *(["killed"] if killed else [])]
+    ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert killed or ended.returncode == 0, ended.stderr[-3000:]
+    return ended.returncode
+
+
+def test_of_two_processes_that_start_at_once_one_prepares_what_the_other_waits_for(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", rows(20))
+    sharing(tmp_path, num_processes=2)
+    one, other = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert sorted([*one["made"], *other["made"]]) == ["pairs", "tokens"]
+    assert one["ids"] == other["ids"]
+    assert len(one["ids"]) == 20
+    assert any("waiting for" in line and "is making" in line for line in (*one["said"], *other["said"]))
+
+
+def test_a_process_killed_while_it_prepares_leaves_no_half_and_no_lock(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", rows(20))
+    assert sharing(tmp_path, killed=True) == -signal.SIGKILL
+    cache = tmp_path / "cache"
+    assert list(cache.glob(".tmp-tokens-*"))
+    sharing(tmp_path)
+    after = json.loads((tmp_path / "rank-0.json").read_text())
+    assert after["made"] == ["tokens"]  # the pairs were there whole
+    assert after["said"] == []
+    assert len(after["ids"]) == 20
+    assert not [*cache.glob(".tmp-*")]
+    (tmp_path / "rank-0.json").unlink()
+    sharing(tmp_path)
+    assert json.loads((tmp_path / "rank-0.json").read_text()) == {"made": [], "said": [], "ids": after["ids"]}
 
 
 def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:

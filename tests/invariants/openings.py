@@ -1,8 +1,8 @@
-"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE rm|ppo|drawing|saving`.
+"""What several processes do for `test_openings`: `torchrun -m tests.invariants.openings OUT_FOLDER ENGINE rm|ppo`.
 
 Each opens a session of reward-model training or of PPO on a model of a gigabyte, and writes to `rank-R.json` how much memory of
-its own it held at most while that opened, above what its imports took; or while a copy to draw from was gathered, or the model
-saved, above what it held before. One job per start: DeepSpeed keeps the engine of the last.
+its own it held at most while that opened, above what its imports took; then, above what it held before, while the reward model was
+saved, or while a copy of the policy to draw from was gathered. One job per start: DeepSpeed keeps the engine of the last.
 """
 
 import gc
@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.config import Dtype, EngineConfig, EngineKind, ModelConfig, RolloutConfig, RolloutKind
+from core.config import Dtype, EngineConfig, EngineKind, ModelConfig
 from core.engines.saving import Weights, export
 from core.models import shards
 from core.models.export import export_formats, export_model
@@ -34,7 +34,6 @@ from ppo.config import PPOConfig
 from ppo.session import PPOSession, open_session
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.session import RMSession
-from tests.core.vllm.fake_server import Standin, serving
 from tests.fakes import LengthScorer
 from tests.spread import silent
 
@@ -115,14 +114,12 @@ def open_rm(folder: Path, kind: EngineKind, world: World) -> RMSession:
     return RMSession(config, PAIRS, world=world, say=silent)
 
 
-def open_ppo(folder: Path, kind: EngineKind, world: World, url: str | None) -> PPOSession:
-    """Actor, critic and reference, where a server samples; without its address, where each process does."""
+def open_ppo(folder: Path, kind: EngineKind, world: World) -> PPOSession:
     reward_model, _ = load_reward_model(ModelConfig(path=str(folder / "reward"), dtype=Dtype.bf16))
     config = PPOConfig(
         model=ModelConfig(path=str(folder / "policy"), dtype=Dtype.bf16),
         prompts=["unused.jsonl"],
         engine=EngineConfig(kind=kind),
-        rollout=RolloutConfig(kind=RolloutKind.vllm, url=url, folder=str(folder / "sent")) if url else RolloutConfig(),
         max_new_tokens=8,
     )
     prompts = [pair.prompt for pair in PAIRS]
@@ -153,10 +150,8 @@ def measured(peak: Peak, opened: Callable[[], nn.Module]) -> dict[str, Any]:
     return {"peak": (sharded or [peak.bytes])[0], "held": held, "trained": trained}
 
 
-def gathered(folder: Path, kind: EngineKind, world: World) -> dict[str, Any]:
+def gathered(session: PPOSession) -> dict[str, int]:
     """How many bytes the copy that is drawn from takes, and how many were held at most while it was gathered."""
-    session = open_ppo(folder, kind, world, None)
-    assert session.whole_copy is not None
     gc.collect()
     peak = Peak()
     with peak.watching():
@@ -164,9 +159,9 @@ def gathered(folder: Path, kind: EngineKind, world: World) -> dict[str, Any]:
     return {"peak": peak.bytes, "copy": sum(weight.untyped_storage().nbytes() for weight in policy.parameters())}
 
 
-def saved(folder: Path, kind: EngineKind, world: World, out: Path) -> dict[str, Any]:
+def saved(session: RMSession, world: World, out: Path) -> dict[str, int]:
     """How many bytes were held at most while the model was saved in fp32, in files of 100 MB, and how many were written."""
-    session, shards.SHARD = open_rm(folder, kind, world), 100_000_000
+    shards.SHARD = 100_000_000
 
     def write(folder: Path, weights: Weights) -> None:
         export_model(session.model, session.tokenizer, folder, weights=weights, dtype=torch.float32)
@@ -186,17 +181,18 @@ def main() -> None:
     num_weights = world.from_main(lambda: save_models(out / "large", 16))
     open_rm(out / "small", kind, world)  # what is imported only now
     gc.collect()
-    large = out / "large"
-    match job:
-        case "rm":
-            found = measured(Peak(), lambda: open_rm(large, kind, world).rewards)
-        case "ppo":
-            with serving(Standin(cast("Any", None), cast("Any", None))) as server:
-                found = measured(Peak(), lambda: open_ppo(large, kind, world, server.url).networks)
-        case "drawing":
-            found = gathered(large, kind, world)
-        case _:
-            found = saved(large, kind, world, out / "saved")
+    opened: list[Any] = []
+
+    def networks() -> nn.Module:
+        session = open_rm(out / "large", kind, world) if job == "rm" else open_ppo(out / "large", kind, world)
+        opened.append(session)
+        return session.rewards if isinstance(session, RMSession) else session.networks
+
+    found = measured(Peak(), networks)
+    if job == "rm":
+        found["saving"] = saved(opened[0], world, out / "saved")
+    else:
+        found["drawing"] = gathered(opened[0])
     (out / f"rank-{world.rank}.json").write_text(json.dumps({**found, "num_weights": num_weights}))
     world.barrier()
 

@@ -182,7 +182,7 @@ def test_the_reference_is_the_policy_as_it_was_loaded(tokenizer: PreTrainedToken
 def test_under_bf16_the_heads_of_policy_and_reference_are_not(policy_folder: Path, tmp_path: Path, algo: Algo, rank: int) -> None:
     config = config_of(policy_folder, algo, model=ModelConfig(path=str(policy_folder), dtype=Dtype.bf16), lora=LoraConfig(rank=rank))
     policy, tokenizer = load_policy(ModelConfig(path=str(policy_folder)))
-    policy.get_output_embeddings().get_parameter("weight").data.mul_(4)  # logits of the size of a real model's
+    policy.get_submodule("lm_head").get_parameter("weight").data.mul_(4)  # logits of the size of a real model's
     trainer = open_trainer(config, policy, tokenizer, PROMPTS, reward=lambda **_: [], scratch=tmp_path)
     ids_BL = torch.randint(6, 250, (2, 24), generator=torch.Generator().manual_seed(0))
     models: list[Any] = [model for model in (trainer.model, trainer.ref_model) if model is not None]

@@ -131,6 +131,7 @@ def test_warnings_are_in_the_terminal_and_in_the_record(day: Day) -> None:
     for said, run in ((day.said["train"], day.reward_model), (day.said["policy resumed"], day.policy)):
         kept = [warning["text"] for warning in record_of(run)["warnings"]]
         assert set(said.warnings()) <= set(kept)
+    assert any("held-out" in line for line in day.said["sweep"].warnings())  # of jobs whose output is in their logs
     train = day.said["train"].warnings()
     assert any("held-out" in line and "data.held_out" in line for line in train), train  # 8 pairs or about 4
     assert any("has few rows" in line and "hooks.limit" in line for line in train), train

@@ -12,6 +12,7 @@ from core.runs.record import finish_run
 from core.runs.tracking import JsonlTracker
 from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed
+from launch.parallel.sweep_jobs import warning_lines
 from launch.schema import RMJob
 from launch.sweep import JobOutcome, JobStatus, common, differences, outcome_of, text_of
 from tests.launch.sweeps import OWN, code_of, never, opened, record, settings
@@ -308,3 +309,15 @@ def test_what_kills_a_process_alone_is_told_by_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RANK", "3")
     assert code_of(run, OWN) == 1
     assert capsys.readouterr().err == "process 3: failed: RuntimeError: no such kernel\n"
+
+
+def test_jobs_side_by_side_have_each_of_their_warnings_told_once() -> None:
+    def ended(*texts: str) -> JobOutcome:
+        return JobOutcome(status=JobStatus.finished, record={"warnings": [{"what": "w", "key": "k", "text": text} for text in texts]})
+
+    failed = JobOutcome(status=JobStatus.failed, message="no such kernel")
+    assert warning_lines([ended("few pairs", "few steps"), ended("few pairs"), failed]) == [
+        "warning: jobs 1, 2: few pairs",
+        "warning: job 1: few steps",
+    ]
+    assert warning_lines([ended("few pairs"), ended("few pairs")]) == ["warning: few pairs"]

@@ -62,12 +62,12 @@ def is_named(record: Record, term: str) -> bool:
     """Whether a term names a run: by id, name, study or both, as a pattern or as it stands.
 
     >>> run = {"dir": "runs/demo/rm-tulu-lr1e-3-1c27a5e0", "id": "1c27a5e0"}
-    >>> [is_named(run, term) for term in ("1c27a5e0", "demo", "rm-tulu*", "demo/*1e-3*", "1c27")]
-    [True, True, True, True, False]
+    >>> [is_named(run, term) for term in ("1c27a5e0", "demo", "rm-tulu*", "demo/*1e-3*", "demo/rm-tulu-lr1e-3", "1c27")]
+    [True, True, True, True, True, False]
     """
-    folder = Path(record["dir"])
-    names = (record["id"], folder.name, folder.name.rpartition("-")[0], study_of(record), f"{study_of(record)}/{folder.name}")
-    return any(fnmatchcase(name, term) for name in names)
+    folder, study = Path(record["dir"]), study_of(record)
+    own = (folder.name, folder.name.rpartition("-")[0])  # the second is how runs are listed
+    return any(fnmatchcase(name, term) for name in (record["id"], study, *own, *(f"{study}/{name}" for name in own)))
 
 
 def study_of(record: Record) -> str:

@@ -20,6 +20,7 @@ def test_a_term_is_a_folder_an_id_a_name_a_study_or_a_pattern(tmp_path: Path) ->
     assert names([str(tmp_path / "demo")], tmp_path / "nowhere") == ["rm-tulu-lr1e-5", "rm-tulu-lr1e-6"]
     assert names(["demo"], tmp_path) == ["rm-tulu-lr1e-5", "rm-tulu-lr1e-6"]
     assert len(find_runs(["rm-*1e-5*"], tmp_path)) == 2
+    assert [record["id"] for record in find_runs(["sweep/rm-tulu-lr1e-5"], tmp_path)] == [other.id]  # as runs are listed
     assert len(find_runs(["sweep/*", "rm-tulu-lr1e-5", other.id], tmp_path)) == 2  # each once
 
 

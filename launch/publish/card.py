@@ -11,7 +11,7 @@ from evalhooks.rewardbench.domains import DOMAINS, OVERALL, PREFIX, label_of
 from launch.identity import unhashed_keys
 from launch.publish.plan import HELD_OUT, MAIN, Publication, Revision, value_of
 from launch.schema import RMJob
-from launch.sweep import common, differences
+from launch.sweep import common, differences, text_of
 
 NOT_MEASURED = "not measured"
 _SHOWN = ("optim.lr", "epochs", "data.name", "data.paths", "data.sources", "model.path", "model.lineage", "model.revision")
@@ -40,7 +40,7 @@ def table(publication: Publication) -> list[list[str]]:
     rows = [[*headings, *(names[metric] for metric in scored)]]
     for name, revision in [(MAIN, publication.best), *((revision.name, revision) for revision in revisions)]:
         base = [publication.base_models[revision.name]] if several_bases else []
-        settings = [revision.job.data.name, f"{revision.job.optim.lr:g}".replace("e-0", "e-"), str(revision.job.epochs)]
+        settings = [revision.job.data.name, text_of(revision.job.optim.lr), str(revision.job.epochs)]
         values = [value_of(revision, metric) for metric in scored]
         shown = [NOT_MEASURED if value is None else f"{100 * value:.1f}" for value in values]
         rows.append([name, *base, *settings, *differing_values(revisions, revision, differing), *shown])

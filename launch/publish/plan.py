@@ -147,8 +147,12 @@ def _ordered(revisions: Sequence[Revision], best: Record | None) -> tuple[str, l
     metric = next((name for name in (key, HELD_OUT) if any(value_of(revision, name) is not None for revision in revisions)), "")
     if not metric and len(revisions) > 1 and best is None:
         raise ValueError("nothing was measured that these runs can be compared by; say which one main is: best=RUN.")
-    last = -math.inf
-    ordered = sorted(revisions, key=lambda revision: -(last if (value := value_of(revision, metric)) is None else value))
+
+    def rank(revision: Revision) -> tuple[float, ...]:
+        found = (value_of(revision, name) for name in (metric, HELD_OUT))  # the second where two score the same
+        return tuple(-math.inf if value is None else value for value in found)
+
+    ordered = sorted(revisions, key=rank, reverse=True)
     if best is not None:
         chosen = [revision for revision in ordered if revision.record["id"] == best["id"]]
         if not chosen:

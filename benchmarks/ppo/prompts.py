@@ -21,13 +21,13 @@ from typing import Any
 
 from benchmarks.rm.large import MAX_PEAK_GB, wait_for_rows, write_model, write_pairs
 
-OVERRIDES = ("model=custom", "reward=function", "reward.function=benchmarks.ppo.prompts:brevity", "tracker=files", "log_every=1")
-SIZES = ("num_batches=3", "batch_size=4", "max_new_tokens=8", "max_prompt_length=512")
+OVERRIDES = ("model=custom", "reward=function", "reward.function=benchmarks.ppo.prompts:brevity", "tracker=files", "best_metric=rm_score")
+SIZES = ("num_batches=3", "batch_size=4", "minibatch_size=4", "micro_batch_size=4", "max_new_tokens=8", "max_prompt_length=512")
 
 
-def brevity(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+def brevity(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
     """A reward that costs nothing."""
-    return [-float(len(completion)) for completion in completions]
+    return [[-float(len(completion)) for completion in row] for row in completions]
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ that names the key, the value and the remedy. Nothing here depends on Hydra.
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, TypeVar
@@ -119,7 +120,7 @@ def require_trainable(model: ModelConfig, lora: LoraConfig | None = None) -> Non
 
 
 class EngineKind(StrEnum):
-    """How training is distributed; all kinds but `single` need several processes, started by torchrun or the cluster."""
+    """How training is distributed; all kinds but `single` are for processes started by torchrun or the cluster."""
 
     auto = "auto"
     """`ddp` with several processes, otherwise `single`."""
@@ -135,9 +136,14 @@ class EngineKind(StrEnum):
 
 
 def engine_for(kind: EngineKind, num_processes: int) -> EngineKind:
-    """Resolves `auto`. Raises `ValueError` if the engine does not work with this number of processes."""
+    """Resolves `auto`. Raises `ValueError` if the engine does not work with this number of processes.
+
+    An engine that shards also takes one process that torchrun started, which shows what it costs.
+    """
     if kind == EngineKind.auto:
         return EngineKind.ddp if num_processes > 1 else EngineKind.single
+    if kind in (EngineKind.fsdp2, EngineKind.zero2, EngineKind.zero3) and "WORLD_SIZE" in os.environ:
+        return kind
     if (kind == EngineKind.single) != (num_processes == 1):
         several = "start several: torchrun --nproc-per-node N -m launch.rm ..."
         remedy = "choose ddp, fsdp2, zero2 or zero3." if num_processes > 1 else several

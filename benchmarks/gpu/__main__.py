@@ -10,6 +10,7 @@ is started again where it dies or a row takes longer than its limit.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def main() -> int:
         log = Path(folder) / "log.jsonl"
         log.touch()
         waiting = [row for row in ROWS if row.name in chosen]
+        environment = with_usual_names(Path(folder))
         while waiting and time.monotonic() < ends:
-            run([row.name for row in waiting], log, ends, tiny=arguments.tiny)
+            run([row.name for row in waiting], log, ends, environment, tiny=arguments.tiny)
             done = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}
             waiting = [row for row in waiting if row.name not in done]
         for row in waiting:
@@ -55,16 +57,30 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(names: list[str], log: Path, ends: float, *, tiny: bool) -> None:
+def with_usual_names(folder: Path) -> dict[str, str]:
+    """The environment, its folders of packages reached through links called site-packages: elsewhere dill takes a library for the user's
+    own code, which `datasets` then cannot fingerprint."""
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    for number, place in enumerate(places):
+        if place and Path(place).name not in ("site-packages", "dist-packages") and (Path(place) / "datasets").is_dir():
+            link = folder / str(number) / "site-packages"
+            link.parent.mkdir()
+            link.symlink_to(Path(place).resolve())
+            places[number] = str(link)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+
+
+def run(names: list[str], log: Path, ends: float, environment: dict[str, str], *, tiny: bool) -> None:
     """One process for the rows, until it ends, or a row in it does not."""
     limits = {row.name: row.limit_s for row in ROWS}
     command = [sys.executable, "-m", "benchmarks.gpu.worker", ",".join(names), str(log), *(["--tiny"] if tiny else [])]
-    process = subprocess.Popen(command)
+    before = len(begun_rows(log))
+    process = subprocess.Popen(command, env=environment)
     current, since = "", time.monotonic()
     try:
         while process.poll() is None:
             time.sleep(0.2)
-            begun = [entry["row"] for entry in entries(log) if entry["event"] == "begin"]
+            begun = begun_rows(log)[before:]
             if begun and begun[-1] != current:
                 current, since = begun[-1], time.monotonic()
             late = bool(current) and time.monotonic() - since > limits[current] + GRACE
@@ -73,11 +89,16 @@ def run(names: list[str], log: Path, ends: float, *, tiny: bool) -> None:
     finally:
         process.kill()
         process.wait()
-    begun = [entry["row"] for entry in entries(log) if entry["event"] == "begin"]
+    begun = begun_rows(log)[before:]
     over = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}
     for name in begun or names[:1]:
         if name not in over:
             tell(log, {"row": name, "event": "fail", "why": f"its process ended with code {process.returncode}"})
+
+
+def begun_rows(log: Path) -> list[str]:
+    """The rows that have begun, in that order."""
+    return [entry["row"] for entry in entries(log) if entry["event"] == "begin"]
 
 
 def entries(log: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Where the device's time goes, by kernel: in a scored batch, a training pass and a step of a rollout."""
+"""Where the device's time goes, by kernel: in a scored batch, a training pass, a training step and a step of a rollout."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,12 +8,13 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.findings import Finding
 from benchmarks.gpu.online import drawn_prompts
 from benchmarks.gpu.subjects import Scale, classifier, language_model, word_tokenizer
-from benchmarks.gpu.training import backward, forward_of
+from benchmarks.gpu.training import backward, forward_of, prepared, session_of
 from benchmarks.machine import synchronize
+from core.config import EngineConfig
 from core.generators.graphed import GraphGenerator
 from core.records import Sampling
 
-SHOWN = 14
+SHOWN = 18
 
 
 def kernels(scale: Scale) -> Iterator[Finding]:
@@ -29,10 +30,17 @@ def kernels(scale: Scale) -> Iterator[Finding]:
                     backward(model, rewards_R)
 
         yield from profiled(what, work)
+    yield from of_a_step(scale)
     policy, tokenizer = language_model(scale.one, torch.bfloat16), word_tokenizer(scale.one)
     engine = GraphGenerator(policy, tokenizer)
     sampling = Sampling(temperature=1.0, max_new_tokens=min(16, scale.new_tokens), seed=0)
     yield from profiled(f"a rollout of {sampling.max_new_tokens} tokens", lambda: engine.generate(drawn_prompts(scale), sampling))
+
+
+def of_a_step(scale: Scale) -> Iterator[Finding]:
+    session = session_of(scale, EngineConfig())
+    prepared(session, scale.training[-1], scale)
+    yield from profiled("a training step", lambda: session.step(1))
 
 
 def profiled(what: str, work: Callable[[], object]) -> Iterator[Finding]:

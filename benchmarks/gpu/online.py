@@ -49,9 +49,13 @@ def rollouts(scale: Scale) -> Iterator[Finding]:
         done: list[Any] = []
         spent = seconds(lambda engine=engine, done=done, sampling=sampling: done.extend(engine.generate(prompts, sampling)))
         tokens = sum(len(answers[0].token_ids) for answers in done)
-        a_step = spent / length
-        figures: Finding = {"tokens/s": tokens / spent, "ms a step": 1e3 * a_step, "floors": a_step / floor, "peak MiB": peak_mib()}
-        yield {"what": f"{name}, {len(prompts)} rows", **figures}
+        figures: Finding = {"tokens/s": tokens / spent, "ms a token, prompts included": 1e3 * spent / length, "peak MiB": peak_mib()}
+        half = Sampling(temperature=1.0, max_new_tokens=length // 2, seed=0)
+        if isinstance(engine, GraphGenerator):  # it records a graph for the other length
+            engine.generate(prompts, half)
+        shorter = seconds(lambda engine=engine, half=half: engine.generate(prompts, half))
+        a_step = max(0.0, spent - shorter) / (length - length // 2)  # without reading the prompts
+        yield {"what": f"{name}, {len(prompts)} rows", **figures, "ms a step": 1e3 * a_step, "floors": a_step / floor}
 
 
 class Plain:
@@ -103,6 +107,8 @@ def ppo(scale: Scale) -> Iterator[Finding]:
         model, tokenizer = load_reward_model(ModelConfig(path=reward, dtype=Dtype.bf16))
         kept = Stopping(2)
         context = RunContext(dir=folder / "run", tracker=kept, say=lambda line: None)
+        read = sum(weight.numel() for weight in model.parameters()) * 2  # bytes of a policy as large, in bf16
+        floor = config.max_new_tokens * read / copy_rate(scale)
         reset_peak()
         try:
             scorer = RewardModelScorer(model, tokenizer)
@@ -114,6 +120,7 @@ def ppo(scale: Scale) -> Iterator[Finding]:
         yield {
             "what": f"batch {number} of {scale.rollouts} episodes",
             **{f"{part} s": spent for part, spent in parts.items()},
+            "generation's floor s": floor,
             "episodes/s": scale.rollouts / sum(parts.values()),
             "largest |ratio - 1|": row["train/first_ratio_error"],
             "approx KL": row["train/approx_kl"],

@@ -14,6 +14,8 @@ class Row:
     name: str
     place: str
     limit_s: int
+    alone: bool = False
+    """Whether it gets a process of its own, since it leaves memory of the device behind."""
 
     def measure(self, scale: object) -> Iterator[Finding]:
         module, function = self.place.split(".")
@@ -32,8 +34,10 @@ ROWS = (
     Row("ppo", "online.ppo", 90),
     Row("rewardbench", "load.rewardbench", 90),
     Row("step", "training.step", 60),
+    Row("engines", "training.engines", 90, alone=True),
+    Row("commands", "commands.commands", 120),
     Row("study", "study.study", 120),
-    Row("trl", "training.trl", 90),
+    Row("trl", "training.trl", 90, alone=True),
     Row("fusion", "fusion.fusion", 100),
     Row("kernels", "kernels.kernels", 60),
 )

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.gpu.findings import Finding
-from benchmarks.gpu.subjects import Scale
+from benchmarks.gpu.subjects import CHECKOUT, Scale
 
-CHECKOUT = Path(__file__).parents[2]
 STUDY = """# @package _global_
 study: small
 embedded: true

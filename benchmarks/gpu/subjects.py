@@ -15,7 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from benchmarks.machine import device, seconds
 from core.models.fused import fuse_layers
+from core.models.logprobs import compute_head_in_fp32
 
+CHECKOUT = Path(__file__).parents[2]
 PEAK = 989e12
 """Matrix products in bf16 by the data sheet of an H100 or H200, per second; what MFU is a share of."""
 
@@ -46,6 +48,11 @@ class Size:
             tie_word_embeddings=True,
             **options,
         )
+
+    def shell(self) -> LlamaForSequenceClassification:
+        """A reward model of these sizes without weights, whose work can be counted even where another's weights are split."""
+        with torch.device("meta"):
+            return LlamaForSequenceClassification(self.config(num_labels=1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,12 +163,13 @@ def classifier(size: Size, dtype: torch.dtype, *, fused: bool = True) -> LlamaFo
 
 
 def language_model(size: Size, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A policy with random weights."""
+    """A policy with random weights, its layers and its head as those of a loaded one are."""
     torch.manual_seed(1)
     with device():
         model = LlamaForCausalLM(size.config(dtype=dtype))
     nn.Module.to(model, dtype)
     fuse_layers(model)
+    compute_head_in_fp32(model)
     return model.eval()
 
 

@@ -1,7 +1,10 @@
 """Training a reward model: passes on trees beside padded ones, a whole step of ours, and TRL's RewardTrainer."""
 
+import gc
+import os
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from benchmarks.gpu.findings import Finding
 from benchmarks.gpu.subjects import PEAK, Scale, Shape, causal, classifier, language_model, median_seconds, saved
 from benchmarks.gpu.trees import forward
 from benchmarks.machine import device, forward_flops, now, peak_mib, reset_peak
-from core.config import Dtype, ModelConfig, OptimConfig
+from core.config import Dtype, EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.process.world import join_world
 from core.records import Preference, user
 from core.trees.attention import tree_attention
@@ -60,34 +63,59 @@ def timed(scale: Scale, work: Any) -> tuple[float, float]:
 
 def step(scale: Scale) -> Iterator[Finding]:
     """Whole optimiser steps through our session: fp32 weights, bf16 under autocast, AdamW, micro batches of 16k tokens."""
+    session = session_of(scale, EngineConfig())
+    for shape in scale.training:
+        yield {"what": str(shape), **steps_of(session, shape, scale)}
+
+
+def engines(scale: Scale) -> Iterator[Finding]:
+    """The same steps by the engines that shard, in a world of one process: what they cost before they save anything."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # as torchrun sets them
+    zero = [EngineKind.zero3] if find_spec("deepspeed") and not scale.tiny else []  # on a CPU it compiles for minutes
+    kinds = [EngineKind.single, EngineKind.fsdp2, *zero]
+    for kind in kinds:
+        session = session_of(scale, EngineConfig(kind=kind))
+        shape = scale.training[0]
+        yield {"what": f"{kind}, {shape}", **steps_of(session, shape, scale)}
+        del session
+        gc.collect()
+    if not zero and not scale.tiny:
+        yield {"what": "zero3", "said": "deepspeed is not there"}
+
+
+def session_of(scale: Scale, engine: EngineConfig) -> RMSession:
+    """A session around the model, with one pair."""
     with tempfile.TemporaryDirectory() as name:
         policy = saved(language_model(scale.one, torch.bfloat16), scale.one, Path(name))
         config = RewardModelConfig(
             model=ModelConfig(path=policy, dtype=Dtype.bf16),
             data=PreferenceDataConfig(paths=["given as tokens"]),
             optim=OptimConfig(lr=1e-6),
+            engine=engine,
             batch_size=8,
             micro_batch_tokens=16384,
             max_length=8192,
         )
-        session = RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())
-    for shape in scale.training:
-        pairs = token_pairs(shape, scale)
-        session.pairs, session.num_steps = pairs, 100
-        session.order.num_pairs, session.order.batch_size, session.order._epoch = len(pairs), len(pairs), -1  # pyright: ignore[reportPrivateUsage]
-        reset_peak()
-        session.step(1)
-        started = now()
-        losses = [session.step(number).sums.metrics()["loss"] for number in (2, 3)]
-        spent = (now() - started) / 2
-        flops = 3 * forward_flops(session.model, shape.unique, shape.seen)
-        yield {
-            "what": str(shape),
-            "tokens/s": shape.padded / spent,
-            "MFU": flops / spent / PEAK,
-            "peak MiB": peak_mib(),
-            "loss": losses[-1],
-        }
+        return RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())
+
+
+def steps_of(session: RMSession, shape: Shape, scale: Scale) -> Finding:
+    """Two steps after a first one."""
+    prepared(session, shape, scale)
+    reset_peak()
+    session.step(1)
+    started = now()
+    losses = [session.step(number).sums.metrics()["loss"] for number in (2, 3)]
+    spent = (now() - started) / 2
+    flops = 3 * forward_flops(scale.one.shell(), shape.unique, shape.seen)
+    return {"ms": 1e3 * spent, "tokens/s": shape.padded / spent, "MFU": flops / spent / PEAK, "peak MiB": peak_mib(), "loss": losses[-1]}
+
+
+def prepared(session: RMSession, shape: Shape, scale: Scale) -> None:
+    """Gives the session the pairs of a shape, all in one batch."""
+    pairs = token_pairs(shape, scale)
+    session.pairs, session.num_steps = pairs, 100
+    session.order.num_pairs, session.order.batch_size, session.order._epoch = len(pairs), len(pairs), -1  # pyright: ignore[reportPrivateUsage]
 
 
 def token_pairs(shape: Shape, scale: Scale) -> list[TokenPair]:

@@ -15,6 +15,7 @@ from core.models.head import padded_rewards, tree_rewards
 from core.transfer import to_host
 from core.trees.attention import Plan, attend_on_tree, tree_attention
 from core.trees.layout import Stream, pack_trees
+from core.trees.tiled import fits_tiles
 from core.trees.varlen import fits_kernel
 from rmtrain.loss import bradley_terry_loss
 
@@ -25,7 +26,7 @@ def attention(scale: Scale) -> Iterator[Finding]:
     """Outputs and gradients of one call on a stream of three levels, against fp64 under a dense mask."""
     stream = three_levels(20 if scale.tiny else 300).to(device())
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for heads, key_heads, channels in ((4, 2, 8), (4, 4, 16)) if scale.tiny else ((32, 8, 64), (32, 8, 128), (12, 12, 64)):
+        for heads, key_heads, channels in ((4, 2, 8), (4, 4, 16)) if scale.tiny else ((32, 8, 64), (32, 8, 128), (12, 12, 80)):
             drawn = [random_heads(stream.num_tokens, number, channels, dtype) for number in (heads, key_heads, key_heads)]
             ours = with_gradients(lambda *parts: attend(parts, Plan(stream)), drawn)
             truth = with_gradients(lambda *parts: dense(parts, stream), [part.double() for part in drawn])
@@ -33,11 +34,16 @@ def attention(scale: Scale) -> Iterator[Finding]:
             attend(drawn, plan)
             yield {
                 "what": f"{str(dtype).removeprefix('torch.')}, {heads} heads on {key_heads} of {channels}",
-                "road": "varlen_attn" if fits_kernel(*drawn) else "by block",
+                "road": road(drawn),
                 "error": relative(ours[:1], truth[:1]),
                 "error of the gradient": relative(ours[1:], truth[1:]),
                 "ms": 1e3 * median_seconds(lambda drawn=drawn, plan=plan: attend(drawn, plan), scale.rounds),
             }
+
+
+def road(parts: Sequence[Tensor]) -> str:
+    query, key, value = parts
+    return "tiles" if fits_tiles(query, key, value) else "varlen_attn" if fits_kernel(query, key, value) else "by block"
 
 
 def three_levels(length: int) -> Stream:

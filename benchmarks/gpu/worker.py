@@ -1,4 +1,4 @@
-"""The process in which the rows of `benchmarks.gpu` run, one after another.
+"""The process in which the rows of `benchmarks.gpu` run, one after another, up to one that needs a process of its own.
 
 python -m benchmarks.gpu.worker ROW,ROW LOG [--tiny]
 """
@@ -31,9 +31,13 @@ def main() -> None:
     signal.signal(signal.SIGALRM, out_of_time)
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"[{card}, torch {torch.__version__}, transformers {transformers.__version__}]", flush=True)
-    for row in ROWS:
-        if row.name in names.split(","):
-            carry_out(row, scale, Path(log))
+    chosen = [row for row in ROWS if row.name in names.split(",")]
+    for number, row in enumerate(chosen):
+        if row.alone and number:
+            return
+        carry_out(row, scale, Path(log))
+        if row.alone:
+            return
 
 
 def carry_out(row: Row, scale: Scale, log: Path) -> None:

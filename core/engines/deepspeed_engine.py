@@ -132,7 +132,7 @@ class DeepSpeedZero:
     def _require_sharded(self) -> None:
         stage = {EngineKind.zero2: 2, EngineKind.zero3: 3}[self.kind]
         took_effect = isinstance(self.module, self._deepspeed.DeepSpeedEngine) and self.module.zero_optimization_stage() == stage
-        if took_effect and self.sharded:
+        if took_effect and self.sharded and self.world.size > 1:
             partitioned = cast("list[Any]", [parameter for parameter in self.plain.parameters() if parameter.requires_grad])
             took_effect = all(parameter.ds_tensor.numel() < parameter.ds_numel for parameter in partitioned)
         if not took_effect:

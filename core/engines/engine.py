@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.config import Dtype, EngineConfig, EngineKind, Offload, OptimConfig, engine_for
 from core.engines.torch_engine import TorchEngine
-from core.process.world import World
+from core.process.world import World, join_group_alone
 
 
 class Engine(Protocol):
@@ -81,6 +81,8 @@ def open_engine(
     for and did not take effect.
     """
     kind = engine_for(config.kind, world.size)
+    if world.size == 1 and kind != EngineKind.single:
+        join_group_alone()
     if kind in (EngineKind.zero2, EngineKind.zero3):
         from core.engines.deepspeed_engine import DeepSpeedZero
 

@@ -52,7 +52,7 @@ class TorchEngine:
         if self.sharded:
             on_gpu = world.device.type == "cuda"
             _shard(module, dtype, hold=hold, policy=CPUOffloadPolicy(pin_memory=on_gpu) if offload else OffloadPolicy())
-            _require_sharded(module)
+            _require_sharded(module, world)
         elif hold:
             hold_weights(module, dtype)
         if kind == EngineKind.ddp:
@@ -173,9 +173,9 @@ def _embeddings(module: nn.Module) -> list[nn.Embedding]:
     return [part for part in module.modules() if isinstance(part, nn.Embedding) and users[id(part.weight)] == 1]
 
 
-def _require_sharded(module: nn.Module) -> None:
+def _require_sharded(module: nn.Module, world: World) -> None:
     whole = [name for name, parameter in module.named_parameters() if not isinstance(parameter, DTensor)]
     held = sum(parameter.to_local().numel() for parameter in module.parameters() if isinstance(parameter, DTensor))
     total = sum(parameter.numel() for parameter in module.parameters())
-    if whole or not isinstance(module, FSDPModule) or held >= total:
+    if whole or not isinstance(module, FSDPModule) or (held >= total and world.size > 1):
         raise RuntimeError(f"engine=fsdp2 did not take effect: {whole[:3] or 'nothing'} is not sharded; choose another engine.")

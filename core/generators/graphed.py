@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.turn_ends import turn_ends
+from core.generators.filled import attend_filled, fits_rows
 from core.generators.half import HalfCopy, asked_format
 from core.generators.local import completions, prompt_tokens, sample_tokens, uniforms
 from core.generators.room import MEMORY, rows_that_fit
@@ -26,6 +27,7 @@ from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
 from core.trees.attention import Plan, attend_on_tree, attending_by, obstacle
+from core.trees.faults import first_line
 from core.trees.layout import pack_rows
 
 NAME = "row_memory"
@@ -162,7 +164,7 @@ class _Memory:
         """While prompts are read: the plan of their stream."""
         self.rows_N: Tensor
         self.positions_N: Tensor
-        self.mask_R11L: Tensor
+        self._mask_R11L: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -173,6 +175,18 @@ class _Memory:
     def num_bytes(self) -> int:
         """Of all keys and values."""
         return sum(tensor.nbytes for pair in self.layers.values() for tensor in pair)
+
+    def at_positions(self, rows_N: Tensor, positions_N: Tensor) -> None:
+        """Where the next tokens go: their rows, and their places there."""
+        self.rows_N, self.positions_N, self._mask_R11L = rows_N, positions_N, None
+
+    def mask(self) -> Tensor:
+        """What each row's new token does not see, as an additive mask (R, 1, 1, L), the same for all layers."""
+        if self._mask_R11L is None:
+            hidden_RL = torch.arange(self.length, device=self.positions_N.device) > self.positions_N[:, None]
+            zeros_RL = torch.zeros(hidden_RL.shape, dtype=self.dtype, device=hidden_RL.device)
+            self._mask_R11L = zeros_RL.masked_fill_(hidden_RL, float("-inf"))[:, None, None]
+        return self._mask_R11L
 
     def write(self, layer: int, key_1JND: Tensor, value_1JND: Tensor) -> tuple[Tensor, Tensor]:
         """Writes one token or more at their rows and positions; returns all keys and values of the layer."""
@@ -211,10 +225,13 @@ def _attend(
         row_memory.write(layer, key.to(value.dtype), value)
         return out
     # (1, heads, R, D): the rows' new tokens lie side by side in one stream.
-    keys_RJLD, values_RJLD = row_memory.write(layer, key.to(value.dtype), value)
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if fits_rows(query, key, value):
+        return attend_filled(query, key, value, *row_memory.layers[layer], row_memory.positions_N, scaling), None
+    keys_RJLD, values_RJLD = row_memory.write(layer, key, value)
     num_rows, num_key_heads = keys_RJLD.shape[:2]
-    query_RJGD = query[0].to(value.dtype).transpose(0, 1).reshape(num_rows, num_key_heads, -1, query.shape[-1])
-    out_RJGD = scaled_dot_product_attention(query_RJGD, keys_RJLD, values_RJLD, attn_mask=row_memory.mask_R11L, scale=scaling)
+    query_RJGD = query[0].transpose(0, 1).reshape(num_rows, num_key_heads, -1, query.shape[-1])
+    out_RJGD = scaled_dot_product_attention(query_RJGD, keys_RJLD, values_RJLD, attn_mask=row_memory.mask(), scale=scaling)
     return out_RJGD.reshape(1, num_rows, query.shape[1], values_RJLD.shape[-1]), None
 
 
@@ -233,7 +250,6 @@ class _Decoder:
         self.state = _State.empty(num_rows, sampling.max_new_tokens, device)
         self.ends_E = to_device(torch.tensor(sorted(ends)), device)
         self.rows_R = torch.arange(num_rows, device=device)
-        self.places_L = torch.arange(length, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
 
@@ -266,9 +282,10 @@ class _Decoder:
         memory = self.memory
         stream = pack_rows(prompt_ids)
         first_rows = torch.arange(len(prompt_ids)) * n
-        memory.rows_N = to_device(first_rows.repeat_interleave(torch.tensor(stream.lengths)), self.model.device)
+        rows_N = to_device(first_rows.repeat_interleave(torch.tensor(stream.lengths)), self.model.device)
         stream = stream.to(self.model.device)
-        memory.positions_N, memory.plan = stream.positions_N, Plan(stream)
+        memory.at_positions(rows_N, stream.positions_N)
+        memory.plan = Plan(stream)
         try:
             hidden_NH = self._hidden(stream.ids_N, stream.positions_N)
         finally:
@@ -279,10 +296,7 @@ class _Decoder:
     def _step(self) -> None:
         """One token more in every row."""
         state, memory = self.state, self.memory
-        memory.rows_N, memory.positions_N = self.rows_R, state.positions_R
-        hidden_RL = self.places_L > state.positions_R[:, None]
-        zeros_RL = torch.zeros(hidden_RL.shape, dtype=memory.dtype, device=hidden_RL.device)
-        memory.mask_R11L = zeros_RL.masked_fill_(hidden_RL, float("-inf"))[:, None, None]
+        memory.at_positions(self.rows_R, state.positions_R)
         logits_RV = self._logits(self._hidden(state.next_R, state.positions_R))
         state.positions_R += 1
         state.draw(logits_RV, self.temperature, self.ends_E)
@@ -307,8 +321,8 @@ class _Decoder:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as problem:
-            reason = str(problem).strip().partition("\n")[0]
-            logging.getLogger(__name__).warning("rollouts launch kernel by kernel, slower: no CUDA graph of a step (%s)", reason)
+            warning = "rollouts launch kernel by kernel, slower: no CUDA graph of a step (%s)"
+            logging.getLogger(__name__).warning(warning, first_line(problem))
         for first, before in zip(firsts, kept, strict=True):
             first.copy_(before)
 

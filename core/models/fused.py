@@ -1,4 +1,5 @@
-"""Element-wise work of decoders as one kernel each on CUDA devices: RMSNorm, the gate of an MLP with SiLU, rotary embeddings.
+"""Element-wise work of decoders as one kernel each on CUDA devices: RMSNorm with the sum before it, the gate of an MLP with SiLU,
+rotary embeddings.
 
 In eager mode an RMSNorm is six kernels, the gate two and the rotation ten, which read and write memory while the matrix units wait.
 Layers are changed one by one, and only those that give the same values as before on random input; weights, names and checkpoints
@@ -17,10 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
+from core.process.layers import layers_of
+from core.trees.faults import first_line, kernel_faults
+
 Rotation = Callable[..., tuple[Tensor, Tensor]]
 
 ROTATION = "apply_rotary_pos_emb"
 """What transformers calls it in every architecture that has it."""
+ATTENTION, MLP, NORMS = "self_attn", "mlp", ("input_layernorm", "post_attention_layernorm")
+"""The parts of a decoder layer."""
+_FORMATS = {torch.float32, torch.bfloat16, torch.float16}
+_WIDEST = 16384
+"""Channels of which a norm's kernel holds a row."""
 _ERROR = 1e-5
 """Largest difference in fp32 relative to the largest value, at which a layer counts as unchanged."""
 
@@ -45,6 +54,10 @@ def fuse(model: nn.Module, device: torch.device | None = None) -> None:
                 _become(own, fused(kind))
         if _rotates_as_usual(kind, device):
             _become(own, _fused_attention(kind))
+    for kind in {type(layer) for layer in layers_of(model)}:
+        layers = [layer for layer in layers_of(model) if type(layer) is kind]
+        if all(_looks_like_layer(layer) for layer in layers) and _layer_gives_the_same(layers[0], _fused_layer(kind), device):
+            _become(layers, _fused_layer(kind))
 
 
 def _become(modules: list[nn.Module], kind: type[nn.Module]) -> None:
@@ -62,6 +75,14 @@ def _looks_like_mlp(module: nn.Module) -> bool:
     activation = children.get("act_fn")
     is_gated = {"gate_proj", "up_proj", "down_proj"} <= children.keys() and (activation is None or "SiLU" in type(activation).__name__)
     return is_gated and all(weight.is_floating_point() for weight in module.parameters())  # packed ones are not to be copied
+
+
+def _looks_like_layer(layer: nn.Module) -> bool:
+    """Whether it has attention and an MLP, each below a norm, of the kinds that were fused before."""
+    parts = dict(layer.named_children())
+    if parts.keys() != {ATTENTION, MLP, *NORMS} or not all(_looks_like_norm(parts[name]) for name in NORMS):
+        return False
+    return _looks_like_mlp(parts[MLP]) and ROTATION in getattr(type(parts[ATTENTION]).forward, "__globals__", {})
 
 
 @cache
@@ -85,6 +106,50 @@ def _fused_mlp(kind: type[nn.Module]) -> type[nn.Module]:
         return self.down_proj(gated_silu(gate, up))
 
     return type(kind.__name__, (kind,), {"forward": forward})
+
+
+@cache
+def _fused_layer(kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer with its first sum and the norm after it in one kernel; under autocast what products read is rounded by the norms,
+    once, and not for each of them."""
+
+    def forward(self: Any, hidden_states: Tensor, *rest: Any, **options: Any) -> Any:
+        if rest:
+            return kind.forward(self, hidden_states, *rest, **options)
+        first, second = (getattr(self, name) for name in NORMS)
+        attended = getattr(self, ATTENTION)(hidden_states=_normed(first, hidden_states), **options)[0]
+        hidden_states, between = _added_and_normed(second, hidden_states, attended)
+        return hidden_states + getattr(self, MLP)(between)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _normed(norm: Any, hidden: Tensor) -> Tensor:
+    if not _fits_norm(norm, hidden):
+        return norm(hidden)
+    from core.models.kernels import normed
+
+    return normed(hidden, norm.weight, norm.variance_epsilon, _read_by_products(norm, hidden))
+
+
+def _added_and_normed(norm: Any, hidden: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+    if not _fits_norm(norm, hidden) or more.dtype not in _FORMATS or more.shape != hidden.shape:
+        added = hidden + more
+        return added, norm(added)
+    from core.models.kernels import added_and_normed
+
+    return added_and_normed(hidden, more, norm.weight, norm.variance_epsilon, _read_by_products(norm, hidden))
+
+
+def _fits_norm(norm: Any, hidden: Tensor) -> bool:
+    return hidden.is_cuda and {hidden.dtype, norm.weight.dtype} <= _FORMATS and hidden.shape[-1] <= _WIDEST
+
+
+def _read_by_products(norm: Any, hidden: Tensor) -> torch.dtype:
+    """The format in which matrix products read a norm's output: that of autocast, or what it would be without."""
+    if torch.is_autocast_enabled("cuda"):
+        return torch.get_autocast_dtype("cuda")
+    return torch.promote_types(hidden.dtype, norm.weight.dtype)
 
 
 @cache
@@ -126,15 +191,14 @@ def _rotates_as_usual(kind: type[nn.Module], device: torch.device) -> bool:
         wide = own(q.bfloat16(), k.bfloat16(), cos, sin)[0].dtype == torch.float32
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, ImportError) as problem:
+    except kernel_faults() as problem:
         _tell(kind, problem)
         return False
     return wide and all((x - y).abs().max() <= _ERROR * y.abs().max() for x, y in zip(found, expected * 2, strict=True))
 
 
 def _tell(kind: type[nn.Module], problem: Exception) -> None:
-    reason = str(problem).strip().partition("\n")[0]
-    logging.getLogger(__name__).warning("%s stays as it is, slower: its fused kernel fails (%s)", kind.__name__, reason)
+    logging.getLogger(__name__).warning("%s stays as it is, slower: its fused kernel fails (%s)", kind.__name__, first_line(problem))
 
 
 @torch.no_grad()
@@ -154,7 +218,43 @@ def _gives_the_same(layer: nn.Module, fused: type[nn.Module], device: torch.devi
             after = copied(inputs)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, ImportError) as problem:
+    except kernel_faults() as problem:
         _tell(type(layer), problem)
         return False
     return bool((after - before).abs().max() <= _ERROR * before.abs().max())
+
+
+class _StandIn(nn.Module):
+    """In place of attention or of an MLP: something simple of its input, as they are called."""
+
+    def __init__(self, *, pairs: bool) -> None:
+        super().__init__()
+        self.pairs = pairs
+
+    def forward(self, hidden_states: Tensor, **options: Any) -> Any:
+        moved = hidden_states.roll(1, -1) * 0.7
+        return (moved, None) if self.pairs else moved
+
+
+@torch.no_grad()
+def _layer_gives_the_same(layer: nn.Module, fused: type[nn.Module], device: torch.device) -> bool:
+    """Whether the layer, with stand-ins for attention and MLP, computes in fp32 what it did before."""
+    shell = copy.copy(layer)
+    parts: dict[str, nn.Module] = {ATTENTION: _StandIn(pairs=True), MLP: _StandIn(pairs=False)}
+    draw = torch.Generator().manual_seed(0)
+    try:
+        for name in NORMS:
+            norm = parts[name] = nn.Module.to(copy.deepcopy(layer.get_submodule(name)), device, torch.float32)
+            for weight in norm.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=draw))
+        vars(shell)["_modules"] = {name: parts[name] for name, _ in layer.named_children()}
+        inputs = torch.randn(1, 5, next(parts[NORMS[0]].parameters()).shape[-1], generator=draw).to(device)
+        with torch.autocast(device.type, enabled=False):
+            before, after = type(layer).forward(shell, inputs), fused.forward(shell, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except kernel_faults() as problem:
+        _tell(type(layer), problem)
+        return False
+    is_plain = isinstance(before, Tensor) and before.shape == after.shape
+    return is_plain and bool((after - before).abs().max() <= _ERROR * before.abs().max())

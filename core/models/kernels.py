@@ -105,7 +105,10 @@ class _Rotary(torch.autograd.Function):
         x, cos, sin = args
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return _rotate(x, cos, sin, torch.promote_types(x.dtype, cos.dtype), back=False)
+        # Under autocast attention would round them to its format.
+        autocast = torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if autocast else torch.promote_types(x.dtype, cos.dtype)
+        return _rotate(x, cos, sin, dtype, back=False)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
@@ -118,3 +121,105 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = _Rotary.apply(x, cos.contiguous(), sin.contiguous())
     assert isinstance(out, Tensor)
     return out
+
+
+@triton.jit
+def _norm(  # type: ignore[no-untyped-def]
+    x, y, weight, whole, out, roots, eps, size, adds: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, block)
+    inside = channel < size
+    a = tl.load(x + row * size + channel, mask=inside, other=0.0).to(tl.float32)
+    if adds:
+        a += tl.load(y + row * size + channel, mask=inside, other=0.0).to(tl.float32)
+        rounded = a.to(whole.dtype.element_ty)
+        tl.store(whole + row * size + channel, rounded, mask=inside)
+        a = rounded.to(tl.float32)
+    root = tl.math.rsqrt(tl.sum(a * a, 0) / size + eps)
+    tl.store(roots + row, root)
+    w = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * size + channel, (a * root * w).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _norm_backward(  # type: ignore[no-untyped-def]
+    grad, grad_whole, whole, weight, roots, grad_x, grad_y, grad_weight, num_rows, size,
+    adds: tl.constexpr, copies: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    channel = tl.arange(0, block)
+    inside = channel < size
+    w = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    given = tl.zeros([block], tl.float32)
+    for number in range(tl.program_id(0), num_rows, tl.num_programs(0)):
+        place = number * size.to(tl.int64) + channel
+        a = tl.load(whole + place, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        root = tl.load(roots + number)
+        given += g * a * root
+        g *= w
+        d = root * (g - a * (root * root * tl.sum(g * a, 0) / size))
+        if adds:
+            d += tl.load(grad_whole + place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(grad_x + place, d.to(grad_x.dtype.element_ty), mask=inside)
+        if copies:
+            tl.store(grad_y + place, d.to(grad_y.dtype.element_ty), mask=inside)
+    tl.store(grad_weight + tl.program_id(0) * size + channel, given, mask=inside)
+
+
+PROGRAMS = 528
+"""Of the norm's backward pass: four for each multiprocessor of an H100; each sums its share of the weight's gradient."""
+
+
+class _Norm(torch.autograd.Function):
+    """The norm of x, or of x + y; that sum comes first then."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        x, y, weight, eps, dtype = args
+        size = x.shape[-1]
+        adds = y is not None
+        whole = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, y.dtype), device=x.device) if adds else x
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        num_rows = x.numel() // size
+        roots = torch.empty(num_rows, dtype=torch.float32, device=x.device)
+        _norm[(num_rows,)](x, y if adds else x, weight, whole, out, roots, eps, size, adds, **_width(size))
+        ctx.save_for_backward(whole, weight, roots)
+        ctx.dtypes = (x.dtype, y.dtype if adds else None)
+        return (whole, out) if adds else out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        whole, weight, roots = ctx.saved_tensors
+        first, second = ctx.dtypes
+        adds, copies = second is not None, second not in (None, first)
+        grad = grad_outputs[-1].contiguous()
+        grad_whole = grad_outputs[0].contiguous() if adds else grad
+        size = whole.shape[-1]
+        grad_x = torch.empty(whole.shape, dtype=first, device=whole.device)
+        grad_y = torch.empty(whole.shape, dtype=second, device=whole.device) if copies else grad_x
+        programs = min(PROGRAMS, len(roots))
+        parts = torch.empty(programs, size, dtype=torch.float32, device=whole.device)
+        _norm_backward[(programs,)](
+            grad, grad_whole, whole, weight, roots, grad_x, grad_y, parts, len(roots), size, adds, copies, **_width(size)
+        )
+        grad_weight = parts.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_y if adds else None, grad_weight, None, None
+
+
+def _width(size: int) -> dict[str, int]:
+    block = triton.next_power_of_2(size)
+    return {"block": block, "num_warps": min(16, max(4, block // 512))}
+
+
+def normed(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The RMSNorm of x over its last dimension, computed in fp32 and rounded once."""
+    out = _Norm.apply(x.contiguous(), None, weight, eps, dtype)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def added_and_normed(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + y, in the wider format of both, and its RMSNorm."""
+    whole, out = _Norm.apply(x.contiguous(), y.contiguous(), weight, eps, dtype)
+    return whole, out

@@ -98,13 +98,25 @@ class LanguageHead(nn.Linear):
         """Logits before the model's own `LogitRule`; for a query and hidden states (N, H) log-probabilities and entropies, (2, N)."""
         with without_autocast(input.device):
             bias = bias_of(self)
-            hidden, weight_VH, bias_V = input.float(), self.weight.float(), None if bias is None else bias.float()
+            bias_V = None if bias is None else bias.float()
+            if query is None and _sums_in_fp32(input, self.weight):
+                products_NV = torch.mm(input.flatten(0, -2), self.weight.T, out_dtype=torch.float32).view(*input.shape[:-1], -1)
+                return products_NV if bias_V is None else products_NV + bias_V
+            hidden, weight_VH = input.float(), self.weight.float()
             if query is None:
                 return linear(hidden, weight_VH, bias_V)
             if len(hidden) <= _chunk_size(weight_VH):
                 return _answer(linear(hidden, weight_VH, bias_V), query, query.tokens_N)
             answer: Any = _Chunked.apply(hidden, weight_VH, bias_V, query)
             return answer
+
+
+def _sums_in_fp32(hidden: Tensor, weight_VH: Tensor) -> bool:
+    """Whether the matrix units give fp32 products by themselves: of two factors in 16 bits, which fp32 multiplies exactly, and where no
+    gradient is asked for. It saves converting the weight for every token of a rollout."""
+    if not hidden.is_cuda or hidden.dtype != weight_VH.dtype or hidden.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return not (torch.is_grad_enabled() and (hidden.requires_grad or weight_VH.requires_grad))
 
 
 def compute_head_in_fp32(model: PreTrainedModel) -> None:

@@ -142,6 +142,13 @@ def alone() -> World:
     return World(rank=0, size=1, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 
+def join_group_alone() -> None:
+    """Makes a process group of this process, which torch's and DeepSpeed's sharding ask for even then."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
 def join_world() -> World:
     """Joins the process group at the first call, and describes it.
 

@@ -2,8 +2,8 @@
 
 `encode` runs a model's layers over a `core.trees.layout.Stream`. On CPUs every block of the stream is one call of scaled
 dot-product attention over its context and itself: a dense mask over the whole stream would make the kernel do the masked
-work too. On CUDA devices one call of a kernel for sequences of different lengths does all segments (`core.trees.varlen`), in
-the formats that it knows; in others, such as fp32, the calls by block run there too.
+work too. On CUDA devices one call does the whole stream: that of our own kernels (`core.trees.tiled`) or, for heads of sizes that
+they do not know, of one for sequences of different lengths (`core.trees.varlen`); in fp32 the calls by block run there too.
 
 Shapes: N tokens in a flat stream, H query heads (in hidden states: hidden size), J key heads, D channels of a head, Q queries
 and K keys of one block, S queries of all heads that share a key head, R sequences.
@@ -20,6 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from core.trees.layout import Block, Sequences, Stream, TokenIds, pack_trees
+from core.trees.tiled import attend_on_tiles, fits_tiles
+from core.trees.tiles import Tiles, lay_tiles
 from core.trees.varlen import attend_by_sequence, fits_kernel
 
 NAME = "prompt_tree"
@@ -73,6 +75,11 @@ class Plan:
     def sequences(self) -> Sequences:
         return self.stream.sequences()
 
+    @cached_property
+    def tiles(self) -> Tiles:
+        stream = self.stream
+        return lay_tiles(stream.lengths, stream.ancestors, stream.trees, stream.numbers.device)
+
     def masks(self, dtype: torch.dtype, num_groups: int) -> list[Tensor | None]:
         """The blocks' additive masks, (G * Q, K), for the G query heads that share a key head, one after another."""
         key = (dtype, num_groups)
@@ -106,6 +113,9 @@ def attend_on_tree(
         raise ValueError(f"attention over prompt trees is plain and causal; this layer has {', '.join(unsupported) or 'dropout'}.")
     # Under autocast, rotary embeddings leave queries and keys in fp32 and values in bf16.
     query_1HND, key_1JND = query_1HND.to(value_1JND.dtype), key_1JND.to(value_1JND.dtype)
+    if fits_tiles(query_1HND, key_1JND, value_1JND):
+        ends_N = prompt_tree.stream.subtree_end_N
+        return attend_on_tiles(query_1HND, key_1JND, value_1JND, prompt_tree.tiles, ends_N, scaling), None
     if fits_kernel(query_1HND, key_1JND, value_1JND):
         return attend_by_sequence(query_1HND, key_1JND, value_1JND, prompt_tree.sequences, scaling), None
     out_1HND = _attend_by_block(query_1HND, key_1JND, value_1JND, prompt_tree, scaling)

@@ -68,14 +68,16 @@ class Stream:
     """The packed trees of several groups of sequences.
 
     `lengths` are the lengths of the segments, in order, and `ancestors` the segments above each; `runs` are the first segment of
-    each block and the one past its last; `paths` lists the segments of each sequence, group by group; `longest` is the length of
-    the longest sequence. `numbers` holds everything that a device needs in one tensor, so that it takes one copy.
+    each block and the one past its last; `trees` are the first segments of trees; `paths` lists the segments of each sequence, group by
+    group; `longest` is the length of the longest sequence. `numbers` holds everything that a device needs in one tensor, so that it
+    takes one copy.
     """
 
     numbers: Tensor
     lengths: tuple[int, ...]
     ancestors: tuple[tuple[int, ...], ...]
     runs: tuple[tuple[int, int], ...]
+    trees: tuple[int, ...]
     paths: tuple[tuple[int, ...], ...]
     longest: int
 
@@ -215,6 +217,7 @@ def pack_rows(rows: Sequence[TokenIds]) -> Stream:
         lengths=tuple(lengths.tolist()),
         ancestors=((),) * len(rows),
         runs=tuple((i, i + 1) for i in range(len(rows))),
+        trees=tuple(range(len(rows))),
         paths=tuple((i,) for i in range(len(rows))),
         longest=int(lengths.max()),
     )
@@ -298,11 +301,13 @@ class _StreamBuilder:
         self.ends: list[int] = []
         self.ancestors: list[tuple[int, ...]] = []
         self.runs: list[tuple[int, int]] = []  # the segments of each block: the first, and one past the last
+        self.trees: list[int] = []
         self.paths: list[tuple[int, ...]] = []
 
     def add_tree(self, roots: Sequence[_Node], *, above: tuple[int, ...], first_row: int) -> None:
         """Appends a tree, depth first, and decides which of its segments share an attention call."""
         first_segment, start = len(self.lengths), self.num_tokens
+        self.trees.append(first_segment)
         waiting = [(root, above) for root in reversed(roots)]
         while waiting:
             node, own = waiting.pop()
@@ -352,6 +357,7 @@ class _StreamBuilder:
             lengths=tuple(self.lengths),
             ancestors=tuple(self.ancestors),
             runs=tuple(self.runs),
+            trees=tuple(self.trees),
             paths=tuple(self.paths),
             longest=int((starts + lengths).max()),
         )

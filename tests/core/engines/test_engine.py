@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import core.engines.torch_engine
@@ -145,6 +146,17 @@ def module_and_groups() -> tuple[nn.Module, list[dict[str, Any]]]:
 def test_one_process_alone_cannot_have_an_engine_for_several(kind: str) -> None:
     with pytest.raises(ValueError, match=rf"engine={kind} does not work with 1 process\(es\); start several: torchrun"):
         open_engine(EngineConfig(kind=EngineKind(kind)), *module_and_groups(), optim=OptimConfig(), dtype=Dtype.fp32, world=ALONE)
+
+
+def test_one_process_that_torchrun_started_can_shard_and_updates_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    try:
+        engine = opened(EngineKind.fsdp2, ALONE)
+        assert engine.sharded
+        assert update(engine, [*INPUTS]) == pytest.approx(6, rel=1e-6)
+        assert weights_of(engine) == approx(UPDATED)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_several_processes_cannot_have_the_engine_of_one() -> None:

@@ -52,7 +52,7 @@ def test_values_gradients_and_names_stay_and_norms_mlps_and_attention_change(kin
     fuse(model)
     changed = sorted(kind.__name__.lower().removeprefix(model.config.model_type) for kind in kinds(model) - types)
     # OLMo 2 rotates in its own way: it casts the result back.
-    assert changed == (["mlp", "rmsnorm"] if kind == "olmo2" else ["attention", "mlp", "rmsnorm"])
+    assert changed == (["mlp", "rmsnorm"] if kind == "olmo2" else ["attention", "decoderlayer", "mlp", "rmsnorm"])
     assert list(model.state_dict()) == names
     for ours, own in zip(outputs(model), before, strict=True):
         torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-4)
@@ -103,3 +103,26 @@ def test_on_a_cpu_nothing_changes() -> None:
     types = kinds(model)
     fuse_layers(model)
     assert kinds(model) == types
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("halves", [False, True], ids=["fp32", "bf16 under autocast"])
+def test_a_norm_there_gives_values_and_gradients_of_the_plain_one(halves: bool) -> None:
+    from core.models.kernels import added_and_normed, normed
+
+    dtype = torch.bfloat16 if halves else torch.float32
+    draw = torch.Generator().manual_seed(0)
+    x, y, weight = (torch.randn(shape, generator=draw).cuda() for shape in ((2, 7, 96), (2, 7, 96), (96,)))
+    leaves = [x.requires_grad_(), y.to(dtype).requires_grad_(), weight.requires_grad_()]
+    whole, after = added_and_normed(leaves[0], leaves[1], leaves[2], 1e-5, dtype)
+    ours = [whole, after, normed(leaves[0], leaves[2], 1e-5, dtype)]
+    plain = [leaves[0] + leaves[1], *(torch.nn.functional.rms_norm(a, (96,), leaves[2], 1e-5) for a in (leaves[0] + leaves[1], leaves[0]))]
+    shares = [torch.randn(x.shape, generator=draw).cuda() for _ in ours]
+
+    def gradients(outs: list[Tensor]) -> list[Tensor]:
+        total = torch.stack([(out.float() * share).sum() for out, share in zip(outs, shares, strict=True)]).sum()
+        return list(torch.autograd.grad(total, leaves))
+
+    assert [out.dtype for out in ours] == [torch.float32, dtype, dtype]
+    for own, expected in zip([*ours, *gradients(ours)], [*plain, *gradients(plain)], strict=True):
+        assert (own.float() - expected.float()).norm() <= (0.01 if halves else 1e-5) * expected.float().norm()

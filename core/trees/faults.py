@@ -1,0 +1,20 @@
+"""What a kernel may raise where it cannot run."""
+
+from functools import cache
+from importlib.util import find_spec
+
+
+@cache
+def kernel_faults() -> tuple[type[Exception], ...]:
+    """The exceptions by which kernels of torch and Triton fail to compile or start. A lack of memory is one too: catch it before."""
+    known: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, ImportError, OSError)
+    if find_spec("triton") is None:
+        return known
+    from triton.errors import TritonError  # pyright: ignore[reportMissingImports]
+
+    return (*known, TritonError)
+
+
+def first_line(problem: Exception) -> str:
+    """What went wrong, for a message of one line."""
+    return str(problem).strip().partition("\n")[0] or type(problem).__name__

@@ -1,7 +1,9 @@
 """What a kernel may raise where it cannot run."""
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 
 @cache
@@ -10,9 +12,8 @@ def kernel_faults() -> tuple[type[Exception], ...]:
     known: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, ImportError, OSError)
     if find_spec("triton") is None:
         return known
-    from triton.errors import TritonError  # pyright: ignore[reportMissingImports]
-
-    return (*known, TritonError)
+    errors: Any = import_module("triton.errors")
+    return (*known, errors.TritonError)
 
 
 def first_line(problem: Exception) -> str:

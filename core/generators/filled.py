@@ -40,8 +40,8 @@ def attend_filled(
     """Writes the new keys and values at the rows' positions; returns attention to all up to them, of shape (1, R, H, D)."""
     from core.generators.kernels import attend_rows
 
-    scaling = query_1HRD.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_rows(query_1HRD[0], key_1JRD[0], value_1JRD[0], keys_RJLD, values_RJLD, positions_R, scaling)[None]
+    factor = float(query_1HRD.shape[-1] ** -0.5) if scaling is None else scaling
+    return attend_rows(query_1HRD[0], key_1JRD[0], value_1JRD[0], keys_RJLD, values_RJLD, positions_R, factor)[None]
 
 
 @cache

@@ -146,7 +146,7 @@ def join_group_alone() -> None:
     """Makes a process group of this process, which torch's and DeepSpeed's sharding ask for even then."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def join_world() -> World:

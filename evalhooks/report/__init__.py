@@ -9,9 +9,9 @@ from typing import Any
 
 from evalhooks.report.charts import write_charts
 from evalhooks.report.course import write_courses, write_over_optimisation
+from evalhooks.report.dashboard.page import render_page
 from evalhooks.report.details import write_losses
 from evalhooks.report.facts import clean, read
-from evalhooks.report.page import render_page
 from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.tables import markdown, print_report, terminal_table, write_tables
 
@@ -21,10 +21,11 @@ __all__ = ["print_report", "terminal_table", "write_over_optimisation", "write_r
 def write_report(summary: Mapping[str, Any], out: Path) -> Path:
     """Writes the report of `summary` (what `facts.read` reads) into the folder `out` and returns its report.html.
 
-    Beside the page lie benchmark_vs_bon.png, domains.png, ppo.png, training.png, losses.png (where a loss was logged), one
-    over_optimisation-*.png for each PPO run, the pictures of the findings (`scores.charts`), reward_models.csv, checkpoints.csv,
-    correlation.csv, ppo.csv, report.md and summary.json. All are made in a temporary folder and renamed into place, the page last, so an
-    interrupted report leaves the files of the one before it. Everything optional in the summary may be missing; the report says what is.
+    Beside the page lie benchmark_vs_bon.png, domains.png, ppo.png, training.png, losses.png (where a loss was logged), an
+    over_optimisation-*.png for each of the first PPO runs, the pictures of the findings (`scores.charts`), reward_models.csv,
+    checkpoints.csv, correlation.csv, ppo.csv, report.md and summary.json. All are made in a temporary folder and renamed into place, the
+    page last, so an interrupted report leaves the files of the one before it. Everything optional in the summary may be missing; the
+    report says what is.
     """
     study, out = read(summary), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
         texts = {
             "report.md": markdown(study),
             "summary.json": json.dumps(clean(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "report.html": render_page(study, folder),
+            "report.html": render_page(study, folder, summary.get("reward_models") or []),
         }
         for filename, text in texts.items():
             path = folder / filename

@@ -29,6 +29,9 @@ RUN_COLOURS = ("#1a9c7c", "#c9444f", "#9a5fc9", "#b8860b", "#2f7ed8", "#7c8794")
 MARKS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"))
 """One per lineage: the name of the mark in matplotlib and in plotly."""
 
+MAX_ROWS = 60
+"""Reward models in a picture, but for points without names; one with more could not be read, and takes long. The page shows all."""
+
 INK, FAINT = "#1c2430", "#7c8794"
 SEQUENTIAL = LinearSegmentedColormap.from_list("share", ["#f6f8fb", "#2f7ed8"])
 FONT = "DejaVu Sans"
@@ -157,7 +160,8 @@ def benchmark_vs_bon(study: Study) -> Figure:
     axes.set_ylabel(f"{study.bon_name} average (points)")
     axes.margins(0.07)
     figure.legend(handles=_keys(study), loc="outside lower center", ncols=4, fontsize=8.5)
-    _name_points(figure, axes, models)
+    if len(models) <= MAX_ROWS:
+        _name_points(figure, axes, models)
     return figure
 
 
@@ -206,18 +210,19 @@ def grids(study: Study) -> list[tuple[str, list[str], np.ndarray]]:
 
 
 def domains(study: Study) -> Figure:
-    """Heat map of every RM (best overall first) over domains and best-of-N tasks."""
+    """Heat map of the RMs (best overall first, `MAX_ROWS` at most) over domains and best-of-N tasks."""
     if not study.models:
         return _empty("No reward models in this study.")
-    halves = grids(study)
+    models = study.models[:MAX_ROWS]
+    halves = [(title, columns, values[:MAX_ROWS]) for title, columns, values in grids(study)]
     widths = [len(columns) for _, columns, _ in halves]
-    figure = Figure(figsize=(2.6 + 0.72 * sum(widths), 1.5 + 0.31 * len(study.models)), layout="constrained")
+    figure = Figure(figsize=(2.6 + 0.72 * sum(widths), 1.5 + 0.31 * len(models)), layout="constrained")
     rows = figure.subplots(1, len(halves), width_ratios=widths, squeeze=False)[0]
     for index, (axes, (title, columns, values)) in enumerate(zip(rows, halves, strict=True)):
         axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
         axes.set_title(title)
         axes.set_xticks(range(len(columns)), [plain(name, 14) for name in columns], rotation=32, ha="right", rotation_mode="anchor")
-        labels = [plain(rm.name) + (" (control)" if rm.control else "") for rm in study.models] if index == 0 else []
+        labels = [plain(rm.name) + (" (control)" if rm.control else "") for rm in models] if index == 0 else []
         axes.set_yticks(range(len(labels)), labels)
         axes.tick_params(length=0)
         axes.grid(False)
@@ -236,7 +241,7 @@ def training(study: Study) -> Figure:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
     for axes, metric, title in zip(panels, (f"rewardbench2/{study.score_key}", "bon/average"), training_titles(study), strict=True):
-        for rm in study.models:
+        for rm in study.models[:MAX_ROWS]:
             steps, values = series(rm.checkpoints, metric)
             style, tint = ("--" if rm.control else "-"), colour(study, rm.data)
             face = "white" if rm.control else tint

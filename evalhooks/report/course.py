@@ -30,6 +30,9 @@ TRUTH_NAME, PROXY_NAME, ACCURACY_NAME = (
     "RM accuracy on right and wrong answers",
 )
 
+MAX_PICTURES = 12
+"""PPO runs with a picture in the report of a study; the page shows all of them, and each has its own in its folder."""
+
 _EVALUATION = re.compile(r"step-(\d{6,})\.json")
 
 
@@ -126,14 +129,14 @@ def _finite(value: float | None, *, less: float = 0.0, factor: float = 1.0) -> f
 
 
 def picture_names(study: Study) -> list[str]:
-    """The names of the pictures of a study's PPO runs, in the order of the runs."""
-    return [f"over_optimisation-{clean_name(f'{number}-{run.name}')}.png" for number, run in enumerate(study.runs, 1)]
+    """The names of the pictures of a study's first PPO runs, in the order of the runs."""
+    return [f"over_optimisation-{clean_name(f'{number}-{run.name}')}.png" for number, run in enumerate(study.runs[:MAX_PICTURES], 1)]
 
 
 def write_courses(study: Study, folder: Path) -> list[Path]:
-    """Draws a picture of every PPO run of a study into `folder`."""
+    """Draws a picture of each of the first PPO runs of a study into `folder`."""
     paths = [folder / name for name in picture_names(study)]
-    for run, path in zip(study.runs, paths, strict=True):
+    for run, path in zip(study.runs, paths, strict=False):
         _save(course_of(run), path)
     return paths
 

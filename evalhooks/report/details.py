@@ -1,25 +1,19 @@
 """The sections of a report on what its runs were: settings that differ, held-out accuracy, loss, cost, warnings, samples."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import plotly.graph_objects as go
 from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
 
 from core.text import duration
-from evalhooks.report.charts import FAINT, MIX_COLOURS, STYLE, plain
+from evalhooks.report.charts import FAINT, MAX_ROWS, MIX_COLOURS, STYLE, plain
 from evalhooks.report.facts import PpoRun, RewardModel, Study, points, shorten
 from evalhooks.report.prose import names
 
 Run = RewardModel | PpoRun
-
-MAX_TEXT = 700
-"""Characters of a sample that the page shows; the file has all."""
 
 
 def runs_of(study: Study) -> list[Run]:
@@ -83,33 +77,8 @@ def curves(study: Study) -> dict[str, list[tuple[str, list[float], list[float]]]
     return found
 
 
-def loss_figure(study: Study) -> go.Figure | None:
-    """The curves of training for the page; None without any."""
-    panels = curves(study)
-    if not panels:
-        return None
-    width = min(2, len(panels))
-    height = -(-len(panels) // width)
-    figure = make_subplots(rows=height, cols=width, subplot_titles=[*panels], vertical_spacing=0.35 / height)
-    for place, drawn in enumerate(panels.values()):
-        for number, (name, steps, values) in enumerate(drawn):
-            tint = MIX_COLOURS[number % len(MIX_COLOURS)]
-            figure.add_scatter(
-                x=steps,
-                y=values,
-                name=escape(shorten(name, 40)),
-                mode="lines" if len(steps) > 1 else "markers",
-                line={"color": tint},
-                hovertemplate="step %{x}: %{y:.4g}<extra>" + escape(name) + "</extra>",
-                showlegend=place == 0,
-                row=place // width + 1,
-                col=place % width + 1,
-            )
-    return figure
-
-
 def write_losses(study: Study, path: Path) -> list[Path]:
-    """Draws the same curves as a PNG at `path`; nothing without any."""
+    """Draws the curves of the first runs as a PNG at `path`; nothing without any."""
     panels = curves(study)
     if not panels:
         return []
@@ -118,7 +87,7 @@ def write_losses(study: Study, path: Path) -> list[Path]:
         height = -(-len(panels) // width)
         figure = Figure(figsize=(5.4 * width, 3.4 * height), layout="constrained")
         for axes, (title, drawn) in zip(np.ravel(figure.subplots(height, width, squeeze=False)), panels.items(), strict=False):
-            for number, (name, steps, values) in enumerate(drawn):
+            for number, (name, steps, values) in enumerate(drawn[:MAX_ROWS]):
                 tint = MIX_COLOURS[number % len(MIX_COLOURS)]
                 axes.plot(steps, values, "-" if len(steps) > 1 else "o", color=tint, label=plain(name), linewidth=1.4)
             axes.set(title=title, xlabel="train/step")
@@ -126,33 +95,6 @@ def write_losses(study: Study, path: Path) -> list[Path]:
                 axes.legend(fontsize=7.5, labelcolor=FAINT)
         figure.savefig(path)
     return [path]
-
-
-def samples_html(run: Run) -> Iterator[str]:
-    """What a run's best checkpoint answered, or got most wrong."""
-    for row in run.details.get("samples") or []:
-        margin = "" if row.get("margin") is None else f", margin {float(row['margin']):+.3f}"
-        place = row.get("subset") or row.get("source") or row.get("task") or ""
-        head = f"{row.get('kind', '')} {place}{margin}, step {row.get('step')}: {shorten(_line(row), 110)}"
-        yield f'<details><summary>{escape(head)}</summary><p class="caption">{_text(_line(row))}</p><ul>'
-        for completion in row.get("completions") or []:
-            yield f"<li><b>{escape(_judged(completion))}</b> {_text(completion.get('text', ''))}</li>"
-        yield "</ul></details>"
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    prompt = row.get("prompt")
-    return str(prompt[-1].get("content", "")) if isinstance(prompt, list) and prompt else str(prompt or "")
-
-
-def _judged(completion: Mapping[str, Any]) -> str:
-    score, correct = completion.get("score"), completion.get("correct")
-    label = "" if correct is None else "right" if correct else "wrong"
-    return ", ".join(part for part in (label, "" if score is None else f"score {float(score):.3f}") if part)  # NaN is text in JSON
-
-
-def _text(text: Any) -> str:
-    return escape(shorten(str(text), MAX_TEXT)).replace("\n", "<br>")
 
 
 def _value(value: Any) -> str:

@@ -117,7 +117,7 @@ def markdown(study: Study) -> str:
     if study.runs:
         parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
         parts += [f"> {cell(caution)}" for run in study.runs for caution in cautions(run)]
-        parts += [f"![Proxy and truth of {cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=True)]
+        parts += [f"![Proxy and truth of {cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=False)]
     parts.append("Numbers are points of 100." + ("" if study.wall_s is None else f" The study took {duration(study.wall_s)}."))
     return "\n\n".join(parts) + "\n"
 

@@ -11,13 +11,16 @@ from rich.console import Console
 from bon.pools import load_pools
 from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
-from core.runs.record import RunStatus, read_records
+from core.runs.record import RECORD, RunStatus, read_records
 from evalhooks.analysis.reference import references
 from evalhooks.analysis.self_preference import read_judgements, self_preference
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.run_scores import run_findings, table_of
 from evalhooks.report.summary import finished_records, read_summary, summarize
 from launch.schema import ReportJob
+
+PICTURE = "over_optimisation.png"
+"""In the folder of a PPO run."""
 
 Summary = dict[str, Any]
 """See `evalhooks.report.summary`; `pools` is their folder, relative to that of the study."""
@@ -101,8 +104,8 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
     before = read_summary(folder / "report") if not chosen and (folder / "report" / "summary.json").is_file() else {}
     pools = folder / before["pools"] if "pools" in before else folder / "pools"
     for record in records:
-        if record["job"] == "ppo":
-            write_over_optimisation(Path(record["dir"]), Path(record["dir"]) / "over_optimisation.png")
+        if record["job"] == "ppo" and not _is_drawn(Path(record["dir"])):
+            write_over_optimisation(Path(record["dir"]), Path(record["dir"]) / PICTURE)
     summary, path = build(
         study=study,
         folder=folder,
@@ -114,6 +117,13 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         asked=job,
     )
     show(summary, path)
+
+
+def _is_drawn(run_dir: Path) -> bool:
+    """Whether the picture in a run's folder is newer than all that it shows."""
+    shown = [run_dir / RECORD, run_dir / "evals", *(run_dir / "evals").glob("step-*.json")]
+    picture = run_dir / PICTURE
+    return picture.is_file() and all(file.stat().st_mtime < picture.stat().st_mtime for file in shown)
 
 
 def _is_measured_policy(record: Mapping[str, Any]) -> bool:

@@ -26,8 +26,8 @@ from evalhooks.report.course import (
     truth_ticks,
     write_over_optimisation,
 )
+from evalhooks.report.dashboard.payload import payload
 from evalhooks.report.facts import read
-from evalhooks.report.interactive import over_optimisation
 
 START = {
     "kl": 0.0,
@@ -144,16 +144,12 @@ def test_the_picture_shows_both_curves_over_steps_and_over_the_root_of_the_kl(tm
     assert "stopped: over-optimisation" not in texts(draw_course(course_in(run_in(tmp_path / "b", START, RISEN))))
 
 
-def test_the_figure_of_the_page_holds_the_same_numbers(tmp_path: Path) -> None:
-    figure: Any = over_optimisation(course_in(run_in(tmp_path, START, RISEN, FALLEN, stopped_because="it fell")))
-    drawn = {(trace.name, tuple(trace.x)): tuple(trace.y) for trace in figure.data if trace.name}
-    for places in ((0, 10, 20), (0.0, 1.0, 2.0)):
-        assert drawn["truth: downstream average", places] == (50, 60, 40)
-        assert drawn["proxy: RM score of the same answers", places] == (0, 0.5, 2)
-        assert drawn["RM accuracy on right and wrong answers", places] == (80, 70, 45)
-    stars = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.marker.symbol == "star"]
-    assert stars == [(10, 60), (1, 60)]
-    assert sum(shape.x0 == shape.x1 for shape in figure.layout.shapes) == 2
+def test_the_data_of_the_page_holds_the_same_numbers() -> None:
+    rows = [{**row, "step": 10 * i, "downstream_average": row["downstream/average"]} for i, row in enumerate((START, RISEN, FALLEN))]
+    drawn = payload(read({"ppo": [{"name": "ppo-a", "checkpoints": rows, "stopped_because": "it fell"}]}))["runs"][0]["course"]
+    assert (drawn["steps"], drawn["roots"]) == ([0, 10, 20], [0, 1, 2])
+    assert (drawn["truth"], drawn["proxy"], drawn["accuracy"]) == ([50, 60, 40], [0, 0.5, 2], [80, 70, 45])
+    assert (drawn["best"], drawn["stop"]) == (1, 20)
 
 
 @pytest.mark.parametrize("evaluations", [(), (START,), (START, RISEN, FALLEN), ({"kl": math.nan, "rm_score": 1.0},)])

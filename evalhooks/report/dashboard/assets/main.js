@@ -1,0 +1,99 @@
+// Starts the page, and follows a server that still gets new checkpoints.
+"use strict";
+
+const EVERY_MS = 2000;
+
+function readData() {
+  return JSON.parse(document.getElementById("data").textContent);
+}
+
+function drawStudy(data) {
+  const places = shownPlaces("models"), models = places.length || document.getElementById("models") ? places.map(place => data.models[place]) : data.models;
+  drawScatter(data, models);
+  drawDomains(data, models);
+  drawTraining(data, models);
+  drawBestOf(data, models);
+}
+
+function startPage() {
+  const data = readData();
+  drawLinks(data);
+  drawGrid(data);
+  drawStudy(data);
+  drawPpo(data, shownPlaces("policies"));
+  startRun(data);
+  startRows(data);
+  return data;
+}
+
+/** What a user has chosen, so that a new version of the page keeps it. */
+function choices() {
+  const values = [...document.querySelectorAll("main input, main select")].map(input => [input.id, input.value]);
+  const sorted = [...document.querySelectorAll("th[aria-sort]")].map(th => [th.closest("table").id, th.textContent, th.getAttribute("aria-sort")]);
+  const run = document.querySelector("#run-choice option:checked")?.textContent.replace(/ \(\w+\)$/, "");
+  const open = [...document.querySelectorAll("main details:not(.row)")].map(details => details.open);
+  return {values, sorted, run, open, focus: document.activeElement?.id, scroll: window.scrollY};
+}
+
+function restore(kept) {
+  for (const [table, head, order] of kept.sorted) {
+    const th = [...(document.getElementById(table)?.querySelectorAll("tr.sort th") ?? [])].find(th => th.textContent === head);
+    if (th) sortBy(th, order);
+  }
+  for (const [id, value] of kept.values) {
+    const input = document.getElementById(id);
+    if (!input || id === "run-choice") continue;
+    input.value = value;
+    input.dispatchEvent(new Event("input", {bubbles: true}));
+  }
+  const choice = document.getElementById("run-choice");
+  const option = [...(choice?.options ?? [])].find(option => option.textContent.replace(/ \(\w+\)$/, "") === kept.run);
+  if (option) { choice.value = option.value; choice.onchange(); }
+  document.querySelectorAll("main details:not(.row)").forEach((details, place) => { if (place in kept.open) details.open = kept.open[place]; });
+  if (kept.focus) document.getElementById(kept.focus)?.focus({preventScroll: true});
+  window.scrollTo(0, kept.scroll);
+}
+
+/** Asks the server for a newer page, and puts it in place of this one. */
+async function follow(current, state) {
+  try {
+    const answer = await fetch("update", {headers: {"If-None-Match": state.version}, cache: "no-store"});
+    state.said(answer.ok || answer.status === 304 ? "" : `the server answers ${answer.status}`);
+    if (answer.status !== 200) return current;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html"), kept = choices();
+    state.version = answer.headers.get("ETag");
+    document.querySelectorAll(".js-plotly-plot").forEach(Plotly.purge);
+    document.querySelector("main").replaceWith(fresh.querySelector("main"));
+    document.getElementById("data").textContent = fresh.getElementById("data").textContent;
+    document.title = fresh.title;
+    const data = startPage();
+    restore(kept);
+    return data;
+  } catch (error) {
+    state.said(`the server does not answer (${error.message}); what you see is its last answer`);
+    return current;
+  }
+}
+
+function start() {
+  let data = startPage();
+  startTables();
+  document.addEventListener("filtered", event => event.detail === "models" ? drawStudy(data) : drawPpo(data, shownPlaces("policies")));
+  document.addEventListener("click", event => {
+    const button = event.target.closest("button[data-run]");
+    if (!button) return;
+    const choice = document.getElementById("run-choice");
+    choice.value = button.dataset.run;
+    drawRun(data, choice.value);
+    choice.scrollIntoView({block: "start"});
+    choice.focus({preventScroll: true});
+  });
+  const live = document.getElementById("live");
+  if (!live) return;
+  const state = {version: live.dataset.version, said: text => { live.textContent = text || "Follows the runs; this page changes by itself."; }};
+  state.said("");
+  const again = async () => { data = await follow(data, state); setTimeout(again, EVERY_MS); };
+  setTimeout(again, EVERY_MS);
+}
+
+start();

@@ -1,0 +1,305 @@
+"""The report as one HTML page that holds everything it shows: style, scripts, plotly.js once, and the data of the figures."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from core.text import duration
+from evalhooks.report.dashboard.answers import answers
+from evalhooks.report.dashboard.misjudged import misjudged
+from evalhooks.report.dashboard.payload import payload
+from evalhooks.report.dashboard.table import minus, table
+from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_text, runs_of, warnings_of, with_error
+from evalhooks.report.facts import RewardModel, Study, number, points
+from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
+from evalhooks.report.scores.sections import html
+from evalhooks.report.style import POLICY, STYLE, asset
+from evalhooks.report.tables import PPO_HEADS, ppo_cells
+from evalhooks.rewardbench.domains import DOMAINS
+
+SCRIPTS = ("table.js", "rows.js", "figures.js", "run.js", "main.js")
+"""In the order in which they need each other."""
+
+
+def render_page(study: Study, folder: Path, entries: Sequence[Mapping[str, Any]] = (), *, version: str = "") -> str:
+    """The whole page of a study, with the pictures of its findings from `folder`.
+
+    `entries` are those of its reward models in the summary, which name the folders with their samples.
+
+    `version` is that of a page that a server keeps up to date: its script asks the server, and nobody else, for a later one.
+    """
+    found = misjudged([rm.id for rm in study.models], entries)
+    data = payload(study)
+    data["misjudged"] = {"rows": found.rows, "left": found.num_left_out}
+    for run, shown in zip(data["runs"], answers(study.runs), strict=True):
+        run["answers"] = shown
+    policy = f"{POLICY}; connect-src 'self'" if version else POLICY
+    scripts = "".join(f"<script>{text}</script>\n" for text in (get_plotlyjs(), *map(asset, SCRIPTS)))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{escape(study.name)}: rewardloop report</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{_live(version)}<main>
+{_body(study, found.rows, folder, live=bool(version))}
+</main>
+<script type="application/json" id="data">{_embedded(data)}</script>
+{scripts}</body>
+</html>
+"""
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that cannot close the script that holds it."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _live(version: str) -> str:
+    return f'<p id="live" role="status" data-version="{escape(version)}"></p>\n' if version else ""
+
+
+def _body(study: Study, rows: Sequence[Mapping[str, Any]], folder: Path, *, live: bool) -> str:
+    return "\n".join(
+        [
+            _head(study),
+            _models(study),
+            _benchmark(study),
+            html(study.findings, folder, without=("Reward models",)) if study.findings else "",
+            _section("domains", "Which skills does each reward model know?", _MODELS_TEXT, _figure("domains")),
+            _section("training", "Over training", _TRAINING_TEXT, _TRAINING),
+            _section("best-of", "Best of N", _BEST_OF_TEXT, _figure("best-of-n")),
+            _ppo(study),
+            _run(study),
+            _bias(study),
+            _misjudged(rows),
+            _settings(study),
+            _provenance(study, live=live),
+        ]
+    )
+
+
+_MODELS_TEXT = "Best overall first. Every cell is points of 100; a random choice gets 25 in a domain of four completions."
+_TRAINING_TEXT = "Benchmark and downstream use of the same checkpoints, on one step axis. Dashed: controls."
+_BEST_OF_TEXT = (
+    "Accuracy of the completion that each reward model picks of N, at its newest checkpoint. Dashed: the policy alone, and the oracle."
+)
+_COURSE_TEXT = (
+    "What PPO maximises, the reward model's score, beside what is wanted. Where the score goes on rising and the downstream average does "
+    "not, the policy has found what the reward model gets wrong; its accuracy on the policy's own answers falls. Star: best checkpoint."
+)
+_RUN_TEXT = (
+    "Benchmark, downstream and held-out or on-policy accuracy on one step axis; a click on a legend's entry shows or hides its curve."
+)
+_ROWS_TEXT = (
+    "The rows among the worst of a reward model at some checkpoint, those that most reward models get wrong first. A row opens to its "
+    "prompt, its completions with their scores, and its margin at every checkpoint."
+)
+
+
+def _head(study: Study) -> str:
+    count, took = len(study.models), "" if study.wall_s is None else f", {duration(study.wall_s)}"
+    parts = [
+        f'<header><p class="kicker">rewardloop study</p><h1>{escape(study.name)}</h1>',
+        f'<p class="meta">{count} reward model{"" if count == 1 else "s"}, {len(study.runs)} PPO run{"" if len(study.runs) == 1 else "s"}'
+        f"{took}</p></header>",
+        f'<div class="tiles">{"".join(_tiles(study))}</div>',
+        f'<p class="result">{escape(result(study))}</p>',
+    ]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in [*study.notes, *warnings_of(study)]]
+    if gaps := missing(study):
+        parts.append(f'<details class="gaps" open><summary>Missing from this study: {len(gaps)}</summary><ul>')
+        parts += [f"<li>{escape(gap)}</li>" for gap in gaps]
+        parts.append("</ul></details>")
+    return "\n".join(parts)
+
+
+def _tiles(study: Study) -> Iterable[str]:
+    """The four numbers to remember, each with what it rests on."""
+    link = study.links.get(study.main_link)
+    if link is not None and link.pearson is not None:
+        yield _tile("Pearson r, benchmark and use", number(link.pearson), interval(link))
+    if (ends := spread(study)) is not None:
+        yield _tile("RewardBench 2 spread", points(ends[1] - ends[0]), f"from {points(ends[0])} to {points(ends[1])}")
+    rm, start = best_for_bon(study), study.start.get("average")
+    if rm is not None and rm.bon_average is not None and start is not None:
+        change = f"{points(start)} to {points(rm.bon_average)} with {rm.name}"
+        yield _tile(f"{study.bon_name.capitalize()} gain", points(rm.bon_average - start, sign=True), change)
+    if (run := best_run(study.runs)) is not None:
+        yield _tile("PPO gain, best checkpoint", points(run.gain, sign=True), f"{points(run.start)} to {points(run.best)} with {run.rm}")
+
+
+def _tile(title: str, value: str, rest: str) -> str:
+    return f'<div class="tile"><p>{escape(title)}</p><strong>{minus(value)}</strong><p>{escape(rest)}</p></div>'
+
+
+def _section(name: str, title: str, text: str, *parts: str) -> str:
+    caption = f'<p class="caption">{escape(text)}</p>' if text else ""
+    return f'<section id="{name}-section"><h2>{escape(title)}</h2>{caption}{"".join(parts)}</section>'
+
+
+def _figure(name: str, title: str = "", classes: str = "") -> str:
+    """The place of a figure, which a script draws; the title stands outside, where it wraps."""
+    head = f'<h3 class="figure-title">{escape(title)}</h3>' if title else ""
+    of = f' class="{classes}"' if classes else ""
+    return f'<div{of}>{head}<div id="figure-{name}"></div><p class="caption" id="note-{name}"></p></div>'
+
+
+def _panels(*figures: str) -> str:
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
+_TRAINING = _panels(_figure("training-benchmark", "RewardBench 2"), _figure("training-bon", "Best of N")) + (
+    '<p class="caption" id="note-training"></p>'
+)
+
+
+def _benchmark(study: Study) -> str:
+    rows = [
+        [
+            link.key,
+            number(link.pearson),
+            number(link.spearman),
+            number(link.low),
+            number(link.high),
+            "n/a" if link.n is None else str(link.n),
+        ]
+        for link in study.links.values()
+    ]
+    heads = ["Benchmark ~ downstream", "Pearson r", "Spearman", "95% low", "95% high", "n"]
+    shown = table(heads, rows, words=1) if rows else '<p class="absent">No correlation was computed.</p>'
+    text = (
+        "Each point is a reward model of the table above, as it is filtered; the line is the least-squares fit through these points. "
+        "Dashed: the policy alone, and the best that its answers allow."
+    )
+    grid = _figure("grid", "Every benchmark with every downstream score")
+    panels = _panels(_figure("links", "Which domain predicts it"), grid)
+    details = f"<details><summary>All correlations</summary>{shown}</details>"
+    return _section("benchmark", f"Does the benchmark predict {study.bon_name}?", text, _figure("benchmark"), panels, details)
+
+
+def _models(study: Study) -> str:
+    if not study.models:
+        return _section("models", "Reward models", "", '<p class="absent">No reward models in this study.</p>')
+    tasks, pairwise = study.tasks, any(rm.pairwise.get("overall") is not None for rm in study.models)
+    setup = ["Data", "Lineage", "LR", "Epochs", "Seed"]
+    heads = ["Reward model", *setup, study.score_title, *DOMAINS.values(), *["RB 1"] * pairwise, *tasks, "Average"]
+    rows: list[list[str]] = []
+    for rm in study.models:
+        cells = [rm.name, rm.data, rm.base or "n/a", *("n/a" if v is None else f"{v:g}" for v in (rm.lr, rm.epochs, rm.seed))]
+        cells += [points(rm.overall), *(points(rm.benchmark.get(key)) for key in DOMAINS), *[points(rm.pairwise.get("overall"))] * pairwise]
+        rows.append([*cells, *(points(rm.bon.get(task)) for task in tasks), points(rm.bon_average)])
+    before = len(heads) - len(tasks) - 1
+    foot = [
+        [label, *[""] * (before - 1), *(points(scores.get(task)) for task in (*tasks, "average"))]
+        for label, scores in (("Start policy", study.start), ("Random pick", study.random), ("Oracle", study.oracle))
+        if scores
+    ]
+    spans = [("", 1 + len(setup)), ("RewardBench 2", 7), *[("", 1)] * pairwise, (study.bon_name.capitalize(), len(tasks) + 1)]
+    controls = [rm.control for rm in study.models]
+    shown = table(heads, rows, words=3, name="models", letter="m", foot=foot, spans=spans, controls=controls)
+    error_heads = ["Reward model", "Held-out accuracy", study.score_title, *DOMAINS.values()]
+    errors = table(error_heads, [_errors(rm) for rm in study.models], words=1)
+    text = "Click a head to sort, a name to see its curves. Figures show the reward models that the filter leaves. Controls are in italics."
+    details = f"<details><summary>With standard errors, and held-out accuracy</summary>{errors}</details>"
+    return _section("models", "Reward models", text, shown, details)
+
+
+def _errors(rm: RewardModel) -> list[str]:
+    """The scores with one standard error each: of the choice of prompts, or of pairs."""
+    found = rm.details.get("errors") or {}
+    return [rm.name, held_out_text(rm), *(with_error(rm.benchmark.get(key), found.get(key)) for key in (rm.score_key, *DOMAINS))]
+
+
+def _run(study: Study) -> str:
+    """One run at a time, chosen from a list or by its name in a table."""
+    if not runs_of(study):
+        return ""
+    choice = '<div class="controls"><label for="run-choice">Run<select id="run-choice"></select></label></div>'
+    course = f'<p class="caption policy-only">{escape(_COURSE_TEXT)}</p>'
+    first = _panels(_figure("run-scores", "Scores"), _figure("run-distance", "Distance and reward", "policy-only"))
+    second = _panels(_figure("course-steps", "Proxy and truth over training"), _figure("course-kl", "Against the distance from the start"))
+    proxy = f'<div class="policy-only">{second}</div>'
+    curves = _figure("run-curves", "Training")
+    return _section("run", "One run", _RUN_TEXT, choice, first, course, proxy, curves, '<div id="run-answers"></div>')
+
+
+def _bias(study: Study) -> str:
+    """What was measured under `bias/` at the newest checkpoints; nothing where nothing was."""
+    newest = [(rm.name, rm.checkpoints[-1]) for rm in study.models if rm.checkpoints]
+    keys = list(dict.fromkeys(key for _, row in newest for key in row if key.startswith("bias/")))
+    if not keys:
+        return ""
+    rows = [[name, *(number(row.get(key), 3) for key in keys)] for name, row in newest]
+    heads = ["Reward model", *(key.removeprefix("bias/").replace("_", " ") for key in keys)]
+    return _section(
+        "bias", "Biases", "As measured at the newest checkpoint of each reward model.", table(heads, rows, words=1, name="biases")
+    )
+
+
+def _misjudged(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        text = "The folders of the runs hold no samples of reward models, or are not there."
+        return _section("rows", "What reward models get wrong", "", f'<p class="absent">{text}</p>')
+    controls = (
+        '<div class="controls"><label for="rows-model">Reward model<select id="rows-model"><option value="">all</option></select></label>'
+        '<label for="rows-domain">Domain<select id="rows-domain"><option value="">all</option></select></label>'
+        '<label for="rows-words">Words in it<input id="rows-words" type="search" autocomplete="off"></label></div>'
+    )
+    return _section("rows", "What reward models get wrong", _ROWS_TEXT, controls, '<div id="rows"></div>')
+
+
+def _settings(study: Study) -> str:
+    """The settings in which runs of one kind differ, and what the runs took."""
+    parts: list[str] = []
+    for title, runs in (("reward models", study.models), ("PPO runs", study.runs)):
+        keys, rows = differing(runs)
+        if keys:
+            shown = table(["Run", *keys], [[run.name, *row] for run, row in zip(runs, rows, strict=True)], words=len(keys) + 1)
+            parts.append(f"<h3>In which {title} differ</h3>{shown}")
+    cost = table(COST_HEADS, cost_rows(study), words=4) if runs_of(study) else ""
+    return _section("cost", "Settings and cost", "", *parts, f"<h3>Cost</h3>{cost}") if cost else ""
+
+
+def _ppo(study: Study) -> str:
+    if not study.runs:
+        return _section("ppo", "PPO", "", '<p class="absent">No PPO runs in this study.</p>')
+    text = "Stars mark the best checkpoint, dashed lines the start. A rising RM score under a falling average is over-optimisation."
+    heads = [head[0].upper() + head[1:] for head in PPO_HEADS]
+    parts = [table(heads, ppo_cells(study), words=3, name="policies", letter="p")]
+    parts += [f'<p class="note">{escape(caution)}</p>' for run in study.runs for caution in cautions(run)]
+    titles = (
+        ("downstream", "Downstream"),
+        ("accuracy", "On-policy accuracy of the reward model"),
+        ("score", "RM score"),
+        ("kl", "KL to the reference"),
+    )
+    parts.append(_panels(*(_figure(f"ppo-{name}", title) for name, title in titles)))
+    return _section("ppo", "PPO", text, *parts, '<p class="caption" id="note-ppo"></p>')
+
+
+def _provenance(study: Study, *, live: bool) -> str:
+    """Which run every number came from; the page of a server has no files beside it."""
+    rows = [
+        ["RM", rm.name, rm.id or "n/a", rm.base or "n/a", rm.data, *("n/a" if v is None else f"{v:g}" for v in (rm.lr, rm.epochs, rm.seed))]
+        for rm in study.models
+    ]
+    rows += [["PPO", run.name, run.id or "n/a", run.policy_base or "n/a", run.rm, "n/a", "n/a", "n/a"] for run in study.runs]
+    if study.policy_id:
+        rows.insert(0, ["Policy", "start policy", study.policy_id, study.policy_lineage or "n/a", *["n/a"] * 4])
+    files = ["reward_models.csv", "checkpoints.csv", "correlation.csv", "ppo.csv", "report.md", "summary.json"]
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in files)
+    shown = table(["Kind", "Name", "Run id", "Base", "Data or RM", "LR", "Epochs", "Seed"], rows, words=5)
+    beside = "" if live else f" The same numbers as files: {links}."
+    caption = f'<p class="caption">Run ids name folders on disk.{beside}</p>'
+    return _section("provenance", "Provenance", "", caption, shown)

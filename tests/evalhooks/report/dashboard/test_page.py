@@ -1,0 +1,166 @@
+"""The page in a browser: no script fails, figures are drawn, tables sort and filter, rows open, at a desk and on a phone."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from evalhooks.report import write_report
+from tests.browser import DESK, PHONE, Opened, browser, open_page
+from tests.evalhooks.report.dashboard.test_payload import checkpoint
+from tests.evalhooks.report.test_report import summary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+FIGURES = (
+    "benchmark",
+    "links",
+    "grid",
+    "domains",
+    "training-benchmark",
+    "training-bon",
+    "best-of-n",
+    "ppo-downstream",
+    "ppo-kl",
+    "run-scores",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Generator[Browser]":
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of four reward models and two policies, one of the reward models with its rows on disk."""
+    folder = tmp_path_factory.mktemp("study")
+    checkpoint(folder / "run", 5, [float(number) for number in range(-2, 8)])
+    checkpoint(folder / "run", 10, [1.0] * 8 + [-3.0, -1.0])
+    given = summary()
+    given["reward_models"][1] |= {"dir": str(folder / "run"), "details": {"curves": {"loss": [[1, 0.7], [2, 0.6]]}}}
+    answer = {"text": "<b>four</b>", "score": 1.5, "correct": 0.0}
+    given["ppo"][0]["details"] = {"samples": [{"task": "sums", "step": 10, "prompt": "2 + 3?", "completions": [answer]}]}
+    return write_report(given, folder / "report")
+
+
+@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
+def opened(chromium: "Browser", report: Path, request: pytest.FixtureRequest) -> Generator[Opened]:
+    found = open_page(chromium, report.as_uri(), request.param)
+    yield found
+    assert found.errors == []
+    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    found.page.close()
+
+
+def names(opened: Opened, table: str = "models") -> list[str]:
+    return opened.page.locator(f"#{table} tbody tr:visible td:first-child").all_inner_texts()
+
+
+def drawn(opened: Opened, figure: str) -> list[dict[str, Any]]:
+    """What a figure shows, as plotly holds it."""
+    return opened.page.evaluate("id => document.getElementById(id).data.map(({name, x, y}) => ({name, x, y}))", f"figure-{figure}")
+
+
+def test_all_figures_are_drawn_and_nothing_is_wider_than_the_window(opened: Opened) -> None:
+    for name in FIGURES:
+        assert opened.page.locator(f"#figure-{name} .main-svg").count() > 0, name
+    width = opened.page.viewport_size["width"] if opened.page.viewport_size else 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    points = [trace for trace in drawn(opened, "benchmark") if trace["name"] == "tulu"]
+    assert sorted(points[0]["x"]) == pytest.approx([50.0, 60.0])
+    # The points lie on average = 30 + overall / 2.
+    assert drawn(opened, "benchmark")[0]["y"] == pytest.approx([35.0, 72.245])
+
+
+def test_no_heading_covers_another_one(opened: Opened) -> None:
+    boxes = [box for head in opened.page.locator("h2:visible, h3:visible").all() if (box := head.bounding_box())]
+    assert len(boxes) > 10
+    for number, a in enumerate(boxes):
+        for b in boxes[number + 1 :]:
+            apart = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+            assert apart or a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
+
+
+def test_a_click_on_a_head_sorts_and_another_one_turns_the_order(opened: Opened) -> None:
+    assert names(opened) == ["best", "foreign", "middle", "flipped"]
+    head = opened.page.locator("#models tr.sort button", has_text="Average")
+    head.click()
+    assert names(opened) == ["best", "foreign", "middle", "flipped"]
+    head.click()
+    assert names(opened) == ["flipped", "middle", "foreign", "best"]
+    opened.page.locator("#models tr.sort button", has_text="Reward model").press("Enter")
+    assert names(opened) == ["best", "flipped", "foreign", "middle"]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [("tulu", ["foreign", "middle"]), ("math>55", ["best", "foreign"]), ("skywork -flip", ["best"]), ("overall<=50 tulu", ["middle"])],
+)
+def test_the_filter_hides_rows_and_their_points(opened: Opened, words: str, left: list[str]) -> None:
+    opened.page.fill("#models-filter", words)
+    assert names(opened) == left
+    assert opened.page.inner_text("#models-filter-count") == f"{len(left)} of 4 shown"
+    shown = [x for trace in drawn(opened, "benchmark") if trace["name"] in ("tulu", "skywork") for x in trace["x"] if x is not None]
+    assert len(shown) == len(left)
+    opened.page.fill("#models-filter", "")
+    assert len(names(opened)) == 4
+
+
+def test_a_row_that_a_reward_model_gets_wrong_opens_by_key_to_its_completions_and_checkpoints(opened: Opened) -> None:
+    row = opened.page.locator("#rows details.row").first
+    assert "Math" in row.inner_text()
+    row.locator("summary").focus()
+    opened.page.keyboard.press("Enter")
+    text = row.inner_text()
+    # Row 8 was right by 6 at step 5 and is wrong by 3 at step 10.
+    assert "Question 8?" in text
+    assert "✓ step 5: 6.000" in text
+    assert "✗ step 10: \u22123.000" in text
+    assert [cell.split("\t")[0] for cell in row.locator("table.completions tbody tr").all_inner_texts()] == ["right", "wrong"]
+    opened.page.fill("#rows-words", "question 3?")
+    assert opened.count("#rows details.row") == 1
+    opened.page.fill("#rows-words", "nowhere")
+    assert opened.page.inner_text("#rows .caption") == "0 of 0 rows"
+
+
+def test_a_name_in_a_table_leads_to_the_curves_of_its_run(opened: Opened) -> None:
+    opened.page.locator("#models button[data-run]", has_text="foreign").click()
+    (benchmark, *_) = drawn(opened, "run-scores")
+    assert (benchmark["x"], benchmark["y"]) == ([10, 20], pytest.approx([30.0, 60.0]))
+    opened.page.locator("#policies button[data-run]", has_text="up").click()
+    downstream, reward = drawn(opened, "run-scores")
+    assert downstream["y"] == pytest.approx([45.0, 50.0, 55.0])
+    assert reward["y"] == pytest.approx([84.49, 84.49])  # the benchmark score of its reward model, on the same axis
+    assert drawn(opened, "run-distance")[0]["y"] == [0.0, 0.5, 1.0]
+    assert opened.page.locator("#figure-course-kl .main-svg").count() > 0
+    opened.page.locator("#run-answers summary").click()
+    assert "wrong, score 1.500 <b>four</b>" in opened.page.inner_text("#run-answers")  # text, never tags
+
+
+def test_the_dark_page_has_light_text(chromium: "Browser", report: Path) -> None:
+    found = open_page(chromium, report.as_uri(), PHONE, color_scheme="dark")
+    assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+    assert found.page.evaluate("getComputedStyle(document.querySelector('.main-svg text')).fill") == "rgb(230, 233, 238)"
+    assert found.errors == []
+
+
+def test_hostile_names_run_nothing(chromium: "Browser", tmp_path: Path) -> None:
+    given = summary()
+    hostile = "</script><img src=x onerror=\"document.title='taken'\"><b>&amp;"
+    for number, model in enumerate(given["reward_models"]):
+        model["name"], model["data"], model["base"] = f"{hostile}{number}", hostile, hostile
+    for run in given["ppo"]:
+        run["name"] = hostile
+    found = open_page(chromium, write_report(given, tmp_path).as_uri())
+    assert found.page.title() == "demo: rewardloop report"
+    assert found.errors == []
+    assert found.page.locator("main img, main svg image[href='x']").count() == 0
+
+
+def test_an_empty_study_says_so_without_an_error(chromium: "Browser", tmp_path: Path) -> None:
+    found = open_page(chromium, write_report({}, tmp_path).as_uri())
+    assert found.errors == []

@@ -47,6 +47,7 @@ def browser() -> Generator["Browser"]:
 def open_page(chromium: "Browser", address: str, size: tuple[int, int] = DESK, **context: Any) -> Opened:
     """Opens an address in a window of this size, and waits until the figures are drawn."""
     page = chromium.new_page(viewport={"width": size[0], "height": size[1]}, **context)
+    page.set_default_timeout(120_000)  # milliseconds; a busy machine draws slowly
     opened = Opened(page=page)
     page.on("pageerror", lambda error: opened.errors.append(str(error)))
     page.on("console", lambda message: opened.errors.append(message.text) if message.type in ("error", "warning") else None)

@@ -25,6 +25,7 @@ from core.scorers.shared import SharedScorer
 from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
+from evalhooks.halves import halves
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.pair_accuracy import pair_metrics
 from evalhooks.rewardbench import v1, v2
@@ -293,6 +294,7 @@ class PolicyHook(SharedHook):
         metrics = {f"downstream/{name}": value for name, value in values.items()}
         if values:
             metrics["downstream/average"] = mean(list(values.values()))
+            metrics |= halves(tasks)
         for name, found in tasks.items():
             if found.num_skipped:
                 metrics[f"skipped/{name}"] = found.num_skipped / sum(map(len, found.correct))

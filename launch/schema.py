@@ -364,6 +364,10 @@ class ReportJob:
     """Files of published scores or correlations to lay behind one's own."""
     self_preference: Unhashed[str] = ""
     """A file with a score of each reward model for each model's completion of each prompt: prompt, model, rm, base, score, and data."""
+    benchmark_prompts: Unhashed[list[str]] = field(default_factory=list)
+    """Files with the benchmark's prompts, to tell how many of them the tasks share."""
+    task_prompts: Unhashed[list[str]] = field(default_factory=list)
+    """Files with the tasks' prompts, for the same."""
 
     def __post_init__(self) -> None:
         if self.scores and self.runs:
@@ -372,6 +376,8 @@ class ReportJob:
             raise ValueError("scores needs the columns to compare: benchmarks=[COLUMN,...], with downstream=[COLUMN,...].")
         if self.scores and not self.downstream and len(self.benchmarks) < 2:
             raise ValueError("downstream is empty; name the columns that the benchmark is to predict, or a second benchmark.")
+        if bool(self.benchmark_prompts) != bool(self.task_prompts):
+            raise ValueError("benchmark_prompts and task_prompts belong together: their overlap is reported; give both or neither.")
         if self.names and not self.scores:
             raise ValueError(f"names={self.names} is for tables; give scores=FILE too.")
         columns = [*self.benchmarks, *self.downstream]

@@ -48,7 +48,8 @@ def diagnostic(models: Sequence[ScoredModel], name: str, downstream: str) -> Dia
         inputs_NP = np.array([[model.scores[name]] for model in used]).reshape(len(used), 1)
     else:
         levels = sorted({model.facts[name] for model in used})
-        inputs_NP = np.array([[float(model.facts[name] == level) for level in levels[1:]] for model in used]).reshape(len(used), -1)
+        flags = [[float(model.facts[name] == level) for level in levels[1:]] for model in used]
+        inputs_NP = np.array(flags).reshape(len(used), max(0, len(levels) - 1))
     n, num_inputs = inputs_NP.shape
     if not num_inputs or (n and np.ptp(inputs_NP, axis=0).max() == 0):
         return _nothing(name, n, num_inputs, f"it is the same for all {n}.")

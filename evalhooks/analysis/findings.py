@@ -8,6 +8,7 @@ from evalhooks.analysis.correlation import correlation
 from evalhooks.analysis.diagnostics import diagnostic
 from evalhooks.analysis.head_to_head import compare_all, difference, regret, sentence
 from evalhooks.analysis.noise import SeedNoise, seed_noise
+from evalhooks.analysis.paper_tables import paper_tables
 from evalhooks.analysis.pick import Candidate, Pick, pick
 from evalhooks.analysis.relations import between, pairs, plain, relation
 from evalhooks.analysis.table import ScoredModel, ScoreTable, error_column
@@ -56,6 +57,8 @@ def findings(
             }
             for model in sorted(table.models, key=lambda model: -model.scores.get(chosen, float("-inf")))
         ],
+        "policies": [{"name": policy.name, "scores": dict(policy.scores)} for policy in table.policies],
+        "tables": paper_tables(table, benchmarks=benchmarks, downstream=downstream),
         "left_out": list(table.notes),
     }
 

@@ -37,7 +37,7 @@ def recipes(models: Sequence[ScoredModel]) -> list[list[ScoredModel]]:
     for model in models:
         known = [key for key in _SETTINGS if model.facts.get(key)]
         if "recipe" in model.facts:
-            key = ("recipe", model.facts["recipe"])
+            key = ("recipe", model.facts["recipe"], model.facts.get("mode", ""))
         elif len(known) == len(_SETTINGS) or (known and model.facts.get("seed")):
             key = tuple(_same(model.facts.get(name, "")) for name in (*_SETTINGS, "flip", "group"))
         else:

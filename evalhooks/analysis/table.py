@@ -25,7 +25,8 @@ _FACTS = {
     "flip": ("flip", "flipped"),
     "group": ("group",),
     "control": ("control",),
-    "judge": ("judge",),
+    "mode": ("mode", "judge_mode"),
+    "tries": ("tries",),
     "lineage": ("lineage", "same_lineage"),
     "template": ("template", "chat_template"),
     "max_length": ("max_length",),
@@ -44,6 +45,10 @@ _NOT_FINITE = {"nan", "inf", "infinity", "+inf", "-inf", "+infinity", "-infinity
 _YES, _NO = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0", ""}
 
 
+POLICIES = "policies"
+"""The group of rows that are no reward models but policies to compare with, as the one that PPO starts from."""
+
+
 class Group(StrEnum):
     """How a reward model stands to the policy that is trained with it (table 8 of the paper)."""
 
@@ -53,12 +58,14 @@ class Group(StrEnum):
     controls = "controls"
 
 
-_GROUPS = {
+_GROUPS: Mapping[str, str] = {
     "on policy": Group.on_policy,
     "off policy": Group.off_policy,
     "other prompts": Group.other_prompts,
     "off distribution": Group.other_prompts,
     "out of distribution": Group.other_prompts,
+    "policy": POLICIES,
+    "policies": POLICIES,
 }
 
 
@@ -87,7 +94,7 @@ class ScoredModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreTable:
-    """Reward models with their scores; `notes` say what was left out of the files, and why.
+    """Reward models with their scores, and policies with theirs; `notes` say what was left out of the files, and why.
 
     >>> ScoreTable(sources=("a.csv",), models=(), notes=()).models
     ()
@@ -96,6 +103,7 @@ class ScoreTable:
     sources: tuple[str, ...]
     models: tuple[ScoredModel, ...]
     notes: tuple[str, ...]
+    policies: tuple[ScoredModel, ...] = ()
 
     def protocols(self, columns: Sequence[str]) -> list[str]:
         """The protocols by which the scores of all `columns` were measured, the most used first."""
@@ -134,21 +142,23 @@ def read_table(paths: Sequence[str], columns: Sequence[str], *, names: str = "")
         _require_column(column, there, paths)
     wanted = [*columns, *(found for column in columns if (found := error_column(column, there)))]
     notes = [note for file in files for note in file.notes]
-    models, left_out = [], dict[tuple[str, str], list[str]]()
+    models: list[ScoredModel] = []
+    policies: list[ScoredModel] = []
+    left_out: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
-        scores: dict[str, float] = {}
-        for column in wanted:
-            value, where = row.get(column, ("", ""))
-            found = _score(value, f"{where}: {column} of {name}")
-            if not isinstance(found, str):
-                scores[column] = found
-            elif column in columns:
-                left_out.setdefault((column, found), []).append(name)
-        models.append(ScoredModel(name=name, facts=_facts({key: value for key, (value, _) in row.items()}, name), scores=scores))
+        facts = _facts({key: value for key, (value, _) in row.items()}, name)
+        cells = {column: row.get(column, ("", "")) for column in wanted}
+        found = {column: _score(value, f"{where}: {column} of {name}") for column, (value, where) in cells.items()}
+        scores = {column: value for column, value in found.items() if not isinstance(value, str)}
+        is_policy = facts.get("group") == POLICIES
+        (policies if is_policy else models).append(ScoredModel(name=name, facts=facts, scores=scores))
+        for column in columns:
+            if not is_policy and isinstance(why := found[column], str):
+                left_out.setdefault((column, why), []).append(name)
     _require_errors(models, wanted[len(columns) :])
     for (column, why), without in left_out.items():
         notes.append(f"{column} is {why} for {len(without)} of {len(models)}: {_some(without)}; these are left out wherever it is used.")
-    return ScoreTable(sources=tuple(str(path) for path in paths), models=tuple(models), notes=tuple(notes))
+    return ScoreTable(sources=tuple(map(str, paths)), models=tuple(models), notes=tuple(notes), policies=tuple(policies))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,21 +235,24 @@ def _name_of(value: object, path: Path, number: int) -> str:
     return name
 
 
+_APART = ("seed", "mode", "judge_mode")
+
 _Row = tuple[str, Mapping[str, object], str]
 """The name of a row's reward model, its cells, and its place for messages."""
 
 
 def _told_apart(rows: Sequence[_Row]) -> tuple[list[_Row], list[str]]:
-    """The rows with the seed added to names that stand several times, and a sentence for each name that this does not tell apart.
+    """The rows with seed or judge's mode added to names that stand several times, and a sentence for each name that stays unclear.
 
     Of rows that are the same one is kept; where they differ nobody knows which is right, and none is.
     """
     uses = Counter(name for name, _, _ in rows)
     groups: dict[str, list[_Row]] = {}
     for name, row, where in rows:
-        seed = next((value for key, value in row.items() if _plain(key) == "seed"), None)
-        if uses[name] > 1 and seed not in (None, ""):
-            groups.setdefault(f"{name} (seed {seed})", []).append((name, {**row, "recipe": name}, where))
+        apart = {key: value for key, value in row.items() if _plain(key) in _APART and value not in (None, "")}
+        if uses[name] > 1 and apart:
+            own = ", ".join(f"seed {value}" if _plain(key) == "seed" else str(value) for key, value in apart.items())
+            groups.setdefault(f"{name} ({own})", []).append((name, {**row, "recipe": name}, where))
         else:
             groups.setdefault(name, []).append((name, row, where))
     kept: list[_Row] = []

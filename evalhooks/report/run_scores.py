@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalhooks.analysis.findings import findings
-from evalhooks.analysis.table import Group, ScoredModel, ScoreTable, with_group
+from evalhooks.analysis.table import POLICIES, Group, ScoredModel, ScoreTable, with_group
+from evalhooks.halves import CHOSEN_ON, REPORTED_ON
 from evalhooks.rewardbench.domains import DOMAINS
 
 PPO = "ppo"
 """The column with the downstream average after PPO."""
 
 AVERAGE = "bon/average"
-
-CHOSEN_ON, REPORTED_ON = "halves/even", "halves/odd"
-"""Downstream averages over the even and the odd prompts of each task."""
 
 _DIAGNOSTICS = ("on_policy/rm_accuracy", "on_policy/reward_std")
 """What the untrained policy's own answers say of a reward model, as PPO runs measure it at step 0."""
@@ -39,7 +37,9 @@ def run_findings(
     ]
     if not x or not y:
         return None
-    inputs = [*diagnostics] or [name for name in (*_DIAGNOSTICS, "lineage") if name in there or name == "lineage"]
+    inputs = [*diagnostics] or [
+        name for name in (*_DIAGNOSTICS, "lineage") if name in there or any(name in model.facts for model in table.models)
+    ]
     return findings(
         table,
         benchmarks=x,
@@ -52,17 +52,17 @@ def run_findings(
 
 def table_of(summary: Mapping[str, Any]) -> ScoreTable:
     """The table; what has no place in it is told in its notes."""
-    policies: dict[str, list[Mapping[str, Any]]] = {}
+    trained: dict[str, list[Mapping[str, Any]]] = {}
     for run in summary["ppo"]:
-        policies.setdefault(str(run["rm"]), []).append(run)
+        trained.setdefault(str(run["rm"]), []).append(run)
     known = {str(model["id"]) for model in summary["reward_models"]}
     notes = [
         f"PPO run {run['name']} was trained by {rm}, which is no reward model of this report, so it is in none of the correlations."
-        for rm, runs in policies.items()
+        for rm, runs in trained.items()
         for run in runs
         if rm not in known
     ]
-    models = [_scored(model, policies.get(str(model["id"]), [])) for model in summary["reward_models"]]
+    models = [_scored(model, trained.get(str(model["id"]), [])) for model in summary["reward_models"]]
     tries = {model.name: model.facts["tries"] for model in models if "tries" in model.facts}
     if tries:
         counts = ", ".join(f"{name}: {count}" for name, count in tries.items())
@@ -70,7 +70,13 @@ def table_of(summary: Mapping[str, Any]) -> ScoreTable:
             f"ppo is the best of all checkpoints of all runs of a reward model (tries: {counts}), chosen on the even prompts of each task "
             "and reported on the odd ones; where a run does not tell them apart, chosen and reported on all, which flatters."
         )
-    return ScoreTable(sources=(str(summary["study"]),), models=tuple(models), notes=tuple(notes))
+    starts = [run["start_average"] for run in summary["ppo"] if run.get("start_average") is not None]
+    start = {f"bon/{task}": value for task, value in ((summary.get("policy") or {}).get("start") or {}).items()} | dict.fromkeys(
+        [PPO] if starts else [], sum(starts) / max(1, len(starts))
+    )
+    known_start = {key: float(value) for key, value in start.items() if isinstance(value, int | float)}
+    policies = (ScoredModel(name="start policy", facts={"group": POLICIES}, scores=known_start),) if known_start else ()
+    return ScoreTable(sources=(str(summary["study"]),), models=tuple(models), notes=tuple(notes), policies=policies)
 
 
 def _scored(model: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> ScoredModel:

@@ -12,11 +12,10 @@ from bon.pools import load_pools
 from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
 from core.runs.record import RECORD, RunStatus, read_records
-from evalhooks.analysis.reference import references
-from evalhooks.analysis.self_preference import read_judgements, self_preference
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.run_scores import run_findings, table_of
 from evalhooks.report.summary import finished_records, read_summary, summarize
+from launch.jobs.scores import beside
 from launch.schema import ReportJob
 
 PICTURE = "over_optimisation.png"
@@ -70,10 +69,7 @@ def add_findings(summary: Summary, asked: ReportJob) -> None:
     found = run_findings(summary, benchmarks=asked.benchmarks, downstream=asked.downstream, diagnostics=asked.diagnostics)
     if found is None:
         return
-    if asked.reference:
-        found["reference"] = references(asked.reference, table_of(summary), benchmarks=found["benchmarks"], downstream=found["downstream"])
-    if asked.self_preference:
-        found["self_preference"] = self_preference(read_judgements(asked.self_preference))
+    found |= beside(asked, table_of(summary), benchmarks=found["benchmarks"], downstream=found["downstream"])
     summary["findings"] = found
     summary["correlation"] |= found["correlation"]
 

@@ -1,16 +1,31 @@
 """The report of a table of scores."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from evalhooks.analysis.findings import findings
+from evalhooks.analysis.overlap import overlap
 from evalhooks.analysis.reference import references
 from evalhooks.analysis.self_preference import read_judgements, self_preference
-from evalhooks.analysis.table import read_table
+from evalhooks.analysis.table import ScoreTable, read_table
 from evalhooks.report.scores.files import print_findings, write_findings
 from launch.schema import ReportJob
+
+
+def beside(job: ReportJob, table: ScoreTable, *, benchmarks: Sequence[str], downstream: Sequence[str]) -> dict[str, Any]:
+    """What other files tell beside the table: published numbers, self-preference, and shared prompts, as far as the job names any."""
+    found: dict[str, Any] = {}
+    if job.reference:
+        found["reference"] = references(job.reference, table, benchmarks=benchmarks, downstream=downstream)
+    if job.self_preference:
+        found["self_preference"] = self_preference(read_judgements(job.self_preference))
+    if job.benchmark_prompts:
+        found["overlap"] = overlap(job.benchmark_prompts, job.task_prompts)
+    return found
 
 
 def draw(job: ReportJob) -> None:
@@ -20,10 +35,7 @@ def draw(job: ReportJob) -> None:
     table = read_table(job.scores, columns, names=job.names)
     found = findings(table, benchmarks=job.benchmarks, downstream=job.downstream, diagnostics=job.diagnostics)
     found |= {"sources": list(table.sources)}
-    if job.reference:
-        found["reference"] = references(job.reference, table, benchmarks=job.benchmarks, downstream=job.downstream)
-    if job.self_preference:
-        found["self_preference"] = self_preference(read_judgements(job.self_preference))
+    found |= beside(job, table, benchmarks=job.benchmarks, downstream=job.downstream)
     title = " and ".join(Path(source).stem for source in table.sources)
     out = Path(job.out).expanduser() if job.out else Path(job.runs_dir) / f"report-{'-'.join(Path(s).stem for s in table.sources)}"
     path = write_findings(found, out, title=title)

@@ -98,6 +98,12 @@ def _scatter(axes: Axes, found: Findings, x: str, y: str, protocol: str) -> None
             alpha=0.45 if pale else 1.0,
             zorder=3,
         )
+    for policy in found["policies"]:
+        if y in policy["scores"]:
+            height = policy["scores"][y]
+            axes.axhline(height, color=FAINT, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+            text = f"{plain(policy['name'], 40)} {height:.4g}"
+            axes.annotate(text, (0.01, height), (0, 3), ("axes fraction", "data"), textcoords="offset points", color="#5b6673", fontsize=8)
     _fit(axes, [(m["scores"][x], m["scores"][y]) for m in models])
     label = f" ({protocol or 'protocol unknown'})" if several else ""
     axes.set_title(headline(_link(found, f"{x}~{y}{label}")) + (f"\n{plain(protocol or 'protocol unknown', 60)}" if several else ""))

@@ -35,6 +35,9 @@ def sections(found: Findings) -> Iterator[Section]:
     if found.get("reference"):
         yield _reference(found)
     yield _models(found)
+    yield from _tables(found)
+    if found.get("overlap"):
+        yield _overlap(found["overlap"])
     if len(found["protocols"]) > 1 or any(found["protocols"]):
         yield _protocols(found)
     if found["left_out"]:
@@ -173,6 +176,36 @@ def _noise(found: Findings) -> Iterator[Section]:
     yield Section(title="Seed noise", sentences=(said,), heads=heads, rows=rows)
 
 
+def _tables(found: Findings) -> Iterator[Section]:
+    """The paper's tables; a star marks the highest number of a column of scores."""
+    for title, rows in found["tables"].items():
+        heads = tuple(rows[0])
+        numbers = {head: [row[head] for row in rows if isinstance(row[head], float)] for head in heads}
+        cells = tuple(tuple(_starred(row[head], max(numbers[head], default=None)) for head in heads) for row in rows)
+        said = "tries: of how many the row is the best; it was chosen by the scores shown." if "tries" in heads else ""
+        yield Section(title=title, sentences=(said,) if said else (), heads=heads, rows=cells)
+
+
+def _starred(value: Any, best: float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}{' *' if value == best else ''}"
+    return "n/a" if value is None else str(value)
+
+
+def _overlap(found: Sequence[Mapping[str, Any]]) -> Section:
+    rows = tuple(
+        (entry["benchmark"], entry["task"], f"{entry['shared']} of {entry['of']}", str(entry["num_task_prompts"]), _examples(entry))
+        for entry in found
+    )
+    heads = ("Benchmark", "Task", "Shared prompts", "Prompts of the task", "Examples")
+    said = "A benchmark prompt is shared if more than half of its words lie in 8-grams that a task's prompt has too."
+    return Section(title="Prompts that benchmark and tasks share", sentences=(said,), heads=heads, rows=rows)
+
+
+def _examples(entry: Mapping[str, Any]) -> str:
+    return "; ".join(f"{example['benchmark'][:70]!r} in {example['task'][:70]!r}" for example in entry["examples"])
+
+
 def _self_preference(found: Findings) -> Section:
     heads = (
         "Base of the reward model",
@@ -301,6 +334,9 @@ def answers(found: Findings, *, downstream: Sequence[str] | None = None) -> list
     """The sentences that a terminal shows: head-to-heads (of `downstream` alone if given), picks, and what was left out."""
     said = [entry["answer"] for entry in found["head_to_head"] if downstream is None or entry["downstream"] in downstream]
     said += [f"Pick by {key.replace('~', ' for ')}: {entry['answer']}" for key, entry in found["pick"].items()]
+    said += [entry["answer"] for entry in (found.get("self_preference") or {}).get("preferences", [])]
+    for entry in found.get("overlap") or []:
+        said.append(f"{entry['benchmark']} shares {entry['shared']} of its {entry['of']} prompts with {entry['task']}.")
     return [*said, *found["left_out"], *(source["note"] for source in found.get("reference", []) if source["note"])]
 
 

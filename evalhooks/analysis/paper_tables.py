@@ -1,0 +1,99 @@
+"""The paper's tables from one's own scores: 3 (with judges), 4, 5, 7 and 8 of RewardBench 2 (Malik et al. 2025).
+
+Each is a list of rows (mappings from column to cell), empty where the table has no reward models for it. Where a row stands for the
+best of several, `tries` says of how many: it was chosen by the scores that it is shown with, which flatters it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from evalhooks.analysis.table import Group, ScoredModel, ScoreTable
+
+Row = Mapping[str, Any]
+
+
+def paper_tables(table: ScoreTable, *, benchmarks: Sequence[str], downstream: Sequence[str]) -> dict[str, list[Row]]:
+    """The tables by title; the first of the benchmarks is what reward models are ranked by, the others are its domains."""
+    main = benchmarks[0]
+    scored = [model for model in table.models if main in model.scores]
+    fair = [model for model in scored if not model.control]
+    found = {
+        "Judges, the better of ratings and rankings (table 3, appendix G)": _judges(fair, benchmarks),
+        "Best by base model and training data (table 4)": _best(fair, benchmarks, lambda m: _known(m, "base", "data")),
+        "Best by base model (table 5)": _best(fair, benchmarks, lambda m: _known(m, "base"), also=("data",)),
+        "By number of epochs (table 7)": _epochs(fair, benchmarks),
+        "Downstream results by group (table 8)": _groups(table, main, downstream),
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def _known(model: ScoredModel, *keys: str) -> dict[str, str] | None:
+    found = {key: model.facts.get(key, "") for key in keys}
+    return found if all(found.values()) else None
+
+
+def _best(
+    models: Sequence[ScoredModel], benchmarks: Sequence[str], key: Callable[[ScoredModel], dict[str, str] | None], also: Sequence[str] = ()
+) -> list[Row]:
+    """The best reward model of each kind, kinds in order of their best; none where every reward model is a kind of its own."""
+    kinds: dict[tuple[str, ...], list[ScoredModel]] = {}
+    for model in models:
+        if (own := key(model)) is not None:
+            kinds.setdefault(tuple(own.values()), []).append(model)
+    if len(kinds) < 2 or all(len(kind) == 1 for kind in kinds.values()):
+        return []
+    rows: list[Row] = []
+    for kind in kinds.values():
+        best = max(kind, key=lambda model: model.scores[benchmarks[0]])
+        facts = (key(best) or {}) | {name: best.facts.get(name, "") for name in also}
+        rows.append({**facts, **_scores(best, benchmarks), "model": best.name, "tries": len(kind)})
+    return sorted(rows, key=lambda row: -row[benchmarks[0]])
+
+
+def _epochs(models: Sequence[ScoredModel], benchmarks: Sequence[str]) -> list[Row]:
+    """Recipes that were trained for several numbers of epochs; over seeds their best."""
+    recipes: dict[tuple[str, ...], dict[float, list[ScoredModel]]] = {}
+    for model in models:
+        own = _known(model, "base", "data", "lr", "epochs")
+        if own is not None and own["epochs"].replace(".", "", 1).isdigit():
+            recipes.setdefault((own["base"], own["data"], own["lr"]), {}).setdefault(float(own["epochs"]), []).append(model)
+    rows: list[Row] = []
+    for (base, data, lr), by_epochs in recipes.items():
+        for epochs, kind in sorted(by_epochs.items()) if len(by_epochs) > 1 else ():
+            best = max(kind, key=lambda model: model.scores[benchmarks[0]])
+            rows.append({"base": base, "data": data, "lr": lr, "epochs": f"{epochs:g}", **_scores(best, benchmarks), "tries": len(kind)})
+    return rows
+
+
+def _judges(models: Sequence[ScoredModel], benchmarks: Sequence[str]) -> list[Row]:
+    """Judges that were asked for ratings and for rankings: both, the better first."""
+    judges: dict[str, list[ScoredModel]] = {}
+    for model in models:
+        if model.facts.get("mode"):
+            judges.setdefault(model.facts.get("recipe", model.name), []).append(model)
+    rows: list[Row] = []
+    for name, modes in judges.items():
+        ordered = sorted(modes, key=lambda model: -model.scores[benchmarks[0]])
+        counted = [("yes" if place == 0 else "no", model) for place, model in enumerate(ordered)]
+        rows += [{"judge": name, "asked for": m.facts["mode"], **_scores(m, benchmarks), "counts": counts} for counts, m in counted]
+    return rows
+
+
+def _groups(table: ScoreTable, main: str, downstream: Sequence[str]) -> list[Row]:
+    """The reward models by group, best first, and the policies that they are to be read against."""
+    if not any(model.facts.get("group") for model in table.models):
+        return []
+    known = [group.value for group in Group]
+    used = [model for model in table.models if any(column in model.scores for column in downstream)]
+    place = {group: number for number, group in enumerate(known)}
+    used.sort(key=lambda m: (place.get(m.facts.get("group", ""), len(known)), -m.scores.get(main, float("-inf"))))
+    columns = [main, *downstream]
+    rows: list[Row] = []
+    for model in (*used, *table.policies):
+        facts = {key: model.facts.get(key, "") for key in ("group", "base", "data", "lr", "epochs")}
+        rows.append({"model": model.name, **facts, **_scores(model, columns), "tries": model.facts.get("tries", "")})
+    return rows
+
+
+def _scores(model: ScoredModel, columns: Sequence[str]) -> dict[str, float | None]:
+    return {column: model.scores.get(column) for column in columns}

@@ -91,7 +91,8 @@ def _groups(table: ScoreTable, main: str, downstream: Sequence[str]) -> list[Row
     rows: list[Row] = []
     for model in (*used, *table.policies):
         facts = {key: model.facts.get(key, "") for key in ("group", "base", "data", "lr", "epochs")}
-        rows.append({"model": model.name, **facts, **_scores(model, columns), "tries": model.facts.get("tries", "")})
+        tries = {"PPO tries": model.facts.get("tries", "")} if any("tries" in other.facts for other in used) else {}
+        rows.append({"model": model.name, **facts, **_scores(model, columns), **tries})
     return rows
 
 

@@ -183,6 +183,8 @@ def _tables(found: Findings) -> Iterator[Section]:
         numbers = {head: [row[head] for row in rows if isinstance(row[head], float)] for head in heads}
         cells = tuple(tuple(_starred(row[head], max(numbers[head], default=None)) for head in heads) for row in rows)
         said = "tries: of how many the row is the best; it was chosen by the scores shown." if "tries" in heads else ""
+        if "PPO tries" in heads:
+            said = "PPO tries: among how many checkpoints, over all settings, the PPO result was chosen."
         yield Section(title=title, sentences=(said,) if said else (), heads=heads, rows=cells)
 
 

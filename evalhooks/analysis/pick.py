@@ -81,8 +81,8 @@ def pick(candidates: Sequence[Candidate], *, past: Sequence[Candidate] = (), see
     error_K = _finite([one.error for one in everyone], "standard errors")
     rng = np.random.default_rng(seed)
     measured = [place for place, one in enumerate(everyone) if one.measured is not None]
-    known = len(measured) >= 3
-    draws_DK, mean_K, slope = (_related if known else _own)(everyone, score_K, error_K, measured, rng)
+    known = _related(everyone, score_K, error_K, measured, rng) if len(measured) >= 3 else _own(score_K, error_K, rng)
+    draws_DK, mean_K, slope = known
     draws_DK, mean_K = draws_DK[:, : len(candidates)], mean_K[: len(candidates)]
     regret_K = np.maximum(draws_DK.max(axis=1).mean() - mean_K, 0.0)  # the draws alone may put the best below its mean
     share_K = np.bincount(draws_DK.argmax(axis=1), minlength=len(candidates)) / len(draws_DK)
@@ -126,9 +126,7 @@ def _scaled(values: Floats) -> tuple[float, float]:
     return float(values.mean()), float(values.std()) or 1.0
 
 
-def _own(
-    everyone: Sequence[Candidate], score_K: Floats, error_K: Floats, measured: Sequence[int], rng: np.random.Generator
-) -> tuple[Floats, Floats, None]:
+def _own(score_K: Floats, error_K: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, None]:
     """Draws of the true benchmark scores, and their means."""
     level, scale = _scaled(score_K)
     scores, errors = (score_K - level) / scale, error_K / scale

@@ -122,3 +122,14 @@ def test_published_scores_and_correlations_lie_behind_ones_own(tmp_path: Path, s
     assert table_of_scores["standing"]["rb2"] == {"best": max(scores["rb2"]), "rank": 2, "of": 2, "highest": 90.0}
     assert figure["pearson"] == {"rb2~bon": 0.87}
     assert summary(tmp_path / "out")["correlation"]["rb2~bon"]["n"] == 12
+
+
+def test_two_benchmarks_alone_are_set_side_by_side(
+    tmp_path: Path, scores: dict[str, list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(f"scores={table(tmp_path / 's.csv', scores)}", "benchmarks=[rb1,rb2]", f"out={tmp_path / 'out'}")
+    found = summary(tmp_path / "out")
+    assert found["between_benchmarks"]["rb1~rb2"]["n"] == 12
+    assert (found["correlation"], found["pick"], found["head_to_head"]) == ({}, {}, [])
+    assert "rb1~rb2" in capsys.readouterr().out
+    assert (tmp_path / "out" / "benchmarks.png").is_file()

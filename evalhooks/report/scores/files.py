@@ -82,11 +82,12 @@ def print_findings(found: Mapping[str, Any], path: Path, console: Console) -> No
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for head in ("correlation", "Pearson r", "95% interval", "n", "Spearman", "Kendall"):
         table.add_column(head, justify="left" if head == "correlation" else "right", no_wrap=head != "correlation", overflow="fold")
-    for key, link in found["correlation"].items():
+    links = found["correlation"] or found["between_benchmarks"]
+    for key, link in links.items():
         shown = (number(link["pearson"]), interval(link["ci95"]), str(link["n"]), number(link["spearman"]), number(link["kendall"]))
         table.add_row(Text(key), *shown)
     console.print(table)
-    said = [f"{key}: {link['note']}" for key, link in found["correlation"].items() if link["note"] and " (" not in key]
+    said = [f"{key}: {link['note']}" for key, link in links.items() if link["note"] and " (" not in key]
     for text in [*said, *answers(found)]:
         console.print()
         console.print(Text(text))

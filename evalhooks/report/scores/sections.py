@@ -9,6 +9,9 @@ from typing import Any
 
 Findings = Mapping[str, Any]
 
+MAX_ANSWERS = 8
+"""Head-to-heads that a terminal shows."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
@@ -46,13 +49,18 @@ def sections(found: Findings) -> Iterator[Section]:
 
 def _relations(found: Findings) -> Iterator[Section]:
     heads = ("Benchmark ~ downstream", "Pearson r", "95% interval", "n", "Spearman", "95% interval", "Kendall", "r squared", "Note")
-    # The parts of all pairs would be hundreds of rows, which correlation.csv and summary.json have.
-    first = tuple(f"{found['benchmarks'][0]}~{column}" for column in found["downstream"][:2])
-    rows = tuple(_link_row(key, link) for key, link in found["correlation"].items() if " (" not in key or key.startswith(first))
-    said = "Intervals of r are Fisher's, which cover the truth 93 to 97 times in 100 from n = 6 on (docs/analysis.md)."
-    yield Section(
-        title="Does the benchmark predict downstream use?", sentences=(said,), heads=heads, rows=rows, picture="benchmark_vs_downstream.png"
-    )
+    if found["downstream"]:
+        # The parts of all pairs would be hundreds of rows, which correlation.csv and summary.json have.
+        first = tuple(f"{found['benchmarks'][0]}~{column}" for column in found["downstream"][:2])
+        rows = tuple(_link_row(key, link) for key, link in found["correlation"].items() if " (" not in key or key.startswith(first))
+        said = "Intervals of r are Fisher's, which cover the truth 93 to 97 times in 100 from n = 6 on (docs/analysis.md)."
+        yield Section(
+            title="Does the benchmark predict downstream use?",
+            sentences=(said,),
+            heads=heads,
+            rows=rows,
+            picture="benchmark_vs_downstream.png",
+        )
     if len(found["benchmarks"]) * len(found["downstream"]) > 1:
         yield Section(title="Benchmarks by downstream results", picture="correlation_grid.png")
     if found["between_benchmarks"]:
@@ -335,6 +343,8 @@ def _html_table(section: Section) -> str:
 def answers(found: Findings, *, downstream: Sequence[str] | None = None) -> list[str]:
     """The sentences that a terminal shows: head-to-heads (of `downstream` alone if given), picks, and what was left out."""
     said = [entry["answer"] for entry in found["head_to_head"] if downstream is None or entry["downstream"] in downstream]
+    if len(said) > MAX_ANSWERS:
+        said[MAX_ANSWERS:] = [f"{len(said) - MAX_ANSWERS} more head-to-heads are in the report."]
     said += [f"Pick by {key.replace('~', ' for ')}: {entry['answer']}" for key, entry in found["pick"].items()]
     said += [entry["answer"] for entry in (found.get("self_preference") or {}).get("preferences", [])]
     for entry in found.get("overlap") or []:

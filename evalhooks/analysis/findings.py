@@ -100,6 +100,11 @@ def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | N
     able = [model for model in table.models if x in model.scores and not model.control]
     if not able:
         return {"answer": f"No pick: no reward model but the controls has a score in {x}.", "model": None}
+    unknown = [model for model in able if not model.protocol]
+    if 0 < len(unknown) < len(able):
+        able = [model for model in able if model.protocol]
+    else:
+        unknown = []
     if len(protocols := sorted({model.protocol for model in able})) > 1:
         return {"answer": f"No pick by {x}: its scores are of {len(protocols)} protocols, which are not comparable.", "model": None}
     columns = {column for model in able for column in model.scores}
@@ -135,7 +140,7 @@ def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | N
             {"name": model.name, "probability": p, "expected": e, "regret": r, "measured": y in model.scores}
             for model, p, e, r in zip(able, found.probabilities, found.expected, found.regrets, strict=True)
         ],
-        "answer": _answer(found, [model.name for model in able], x, y, known) + _warning(able, x, y),
+        "answer": _answer(found, [model.name for model in able], x, y, known) + _warning(able, x, y) + _without(unknown),
     }
 
 
@@ -153,6 +158,11 @@ def _answer(found: Pick, names: Sequence[str], x: str, y: str, known: Mapping[st
     if bare := [column for column in ((x, y) if found.slope is not None else (x,)) if not known[column]]:
         text += f"; {' and '.join(bare)} taken as exact, without standard errors or seeds"
     return text + "."
+
+
+def _without(unknown: Sequence[ScoredModel]) -> str:
+    """Which reward models are no candidates since nobody knows how they were measured, where it is known of the others."""
+    return f" Not among them, of unknown protocol: {', '.join(model.name for model in unknown)}." if unknown else ""
 
 
 def _warning(able: Sequence[ScoredModel], x: str, y: str) -> str:

@@ -82,3 +82,12 @@ def test_a_run_on_other_rows_is_of_another_protocol() -> None:
     assert found is not None
     assert found["correlation"]["rewardbench2/overall~bon/average"]["pearson"] is None
     assert found["correlation"]["rewardbench2/overall~bon/average (protocol rewardbench2 aaaa)"]["n"] == 3
+
+
+def test_a_reward_model_of_unknown_protocol_is_no_candidate_beside_those_of_a_known_one() -> None:
+    models = [model(k) for k in range(5)] + [model(9, protocol={}, bon={})]
+    found = run_findings(summary(reward_models=models))
+    assert found is not None
+    picked = found["pick"]["rewardbench2/overall~bon/average"]
+    assert picked["model"] == "rm4"
+    assert "of unknown protocol: rm9" in picked["answer"]

@@ -216,8 +216,6 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
         "downstream/long": pytest.approx(long),
         "downstream/any": 1.0,
         "downstream/average": pytest.approx((long + 1) / 2),  # of tasks, not of prompts
-        "halves/even": metrics["halves/even"],
-        "halves/odd": metrics["halves/odd"],
         "on_policy/rm_score": pytest.approx(sum(flat) / 16),
         "on_policy/reward_std": metrics["on_policy/reward_std"],
         "on_policy/accuracy": pytest.approx((12 * long + 4) / 16),  # of answers

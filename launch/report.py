@@ -21,6 +21,13 @@ def _command(composed: Composed[ReportJob]) -> None:
     if not job.runs and not (runs_dir / job.study).is_dir():
         raise ValueError(f"{runs_dir / job.study} does not exist; name a study by study=NAME, or runs by runs=[...] (`rewardloop runs`).")
 
+    if job.serve:
+        with stopping_at_once():
+            from launch.jobs import serve
+
+            serve.serve(runs_dir / job.study, job.port)
+        return
+
     with stopping_at_once():
         from launch.jobs import report  # matplotlib, which takes seconds
 

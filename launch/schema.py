@@ -369,7 +369,16 @@ class ReportJob:
     task_prompts: Unhashed[list[str]] = field(default_factory=list)
     """Files with the tasks' prompts, for the same."""
 
+    serve: Unhashed[bool] = False
+    """Show the report of the study on this machine's own address, and follow its running jobs, instead of writing it."""
+    port: Unhashed[int] = 8765
+    """serve: the port; 0 is any that is free."""
+
     def __post_init__(self) -> None:
+        if self.serve and (self.runs or self.scores or self.out):
+            raise ValueError("serve=true follows one study and writes nothing; leave runs, scores and out, and name it by study=NAME.")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port={self.port} is no port; choose one from 1024 to 65535, or 0 for any that is free.")
         if self.scores and self.runs:
             raise ValueError("scores names tables and runs names runs; a report is of one of them, so leave one out.")
         if self.scores and not self.benchmarks:

@@ -15,7 +15,7 @@ from evalhooks.report.facts import clean, read
 from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.tables import markdown, print_report, terminal_table, write_tables
 
-__all__ = ["print_report", "terminal_table", "write_over_optimisation", "write_report"]
+__all__ = ["page_of", "print_report", "terminal_table", "write_over_optimisation", "write_report"]
 
 
 def write_report(summary: Mapping[str, Any], out: Path) -> Path:
@@ -46,3 +46,12 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
         for path in made:
             os.replace(path, out / path.name)
     return out / "report.html"
+
+
+def page_of(summary: Mapping[str, Any], *, version: str) -> str:
+    """The page of a summary as a server sends it, which writes nothing; its script asks the server for a version after `version`."""
+    study = read(summary)
+    with tempfile.TemporaryDirectory() as folder:
+        if study.findings:
+            write_pictures(study.findings, Path(folder))
+        return render_page(study, Path(folder), summary.get("reward_models") or [], version=version)

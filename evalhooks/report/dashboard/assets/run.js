@@ -37,7 +37,7 @@ function drawRunDistance(run) {
     .map(([metric, name, tint, symbol, yaxis]) => [series(run.checkpoints, metric), name, tint, symbol, yaxis]).filter(([found]) => found.x.length)
     .map(([found, name, tint, symbol, yaxis]) => ({...curveTrace(found, name, tint, {symbol}), yaxis}));
   draw("run-distance", traces, {height: 300, xaxis: {title: "checkpoint/step", range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "KL (nats)"},
-    yaxis2: {overlaying: "y", side: "right", showgrid: false, automargin: true, title: {text: "RM score"}}}, "The KL was not measured.");
+    yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, automargin: true, title: {text: "RM score"}}}, "The KL was not measured.");
 }
 
 /** Proxy and truth over steps and over the root of the KL, as in Gao et al. (2023), figure 1. */
@@ -56,8 +56,8 @@ function drawCourse(run) {
     const annotations = stopped === null ? [] : [{x: stopped, y: 0.5, yref: "paper", xanchor: "right", text: "stopped: over-optimisation ", showarrow: false}];
     const ticks = panel === 1 && course ? {tickvals: course.klTicks[0], ticktext: course.klTicks[1]} : {};
     const limits = course?.limits && !course.accuracy.some(value => value !== null && (value < course.limits[0][0] || value > course.limits[0][1])) ? course.limits : null;
-    draw(id, traces, {height: 380, shapes, annotations, xaxis: {title, ...ticks}, yaxis: {title: "points", ...(limits ? {range: limits[0]} : {})},
-      yaxis2: {overlaying: "y", side: "right", showgrid: false, automargin: true, title: {text: course?.proxyLabel ?? "", font: {size: 13}}, ...(limits ? {range: limits[1]} : {})}},
+    draw(id, traces, {height: 380, shapes, annotations, xaxis: {title, ...ticks}, yaxis: {title: "points", ...(limits ? {range: limits[0], tickvals: course.truthTicks} : {})},
+      yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, automargin: true, title: {text: course?.proxyLabel ?? "", font: {size: 13}}, ...(limits ? {range: limits[1]} : {})}},
       "No checkpoint of this run was measured yet.");
   });
 }

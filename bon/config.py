@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from core.config import Hashed, require_positive
 
+MANIFEST = "pool.json"
+"""The file that says what a folder of pools holds."""
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".gz", ".zst")
+"""How the names of files end that others' completions are read from."""
+
 
 @dataclass(kw_only=True)
 class PoolConfig:

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
+
+import numpy as np
 
 
 def mean(values: Sequence[float]) -> float:
@@ -34,6 +37,30 @@ def best_of_n(scores: Sequence[float], correct: Sequence[float], n: int) -> floa
         expected += weight * sum(correct[i] for i in members) / len(members)
         rank += len(members)
     return expected
+
+
+def best_of_n_curve(scores: Sequence[float], values: Sequence[float]) -> np.ndarray:
+    """The expected value of the best-scored completion among n, for n = 1..N, shape (N,): `best_of_n` for every n at once.
+
+    The values may be correctness or anything else, such as the scores themselves. Raises `ValueError` as `best_of_n`.
+    """
+    total = len(scores)
+    if len(values) != total or not total:
+        raise ValueError(f"a best-of-n curve needs a value for each score; there are {total} scores and {len(values)} values.")
+    if any(math.isnan(score) for score in scores):
+        raise ValueError("a pool's score is NaN; the reward model diverged.")
+    order = sorted(range(total), key=lambda i: -scores[i])
+    shared: list[float] = []
+    for _, group in groupby(order, key=lambda i: scores[i]):
+        members = list(group)
+        shared += [sum(values[i] for i in members) / len(members)] * len(members)
+    return _shares_of_ranks(total) @ np.array(shared)
+
+
+@cache
+def _shares_of_ranks(total: int) -> np.ndarray:
+    """How often the completion of each rank is the best of a random n-subset of N, shape (N, N): n - 1 by rank."""
+    return np.array([[math.comb(total - 1 - i, n - 1) / math.comb(total, n) for i in range(total)] for n in range(1, total + 1)])
 
 
 def oracle_of_n(correct: Sequence[float], n: int) -> float:

@@ -167,13 +167,19 @@ def write_json(path: Path, value: object) -> None:
     reads them back. Raises `TypeError` for a value that `jsonable` cannot convert, and then leaves the old file alone.
     """
     text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Generator[Path]:
+    """Yields a temporary sibling that becomes the file `path`, flushed to disk, when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with writing(path), temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(path):
+            yield temporary
+            _fsync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

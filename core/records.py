@@ -5,7 +5,7 @@ hold plain data (text, numbers, paths) wherever possible; tensors stay inside a 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -226,6 +226,20 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions per prompt, in the order of the prompts."""
+        ...
+
+
+@runtime_checkable
+class BatchGenerator(Generator, Protocol):
+    """A Generator that hands over completions a batch at a time, as soon as they are drawn."""
+
+    def generate_batches(
+        self, prompts: Sequence[Dialogue], sampling: Sampling, indices: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[list[Completion]]]]:
+        """The places of a batch's prompts in the list, and their completions; every prompt is in one batch.
+
+        The random numbers of a prompt depend on its index in `indices`, whatever `sampling.first` says.
+        """
         ...
 
 

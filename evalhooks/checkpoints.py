@@ -8,7 +8,8 @@ from itertools import compress
 from types import MappingProxyType
 
 from bon.estimators import mean
-from bon.pools import Pools, rerank
+from bon.pools import rerank
+from bon.rows import Pools
 from core.generators.local import TransformersGenerator
 from core.generators.shared import draw_share
 from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
@@ -32,6 +33,7 @@ from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
+from evalhooks.selection.biases import style_of
 from evalhooks.tasks.task import Judged, Task, judged, together
 
 MAX_REASONS = 3
@@ -225,7 +227,8 @@ class PolicyHook(SharedHook):
     those to its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts
     cannot. `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every checkpoint with
     the others. Answers are kept as samples: to the tasks' first prompts, or without tasks to the first of `prompts`, scored by
-    `prompt_scorer`. `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
+    `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the reward pays for in them (`evalhooks.selection.biases`).
+    `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
     Raises `ValueError` for a verifier that does not work on the first prompt of its task.
     """
 
@@ -284,6 +287,9 @@ class PolicyHook(SharedHook):
         metrics = self._downstream({name: found.judged for name, found in tasks.items()})
         whole = _together(list(tasks.values()))
         measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.judged.correct, event.step))
+        prompts = [prompt.dialogue for name in tasks for prompt in self.tasks[name].prompts]
+        texts = [[completion.text for completion in row] for row in whole.answers]
+        measured |= style_of(prompts, texts, whole.scores, whole.judged.correct)
         if self.scorer and num_truncated(self.scorer) is not None:
             measured["on_policy/truncated"] = whole.num_truncated / sum(map(len, whole.answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}

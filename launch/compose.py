@@ -27,7 +27,8 @@ from evalhooks.config import require_task_names
 from launch.overrides.command_line import CONFIG_NAME, SEARCHPATH
 from launch.overrides.grammar import quoted
 from launch.overrides.text_keys import as_typed
-from launch.schema import AnyJob, BoNJob, Launch, PPOJob, RMJob, RunSettings, command_of, register
+from launch.schema import AnyJob, BoNJob, PPOJob, RMJob, command_of, register
+from launch.settings import Launch, RunSettings
 
 GROUPS = files("conf")
 """Each of its folders is a group: the files that an override such as `model=coast` chooses from."""

@@ -21,7 +21,8 @@ from core.text import redacted, shown
 from launch.compose import Command, Composed, ConfigError, JobT, combinations, command, composed, primary, register_schemas, validated
 from launch.obstacles import obstacle, reason
 from launch.overrides.command_line import CommandLine, parse
-from launch.schema import AnyJob, BenchJob, Launch, RunSettings, StudyJob, command_of
+from launch.schema import AnyJob, BenchJob, StudyJob, command_of
+from launch.settings import Launch, RunSettings
 from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]

@@ -14,7 +14,8 @@ from core.models.adapters import model_fingerprint
 from evalhooks.config import TaskConfig
 from launch.rewards.config import RewardConfig
 from launch.rewards.locate import locate_reward
-from launch.schema import MAIN_REWARD, BenchJob, PPOJob, RunSettings
+from launch.schema import MAIN_REWARD, BenchJob, PPOJob
+from launch.settings import RunSettings
 from rmtrain.config import PreferenceDataConfig
 from rmtrain.data import named_sources
 
@@ -31,6 +32,11 @@ def identity_of(job: RunSettings) -> dict[str, Any]:
     assert isinstance(settings, dict)
     assert INPUTS not in settings
     return settings | {INPUTS: dict(_contents(job, "", job.unread, job.runs_dir))}
+
+
+def identity_of_part(value: object, key: str, runs_dir: str) -> dict[str, Any]:
+    """The identity of a part of a configuration that stands under `key`, as `identity_of` has that of the whole; raises alike."""
+    return {"settings": _hashed(value, key, frozenset()), INPUTS: dict(_contents(value, key, frozenset(), runs_dir))}
 
 
 def unhashed_keys(job: RunSettings) -> frozenset[str]:

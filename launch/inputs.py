@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import ModelConfig
+from bon.rows import Pools
 from core.data.rows import read_rows
 from core.disk import is_complete
 from core.models.locate import resolve
@@ -18,7 +18,8 @@ from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
 from evalhooks.tasks.task import Task, load_tasks
 from launch.rewards.config import RewardKind
 from launch.rewards.locate import LocatedReward, locate_terms
-from launch.schema import BenchJob, Benchmark, BoNJob, Launch, PPOJob, RMJob
+from launch.schema import BenchJob, Benchmark, BoNJob, PPOJob, RMJob
+from launch.settings import Launch
 from ppo.prompts import read_prompts
 from rmtrain.config import SourceConfig
 from rmtrain.data import PreferenceData, load_preferences
@@ -71,23 +72,26 @@ class BenchInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoNInputs:
-    """What best-of-N reads: the tasks, the reward models under the names that the user gave, and the identity of the pools."""
+    """What best-of-N reads: the tasks, or the pools that are taken as they are; the rewards by name, not yet loaded; and the identity of
+    the pools."""
 
     tasks: Mapping[str, Task]
-    rewards: Mapping[str, ModelConfig]
+    given: Pools
+    rewards: Mapping[str, LocatedReward]
     identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoNResult:
-    """The folder of the pools, completions per prompt, what chance and a perfect reward give (see `bon.pools.bounds`), and each
-    reward model's accuracies (see `bon.pools.rerank`).
+    """The folder of the pools, completions per prompt, what chance and a perfect reward give, and each reward's accuracies by name of the
+    reward: `bon/<task>@<n>`. `run` is the folder of the run.
 
-    >>> BoNResult(dir="runs/demo/pools", n=16, bounds={}, rewards={"rm-a": {"bon/average@16": 0.5}}).n
+    >>> BoNResult(dir="runs/demo/pools", run="", n=16, bounds={}, rewards={"rm-a": {"bon/average@16": 0.5}}).n
     16
     """
 
     dir: str
+    run: str
     n: int
     bounds: Mapping[str, Mapping[str, float]]
     rewards: Mapping[str, Mapping[str, float]]

@@ -4,12 +4,15 @@ from pathlib import Path
 
 from core.process.shortage import ShortageError, shortage, told
 from core.runs.record import RunBusyError
-from launch.schema import AnyJob, BoNJob, Launch, PPOJob
+from launch.schema import AnyJob, BoNJob, PPOJob
+from launch.settings import Launch
 from launch.sweep import settings_of
 
 
 def obstacle(job: AnyJob) -> str | None:
     """Why a job cannot run, with the remedy; None if nothing speaks against it."""
+    if isinstance(job, BoNJob) and job.takes_pools:  # it reads neither tasks nor a world
+        return None
     return world_obstacle(job) or task_obstacle(job)
 
 
@@ -29,7 +32,10 @@ def world_obstacle(job: AnyJob) -> str | None:
 def task_obstacle(job: AnyJob) -> str | None:
     """Why a job cannot run without a task: best-of-N, or PPO whose best checkpoint is chosen by one that it does not have; else None."""
     if isinstance(job, BoNJob) and not job.tasks:
-        return "tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE."
+        return (
+            "tasks is empty; choose some, for instance tasks=microworld or tasks=gsm8k tasks.gsm8k.path=FILE, or name completions that are "
+            "there already (pools=FILE.jsonl)."
+        )
     if not isinstance(job, PPOJob):
         return None
     group, _, name = job.best_metric.partition("/")

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from bon.config import PoolConfig
+from bon.config import MANIFEST, SUFFIXES, PoolConfig
 from core.config import (
     ContentHashed,
     Hashed,
@@ -18,96 +19,13 @@ from core.config import (
     require_not_negative,
     require_positive,
 )
-from evalhooks.config import HooksConfig, TaskConfig
+from core.disk import is_complete
 from evalhooks.rewardbench.rows import HUB1, HUB2
-from launch.mapped import typed
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
+from launch.settings import Launch, RunSettings
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
-
-
-class Resume(StrEnum):
-    """What happens to an unfinished run of the same identity."""
-
-    auto = "auto"
-    """It continues from its last complete checkpoint; `true` means the same."""
-    never = "never"
-    """It is moved aside and started over; `false` means the same."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> "Resume":
-        words = {"auto": cls.auto, "true": cls.auto, "never": cls.never, "false": cls.never}  # YAML reads true and false as booleans
-        if not isinstance(value, str) or value.lower() not in words:
-            raise ValueError(f"resume is {value!r}; choose auto or never.")
-        return words[value.lower()]
-
-
-class TrackerMode(StrEnum):
-    """How metrics get to Weights & Biases."""
-
-    auto = "auto"
-    """Online with an API key, else offline."""
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-    """Plain files alone."""
-
-
-@dataclass(kw_only=True)
-class TrackerConfig:
-    """Weights & Biases beside the plain files, which are always written."""
-
-    mode: TrackerMode = TrackerMode.auto
-    project: str = "rewardloop"
-    """Project of Weights & Biases."""
-
-
-@dataclass(kw_only=True)
-class RunSettings:
-    """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
-
-    unread: ClassVar[frozenset[str]] = frozenset()
-    """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
-
-    name: Unhashed[str] = ""
-    """Name of the run in its folder; empty: made of model, data and learning rate."""
-    study: Unhashed[str] = "default"
-    """Folder below `runs_dir` that holds the runs which belong together."""
-    runs_dir: Unhashed[str] = "runs"
-    """Folder of all runs."""
-    resume: Unhashed[str] = Resume.auto.value
-    """auto or never, see `Resume`. Text, so that true and false are accepted too."""
-    tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
-    parallel: Unhashed[int] = 1
-    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
-
-    def __post_init__(self) -> None:
-        require_not_negative("parallel", self.parallel)
-
-    @property
-    def resumes(self) -> bool:
-        """Whether an unfinished run continues. Raises `ValueError` for an unknown choice."""
-        return Resume(self.resume) == Resume.auto
-
-
-@dataclass(kw_only=True)
-class Launch(RunSettings):
-    """What every trainer has besides: what is measured at its checkpoints."""
-
-    world: Unhashed[str] = "runs/demo/world-0"
-    """Folder of the microworld that the default data, models and tasks lie in."""
-    embedded_model: Unhashed[str] = ""
-    """Set by the files of the microworld's models: the model that their small sizes are meant for. Leave it alone."""
-    hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
-    tasks: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": TaskConfig})
-    """Downstream tasks by the user's names, as in tasks.gsm8k.path=FILE."""
-    dry_run: Unhashed[bool] = False
-    """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
-
-    def __post_init__(self) -> None:
-        for name, value in self.tasks.items():
-            self.tasks[name] = typed(f"tasks.{name}", value, TaskConfig, what="task", example="path=FILE.jsonl")
 
 
 @dataclass(kw_only=True)
@@ -164,32 +82,60 @@ def reward_key(name: str) -> str:
 
 @dataclass(kw_only=True)
 class BoNJob(Launch):
-    """`rewardloop bon`: pools of completions, made once, and what each reward picks from them. Its identity is that of the pools."""
+    """`rewardloop bon`: pools of completions, drawn once or given, and what each reward picks from them.
 
-    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "best_of", "rollout"})
+    What `identity_of` gives of it is the identity of the pools that are drawn; `launch.bon` adds the rewards.
+    """
+
+    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "scorers", "best_of", "rollout", "vote"})
 
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)
     rollout: Hashed[RolloutConfig] = field(default_factory=RolloutConfig)
     """What draws the pools."""
     pools: Unhashed[str] = ""
-    """Folder of the pools; made there if absent. Empty: beside the run."""
+    """Folder of the pools, drawn there if absent; empty: beside the run. Or a file or folder of others' completions, taken as they are:
+    JSONL or parquet of prompts and completions, which need neither tasks nor a model."""
     rewards: Hashed[list[str]] = field(default_factory=list)
-    """Reward models by folder, run folder or run id."""
+    """Reward models by folder, run folder, run id or hub id."""
+    scorers: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": RewardConfig})
+    """Rewards of any kind by names of the user's, each a RewardConfig, as in scorers.NAME.kind=judge."""
     best_of: Hashed[list[int] | None] = None
-    """Completions to choose among; empty: 1, 2, 4, 8 and 16, as far as `pool.n` goes."""
+    """Completions to choose among; empty: 1, 2, 4, 8 and 16, as far as the pools go. bon.csv has every number."""
+    vote: Hashed[str] = ""
+    """`module:function` that reads the answer to vote with out of a completion; empty: its final number, or without one its text."""
 
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
-        if self.best_of is not None and (not self.best_of or not 1 <= min(self.best_of) <= max(self.best_of) <= self.pool.n):
+        if self.best_of is not None and (
+            not self.best_of or min(self.best_of) < 1 or (max(self.best_of) > self.pool.n and not self.takes_pools)
+        ):
             raise ValueError(f"best_of={self.best_of} must lie between 1 and pool.n={self.pool.n}.")
 
     @property
     def sizes(self) -> list[int]:
-        """From how many completions each reward chooses."""
+        """From how many completions each reward chooses, where pools of `pool.n` are drawn."""
+        return self.sizes_of(self.pool.n)
+
+    def sizes_of(self, size: int) -> list[int]:
+        """From how many completions each reward chooses in pools of this size. Raises `ValueError` if they are too small."""
         if self.best_of is not None:
+            if max(self.best_of) > size:
+                raise ValueError(f"best_of={self.best_of} exceeds the {size} completions per prompt in {self.pools}; lower it.")
             return self.best_of
-        return sorted({min(n, self.pool.n) for n in (1, 2, 4, 8, 16)})
+        return sorted({min(n, size) for n in (1, 2, 4, 8, 16)})
+
+    @property
+    def takes_pools(self) -> bool:
+        """Whether `pools` names completions that are taken as they are: a file, a folder of parquet files, or pools that are complete
+        where no task is chosen, or only those of an embedded world that does not exist."""
+        place = Path(self.pools).expanduser()
+        if not self.pools or place.is_file() or self.pools.endswith(SUFFIXES):
+            return bool(self.pools)
+        if not is_complete(place):
+            return place.is_dir() and not (place / MANIFEST).exists() and any(place.glob("*.parquet"))
+        elsewhere = not Path(self.world).is_dir() and all(task.path.startswith(f"{self.world}/") for task in self.tasks.values())
+        return not self.tasks or elsewhere
 
 
 class Benchmark(StrEnum):

@@ -29,9 +29,9 @@ from core.runs.tracking import read_metrics
 from core.text import shown
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
-from launch.schema import Launch
+from launch.settings import Launch
 
-METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",)}
+METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",), "bon": ("bon/average",)}
 """The metrics that the table of a sweep shows, by command, where they were measured; see `shown_metrics`."""
 
 Row: TypeAlias = dict[str, str | float | None]

@@ -4,7 +4,7 @@ Shapes: B prompts, R rows (completions) in a batch, L tokens of prompt and compl
 E tokens that end an answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any, cast
 
@@ -63,21 +63,31 @@ class TransformersGenerator:
 
         Raises `ValueError` as `prompt_tokens`.
         """
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for batch, answers in self.generate_batches(prompts, sampling, [sampling.first + i for i in range(len(prompts))]):
+            for i, row in zip(batch, answers, strict=True):
+                results[i] = row
+        return results
+
+    def generate_batches(
+        self, prompts: Sequence[Dialogue], sampling: Sampling, indices: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[list[Completion]]]]:
+        """As `generate`, a batch at a time, longest prompts first: the places of its prompts in the list, and their completions.
+
+        The random numbers of a prompt follow from its index in `indices`.
+        """
         prompt_ids = prompt_tokens(self.model, self.tokenizer, prompts, sampling)
         longest = max(map(len, prompt_ids), default=0)
         model = to_sample_from(self.model)
-        results: list[list[Completion]] = [[] for _ in prompts]
         fit = rows_that_fit(model, longest + sampling.max_new_tokens, memory=self.memory)
         per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
-            places = [sampling.first + i for i in batch]
-            rows, logprobs = sample(model, [prompt_ids[i] for i in batch], places, sampling, pad=pad_id(self.tokenizer), ends=self.ends)
-            for place, index in enumerate(batch):
-                own = slice(place * sampling.n, (place + 1) * sampling.n)
-                results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
-        return results
+            ids, places = [prompt_ids[i] for i in batch], [indices[i] for i in batch]
+            rows, logprobs = sample(model, ids, places, sampling, pad=pad_id(self.tokenizer), ends=self.ends)
+            own = [slice(place * sampling.n, (place + 1) * sampling.n) for place in range(len(batch))]
+            yield batch, [completions(self.tokenizer, rows[part], logprobs[part], self.ends) for part in own]
 
 
 def prompt_tokens(

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bon.pools import Pools, bounds
+from bon.pools import bounds
+from bon.rows import Pools
 from core.disk import read_json
 from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.identity import identity_hash

@@ -64,7 +64,7 @@ def listed(arguments: Arguments) -> list[Line]:
     settings = arguments.settings
     runs_dir = Path(settings.get("runs_dir", "runs")).expanduser()
     statuses = _choices("status", settings.get("status", ""), STATUSES)
-    jobs = _choices("job", settings.get("job", ""), ("rm", "ppo", "bench"))
+    jobs = _choices("job", settings.get("job", ""), ("rm", "ppo", "bon", "bench"))
     [order] = _choices("sort", settings.get("sort", "age"), tuple(SORTS)) or ["age"]
     records = find_runs(arguments.places, runs_dir) if arguments.places else all_runs(runs_dir)
     chosen = [

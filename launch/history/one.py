@@ -83,6 +83,8 @@ def what_next(record: Record) -> list[str]:
             return [f"next: rewardloop bench reward.path={folder}, or rewardloop ppo reward.path={folder}"]
         case "ppo":
             return [f"next: rewardloop report runs=[{record['id']}]"]
+        case "bon":
+            return [f"next: rewardloop bon generators {record['id']} OTHER, to compare its pools with those of another policy"]
         case _:
             return []
 

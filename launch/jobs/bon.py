@@ -1,94 +1,231 @@
-"""Best-of-N as a job: the pools, made or found, and each reward model's choices from them."""
+"""Best-of-N as a job: the pools, drawn, found or given, each reward's scores of them, and what it picks by these."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bon.pools import Pools, bounds, make_pools, rerank
+from bon.draw import PoolPlan, PoolTask, is_made, make_pools
+from bon.pools import flat_scores, not_finite
+from bon.rows import Pools
 from core.config import RolloutKind
 from core.data.chat import prompt_lengths
 from core.data.token_rows import require_readable
+from core.disk import jsonable, write_json
+from core.functions import load_function
 from core.generators.open import open_generator
-from core.models.load import load_policy, load_reward_model
+from core.hooks.run_context import RunContext
+from core.models.load import load_policy, load_tokenizer
+from core.models.origin import family, lineage_of
 from core.models.positions import require_room
-from core.process.world import join_world
+from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
-from core.records import Completion, Dialogue, Generator, RolloutEngine, Sampling
-from core.runs.warnings import RunWarning, answers_cut, few_rows
-from core.scorers.reward_model import RewardModelScorer
+from core.records import AXIS, Dialogue, Generator, RolloutEngine, Sampling, Tracker, num_truncated
+from core.runs.identity import clean_name
+from core.runs.record import Run
+from core.runs.tracking import METRICS, forget_later
+from core.runs.warnings import answers_cut, few_rows, plain, texts_cut
+from core.scorers.shared import SharedScorer
+from evalhooks.selection.answers import answer_of
+from evalhooks.selection.biases import bias_metrics, panels_of
+from evalhooks.selection.pictures import draw_biases, draw_curves, draw_table
+from launch.compose import Composed
 from launch.entry import print_on_main
-from launch.inputs import BoNInputs, BoNResult
+from launch.identity import INPUTS, identity_of_part
+from launch.inputs import BoNInputs
+from launch.jobs.bon_result import (
+    BIASES,
+    CURVES,
+    MATRIX,
+    PANEL,
+    PICKS,
+    RESULT,
+    SCORES,
+    TABLE,
+    Scores,
+    measured,
+    metrics_of,
+    read_scores,
+    result_of,
+    with_ensembles,
+    write_biases,
+    write_picks,
+    write_scores,
+    write_table,
+)
+from launch.jobs.lifecycle import Record, RunPlan, carry_out
+from launch.rewards.build import Limits, build_reward
+from launch.rewards.config import RewardKind
+from launch.rewards.locate import LocatedReward
 from launch.schema import BoNJob
 
 
-def run(job: BoNJob, inputs: BoNInputs, progress: Progress, say: Callable[[str], None] = print_on_main) -> BoNResult:
-    """Makes the pools, unless they are there, and reranks them by every reward model.
+def run(composed: Composed[BoNJob], plan: RunPlan, inputs: BoNInputs, folder: str, progress: Progress) -> Record:
+    """Makes the pools in `folder`, unless they are there or given, has every reward choose from them, and returns the record of the run.
 
-    Where several processes were started together, all of them call it, and each does its share. Raises `ValueError` where the
-    folder holds pools of another identity.
+    Where several processes were started together, all of them call it, and each does its share.
     """
-    world = join_world()
-    progress = progress if world.is_main else NoProgress()
-    folder = Path(job.pools or f"{job.runs_dir}/{job.study}/pools")
-    prompts = {name: task.prompts[: job.pool.limit] for name, task in inputs.tasks.items()}
-    verifiers = {name: task.verifier for name, task in inputs.tasks.items()}
-    sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
-    progress.start("sampling pools", sum(map(len, prompts.values())))
-    asked = {f"{task}, {prompt.id}": prompt.dialogue for task, rows in prompts.items() for prompt in rows}
-    policy = _Policy(job, asked) if job.rollout.kind != RolloutKind.vllm or world.is_main else None
-    pools = make_pools(folder, prompts, verifiers, policy, sampling, progress.advance, origin=inputs.identity, world=world)
-    cut = _answers_cut(policy, sampling)
-    del policy  # its memory is for the reward models
-    progress.finish()
-    for warning in (cut, _few_prompts(job, pools)):
-        if warning:
-            say(warning.line)
-    size = min(len(row.completions) for rows in pools.values() for row in rows)
-    rewards: dict[str, dict[str, float]] = {}
-    for name, model in inputs.rewards.items():
-        scorer = RewardModelScorer(
-            *load_reward_model(model), batch_tokens=job.hooks.batch_tokens, max_length=job.hooks.max_length, say=say, world=world
+    job, world = composed.job, join_world()
+    wanted = None if inputs.given else pool_plan(job, inputs)
+    if wanted is not None:
+        world.from_main(lambda: is_made(Path(folder), wanted))  # other pools there are refused before a run begins
+    _require_readable(inputs)
+
+    def work(run: Run, tracker: Tracker) -> Mapping[str, Any]:
+        forget_later(run.dir / METRICS, -1)  # of a killed attempt
+        context = RunContext(dir=run.dir, world=world, tracker=tracker, progress=progress)
+        pools = inputs.given if wanted is None else drawn(job, wanted, Path(folder), world, context.progress)
+        sizes = job.sizes_of(min(len(row.completions) for rows in pools.values() for row in rows))
+        _warn_of_pools(job, pools, context)
+        scores = {name: _scores(name, reward, job, inputs, pools, context) for name, reward in inputs.rewards.items()}
+        results = world.from_main(lambda: _written(job, run.dir, pools, scores, sizes, folder, inputs.rewards))
+        tracker.log(results["final"], axis=AXIS, step=0)
+        return results
+
+    return carry_out(composed, plan, work, world=world)
+
+
+def pool_plan(job: BoNJob, inputs: BoNInputs) -> PoolPlan:
+    """The pools that a job asks for: known by the policy's content, the prompts and the sampling, and apart from that by the verifiers."""
+    settings, contents = inputs.identity["tasks"], inputs.identity[INPUTS]
+    tasks = {
+        name: PoolTask(
+            prompts=task.prompts[: job.pool.limit],
+            verifier=task.verifier,
+            identity={"settings": settings[name], "program": {k: v for k, v in contents.items() if k == f"tasks.{name}.verifier"}},
         )
-        rewards[name] = rerank(pools, scorer, job.sizes, say=lambda line, name=name: say(f"{name}: {line}"))
-        if scorer.num_truncated:
-            say(f"{name}: {scorer.num_truncated} texts were cut to hooks.max_length={job.hooks.max_length} tokens; raise it")
-    return BoNResult(dir=str(folder), n=size, bounds=bounds(pools, size), rewards=rewards)
+        for name, task in inputs.tasks.items()
+    }
+    sampling = Sampling(n=job.pool.n, temperature=job.pool.temperature, max_new_tokens=job.pool.max_new_tokens, seed=job.pool.seed)
+    template = str(load_tokenizer(job.model).chat_template or "")
+    policy = {**identity_of_part(job.model, "model", job.runs_dir), "template": template}
+    return PoolPlan(tasks=tasks, sampling=sampling, policy=policy, limit=job.pool.limit, origin=inputs.identity)
 
 
-def _answers_cut(policy: "_Policy | None", sampling: Sampling) -> RunWarning | None:
-    """Warns of pools that were drawn now and hold few whole answers."""
-    if policy is None or not policy.num_answers:
-        return None
-    finished = policy.num_finished / policy.num_answers
-    return answers_cut(finished, where="in the pools", key="pool.max_new_tokens", limit=sampling.max_new_tokens)
+def drawn(job: BoNJob, plan: PoolPlan, folder: Path, world: World, progress: Progress) -> Pools:
+    """The pools of a plan, made as far as they are not there."""
+    asked = {f"{task}, {prompt.id}": prompt.dialogue for task, own in plan.tasks.items() for prompt in own.prompts}
+    per_process = max(1, job.rollout.batch_size // job.pool.n)
+    if job.rollout.kind == RolloutKind.vllm:
+        per_process = 2 * job.rollout.parallel * len(job.rollout.addresses)  # so that a server seldom waits for the last of a batch
+
+    def opened() -> Generator | None:
+        needed = job.rollout.kind != RolloutKind.vllm or world.is_main
+        return _policy(job, asked, plan.sampling) if needed else None
+
+    return make_pools(
+        folder, plan, opened, batch_size=per_process, world=world, progress=progress if world.is_main else NoProgress(), say=print_on_main
+    )
 
 
-def _few_prompts(job: BoNJob, pools: Pools) -> RunWarning | None:
-    """Warns of tasks with too few prompts to tell reward models apart."""
-    key = "pool.limit" if job.pool.limit is not None else "tasks"
-    return few_rows({task: len(rows) for task, rows in pools.items()}, what="a task", key=key, remedy=f"raise {key}, or give larger tasks")
+def _policy(job: BoNJob, asked: Mapping[str, Dialogue], sampling: Sampling) -> Generator:
+    """The loaded policy. Raises `ValueError` if it cannot read all prompts in `asked`, by name, or has no room for them."""
+    policy, tokenizer = load_policy(job.model)
+    require_readable(tokenizer, asked, job.model.path)
+    require_room(policy, max(prompt_lengths(tokenizer, list(asked.values()))), sampling.max_new_tokens)
+    generator = open_generator(job.rollout, policy, tokenizer)
+    if isinstance(generator, RolloutEngine):
+        generator.load_weights(policy.state_dict().items())
+    return generator
 
 
-class _Policy:
-    """Answers prompts by a model that is loaded when it is first asked: pools that are there already need none.
+def _require_readable(inputs: BoNInputs) -> None:
+    """Raises `ValueError` for prompts that the chat template of a reward refuses: it would come to them after the pools are drawn."""
+    asked = {f"{task}, {prompt.id}": prompt.dialogue for task, own in inputs.tasks.items() for prompt in own.prompts}
+    asked |= {f"{task}, {row.id}": row.prompt for task, rows in inputs.given.items() for row in rows}
+    for name, reward in inputs.rewards.items():
+        if reward.config.kind in (RewardKind.model, RewardKind.ensemble, RewardKind.dpo, RewardKind.vllm):
+            for model in reward.models.values():
+                require_readable(load_tokenizer(model), asked, f"reward {name}", say=print_on_main)
 
-    Raises `ValueError` before it answers the first one if it cannot read all prompts in `asked`, by name, or has no room for them.
-    """
 
-    def __init__(self, job: BoNJob, asked: Mapping[str, Dialogue]) -> None:
-        self._job, self._asked = job, asked
-        self._generator: Generator | None = None
-        self.num_answers = self.num_finished = 0
-        """Answers so far, and those among them that ended before the token limit."""
+def _warn_of_pools(job: BoNJob, pools: Pools, context: RunContext) -> None:
+    ended = [finished for rows in pools.values() for row in rows for finished in row.finished]
+    if ended:
+        share, limit = sum(ended) / len(ended), None if job.takes_pools else job.pool.max_new_tokens
+        context.warn(answers_cut(share, where="in the pools", key="pool.max_new_tokens", limit=limit))
+    key = "pools" if job.takes_pools else "pool.limit" if job.pool.limit is not None else "tasks"
+    remedy = "give more prompts" if job.takes_pools else f"raise {key}, or give larger tasks"
+    context.warn(few_rows({task: len(rows) for task, rows in pools.items()}, what="a task", key=key, remedy=remedy))
+    texts: list[str] = []
+    for task, rows in pools.items():
+        sizes = [len(row.completions) for row in rows]
+        if max(sizes) == 1:
+            texts.append(f"every prompt of {task} has one completion, so there is nothing to choose among; give several under one id.")
+        if min(sizes) < max(sizes):
+            few = sizes.count(min(sizes))
+            texts.append(
+                f"{few} of {len(rows)} prompts of {task} have {min(sizes)} completions and others up to {max(sizes)}: every n goes up to "
+                f"{min(sizes)}; leave out the prompts with few to go further."
+            )
+        if (unknown := sum(not row.correct for row in rows)) and (unknown < len(rows) or not job.takes_pools):
+            texts.append(f"{unknown} of {len(rows)} prompts of {task} have no correctness: accuracy leaves them out, picks have them.")
+    context.warn(*plain("uneven_pools", "pools", texts))
 
-    def generate(self, prompts: Sequence[Dialogue], sampling: Sampling) -> list[list[Completion]]:
-        if self._generator is None:
-            policy, tokenizer = load_policy(self._job.model)
-            require_readable(tokenizer, self._asked, self._job.model.path)
-            require_room(policy, max(prompt_lengths(tokenizer, list(self._asked.values()))), sampling.max_new_tokens)
-            self._generator = open_generator(self._job.rollout, policy, tokenizer)
-            if isinstance(self._generator, RolloutEngine):
-                self._generator.load_weights(policy.state_dict().items())
-        answers = self._generator.generate(prompts, sampling)
-        self.num_answers += sum(map(len, answers))
-        self.num_finished += sum(completion.finished for row in answers for completion in row)
-        return answers
+
+def _scores(name: str, reward: LocatedReward, job: BoNJob, inputs: BoNInputs, pools: Pools, context: RunContext) -> Scores:
+    """A reward's scores of all completions, from a file where an interrupted run has left them; the reward is loaded for them alone."""
+    world, file = context.world, context.dir / SCORES / f"{clean_name(name)}.parquet"
+    if (kept := world.from_main(lambda: read_scores(file, pools))) is not None:
+        return kept
+    limits = Limits(batch_tokens=job.hooks.batch_tokens, max_length=lambda _: job.hooks.max_length)
+    prompts = [prompt for task in inputs.tasks.values() for prompt in task.prompts]
+    scorer = build_reward(reward, limits, progress=context.progress, say=print_on_main, prompts=prompts)
+    scores = flat_scores(pools, SharedScorer(scorer, world))
+    cut = int(sum(world.all_sum([num_truncated(scorer) or 0])))
+    total = sum(len(row.completions) for rows in pools.values() for row in rows)
+    context.warn(texts_cut(cut, total, key="hooks.max_length", limit=job.hooks.max_length, what=f"texts that {name} scores"))
+    if cut:
+        print_on_main(
+            f"{name}: {cut} of {total} texts were cut to hooks.max_length={job.hooks.max_length} tokens, at the end of the answer"
+        )
+    for line in not_finite(pools, scores):
+        print_on_main(f"{name}: {line}")
+    world.from_main(lambda: write_scores(file, pools, scores))
+    return scores
+
+
+def _written(
+    job: BoNJob,
+    run_dir: Path,
+    pools: Pools,
+    scores: Mapping[str, Scores],
+    sizes: Sequence[int],
+    folder: str,
+    rewards: Mapping[str, LocatedReward],
+) -> dict[str, Any]:
+    """Writes what came out, and returns what the record says of it."""
+    read: Callable[[str], str] = _voting(job.vote) if job.vote else answer_of
+    together = with_ensembles(scores)
+    tasks = measured(pools, together, read)
+    write_table(run_dir / TABLE, pools, tasks, together)
+    if together:
+        write_picks(run_dir / PICKS, pools, together, sizes)
+    panels = panels_of(pools, scores, {name: _family(reward) for name, reward in rewards.items()})
+    if panels:
+        write_biases(run_dir / BIASES, panels)
+    write_json(run_dir / RESULT, {**result_of(tasks, pools, sizes, folder), "biases": jsonable(panels)})
+    if tasks:
+        draw_curves(run_dir / CURVES, tasks, title=f"best of n from {Path(folder).name}")
+        if len(tasks) > 1:
+            draw_table(run_dir / MATRIX, tasks, n=min(max(sizes), *(found.n for found in tasks.values())))
+    if any(panel.biases for panel in panels.values()):
+        draw_biases(run_dir / PANEL, panels)
+    metrics = metrics_of(tasks, sizes) | bias_metrics(panels)
+    return {
+        "final": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "pools": folder,
+        "num_prompts": {task: len(rows) for task, rows in pools.items()},
+        "biases": {name: [bias.feature for bias in panel.biases if bias.is_found] for name, panel in panels.items()},
+    }
+
+
+def _family(reward: LocatedReward) -> str:
+    """The family of models that a reward comes from; empty for what is no model, or an ensemble of several."""
+    models = list(reward.models.values())
+    return family(lineage_of(models[0])) if reward.config.kind in (RewardKind.model, RewardKind.dpo) else ""
+
+
+def _voting(name: str) -> Callable[[str], str]:
+    function = load_function(name, "vote:")
+    return lambda text: str(function(text))

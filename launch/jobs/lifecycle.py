@@ -35,7 +35,7 @@ from core.runs.tracking import METRICS, JsonlTracker, Trackers
 from core.runs.wandb_tracker import WandbTracker
 from launch.compose import Composed
 from launch.identity import rounding_settings
-from launch.schema import RunSettings, TrackerMode
+from launch.settings import RunSettings, TrackerMode
 
 if TYPE_CHECKING:
     from core.process.world import World
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _SMALLER = {
     "rm": "lower micro_batch_tokens, max_length or hooks.batch_tokens, or set gradient_checkpointing=true, lora.rank or engine=fsdp2",
     "ppo": "lower micro_batch_size or max_new_tokens, or set gradient_checkpointing=true, lora.rank or engine=fsdp2",
+    "bon": "lower rollout.batch_size, hooks.batch_tokens or hooks.max_length, or set model.dtype=bf16",
     "bench": "lower batch_tokens or max_length, or set reward.dtype=bf16",
 }
 """By kind of run, the settings that take less memory."""

@@ -19,7 +19,8 @@ from launch.obstacles import task_obstacle
 from launch.overrides.grammar import quoted, split_line
 from launch.overrides.text_keys import as_typed
 from launch.parallel.scheduler import Job, Results, Task
-from launch.schema import BoNJob, Launch, Lineage, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
+from launch.schema import BoNJob, Lineage, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
+from launch.settings import Launch
 from microworld.config import LINEAGES
 
 SUPERSEDED = "superseded"

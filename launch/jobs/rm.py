@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bon.pools import Pools, load_pools
+from bon.pools import load_pools
+from bon.rows import Pools
 from core.data.token_rows import require_readable
 from core.engines.resume import forget_states
 from core.hooks.hook import Hook

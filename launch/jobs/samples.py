@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from bon.pools import Pools
+from bon.rows import Pools
 from core.records import BenchmarkRow
 from core.runs.warnings import RunWarning, few_rows
 from evalhooks.config import HooksConfig, TaskConfig

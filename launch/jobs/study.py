@@ -8,7 +8,6 @@ from pathlib import Path
 from core.disk import BrokenFileError
 from core.runs.record import settle_killed
 from evalhooks.report.summary import read_summary
-from launch.inputs import BoNResult
 from launch.jobs import report
 from launch.jobs.report import Summary
 from launch.parallel.display import display
@@ -34,14 +33,16 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     failures = _failures(results)
     if failures:
         settle_killed(folder, "its process was killed")
-    records = [result for result in results.values() if isinstance(result, dict)]
     pools = results["pools"]
-    if not isinstance(pools, BoNResult) or not any(record["job"] == "rm" for record in records):
+    records = [result for result in results.values() if isinstance(result, dict) and result is not pools]
+    if not isinstance(pools, dict) or not any(record["job"] == "rm" for record in records):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
     if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
         wall_s = _earlier_wall_s(folder, wall_s)  # nothing had to run
-    summary, path = report.build(study=study.study, folder=folder, records=records, pools=Path(pools.dir), wall_s=wall_s, notes=study.notes)
+    summary, path = report.build(
+        study=study.study, folder=folder, records=records, pools=Path(pools["pools"]), wall_s=wall_s, notes=study.notes
+    )
     if failures:
         message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"
         raise RuntimeError("\n  ".join([message, *failures]))

@@ -16,7 +16,8 @@ from launch.compose import composed
 from launch.parallel.display import display
 from launch.parallel.scheduler import Failure, Job, run_jobs
 from launch.parallel.slots import slots
-from launch.schema import SCHEMAS, RunSettings
+from launch.schema import SCHEMAS
+from launch.settings import RunSettings
 from launch.sweep import JobOutcome, JobStatus, outcome_of
 
 PRELOAD = ("launch.parallel.preload",)

@@ -161,6 +161,6 @@ KINDS: dict[RewardKind, Kind] = {
 }
 
 
-def typed_reward(name: str, value: object) -> RewardConfig:
-    """The reward `rewards.NAME` out of plain settings; raises `ValueError` that names the key which is wrong."""
-    return typed(f"rewards.{name}", value, RewardConfig, what="reward", example="path=FOLDER")
+def typed_reward(name: str, value: object, group: str = "rewards") -> RewardConfig:
+    """The reward `rewards.NAME`, or of another `group`, out of plain settings; raises `ValueError` that names the key which is wrong."""
+    return typed(f"{group}.{name}", value, RewardConfig, what="reward", example="path=FOLDER")

@@ -68,11 +68,36 @@ def bench_lines(record: Record) -> list[str]:
     ]
 
 
-def bon_lines(folder: str, *, has_rewards: bool) -> list[str]:
+def bon_lines(record: Record) -> list[str]:
     """Of `rewardloop bon`."""
-    if has_rewards:
-        return [f"next: rewardloop ppo reward.path=REWARD ..., with the reward model that chose best from {folder}"]
-    return [f"next: rewardloop bon pools={folder} 'rewards=[FOLDER]' ... to rank them, or rewardloop rm hooks.pools={folder} ..."]
+    final, folder = _numbers(record.get("final", {})), record["dir"]
+    rewards = record.get("lineage", {}).get("rewards", [])
+    pools = record.get("pools", "")
+    size = max((int(key.rpartition("@")[2]) for key in final if key.startswith("bon/random/average@")), default=0)
+    lines = [f"best of n: {folder}", f"pools: {pools}"]
+    if size:
+        random, oracle = final[f"bon/random/average@{size}"], final[f"bon/oracle/average@{size}"]
+        headroom = 100 * (oracle - random)
+        lines.append(f"pass@1 {100 * random:.1f}, pass@{size} {100 * oracle:.1f}: a headroom of {headroom:.1f} points for a reward")
+    elif rewards:
+        lines.append("no correctness is known, so there is no accuracy; picks.jsonl has what each reward chose")
+    if rewards and size:
+        by_name = {name: final[f"bon/{name}/average@{size}"] for name in rewards if f"bon/{name}/average@{size}" in final}
+        if by_name:
+            best = max(by_name, key=lambda name: by_name[name])
+            lines.append(f"best reward at {size}: {best}, {_points(by_name[best], final.get(f'bon_se/{best}/average@{size}'))} on average")
+    for name, features in record.get("biases", {}).items():
+        if features:
+            lines.append(f"{name} pays for {', '.join(features)} beside correctness: bias.csv has how much")
+    lines += [f"time: {duration(record.get('wall_s'))}", *_warned(record)]
+    files = "bon.csv (every n), picks.jsonl (the chosen answers), bon.png" if rewards else "bon.csv (every n), bon.png"
+    lines.append(f"files: {files} in {folder}" if size else f"files: bon.csv{', picks.jsonl' if rewards else ''} in {folder}")
+    if rewards:
+        return [*lines, "next: rewardloop ppo reward.path=REWARD ..., with the reward model that chose best"]
+    if "model" not in record.get("lineage", {}):  # completions of others, which the hooks do not read
+        return [*lines, f"next: rewardloop bon pools={pools} 'rewards=[FOLDER]' to rank them"]
+    again = f"rewardloop bon pools={pools} tasks=none 'rewards=[FOLDER]'"
+    return [*lines, f"next: {again} to rank them, or rewardloop rm hooks.pools={pools} ..."]
 
 
 def _benchmark(final: Mapping[str, float]) -> Iterator[str]:

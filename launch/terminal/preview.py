@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bon.config import MANIFEST
 from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
 from core.disk import is_complete
@@ -21,11 +22,14 @@ from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.tasks.task import load_tasks
+from launch.bon import bon_inputs, pools_folder
+from launch.bon import plan_of as bon_plan
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
 from launch.jobs.plan import plan, reward_models
 from launch.rm import plan_of
-from launch.schema import BoNJob, Launch, PPOJob, RMJob, StudyJob
+from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.settings import Launch
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps
 
@@ -127,14 +131,25 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
 
 
 def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
-    _model(job.model, notes)
-    tasks = _read(lambda: load_tasks(job.tasks), notes)
-    if tasks is not None:
-        sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
-        answers = job.pool.n * sum(sizes.values())
-        named = ", ".join(f"{name} ({size} prompts)" for name, size in sizes.items())
-        yield f"pools: {answers} answers for {named}, up to {_short(answers * job.pool.max_new_tokens)} tokens to sample"
-    yield f"folder: {job.pools or f'{job.runs_dir}/{job.study}/pools'}"
+    inputs = _read(lambda: bon_inputs(job), notes)
+    if job.takes_pools:
+        if inputs is not None:
+            yield f"pools: {sum(map(len, inputs.given.values()))} prompts of {', '.join(inputs.given)}, taken as they are"
+    else:
+        _model(job.model, notes)
+        tasks = _read(lambda: load_tasks(job.tasks), notes)
+        if tasks is not None:
+            sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
+            answers = job.pool.n * sum(sizes.values())
+            named = ", ".join(f"{name} ({size} prompts)" for name, size in sizes.items())
+            yield f"pools: {answers} answers for {named}, up to {_short(answers * job.pool.max_new_tokens)} tokens to sample"
+    if inputs is not None:
+        folder = pools_folder(job, inputs)
+        state = "complete" if is_complete(Path(folder)) else "to be gone on with" if (Path(folder) / MANIFEST).is_file() else "to be drawn"
+        yield f"pools in: {folder}" + ("" if job.takes_pools else f" ({state})")
+        plan = bon_plan(job, inputs, folder)
+        run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
+        yield f"folder: {run.dir}"
 
 
 def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) -> Iterator[str]:

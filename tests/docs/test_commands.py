@@ -22,7 +22,13 @@ def commands(page: Path) -> Iterator[str]:
         for line in block.replace("\\\n", " ").splitlines():
             text = re.sub(r"\s#\s.*", "", line).strip().removeprefix("$ ")
             words = text.split()
-            if words[:1] == ["rewardloop"] and words[1:2] and words[1] in SCHEMAS and words[2:3] != ["compare"] and "..." not in words:
+            if (
+                words[:1] == ["rewardloop"]
+                and words[1:2]
+                and words[1] in SCHEMAS
+                and words[2:3] not in (["compare"], ["generators"])
+                and "..." not in words
+            ):
                 yield text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from bon.pools import PoolRow
+from bon.rows import PoolRow
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.hooks.hook import Hook, RunParts, SharedHook
 from core.hooks.run_context import RunContext

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from bon.pools import PoolRow
+from bon.features import FEATURES
+from bon.rows import PoolRow
 from core.data.chat import encode_answered
 from core.disk import write_json
 from core.generators.local import TransformersGenerator
@@ -212,7 +213,9 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
     flat = [length for rows in lengths.values() for row in rows for length in row]
     drawn = [completion for rows in answers.values() for row in rows for completion in row]
     assert 0 < sum(completion.finished for completion in drawn) < 16
-    assert metrics == {
+    assert {f"style/{name}" for name in FEATURES} | {"bias/length"} <= metrics.keys()
+    assert metrics["style/length"] == pytest.approx(sum(math.log1p(length) for length in flat) / 16)
+    assert {name: value for name, value in metrics.items() if not name.startswith(("style/", "bias/"))} == {
         "downstream/long": pytest.approx(long),
         "downstream/any": 1.0,
         "downstream/average": pytest.approx((long + 1) / 2),  # of tasks, not of prompts

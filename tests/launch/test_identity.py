@@ -18,7 +18,8 @@ from evalhooks.judges.config import JudgeConfig
 from launch.compose import composed
 from launch.identity import identity_of, roles_of
 from launch.rewards.config import RewardConfig
-from launch.schema import SCHEMAS, BenchJob, BoNJob, PPOJob, RMJob, RunSettings
+from launch.schema import SCHEMAS, BenchJob, BoNJob, PPOJob, RMJob
+from launch.settings import RunSettings
 from rmtrain.config import PreferenceDataConfig, SourceConfig
 
 OWN = ["model=custom", "data=custom", "hooks=none", "tracker=files"]

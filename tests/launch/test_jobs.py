@@ -61,7 +61,7 @@ def run_ppo(folder: Path, reward: str, *overrides: str, runs: str = "runs") -> d
 
 
 def run_bon(folder: Path, *overrides: str) -> BoNResult:
-    return bon.run(composed(BoNJob, [*world_of(folder), *BON, *overrides]), NoProgress())
+    return bon.result_of(bon.run(composed(BoNJob, [*world_of(folder), *BON, *overrides]), NoProgress()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,7 +283,7 @@ def test_best_of_n_is_refused_before_a_model_is_loaded(study: Study, monkeypatch
         with pytest.raises(ValueError, match=words):
             run_bon(study.folder, f"rewards=[{study.rm['dir']}]", *overrides)
     with pytest.raises(ValueError, match="tasks is empty; choose some"):
-        bon.run(composed(BoNJob, [*world_of(study.folder), "tasks=none"]), NoProgress())
+        bon.run(composed(BoNJob, [*world_of(study.folder), "tasks=none", "pools=''"]), NoProgress())
     with pytest.raises(ValueError, match="no/reward"):
         run_bon(study.folder, "rewards=[no/reward]")
 
@@ -294,18 +294,18 @@ def test_best_of_n_chooses_among_as_many_as_there_are_and_says_in_a_dry_run_what
     assert composed(BoNJob, ["pool.n=4"]).job.sizes == [1, 2, 4]
     assert composed(BoNJob, ["pool.n=12"]).job.sizes == [1, 2, 4, 8, 12]
     assert composed(BoNJob, ["pool.n=32"]).job.sizes == [1, 2, 4, 8, 16]
-    monkeypatch.setattr("sys.argv", ["rewardloop", "tasks=none", "dry_run=true", f"world={study.folder}/world"])
+    monkeypatch.setattr("sys.argv", ["rewardloop", "tasks=none", "pools=''", "dry_run=true", f"world={study.folder}/world"])
     bon.main()
     assert "note: tasks is empty; choose some" in capsys.readouterr().out
 
 
 def test_pools_that_are_there_need_no_policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launch.jobs.bon.load_policy", None)
-    assert run_bon(study.folder).bounds == study.pools.bounds
+    assert run_bon(study.folder, "best_of=[1]").bounds == study.pools.bounds
 
 
 def test_pools_of_other_sampling_are_not_taken_for_the_ones_that_are_asked_for(study: Study) -> None:
-    with pytest.raises(ValueError, match=r"pools of another policy, other tasks or other sampling, .*; delete that folder .*pools=OTHER"):
+    with pytest.raises(ValueError, match=r"pools of another policy, .*: sampling\.seed is 0 there and 1 here\. Delete .*pools=OTHER"):
         run_bon(study.folder, "pool.seed=1")
 
 

@@ -81,18 +81,15 @@ LISTED: Mapping[str, Read] = {
 }
 """A finished reward model that a dry run looks at."""
 
+DRAWN, VERIFIED = "drawn/gsm8k/part-00000.parquet", "verified/gsm8k/part-00000.parquet"
 POOLED: Mapping[str, Read] = {
-    "rows cut": Read(file=lambda folder: folder / "pools" / "gsm8k.jsonl", damage=lambda file: _drop_rows(file), words=("gsm8k.jsonl",)),
-    "a row's bit flipped": Read(file=lambda folder: folder / "pools" / "gsm8k.jsonl", damage=flip, words=("gsm8k.jsonl",)),
+    "rows cut": Read(file=lambda folder: folder / "pools" / DRAWN, damage=cut, words=("part-00000.parquet",)),
+    "a row's bit flipped": Read(file=lambda folder: folder / "pools" / DRAWN, damage=flip, words=("part-00000.parquet",)),
+    "a verdict's bit flipped": Read(file=lambda folder: folder / "pools" / VERIFIED, damage=flip, words=("part-00000.parquet",)),
     "manifest empty": Read(file=lambda folder: folder / "pools" / "pool.json", damage=empty, words=("pool.json",)),
     "marker gone": Read(file=lambda folder: folder / "pools" / "COMPLETE", damage=remove, words=("pools",)),
 }
 """Pools that are reranked."""
-
-
-def _drop_rows(file: Path) -> None:
-    """Leaves two whole rows."""
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
 
 
 def finished_cases(stage: Stage) -> list[Case]:

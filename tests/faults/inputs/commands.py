@@ -1,9 +1,11 @@
 """Command lines that are wrong as a whole; comparisons, judges, pools, rewards and studies that cannot work."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from core.disk import MARKER, mark_complete
 from tests.faults.inputs.trial import Expected, Trial
@@ -147,11 +149,15 @@ def _terms(stage: Stage) -> list[Trial]:
 def _pools(stage: Stage) -> list[Trial]:
     """Pools whose rows are wrong though they are complete, and ones that are incomplete."""
 
-    def row(**changes: object) -> Callable[[Path], object]:
+    drawn, verified = "drawn/gsm8k/part-00000.parquet", "verified/gsm8k/part-00000.parquet"
+
+    def row(name: str, **changes: object) -> Callable[[Path], object]:
         def change(folder: Path) -> None:
-            file = folder / "gsm8k.jsonl"
-            first, *rest = file.read_text().splitlines(keepends=True)
-            file.write_text(json.dumps({**json.loads(first), **changes}) + "\n" + "".join(rest))
+            table = pq.read_table(folder / name)
+            columns = {key: [values, *table[key].to_pylist()[1:]] for key, values in changes.items()}
+            for key, values in columns.items():
+                table = table.set_column(table.column_names.index(key), key, pa.array(values, from_pandas=False))
+            pq.write_table(table, folder / name)
 
         return change
 
@@ -163,18 +169,18 @@ def _pools(stage: Stage) -> list[Trial]:
         "with half a manifest": lambda folder: (folder / "pool.json").write_text('{"tasks": ["gsm'),
         "with a manifest of no tasks": lambda folder: (folder / "pool.json").write_text("{}"),
         "with a manifest of an array": lambda folder: (folder / "pool.json").write_text("[]"),
-        "without their rows": lambda folder: (folder / "gsm8k.jsonl").unlink(),
-        "with no row": lambda folder: (folder / "gsm8k.jsonl").write_text(""),
-        "with a line of garbage": lambda folder: (folder / "gsm8k.jsonl").write_text("garbage\n"),
-        "with random bytes": lambda folder: (folder / "gsm8k.jsonl").write_bytes(bytes(range(256))),
-        "with a row of no completions": row(completions=[]),
-        "with completions that are a text": row(completions="a plum"),
-        "with a completion of None": row(completions=[None] * 4),
-        "with correct of another length": row(correct=[1.0]),
-        "with correct that is a text": row(correct=["right"] * 4),
-        "with correct of NaN": row(correct=[float("nan")] * 4),
-        "with a prompt of a number": row(prompt=5),
-        "with a row that is a number": lambda folder: (folder / "gsm8k.jsonl").write_text("5\n"),
+        "without their rows": lambda folder: (folder / drawn).unlink(),
+        "without their verdicts": lambda folder: (folder / verified).unlink(),
+        "with no row": lambda folder: (folder / drawn).write_text(""),
+        "with a line of garbage": lambda folder: (folder / drawn).write_text("garbage\n"),
+        "with random bytes": lambda folder: (folder / verified).write_bytes(bytes(range(256))),
+        "with a row of no completions": row(drawn, completions=[]),
+        "with a completion of None": row(drawn, completions=[None] * 4),
+        "with correct of another length": row(verified, correct=[1.0]),
+        "with correct of NaN": row(verified, correct=[float("nan")] * 4),
+        "with correct of two": row(verified, correct=[2.0] * 4),
+        "with a prompt of a number": row(drawn, prompt="5"),
+        "with a prompt that is no JSON": row(drawn, prompt="garbage"),
     }
 
     def arguments(change: Callable[[Path], object], mark: bool) -> Callable[[Path], Sequence[str]]:

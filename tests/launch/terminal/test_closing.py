@@ -86,5 +86,16 @@ def test_records_of_before_which_lack_times_and_courses_can_be_told() -> None:
     old = {"dir": "d", "best_step": 3, "last_step": 6, "best": {"downstream/average": 0.5}, "wall_s": 61.0}
     assert "time: 1 min 1 s" in ppo_lines(old, best_metric="downstream/average")
     assert bench_lines({"dir": "d", "wall_s": 5.0})[-1].startswith("next: rewardloop bench compare d OTHER")
-    assert "hooks.pools=p" in bon_lines("p", has_rewards=False)[0]
-    assert "rewardloop ppo" in bon_lines("p", has_rewards=True)[0]
+    assert "hooks.pools=p" in bon_lines({"dir": "d", "pools": "p", "lineage": {"model": "m"}})[-1]
+    assert bon_lines({"dir": "d", "pools": "p.jsonl"})[-1] == "next: rewardloop bon pools=p.jsonl 'rewards=[FOLDER]' to rank them"
+
+
+def test_best_of_n_ends_with_the_headroom_and_the_reward_that_chose_best() -> None:
+    final = {"bon/random/average@1": 0.4, "bon/random/average@4": 0.4, "bon/oracle/average@4": 0.7}
+    record = {"dir": "d", "pools": "p", "final": final, "lineage": {"rewards": []}}
+    assert "pass@1 40.0, pass@4 70.0: a headroom of 30.0 points for a reward" in bon_lines(record)
+    chosen = {**final, "bon/a/average@4": 0.5, "bon/b/average@4": 0.6, "bon_se/b/average@4": 0.02}
+    lines = bon_lines({**record, "final": chosen, "lineage": {"rewards": ["a", "b"]}})
+    assert "best reward at 4: b, 60.0 +- 2.0 on average" in lines
+    assert "rewardloop ppo" in lines[-1]
+    assert any("no correctness is known" in line for line in bon_lines({**record, "final": {}, "lineage": {"rewards": ["a"]}}))

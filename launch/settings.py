@@ -1,0 +1,93 @@
+"""The settings that jobs share: those of every run, and those of every trainer."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from core.config import Hashed, Unhashed, require_not_negative
+from evalhooks.config import HooksConfig, TaskConfig
+from launch.mapped import typed
+
+
+class Resume(StrEnum):
+    """What happens to an unfinished run of the same identity."""
+
+    auto = "auto"
+    """It continues from its last complete checkpoint; `true` means the same."""
+    never = "never"
+    """It is moved aside and started over; `false` means the same."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Resume":
+        words = {"auto": cls.auto, "true": cls.auto, "never": cls.never, "false": cls.never}  # YAML reads true and false as booleans
+        if not isinstance(value, str) or value.lower() not in words:
+            raise ValueError(f"resume is {value!r}; choose auto or never.")
+        return words[value.lower()]
+
+
+class TrackerMode(StrEnum):
+    """How metrics get to Weights & Biases."""
+
+    auto = "auto"
+    """Online with an API key, else offline."""
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+    """Plain files alone."""
+
+
+@dataclass(kw_only=True)
+class TrackerConfig:
+    """Weights & Biases beside the plain files, which are always written."""
+
+    mode: TrackerMode = TrackerMode.auto
+    project: str = "rewardloop"
+    """Project of Weights & Biases."""
+
+
+@dataclass(kw_only=True)
+class RunSettings:
+    """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
+
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
+
+    name: Unhashed[str] = ""
+    """Name of the run in its folder; empty: made of model, data and learning rate."""
+    study: Unhashed[str] = "default"
+    """Folder below `runs_dir` that holds the runs which belong together."""
+    runs_dir: Unhashed[str] = "runs"
+    """Folder of all runs."""
+    resume: Unhashed[str] = Resume.auto.value
+    """auto or never, see `Resume`. Text, so that true and false are accepted too."""
+    tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
+    parallel: Unhashed[int] = 1
+    """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("parallel", self.parallel)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an unfinished run continues. Raises `ValueError` for an unknown choice."""
+        return Resume(self.resume) == Resume.auto
+
+
+@dataclass(kw_only=True)
+class Launch(RunSettings):
+    """What every trainer has besides: what is measured at its checkpoints."""
+
+    world: Unhashed[str] = "runs/demo/world-0"
+    """Folder of the microworld that the default data, models and tasks lie in."""
+    embedded_model: Unhashed[str] = ""
+    """Set by the files of the microworld's models: the model that their small sizes are meant for. Leave it alone."""
+    hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
+    tasks: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": TaskConfig})
+    """Downstream tasks by the user's names, as in tasks.gsm8k.path=FILE."""
+    dry_run: Unhashed[bool] = False
+    """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
+
+    def __post_init__(self) -> None:
+        RunSettings.__post_init__(self)
+        for name, value in self.tasks.items():
+            self.tasks[name] = typed(f"tasks.{name}", value, TaskConfig, what="task", example="path=FILE.jsonl")

@@ -229,7 +229,9 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
     }
     without = PolicyHook(tasks=tasks, sampling=sampling).on_checkpoint(event(policy, tokenizer, tmp_path))
     assert without == {
-        name: value for name, value in metrics.items() if name.startswith("downstream/") or name.endswith(("/length", "/unfinished"))
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(("downstream/", "style/")) or name in ("on_policy/length", "on_policy/unfinished")
     }
 
 

@@ -107,6 +107,7 @@ class BoNJob(Launch):
 
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
+        self.scorers = {name: typed_reward(name, value, "scorers") for name, value in self.scorers.items()}
         if self.best_of is not None and (
             not self.best_of or min(self.best_of) < 1 or (max(self.best_of) > self.pool.n and not self.takes_pools)
         ):

@@ -1,12 +1,16 @@
-"""The settings that jobs share: those of every run, and those of every trainer."""
+"""The settings that jobs share: those of every run, those of every trainer, and mappings whose keys are the user's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from core.config import Hashed, Unhashed, require_not_negative
 from evalhooks.config import HooksConfig, TaskConfig
-from launch.mapped import typed
+
+T = TypeVar("T")
 
 
 class Resume(StrEnum):
@@ -91,3 +95,25 @@ class Launch(RunSettings):
         RunSettings.__post_init__(self)
         for name, value in self.tasks.items():
             self.tasks[name] = typed(f"tasks.{name}", value, TaskConfig, what="task", example="path=FILE.jsonl")
+
+
+def typed(key: str, value: object, schema: type[T], *, what: str, example: str) -> T:
+    """The dataclass `schema` out of plain settings under `key`; `what` is what it configures, `example` one of its settings.
+
+    Raises `ValueError` that names the key which is wrong.
+    """
+    if isinstance(value, schema):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"{key}={value} is no {what}; give its settings, as in {key}.{example}.")
+    names = [item.name for item in fields(schema)]  # pyright: ignore[reportArgumentType]
+    if unknown := [name for name in value if name not in names]:
+        raise ValueError(f"{key}.{unknown[0]} is no setting of a {what}; choose among {', '.join(names)}.")
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), value))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{key}.{error.full_key or ''}: {str(error).splitlines()[0]}.") from error
+    except ValueError as error:  # a judge's, which knows only the key `reward`, or a task's, which does not know its name
+        raise ValueError(str(error).replace("reward.judge.", f"{key}.judge.").replace("tasks.<name>", key)) from error
+    assert isinstance(found, schema)
+    return found

@@ -12,7 +12,7 @@ from core.config import ContentHashed, Dtype, Hashed, Quantize, Unhashed, requir
 from core.scorers.ensemble import Combine
 from evalhooks.judges.config import JudgeConfig, Mode
 from evalhooks.judges.config import require_complete as require_complete_judge
-from launch.mapped import typed
+from launch.settings import typed
 
 
 class RewardKind(StrEnum):

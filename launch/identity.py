@@ -12,6 +12,7 @@ from core.config import IdentityRole, ModelConfig
 from core.data.fingerprint import fingerprint, program_fingerprint
 from core.models.adapters import model_fingerprint
 from evalhooks.config import TaskConfig
+from evalhooks.tasks.lm_evals import definition_files
 from launch.rewards.config import RewardConfig
 from launch.rewards.locate import locate_reward
 from launch.schema import MAIN_REWARD, BenchJob, PPOJob
@@ -118,6 +119,9 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, ob
             sources = enumerate(named_sources(value).items())
             contents: dict[str, object] = {f"{key}.{number}.{name}": fingerprint(source.path) for number, (name, source) in sources}
             return contents, frozenset({f"{key}.paths", *(f"{key}.sources.{name}.path" for name in value.sources)})
+        case TaskConfig() if value.lm_eval:
+            files = {f"{key}.lm_eval.{place}": fingerprint(file) for place, file in enumerate(definition_files(value.lm_eval))}
+            return files or {f"{key}.lm_eval": value.lm_eval}, frozenset({f"{key}.lm_eval"})
         case TaskConfig():
             return {f"{key}.verifier": program_fingerprint(value.verifier)}, frozenset()
         case _:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bon.estimators import best_of_n as best_of_n
     from bon.estimators import kl_of_best_of_n as kl_of_best_of_n
     from bon.pools import load_pools as load_pools
+    from core.functions import SkippedError as SkippedError
     from core.functions import Verifier as Verifier
     from core.hooks.hook import Hook as Hook
     from core.hooks.hook import RunParts as RunParts

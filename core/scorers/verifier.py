@@ -24,17 +24,24 @@ class VerifierScorer:
 
     def __init__(self, verifier: Verifier, references: Mapping[Dialogue, Mapping[str, Any]], *, name: str = "the verifier") -> None:
         self.verifier, self.references, self.name = verifier, references, name
+        self.num_skipped = 0
+        """Answers so far that the verifier could not judge."""
 
     def score(self, prompts: Sequence[Dialogue], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One list of scores per prompt.
 
+        An answer that the verifier skips gets the mean of the prompt's other answers, which moves a policy neither way; without any, 0.
         Raises a `ValueError` that names the prompt if it has no reference, if a score is not a finite number, and if the function
         raises anything.
         """
-        return [
-            [verdict(self.verifier, text, self._reference(prompt), prompt, name=self.name) for text in answers]
-            for prompt, answers in zip(prompts, completions, strict=True)
-        ]
+        return [_filled([self._verdict(text, prompt) for text in answers]) for prompt, answers in zip(prompts, completions, strict=True)]
+
+    def _verdict(self, text: str, prompt: Dialogue) -> float | None:
+        try:
+            return verdict(self.verifier, text, self._reference(prompt), prompt, name=self.name)
+        except SkippedError:
+            self.num_skipped += 1
+            return None
 
     def _reference(self, prompt: Dialogue) -> Mapping[str, Any]:
         if prompt not in self.references:
@@ -42,6 +49,12 @@ class VerifierScorer:
                 f"{self.name} has no reference for {shown(prompt)}; add a row with this prompt and its reference to the prompts."
             )
         return self.references[prompt]
+
+
+def _filled(scores: Sequence[float | None]) -> list[float]:
+    known = [score for score in scores if score is not None]
+    middle = sum(known) / len(known) if known else 0.0
+    return [middle if score is None else score for score in scores]
 
 
 def verdict(verifier: Verifier, text: str, reference: Mapping[str, Any], prompt: Dialogue, *, name: str = "") -> float:

@@ -29,7 +29,7 @@ def follows_all(benchmark: str, completion: str, row: Mapping[str, Any], *, loos
     with and without asterisks. Raises `ValueError` for a row without instructions and without the package, `SkippedError` where a check
     needs what is not installed, such as a corpus of NLTK's.
     """
-    _require_nltk()
+    require_punkt()
     for key in ("prompt", "instruction_id_list", "kwargs"):
         if key not in row:
             raise ValueError(f"a row of {benchmark} needs {key!r}; this one has {sorted(row)}.")
@@ -83,8 +83,8 @@ def _verifiable(benchmark: str) -> tuple[Mapping[str, Any], Any, Any]:
 
 
 @cache
-def _require_nltk() -> None:
-    """Makes sure that NLTK finds a Punkt model."""
+def require_punkt() -> None:
+    """Makes sure that NLTK finds a Punkt model; raises `ValueError` with the remedy where there is none."""
     try:
         import nltk
     except ImportError as error:

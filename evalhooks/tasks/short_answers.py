@@ -4,8 +4,9 @@ import re
 import string
 from collections.abc import Iterable
 
+from evalhooks.tasks.math_answers import boxed
+
 _SAYS = re.compile(r"\banswer(?:\s+to\s+[^.:\n]{1,60})?\s*(?:is|are|would be|should be|:)(?:\s*:)?[\s*_`]*", re.IGNORECASE)
-_BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _OPTION = re.compile(r"^\W*\(?([A-Za-z])(?:\)|[.:](?=\s|$)|(?=\W*$))")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -17,17 +18,13 @@ def given_answer(text: str) -> str:
     >>> given_answer("It holds, so the answer is (B). Done."), given_answer("First ...\\n\\n**valid**")
     ('(B). Done.', '**valid**')
     """
-    says, boxes = [*_SAYS.finditer(text)], [*_BOX.finditer(text)]
-    if says and (not boxes or says[-1].end() >= boxes[-1].start() or "boxed" not in text[says[-1].end() :].split("\n", 1)[0]):
-        rest = text[says[-1].end() :].lstrip()
-        if found := _BOX.match(rest.lstrip("$ (\\")) or (_BOX.search(rest.split("\n", 1)[0])):
-            return found[1]
-        if line := rest.split("\n", 1)[0].strip():
-            return line
-    if boxes:
-        return boxes[-1][1]
+    says = [*_SAYS.finditer(text)]
+    if says:
+        line = text[says[-1].end() :].lstrip().split("\n", 1)[0].strip()
+        if line:
+            return boxed(line) or line
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return boxed(text) or (lines[-1] if lines else "")
 
 
 def same_answer(given: str, target: str) -> bool:

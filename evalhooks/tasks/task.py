@@ -14,6 +14,7 @@ from core.functions import SkippedError, Verifier, load_verifier
 from core.records import Completion, Prompt
 from core.scorers.verifier import correctness, try_verifier
 from evalhooks.config import TaskConfig, require_task_names
+from evalhooks.tasks.lm_evals import load_harness_task
 from evalhooks.tasks.preference import preferred_by
 
 
@@ -32,15 +33,22 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     Raises `ValueError` that names the offending file and row, task, or verifier, which is tried on the first row.
     """
     require_task_names(configs)
-    tasks = {name: Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config)) for name, config in configs.items()}
+    tasks = {name: _task(name, config) for name, config in configs.items()}
     for name, task in tasks.items():
-        if configs[name].judge is not None:
-            continue  # asking it costs
+        if configs[name].judge is not None or configs[name].lm_eval:
+            continue  # asking a judge costs; lm-eval's own need no trial
         try:
             try_verifier(task.verifier, task.prompts[0], name=configs[name].verifier)
         except ValueError as error:
             raise ValueError(f"tasks.{name}.verifier does not fit the first row of {configs[name].path}: {error}") from error
     return tasks
+
+
+def _task(name: str, config: TaskConfig) -> Task:
+    if not config.lm_eval:
+        return Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config))
+    found = load_harness_task(name, config)
+    return Task(name=name, prompts=found.prompts, verifier=found.verifier)
 
 
 def _verifier(config: TaskConfig) -> Verifier:

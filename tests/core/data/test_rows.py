@@ -102,8 +102,8 @@ def test_a_text_is_an_array_if_one_spans_it() -> None:
         assert is_array(io.StringIO(text)) == expected
 
 
-def read(path: Path, **options: bool) -> list[int]:
-    rows = dataset_rows(str(path), split="test", what="the data", remedy="name another", **options)
+def read(path: Path, *, lone_split: bool = False) -> list[int]:
+    rows = dataset_rows(str(path), split="test", what="the data", remedy="name another", lone_split=lone_split)
     return [row["a"] for _, row in rows]
 
 

@@ -120,7 +120,9 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, ob
             contents: dict[str, object] = {f"{key}.{number}.{name}": fingerprint(source.path) for number, (name, source) in sources}
             return contents, frozenset({f"{key}.paths", *(f"{key}.sources.{name}.path" for name in value.sources)})
         case TaskConfig() if value.lm_eval:
-            files: dict[str, object] = {f"{key}.lm_eval.{place}": fingerprint(file) for place, file in enumerate(definition_files(value.lm_eval))}
+            files: dict[str, object] = {
+                f"{key}.lm_eval.{place}": fingerprint(file) for place, file in enumerate(definition_files(value.lm_eval))
+            }
             return files or {f"{key}.lm_eval": value.lm_eval}, frozenset({f"{key}.lm_eval"})
         case TaskConfig():
             return {f"{key}.verifier": program_fingerprint(value.verifier)}, frozenset()

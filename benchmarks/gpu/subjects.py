@@ -14,7 +14,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from benchmarks.machine import device, seconds
-from core.models.fused import fuse_layers
+from core.models.fused.layers import fuse_layers
 from core.models.logprobs import compute_head_in_fp32
 
 CHECKOUT = Path(__file__).parents[2]

@@ -31,7 +31,7 @@ from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.files import naming
 from core.models.fit import require_embeddings, require_same_shapes, require_used, some
-from core.models.fused import fuse_layers
+from core.models.fused.layers import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate
 from core.models.logprobs import compute_head_in_fp32

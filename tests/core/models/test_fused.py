@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from core.models.fused import fuse, fuse_layers
+from core.models.fused.layers import fuse, fuse_layers
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -108,7 +108,7 @@ def test_on_a_cpu_nothing_changes() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("halves", [False, True], ids=["fp32", "bf16 under autocast"])
 def test_a_norm_there_gives_values_and_gradients_of_the_plain_one(halves: bool) -> None:
-    from core.models.kernels import added_and_normed, normed
+    from core.models.fused.kernels import added_and_normed, normed
 
     dtype = torch.bfloat16 if halves else torch.float32
     draw = torch.Generator().manual_seed(0)

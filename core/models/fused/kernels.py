@@ -1,4 +1,4 @@
-"""The kernels of `core.models.fused`, forward and backward, in Triton (Liger's do the same; Hsu et al. 2024).
+"""The kernels of `core.models.fused.layers`, forward and backward, in Triton (Liger's do the same; Hsu et al. 2024).
 
 Imported only where it runs, since torch brings Triton along for GPUs alone.
 """

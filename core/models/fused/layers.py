@@ -101,7 +101,7 @@ def _fused_mlp(kind: type[nn.Module]) -> type[nn.Module]:
         gate, up = self.gate_proj(x), self.up_proj(x)
         if not gate.is_cuda:
             return self.down_proj(silu(gate) * up)
-        from core.models.kernels import gated_silu
+        from core.models.fused.kernels import gated_silu
 
         return self.down_proj(gated_silu(gate, up))
 
@@ -127,7 +127,7 @@ def _fused_layer(kind: type[nn.Module]) -> type[nn.Module]:
 def _normed(norm: Any, hidden: Tensor) -> Tensor:
     if not _fits_norm(norm, hidden):
         return norm(hidden)
-    from core.models.kernels import normed
+    from core.models.fused.kernels import normed
 
     return normed(hidden, norm.weight, norm.variance_epsilon, _read_by_products(norm, hidden))
 
@@ -136,7 +136,7 @@ def _added_and_normed(norm: Any, hidden: Tensor, more: Tensor) -> tuple[Tensor, 
     if not _fits_norm(norm, hidden) or more.dtype not in _FORMATS or more.shape != hidden.shape:
         added = hidden + more
         return added, norm(added)
-    from core.models.kernels import added_and_normed
+    from core.models.fused.kernels import added_and_normed
 
     return added_and_normed(hidden, more, norm.weight, norm.variance_epsilon, _read_by_products(norm, hidden))
 
@@ -168,7 +168,7 @@ def _rotation(own: Rotation) -> Rotation:
         fits = q.is_cuda and cos.dim() == 3 and cos.shape[-1] == q.shape[-1] == 2 * half and half & (half - 1) == 0
         if not fits or rest or options:
             return own(q, k, cos, sin, *rest, **options)
-        from core.models.kernels import rotated
+        from core.models.fused.kernels import rotated
 
         return rotated(q, cos, sin), rotated(k, cos, sin)
 

@@ -195,7 +195,7 @@ def _print(record: Record) -> None:
         return
     tasks, size = list(result["tasks"]), max(result["sizes"])
     console, table = Console(), Table()
-    title = printable(f"best of {size} from {result['pools']}: accuracy in points of 100, ± one standard error of the choice of prompts")
+    title = printable(f"best of {size} from {result['pools']}: accuracy in points of 100, +- one standard error of the choice of prompts")
     console.print(escape(title), soft_wrap=True, highlight=False)  # may be wider than the table
     for column in ("reward", *tasks, AVERAGE):
         table.add_column(escape(printable(column)), justify="left" if column == "reward" else "right")
@@ -208,7 +208,7 @@ def _print(record: Record) -> None:
 
 def _cell(final: Mapping[str, float], name: str, task: str, size: int) -> str:
     value, error = final.get(f"bon/{name}/{task}@{size}"), final.get(f"bon_se/{name}/{task}@{size}")
-    return "n/a" if value is None else f"{100 * value:.1f}" + ("" if error is None else f" ±{100 * error:.1f}")
+    return "n/a" if value is None else f"{100 * value:.1f}" + ("" if error is None else f" +- {100 * error:.1f}")
 
 
 def main() -> None:

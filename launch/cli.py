@@ -1,6 +1,7 @@
 """The console script `rewardloop`."""
 
 import importlib
+import io
 import sys
 from importlib.metadata import version
 
@@ -48,8 +49,15 @@ a torn one continued. Set REWARDLOOP_TRACE=1 to see the traceback of a failure."
 def main() -> None:
     """Hands the command line to the job that it names."""
     stop_at_once()
+    print_in_any_encoding()
     with ending_with_a_closed_pipe():
         _run(sys.argv[1:])
+
+
+def print_in_any_encoding() -> None:
+    """Where standard output cannot hold a character, as under LC_ALL=C, it holds `?` instead: no result is lost over a sign."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(arguments: list[str]) -> None:

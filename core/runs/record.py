@@ -234,7 +234,7 @@ def _previous_record(folder: Path) -> dict[str, Any]:
 
 def _clear_leftovers(folder: Path) -> None:
     """Removes what killed processes left half written; nobody else writes here, since this process holds the lock."""
-    for pattern in (".tmp-*", "evals/.tmp-*", "evals/*.tmp"):
+    for pattern in (".tmp-*", "evals/.tmp-*", "evals/*.tmp", "scores/.tmp-*"):
         for leftover in folder.glob(pattern):
             remove(leftover)
 

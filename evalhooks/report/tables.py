@@ -231,7 +231,7 @@ def _model_table(study: Study, width: int) -> list[RenderableType]:
 def _held_out_table(rows: Sequence[tuple[str, str]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("reward model", overflow="fold")
-    table.add_column("accuracy ± standard error", no_wrap=True)
+    table.add_column("accuracy +- standard error", no_wrap=True)
     for name, shown in rows:
         table.add_row(Text(name), shown)
     return table

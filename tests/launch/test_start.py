@@ -1,5 +1,6 @@
 """The first seconds of a command: Ctrl-C and signals end it in one line, and the current folder hides no package."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from launch.cli import print_in_any_encoding
 
 SLOW = "from pathlib import Path\nimport time\nPath('importing').touch()\ntime.sleep(60)\n"
 STOPPED = "stopped; what is complete is kept, and the same command goes on from there\n"
@@ -66,3 +69,11 @@ def test_a_file_in_the_current_folder_is_not_taken_for_a_package(tmp_path: Path,
         (tmp_path / f"{package}.py").write_text("raise SystemExit('this is not the package')\n")
     ended = subprocess.run([sys.executable, "-m", f"launch.{command}", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_character_that_the_terminal_lacks_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    print_in_any_encoding()
+    print("80.0 ± 4.0", flush=True)
+    assert written.getvalue() == b"80.0 ? 4.0\n"

@@ -176,13 +176,21 @@ def test_a_record_that_cannot_be_read_is_named_and_does_not_stop_its_run(
 def test_what_killed_processes_left_half_written_goes_when_the_run_is_opened_again(tmp_path: Path) -> None:
     run, _ = open_tulu(tmp_path)
     fail_run(run, "killed")
-    (run.dir / "evals").mkdir()
-    left = [".tmp-record.json-elsewhere-1", ".tmp-best", "evals/.tmp-step-000002.json-elsewhere-1", "evals/step-000002.rewardbench2.tmp"]
+    for folder in ("evals", "scores"):
+        (run.dir / folder).mkdir()
+    left = [
+        ".tmp-record.json-elsewhere-1",
+        ".tmp-best",
+        "evals/.tmp-step-000002.json-elsewhere-1",
+        "evals/step-000002.rewardbench2.tmp",
+        "scores/.tmp-rm.parquet-vm-1",
+    ]
     for name in left:
         (run.dir / name).touch()
     (run.dir / "evals" / "step-000002.json").touch()
     open_tulu(tmp_path)
-    assert {path.name for path in run.dir.iterdir()} == {"config.yaml", "record.json", "run.lock", "evals"}
+    assert {path.name for path in run.dir.iterdir()} == {"config.yaml", "record.json", "run.lock", "evals", "scores"}
+    assert not [*(run.dir / "scores").iterdir()]
     assert [path.name for path in (run.dir / "evals").iterdir()] == ["step-000002.json"]
     fail_run(run, "end of test")
 

@@ -19,7 +19,7 @@ TIMES = {"started", "session_started", "finished", "wall_s", "train_s", "hooks_s
 _BY_CLOCK = ("seconds", "step_time", "per_second", "tokens_per_s", "pairs_per_s", "tflops", "mfu", "/time", "memory")
 """Parts of the names of metrics that are measured with a clock."""
 
-_UNREAD = {"run.lock", "study.lock", "sweep-rm.csv", "multirun.yaml", "COMPLETE"}
+_UNREAD = {"run.lock", "study.lock", ".pools.lock", "sweep-rm.csv", "multirun.yaml", "COMPLETE"}
 """Files that hold a process, a time or a place, or the hashes of such files."""
 
 _PICTURES = {".png", ".html", ".md", ".csv", ".log"}

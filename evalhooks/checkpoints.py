@@ -26,7 +26,7 @@ from core.scorers.shared import SharedScorer
 from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
-from evalhooks.halves import halves
+from evalhooks.choices import choice_metrics
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.pair_accuracy import pair_metrics
 from evalhooks.rewardbench import v1, v2
@@ -34,10 +34,9 @@ from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
 from evalhooks.selection.biases import style_of
+from evalhooks.tasks.results import downstream
 from evalhooks.tasks.task import Judged, Task, judged, together
 
-MAX_REASONS = 3
-"""Reasons for skipping answers that a message gives."""
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
 
@@ -223,12 +222,13 @@ class _Answered:
 class PolicyHook(SharedHook):
     """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
-    Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores
-    those to its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts
-    cannot. `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every checkpoint with
-    the others. Answers are kept as samples: to the tasks' first prompts, or without tasks to the first of `prompts`, scored by
-    `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the reward pays for in them (`evalhooks.selection.biases`).
-    `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if any could.
+    Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores those to
+    its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. Tasks of
+    multiple choice are measured by the main process (`evalhooks.choices`). `static` holds metrics that do not change, such as those of
+    `static_scores`; they are logged at every checkpoint with the others. Answers are kept as samples: to the tasks' first prompts, or
+    without tasks to the first of `prompts`, scored by `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the
+    reward pays for in them (`evalhooks.selection.biases`). `on_policy/truncated` is the share of answers that reward models cut to their
+    length limit, logged if any could.
     Raises `ValueError` for a verifier that does not work on the first prompt of its task.
     """
 
@@ -243,28 +243,33 @@ class PolicyHook(SharedHook):
         prompt_scorer: Scorer | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.tasks, self.sampling, self.scorer, self.static, self.say = tasks, sampling, scorer, static, say
+        self.tasks = {name: task for name, task in tasks.items() if task.measure is None}
+        self.choices = {name: task for name, task in tasks.items() if task.measure is not None}
+        self.sampling, self.scorer, self.static, self.say = sampling, scorer, static, say
         self.prompts, self.prompt_scorer = prompts, prompt_scorer
         self._said: set[str] = set()
-        for task in tasks.values():
+        for task in self.tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
-        if not self.tasks and not self.prompts:
+        if not self.tasks and not self.choices and not self.prompts:
             return dict(self.static)
         generator, world = parts.generator, parts.world
-        if generator is None and world.size == 1:
+        if generator is None and world.size == 1 and (self.tasks or self.prompts):
             generator = TransformersGenerator(event.model, event.tokenizer)
         if not self.tasks:
             self._sample_prompts(event, generator, world)
+        if not self.tasks and not self.choices:
             return dict(self.static)
         measured: dict[str, _Answered] = {}
-        self.progress.start(f"tasks, step {event.step}", sum(len(task.prompts) for task in self.tasks.values()), unit="prompt")
+        total = sum(len(task.prompts) for task in (*self.tasks.values(), *self.choices.values()))
+        self.progress.start(f"tasks, step {event.step}", total, unit="prompt")
         for name, task in self.tasks.items():
             measured[name] = _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
             self.progress.advance(len(task.prompts))
+        chosen = world.from_main(lambda: choice_metrics(event, self.choices, self.progress, self._say_once))
         self.progress.finish()
-        return world.from_main(lambda: self._metrics(event, measured))
+        return world.from_main(lambda: self._metrics(event, measured, chosen))
 
     def _own_share(self, task: Task, generator: Generator | None, world: World) -> _Answered:
         prompts = task.prompts[world.shard(len(task.prompts))]
@@ -277,14 +282,17 @@ class PolicyHook(SharedHook):
         cut = 0 if self.scorer is None or before is None else (num_truncated(self.scorer) or 0) - before
         return _Answered(answers=answers, judged=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
 
-    def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, _Answered]) -> dict[str, float]:
+    def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, _Answered], chosen: Mapping[str, float]) -> dict[str, float]:
+        drawn = {name: found.judged for name, found in tasks.items()}
+        metrics = downstream(drawn, chosen, [*self.tasks, *self.choices], self._say_once)
+        if not tasks:
+            return {**self.static, **metrics}
         samples = [
             sample
             for name, found in tasks.items()
             for sample in answered(name, self.tasks[name].prompts, found.answers, scores=found.scores, correct=found.judged.correct)
         ]
         write_samples(event.run_dir, event.step, "answers", samples)
-        metrics = self._downstream({name: found.judged for name, found in tasks.items()})
         whole = _together(list(tasks.values()))
         measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.judged.correct, event.step))
         prompts = [prompt.dialogue for name in tasks for prompt in self.tasks[name].prompts]
@@ -293,23 +301,6 @@ class PolicyHook(SharedHook):
         if self.scorer and num_truncated(self.scorer) is not None:
             measured["on_policy/truncated"] = whole.num_truncated / sum(map(len, whole.answers))
         return {**self.static, **metrics, **measured, **gap(measured, self._start(event, measured))}
-
-    def _downstream(self, tasks: Mapping[str, Judged]) -> dict[str, float]:
-        """`downstream/<task>` and their average; of a task with answers that were skipped also `skipped/<task>`, the share of them."""
-        values = {name: value for name, found in tasks.items() if (value := found.mean) is not None}
-        metrics = {f"downstream/{name}": value for name, value in values.items()}
-        if values:
-            metrics["downstream/average"] = mean(list(values.values()))
-            metrics |= halves(tasks)
-        for name, found in tasks.items():
-            if found.num_skipped:
-                metrics[f"skipped/{name}"] = found.num_skipped / sum(map(len, found.correct))
-                reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.reasons.items())[:MAX_REASONS])
-                self._say_once(f"{name}: {found.num_skipped} answers were skipped, and none of them counts as wrong: {reasons}", name)
-        if values and len(values) < len(tasks):
-            skipped = ", ".join(name for name in tasks if name not in values)
-            self._say_once(f"downstream/average is over {len(values)} of {len(tasks)} tasks, without {skipped}, which was skipped", "")
-        return metrics
 
     def _say_once(self, line: str, about: str) -> None:
         if about not in self._said:

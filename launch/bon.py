@@ -29,7 +29,7 @@ from core.records import Prompt
 from core.runs.identity import clean_name, identity_hash
 from core.text import printable
 from evalhooks.judges.config import require_usable
-from evalhooks.tasks.task import Task, load_tasks
+from evalhooks.tasks.task import Task, load_drawn_tasks
 from launch.compose import ConfigError
 from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import INPUTS, identity_of, identity_of_part
@@ -81,7 +81,7 @@ def bon_inputs(job: BoNJob) -> BoNInputs:
         if missing := task_obstacle(job):
             raise ValueError(missing)
         resolve(job.model)
-        tasks = load_tasks(job.tasks)
+        tasks = load_drawn_tasks(job.tasks)
     if job.vote:
         load_function(job.vote, "vote:")
     identity = {"given": fingerprint(job.pools)} if job.takes_pools else identity_of(job)

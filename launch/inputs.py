@@ -15,7 +15,7 @@ from core.runs.samples import text_of
 from evalhooks.config import HooksConfig
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
-from evalhooks.tasks.task import Task, load_tasks
+from evalhooks.tasks.task import Task, load_drawn_tasks, load_tasks
 from launch.rewards.config import RewardKind
 from launch.rewards.locate import LocatedReward, locate_terms
 from launch.schema import BenchJob, Benchmark, BoNJob, PPOJob, RMJob
@@ -183,4 +183,7 @@ def check_inputs(job: Launch) -> None:
         read_prompts(job.prompts)
     if isinstance(job, (RMJob, PPOJob, BoNJob)):
         resolve(job.model)
-    load_tasks(job.tasks)
+    if isinstance(job, BoNJob):
+        load_drawn_tasks(job.tasks)
+    else:
+        load_tasks(job.tasks)

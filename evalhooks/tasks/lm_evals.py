@@ -1,7 +1,8 @@
 """Tasks by lm-eval's definitions: prompts, stop strings, extraction and metrics are its own, the answers to prompts ours.
 
 Answers are drawn by the run's generator, which processes share and which may be a server, so that the same answers also make pools for
-best-of-N; lm-eval's `Task.process_results` then judges each.
+best-of-N; lm-eval's `Task.process_results` then judges each. Multiple choice is measured by lm-eval's own model class on the model in
+memory, since how a context and its continuation become tokens decides the number.
 """
 
 import contextlib
@@ -10,36 +11,44 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.data.hub import require_hub
 from core.data.rows import dataset_rows
 from core.functions import Verifier
-from core.records import Dialogue, Message, Prompt
+from core.records import Dialogue, Message, Prompt, user
 from evalhooks.config import TaskConfig
 from evalhooks.tasks.instructions import require_punkt
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _GENERATES, _CHOOSES = "generate_until", ("multiple_choice", "loglikelihood")
 _SPLITS = ("train", "dev", "validation", "test")
+_BATCH = 8
+"""Requests per forward pass of multiple choice."""
+_SEED = 1234
+"""Of the draw of few-shot examples; lm-eval's own default."""
 _NAMED_FILE = re.compile(r"[\w./~@-]+\.(?:jsonl?|parquet|csv|tsv|txt|ya?ml|py)\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessTask:
-    """A generative task of lm-eval's: its prompts with their verifier."""
+    """A task of lm-eval's: its prompts with their verifier; or, for multiple choice, with what measures a model on some of them."""
 
     prompts: tuple[Prompt, ...]
-    verifier: Verifier
+    verifier: Verifier | None = None
+    measure: "Callable[[PreTrainedModel, PreTrainedTokenizerBase, Sequence[Prompt]], float] | None" = None
 
 
 def load_harness_task(name: str, config: TaskConfig) -> HarnessTask:
     """The task `tasks.NAME.lm_eval`. Raises `ValueError` that names the key where lm-eval has no such task, or one that does not fit."""
     where = f"tasks.{name}.lm_eval={config.lm_eval}"
-    leaves = _loaded(where, config)
+    leaves, by_size = _loaded(where, config)
     if any(leaf.config.unsafe_code for leaf in leaves):
         raise ValueError(f"{where} runs what a model writes without a sandbox; tasks=humaneval and tasks=humaneval_plus have one.")
     kinds = {leaf.OUTPUT_TYPE for leaf in leaves}
@@ -48,11 +57,19 @@ def load_harness_task(name: str, config: TaskConfig) -> HarnessTask:
     chats = kinds == {_GENERATES}
     with _quietly():
         for leaf in leaves:
+            leaf.set_fewshot_seed(_SEED)
             template = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": _as_json} if chats else {}
             leaf.build_all_requests(limit=config.limit, **template)
     metrics = [_Metric.of(where, leaf, config.metric) for leaf in leaves]
     if not chats:
-        raise ValueError(f"tasks.{name} is multiple choice, whose given answers are not measured here yet; leave it out (~tasks.{name}).")
+        rows = tuple(
+            Prompt(
+                id=str(count), dialogue=user(str(asked.args[0]) or " "), task=name, reference={"lm_eval_task": number, "lm_eval_row": row}
+            )
+            for count, (number, row, asked) in enumerate(_rows_of(leaves), 1)
+        )
+        choices = _Choices(leaves=leaves, metrics=metrics, by_size=by_size)
+        return HarnessTask(prompts=rows, measure=choices.measure)
     asked = [(number, place) for number, leaf in enumerate(leaves) for place in range(len(leaf.instances))]
     rows = tuple(
         Prompt(
@@ -112,10 +129,56 @@ class _Metric:
                 ensemble.apply([asked])
         return task.process_results(asked.doc, [asked.filtered_resps[self.filter]])
 
+    def of_likelihoods(self, task: Any, instances: Sequence[Any], responses: Sequence[Any]) -> list[Any]:
+        """Of each row, from the likelihoods of its choices, before lm-eval aggregates them."""
+        asked = [copy.copy(instance) for instance in instances]
+        for one, response in zip(asked, responses, strict=True):
+            one.resps, one.filtered_resps = [response], {}
+        for ensemble in task._filters:
+            if ensemble.name == self.filter:
+                ensemble.apply(asked)
+        by_row: dict[int, list[Any]] = {}
+        for one in asked:
+            by_row.setdefault(one.doc_id, []).append(one)
+        rows = (sorted(row, key=lambda one: one.idx) for row in by_row.values())
+        return [task.process_results(row[0].doc, [one.filtered_resps[self.filter] for one in row])[self.name] for row in rows]
+
 
 def _stops(arguments: Mapping[str, Any]) -> list[str]:
     until = arguments.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+
+
+def _rows_of(leaves: Sequence[Any]) -> list[tuple[int, int, Any]]:
+    """The rows of tasks of multiple choice: the place of the task, lm-eval's number of the row, and the first of its requests."""
+    return [(place, one.doc_id, one) for place, leaf in enumerate(leaves) for one in leaf.instances if one.idx == 0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choices:
+    """Tasks of multiple choice, several where a group is asked for, whose numbers are weighted by their rows or alike."""
+
+    leaves: Sequence[Any]
+    metrics: Sequence[_Metric]
+    by_size: bool
+
+    def measure(self, model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
+        """The metric over the rows of the prompts, as `lm-eval` prints it."""
+        chosen = {(prompt.reference["lm_eval_task"], prompt.reference["lm_eval_row"]) for prompt in prompts}
+        with _quietly():
+            from lm_eval.api.metrics import aggregate_subtask_metrics
+            from lm_eval.models import huggingface
+
+            model_class: Any = huggingface.HFLM
+            harness = model_class(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=_BATCH)
+            values, sizes = list[float](), list[int]()
+            for place, (task, metric) in enumerate(zip(self.leaves, self.metrics, strict=True)):
+                asked = [one for one in task.instances if (place, one.doc_id) in chosen]
+                if asked:
+                    found = metric.of_likelihoods(task, asked, harness.loglikelihood(asked, disable_tqdm=True))
+                    values.append(float(task.aggregation()[metric.name](found)))
+                    sizes.append(len(found))
+        return float(aggregate_subtask_metrics(values, sizes, self.by_size))
 
 
 def _as_json(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -132,8 +195,8 @@ def _dialogue(where: str, rendered: str) -> Dialogue:
     return tuple(Message(role=turn["role"], content=turn["content"]) for turn in history)
 
 
-def _loaded(where: str, config: TaskConfig) -> list[Any]:
-    """The tasks behind a name or file; several behind that of a group."""
+def _loaded(where: str, config: TaskConfig) -> tuple[list[Any], bool]:
+    """The tasks behind a name or file; several behind that of a group, and whether its number weights them by their rows."""
     manager = _manager(_is_file(config.lm_eval))
     named = str(Path(config.lm_eval).expanduser()) if _is_file(config.lm_eval) else config.lm_eval
     if config.lm_eval.endswith((".yaml", ".yml")) and not _is_file(config.lm_eval):
@@ -150,7 +213,10 @@ def _loaded(where: str, config: TaskConfig) -> list[Any]:
             from lm_eval.tasks._index import TaskIndex
 
             if not config.path:
-                return list(manager.load(named)["tasks"].values())
+                loaded = manager.load(named)
+                group = next(iter(loaded["groups"].values()), None)  # the one that was named, before those within
+                summaries = (group.aggregate_metric_list if group else None) or ()
+                return list(loaded["tasks"].values()), all(one.weight_by_size for one in summaries)
             rows = _rows(where, config)
             entry = manager._index.get(named) or TaskIndex.entry_from_path(Path(named))
             found = manager._factory.build(entry, overrides={"custom_dataset": _dataset_of(rows)}, registry=manager._index)
@@ -158,7 +224,7 @@ def _loaded(where: str, config: TaskConfig) -> list[Any]:
         raise ValueError(f"{where} cannot be loaded by lm-eval ({type(error).__name__}: {str(error)[:300]}).") from error
     if isinstance(found, list) or not isinstance(getattr(found, "OUTPUT_TYPE", None), str):
         raise ValueError(f"{where} is several tasks, and tasks.*.path is the data of one; name a single task, or leave out path.")
-    return [found]
+    return [found], True
 
 
 def definition_files(name: str) -> list[Path]:

@@ -91,7 +91,8 @@ def _trained(
 def _require_readable(job: PPOJob, inputs: PPOInputs, scorer: WeightedScorer, policy: PreTrainedTokenizerBase) -> None:
     """Raises `ValueError` for prompts that the chat template of the policy or of a reward refuses: it might come to them days later."""
     asked = {prompt.id: prompt.dialogue for prompt in inputs.prompts}
-    tasks = {f"{name}, {prompt.id}": prompt.dialogue for name, task in inputs.tasks.items() for prompt in task.prompts}
+    drawn = {name: task for name, task in inputs.tasks.items() if task.measure is None}
+    tasks = {f"{name}, {prompt.id}": prompt.dialogue for name, task in drawn.items() for prompt in task.prompts}
     require_readable(policy, asked | tasks, job.model.path, say=print_on_main)
     for term in scorer.terms:
         for tokenizer in _tokenizers(term.scorer):

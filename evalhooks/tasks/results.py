@@ -1,0 +1,35 @@
+"""What the tasks of a policy come to: a metric each, their average, and what was skipped."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from bon.estimators import mean
+from evalhooks.halves import halves
+from evalhooks.tasks.task import Judged
+
+_MAX_REASONS = 3
+"""Reasons for skipping answers that a message gives."""
+
+
+def downstream(
+    drawn: Mapping[str, Judged], chosen: Mapping[str, float], tasks: Collection[str], say: Callable[[str, str], None]
+) -> dict[str, float]:
+    """`downstream/<task>` and their average; of a task with answers that were skipped also `skipped/<task>`, the share of them.
+
+    `drawn` are the tasks whose answers were judged, `chosen` the metrics of those of multiple choice, `tasks` the names of all. `say` gets
+    a line and what it is about. The average of either half of the prompts is left out where a task has no halves (`evalhooks.halves`).
+    """
+    values = {name: value for name, found in drawn.items() if (value := found.mean) is not None} | dict(chosen)
+    metrics = {f"downstream/{name}": value for name, value in values.items()}
+    if values:
+        metrics["downstream/average"] = mean(list(values.values()))
+        metrics |= halves(drawn) if len(drawn) == len(tasks) else {}
+    for name, found in drawn.items():
+        if found.num_skipped:
+            metrics[f"skipped/{name}"] = found.num_skipped / sum(map(len, found.correct))
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.reasons.items())[:_MAX_REASONS])
+            say(f"{name}: {found.num_skipped} answers were skipped, and none of them counts as wrong: {reasons}", name)
+    metrics |= {f"skipped/{name}": 1.0 for name in tasks if name not in drawn and name not in chosen}
+    if values and len(values) < len(tasks):
+        left_out = ", ".join(name for name in tasks if name not in values)
+        say(f"downstream/average is over {len(values)} of {len(tasks)} tasks, without {left_out}, which was skipped", "average")
+    return metrics

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.config import Dtype, EngineKind, Offload, OptimConfig
+from core.engines.build_locks import await_builds
 from core.engines.hold import held_dtypes, hold_weights
 from core.engines.optim import adamw
 from core.engines.stamp import require_same_engine, write_engine
@@ -41,6 +42,7 @@ class DeepSpeedZero:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
+        await_builds(print if world.is_main else lambda line: None)
         self.kind, self.world, self.dtype = kind, world, dtype
         self.sharded = kind == EngineKind.zero3
         self.plain = module

@@ -54,4 +54,7 @@ def study_name(name: str) -> str:
     require_no_path("study", name)
     if len(name.encode()) > _NAME_BYTES:
         raise ValueError(f"study={name} has {len(name.encode())} bytes; give a name of at most {_NAME_BYTES}.")
-    return clean_name(name)
+    try:
+        return clean_name(name)
+    except ValueError as error:
+        raise ValueError(f"study={name}: {error}") from None

@@ -104,6 +104,8 @@ def override_trials(stage: Stage) -> list[Trial]:
             if key.name in OPEN or (job == "study" and key.kind == "group"):
                 continue
             values = wrong_values(key)
+            if job == "report" and key.kind == "list":  # any text may name a column or a run, and is looked for after the study
+                values = tuple(value for value in values if value not in ("abc", "5"))
             if key.name in seen and len(values) > 1:
                 values = values[seen[key.name] % len(values) :][:1]
             seen[key.name] = seen.get(key.name, 0) + 1

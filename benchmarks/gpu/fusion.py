@@ -1,4 +1,4 @@
-"""What fused element-wise kernels (`core.models.fused`) give, on trees and padded alike, and torch.compile of each layer's MLP and norms."""
+"""What fused layers (`core.models.fused`) give, on trees and padded alike, and torch.compile of each layer's MLP and norms."""
 
 from collections.abc import Iterator
 

@@ -1,9 +1,9 @@
 """The checkpoint hooks: benchmarks and best-of-N for a reward model, downstream tasks for a policy."""
 
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from types import MappingProxyType
 
@@ -15,8 +15,8 @@ from core.generators.shared import draw_share
 from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
 from core.process.precision import without_autocast
 from core.process.world import World, alone
-from core.progress import Labelled
-from core.records import BenchmarkRow, CheckpointSaved, Completion, Generator, Preference, Prompt, Sampling, Scorer, num_truncated
+from core.progress import Labelled, NoProgress
+from core.records import BenchmarkRow, CheckpointSaved, Generator, Preference, Prompt, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
 from core.runs.samples import write_samples
 from core.scorers.ensemble import EnsembleScorer
@@ -26,6 +26,7 @@ from core.scorers.shared import SharedScorer
 from core.scorers.verifier import try_verifier
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import Term, WeightedScorer
+from evalhooks.budget import Budget, Probe, within_budget
 from evalhooks.choices import choice_metrics
 from evalhooks.on_policy import gap, lengths, on_policy, ranking_credit
 from evalhooks.pair_accuracy import pair_metrics
@@ -34,11 +35,13 @@ from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
 from evalhooks.selection.biases import style_of
-from evalhooks.tasks.results import downstream
-from evalhooks.tasks.task import Judged, Task, judged, together
+from evalhooks.tasks.results import Answered, downstream, in_turn
+from evalhooks.tasks.task import Task, judged
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
+SECONDS = "hooks/tasks_seconds"
+"""What the tasks of a policy took at a checkpoint, logged with a budget."""
 
 
 class RewardModelHook(SharedHook):
@@ -209,26 +212,17 @@ class HeldOutHook(SharedHook):
         return set(sorted(counts, key=lambda source: (-counts[source], source))[:MAX_SOURCES])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answered:
-    """What a process measured of its share of a task's prompts; the scores are empty without a reward."""
-
-    answers: list[list[Completion]]
-    judged: Judged
-    scores: list[list[float]]
-    num_truncated: int
-
-
 class PolicyHook(SharedHook):
     """Downstream tasks of a policy, and how well its reward still separates right from wrong on the policy's own outputs.
 
     Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores those to
-    its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. Tasks of
-    multiple choice are measured by the main process (`evalhooks.choices`). `static` holds metrics that do not change, such as those of
-    `static_scores`; they are logged at every checkpoint with the others. Answers are kept as samples: to the tasks' first prompts, or
-    without tasks to the first of `prompts`, scored by `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the
-    reward pays for in them (`evalhooks.selection.biases`). `on_policy/truncated` is the share of answers that reward models cut to their
-    length limit, logged if any could.
+    its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. With a
+    `budget`, a part of the prompts is measured (`evalhooks.budget`). Tasks of multiple choice are measured by the main process
+    (`evalhooks.choices`). `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every
+    checkpoint with the others. Answers are kept as samples: to the tasks' first prompts, or without tasks to the first of `prompts`,
+    scored by `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the reward pays for in them
+    (`evalhooks.selection.biases`). `on_policy/truncated` is the share of answers that reward models cut to their length limit, logged if
+    any could.
     Raises `ValueError` for a verifier that does not work on the first prompt of its task.
     """
 
@@ -241,13 +235,15 @@ class PolicyHook(SharedHook):
         static: Mapping[str, float] = MappingProxyType({}),
         prompts: Sequence[Prompt] = (),
         prompt_scorer: Scorer | None = None,
+        budget: Budget | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.tasks = {name: task for name, task in tasks.items() if task.measure is None}
         self.choices = {name: task for name, task in tasks.items() if task.measure is not None}
         self.sampling, self.scorer, self.static, self.say = sampling, scorer, static, say
-        self.prompts, self.prompt_scorer = prompts, prompt_scorer
+        self.prompts, self.prompt_scorer, self.budget = prompts, prompt_scorer, budget
         self._said: set[str] = set()
+        self._is_fitted = False
         for task in self.tasks.values():
             try_verifier(task.verifier, task.prompts[0])
 
@@ -261,17 +257,39 @@ class PolicyHook(SharedHook):
             self._sample_prompts(event, generator, world)
         if not self.tasks and not self.choices:
             return dict(self.static)
-        measured: dict[str, _Answered] = {}
+        self._fit_into_budget(event, generator, parts)
+        began = time.monotonic()
+        measured: dict[str, Answered] = {}
         total = sum(len(task.prompts) for task in (*self.tasks.values(), *self.choices.values()))
         self.progress.start(f"tasks, step {event.step}", total, unit="prompt")
         for name, task in self.tasks.items():
-            measured[name] = _together(world.all_gather(lambda task=task: self._own_share(task, generator, world)))
+            measured[name] = self._shared_out(task, generator, world)
             self.progress.advance(len(task.prompts))
         chosen = world.from_main(lambda: choice_metrics(event, self.choices, self.progress, self._say_once))
         self.progress.finish()
-        return world.from_main(lambda: self._metrics(event, measured, chosen))
+        cost = {SECONDS: time.monotonic() - began} if self.budget is not None else {}
+        return world.from_main(lambda: self._metrics(event, measured, chosen) | cost)
 
-    def _own_share(self, task: Task, generator: Generator | None, world: World) -> _Answered:
+    def _fit_into_budget(self, event: CheckpointSaved, generator: Generator | None, parts: RunParts) -> None:
+        """Leaves out the prompts that the budget does not pay for, at the first checkpoint of a session."""
+        if self.budget is None or self._is_fitted:
+            return
+
+        def measure(task: Task) -> object:
+            if task.measure is None:
+                return self._shared_out(task, generator, parts.world)
+            return parts.world.from_main(lambda: choice_metrics(event, {task.name: task}, NoProgress(), self._say_once))
+
+        probe = Probe(generator=generator, measure=measure, world=parts.world, say=parts.told(self.say))
+        found = within_budget(self.budget, {**self.tasks, **self.choices}, probe, event.run_dir)
+        self.tasks = {name: found[name] for name in self.tasks}
+        self.choices = {name: found[name] for name in self.choices}
+        self._is_fitted = True
+
+    def _shared_out(self, task: Task, generator: Generator | None, world: World) -> Answered:
+        return in_turn(world.all_gather(lambda: self._own_share(task, generator, world)))
+
+    def _own_share(self, task: Task, generator: Generator | None, world: World) -> Answered:
         prompts = task.prompts[world.shard(len(task.prompts))]
         answers = draw_share(generator, [prompt.dialogue for prompt in task.prompts], self.sampling, world)
         before, scores = num_truncated(self.scorer) if self.scorer else None, list[list[float]]()
@@ -280,9 +298,9 @@ class PolicyHook(SharedHook):
             with without_autocast():
                 scores = self.scorer.score([prompt.dialogue for prompt in prompts], texts)
         cut = 0 if self.scorer is None or before is None else (num_truncated(self.scorer) or 0) - before
-        return _Answered(answers=answers, judged=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
+        return Answered(answers=answers, judged=judged(task.verifier, prompts, answers), scores=scores, num_truncated=cut)
 
-    def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, _Answered], chosen: Mapping[str, float]) -> dict[str, float]:
+    def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, Answered], chosen: Mapping[str, float]) -> dict[str, float]:
         drawn = {name: found.judged for name, found in tasks.items()}
         metrics = downstream(drawn, chosen, [*self.tasks, *self.choices], self._say_once)
         if not tasks:
@@ -293,7 +311,7 @@ class PolicyHook(SharedHook):
             for sample in answered(name, self.tasks[name].prompts, found.answers, scores=found.scores, correct=found.judged.correct)
         ]
         write_samples(event.run_dir, event.step, "answers", samples)
-        whole = _together(list(tasks.values()))
+        whole = in_turn(list(tasks.values()))
         measured = lengths(whole.answers) | on_policy(*self._finite(whole.scores, whole.judged.correct, event.step))
         prompts = [prompt.dialogue for name in tasks for prompt in self.tasks[name].prompts]
         texts = [[completion.text for completion in row] for row in whole.answers]
@@ -346,16 +364,6 @@ class PolicyHook(SharedHook):
         if event.step == 0:
             return measured
         return read_evaluation(event.run_dir, 0) if eval_file(event.run_dir, 0).exists() else {}
-
-
-def _together(shares: Sequence[_Answered]) -> _Answered:
-    """The shares one after another."""
-    return _Answered(
-        answers=[row for share in shares for row in share.answers],
-        judged=together([share.judged for share in shares]),
-        scores=[row for share in shares for row in share.scores],
-        num_truncated=sum(share.num_truncated for share in shares),
-    )
 
 
 def static_scores(

@@ -122,12 +122,16 @@ class HooksConfig:
     max_length: Hashed[int] = 2048
     """Tokens of prompt and completion; longer texts are cut at their end, and counted. PPO's reward models read at least whole prompts
     and answers."""
+    budget: Hashed[float | None] = None
+    """Share of the time of training that the downstream tasks of a policy may take, as 0.1; empty: they are measured whole."""
     where: Unhashed[Where] = Where.inline
     device: Unhashed[str] = ""
     """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""
 
     def __post_init__(self) -> None:
         require_fraction("hooks.limit", self.limit, positive=True)
+        if self.budget is not None:
+            require_fraction("hooks.budget", self.budget, positive=True)
         for key in ("batch_tokens", "max_length"):
             require_positive(f"hooks.{key}", getattr(self, key))
         if not self.best_of or min(self.best_of) < 1:

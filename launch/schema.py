@@ -32,11 +32,13 @@ from rmtrain.config import RewardModelConfig
 class RMJob(Launch, RewardModelConfig):
     """`rewardloop rm`: fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint."""
 
-    unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream"})
+    unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream", "hooks.budget"})
 
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         RewardModelConfig.__post_init__(self)
+        if self.hooks.budget is not None:
+            raise ValueError(f"hooks.budget={self.hooks.budget:g} holds the tasks of a policy; a reward model's hooks have hooks.limit.")
 
 
 @dataclass(kw_only=True)

@@ -1,13 +1,35 @@
 """What the tasks of a policy come to: a metric each, their average, and what was skipped."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from bon.estimators import mean
+from core.records import Completion
 from evalhooks.halves import halves
-from evalhooks.tasks.task import Judged
+from evalhooks.tasks.task import Judged, together
 
 _MAX_REASONS = 3
 """Reasons for skipping answers that a message gives."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """What a process measured of its share of a task's prompts; the scores are empty without a reward."""
+
+    answers: list[list[Completion]]
+    judged: Judged
+    scores: list[list[float]]
+    num_truncated: int
+
+
+def in_turn(shares: Sequence[Answered]) -> Answered:
+    """The shares one after another."""
+    return Answered(
+        answers=[row for share in shares for row in share.answers],
+        judged=together([share.judged for share in shares]),
+        scores=[row for share in shares for row in share.scores],
+        num_truncated=sum(share.num_truncated for share in shares),
+    )
 
 
 def downstream(

@@ -23,6 +23,7 @@ from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import WeightedScorer
+from evalhooks.budget import Budget
 from evalhooks.checkpoints import PolicyHook, static_scores
 from evalhooks.report import write_over_optimisation
 from launch.compose import Composed
@@ -122,7 +123,17 @@ def _hook(job: PPOJob, run_dir: Path, inputs: PPOInputs, scorer: WeightedScorer,
         prompt_scorer=scorer,
         scorer=elsewhere,
         static=_static_scores(elsewhere, inputs, run_dir, world) if elsewhere else {},
+        budget=_budget(job, inputs),
     )
+
+
+def _budget(job: PPOJob, inputs: PPOInputs) -> Budget | None:
+    """What training draws between two checkpoints, beside the share of its time that tasks may take."""
+    if job.hooks.budget is None:
+        return None
+    episodes = job.batch_size * job.num_batches // job.num_checkpoints
+    sampling = Sampling(temperature=job.temperature, max_new_tokens=job.max_new_tokens, seed=job.seed)
+    return Budget(share=job.hooks.budget, num_episodes=episodes, prompts=inputs.prompts, sampling=sampling)
 
 
 def _static_scores(scorer: WeightedScorer, inputs: PPOInputs, run_dir: Path, world: World) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """AlpacaEval's verdicts: which of two answers a judge prefers, whatever the order in which it saw them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,11 @@ def test_without_a_verdict_the_answer_is_skipped(tmp_path: Path) -> None:
 def test_loading_a_task_asks_no_judge_and_refuses_one_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "alpaca.json"
     file.write_text('[{"instruction": "Name a fruit.", "output": "A lamp."}]')
-    settings = {"path": str(file), "prompt_key": "instruction", "verifier": "evalhooks.tasks.verifiers:preferred"}
+    task = TaskConfig(path=str(file), prompt_key="instruction", verifier="evalhooks.tasks.verifiers:preferred")
     with JudgeServer(reply=lambda request: Reply(text="")) as server:
         judge = JudgeConfig(model="m", base_url=server.url, cache=str(tmp_path / "judges.sqlite"))
-        assert len(load_tasks({"alpaca": TaskConfig(**settings, judge=judge)})["alpaca"].prompts) == 1
+        assert len(load_tasks({"alpaca": replace(task, judge=judge)})["alpaca"].prompts) == 1
         assert server.requests == []
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
-        load_tasks({"alpaca": TaskConfig(**settings, judge=JudgeConfig(model="m", cache=str(tmp_path / "judges.sqlite")))})
+        load_tasks({"alpaca": replace(task, judge=JudgeConfig(model="m", cache=str(tmp_path / "judges.sqlite")))})

@@ -220,7 +220,7 @@ def _hub_dataset(hub: HubId, wanted: _Wanted) -> "Dataset":
     from datasets.exceptions import DatasetsError
 
     try:
-        dataset = load_dataset(hub.name, wanted.subset or None, split=wanted.split, revision=hub.revision)
+        dataset = load_dataset(hub.name, *filter(None, [wanted.subset]), split=wanted.split, revision=hub.revision)
     except (DatasetsError, ValueError, OSError) as error:
         if found := re.match(r"Unknown split .*? Should be one of \[(.*)\]", str(error)):
             raise wanted.no_split(re.findall(r"[^', ]+", found[1])) from error

@@ -16,6 +16,9 @@ def test_remarks_of_libraries_on_what_they_lack_are_left_out_and_errors_are_not(
     quieten_libraries()
     quieten_libraries()
     deepspeed, kernels = logging.getLogger("DeepSpeed"), logging.getLogger("bitsandbytes.backends.cpu.ops")
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    for logger in (deepspeed, kernels):  # a configuration of logging elsewhere in the process may have disabled them
+        monkeypatch.setattr(logger, "disabled", False)
     deepspeed.addHandler(caplog.handler)  # it hands nothing on once the library is imported
     try:
         deepspeed.warning("Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it.")

@@ -15,7 +15,7 @@ BODY = "    return len(items)\n"
 WHOLE = f"def count(items: List[int]) -> int:\n{BODY}"
 ROW = {"prompt": PROMPT, "entry_point": "count", "test": "def check(candidate):\n    assert candidate([1, 2]) == helper(1)\n"}
 
-DATA = Path("/work/shared/data/humaneval.jsonl")
+DATA = Path(__file__).parents[4] / "shared" / "data" / "humaneval.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from core.trees.faults import first_line, kernel_faults
+from core.trees.trial import fault_of
 
 MOST_CHANNELS = 256
 LEAST_PROGRAMS = 64
@@ -47,18 +47,10 @@ def attend_filled(
 @cache
 def _works(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, channels: int) -> bool:
     """Tries the kernel once; a failure is told, and all room is read from then on."""
-    try:
-        error = _error(device, dtype, heads, key_heads, channels)
-    except torch.OutOfMemoryError:
-        raise
-    except kernel_faults() as problem:
-        fault = first_line(problem)
-    else:
-        if error <= _TOLERANCE:
-            return True
-        fault = f"its values are {error:.2g} off"
-    logging.getLogger(__name__).warning("rollouts read all room of their rows, slower: the kernel for filled room fails (%s)", fault)
-    return False
+    fault = fault_of(lambda: _error(device, dtype, heads, key_heads, channels), tolerance=_TOLERANCE)
+    if fault is not None:
+        logging.getLogger(__name__).warning("rollouts read all room of their rows, slower: the kernel for filled room fails (%s)", fault)
+    return fault is None
 
 
 def _error(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, channels: int) -> float:

@@ -27,8 +27,8 @@ from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
 from core.trees.attention import Plan, attend_on_tree, attending_by, obstacle
-from core.trees.faults import first_line
 from core.trees.layout import pack_rows
+from core.trees.trial import first_line
 
 NAME = "row_memory"
 LOOK = 16

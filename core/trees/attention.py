@@ -22,6 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from core.trees.layout import Block, Sequences, Stream, TokenIds, pack_trees
 from core.trees.tiled import attend_on_tiles, fits_tiles
 from core.trees.tiles import Tiles, lay_tiles
+from core.trees.trial import first_line
 from core.trees.varlen import attend_by_sequence, fits_kernel
 
 NAME = "prompt_tree"
@@ -166,7 +167,7 @@ def obstacle(model: PreTrainedModel, max_length: int) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, RuntimeError) as problem:  # torch raises the last where a kernel fails
-        return f"{name} refuses prompt trees ({_first_line(problem)})"
+        return f"{name} refuses prompt trees ({first_line(problem)})"
     return None if error <= (1e-3 if model.dtype == torch.float32 else 0.1) else f"{name} gives other values on prompt trees"
 
 
@@ -200,7 +201,3 @@ def _largest_error(model: PreTrainedModel) -> float:
             [model.base_model(input_ids=torch.tensor([row], device=model.device), use_cache=False).last_hidden_state[0, -1] for row in rows]
         )
     return float((ours_RH - plain_RH).abs().max() / plain_RH.abs().max())
-
-
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().partition("\n")[0]

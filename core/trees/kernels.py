@@ -117,24 +117,9 @@ def _forward(  # type: ignore[no-untyped-def]
                 )
             if cut < high:
                 gained, most, total = _gain(
-                    gained,
-                    most,
-                    total,
-                    queries,
-                    rows,
-                    k_own,
-                    v_own,
-                    k_token,
-                    v_token,
-                    cut,
-                    high,
-                    ends,
-                    factor,
-                    channels,
-                    step,
-                    False,
-                    False,
-                )
+                    gained, most, total, queries, rows, k_own, v_own,
+                    k_token, v_token, cut, high, ends, factor, channels, step, False, False
+                )  # fmt: skip
         for number in range(masked, last):
             low, high = tl.load(ranges + 2 * number), tl.minimum(tl.load(ranges + 2 * number + 1), end)
             for at in range(low, high, step):
@@ -200,69 +185,21 @@ def _backward_queries(  # type: ignore[no-untyped-def]
             cut = low + (high - low) // step * step
             for at in range(low, cut, step):
                 found = _lose(
-                    found,
-                    queries,
-                    own,
-                    log,
-                    share,
-                    rows,
-                    k_own,
-                    v_own,
-                    k_token,
-                    v_token,
-                    at,
-                    high,
-                    ends,
-                    factor,
-                    channels,
-                    step,
-                    True,
-                    False,
-                )
+                    found, queries, own, log, share, rows, k_own, v_own,
+                    k_token, v_token, at, high, ends, factor, channels, step, True, False
+                )  # fmt: skip
             if cut < high:
                 found = _lose(
-                    found,
-                    queries,
-                    own,
-                    log,
-                    share,
-                    rows,
-                    k_own,
-                    v_own,
-                    k_token,
-                    v_token,
-                    cut,
-                    high,
-                    ends,
-                    factor,
-                    channels,
-                    step,
-                    False,
-                    False,
-                )
+                    found, queries, own, log, share, rows, k_own, v_own,
+                    k_token, v_token, cut, high, ends, factor, channels, step, False, False
+                )  # fmt: skip
         for number in range(masked, last):
             low, high = tl.load(ranges + 2 * number), tl.minimum(tl.load(ranges + 2 * number + 1), end)
             for at in range(low, high, step):
                 found = _lose(
-                    found,
-                    queries,
-                    own,
-                    log,
-                    share,
-                    rows,
-                    k_own,
-                    v_own,
-                    k_token,
-                    v_token,
-                    at,
-                    high,
-                    ends,
-                    factor,
-                    channels,
-                    step,
-                    False,
-                    True,
-                )
+                    found, queries, own, log, share, rows, k_own, v_own,
+                    k_token, v_token, at, high, ends, factor, channels, step, False, True
+                )  # fmt: skip
         tl.store(grad_q + places, (found * scale).to(grad_q.dtype.element_ty), mask=inside[:, None])
 
 

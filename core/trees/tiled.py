@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from core.trees.faults import first_line, kernel_faults
 from core.trees.tiles import Tiles, lay_tiles
+from core.trees.trial import fault_of
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _CHANNELS = (64, 128)
@@ -42,18 +42,10 @@ def attend_on_tiles(
 @cache
 def _works(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> bool:
     """Tries the kernels once, forward and backward; a failure is told, and another road is taken from then on."""
-    try:
-        error = _error(device, dtype, num_heads, num_key_heads, num_channels)
-    except torch.OutOfMemoryError:
-        raise
-    except kernel_faults() as problem:
-        fault = first_line(problem)
-    else:
-        if error <= _TOLERANCE:
-            return True
-        fault = f"its values are {error:.2g} off"
-    logging.getLogger(__name__).warning("attention over prompt trees gathers keys, slower: its kernel by tiles fails here (%s)", fault)
-    return False
+    fault = fault_of(lambda: _error(device, dtype, num_heads, num_key_heads, num_channels), tolerance=_TOLERANCE)
+    if fault is not None:
+        logging.getLogger(__name__).warning("attention over prompt trees gathers keys, slower: its kernel by tiles fails here (%s)", fault)
+    return fault is None
 
 
 def _error(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> float:

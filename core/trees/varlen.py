@@ -19,6 +19,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.attention.varlen import varlen_attn
 
 from core.trees.layout import Sequences
+from core.trees.trial import fault_of
 
 Kernel = Callable[..., Any]
 
@@ -90,18 +91,12 @@ def _gather(rows_NJD: Tensor, places_K: Tensor) -> Tensor:
 @cache
 def _works(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> bool:
     """Tries the kernel once, forward and backward; a failure is told, and the calls by block are taken from then on."""
-    try:
-        error = _error_of_kernel(device, dtype, num_heads, num_key_heads, num_channels)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as problem:
-        fault = str(problem).strip().partition("\n")[0]
-    else:
-        if error <= _TOLERANCE:
-            return True
-        fault = f"its values are {error:.2g} off"
-    logging.getLogger(__name__).warning("attention over prompt trees goes segment by segment, slower: varlen_attn fails here (%s)", fault)
-    return False
+    fault = fault_of(lambda: _error_of_kernel(device, dtype, num_heads, num_key_heads, num_channels), tolerance=_TOLERANCE)
+    if fault is not None:
+        logging.getLogger(__name__).warning(
+            "attention over prompt trees goes segment by segment, slower: varlen_attn fails here (%s)", fault
+        )
+    return fault is None
 
 
 def _error_of_kernel(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> float:

@@ -19,7 +19,7 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
 from core.process.layers import layers_of
-from core.trees.faults import first_line, kernel_faults
+from core.trees.trial import first_line, kernel_faults
 
 Rotation = Callable[..., tuple[Tensor, Tensor]]
 

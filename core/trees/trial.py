@@ -1,9 +1,12 @@
-"""What a kernel may raise where it cannot run."""
+"""Kernels are tried once on a device before they are relied on: what they may raise there, and what their values are."""
 
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 
 @cache
@@ -14,6 +17,17 @@ def kernel_faults() -> tuple[type[Exception], ...]:
         return known
     errors: Any = import_module("triton.errors")
     return (*known, errors.TritonError)
+
+
+def fault_of(error: Callable[[], float], *, tolerance: float) -> str | None:
+    """Why a kernel is not to be used, for a message; None if `error`, which tries it, raises nothing and is within `tolerance`."""
+    try:
+        found = error()
+    except torch.OutOfMemoryError:
+        raise
+    except kernel_faults() as problem:
+        return first_line(problem)
+    return None if found <= tolerance else f"its values are {found:.2g} off"
 
 
 def first_line(problem: Exception) -> str:

@@ -1,0 +1,27 @@
+"""A kernel is tried before it is relied on."""
+
+import pytest
+import torch
+
+from core.trees.trial import fault_of
+
+
+def test_a_kernel_whose_values_are_near_has_no_fault() -> None:
+    assert fault_of(lambda: 0.03, tolerance=0.03) is None
+
+
+@pytest.mark.parametrize(("error", "fault"), [(0.031, "its values are 0.031 off"), (float("nan"), "its values are nan off")])
+def test_values_that_are_off_are_a_fault(error: float, fault: str) -> None:
+    assert fault_of(lambda: error, tolerance=0.03) == fault
+
+
+def test_what_a_kernel_raises_is_a_fault_in_one_line_and_a_lack_of_memory_is_raised() -> None:
+    def refuse() -> float:
+        raise RuntimeError("no image for this device\nand much more")
+
+    def run_out() -> float:
+        raise torch.OutOfMemoryError("full")
+
+    assert fault_of(refuse, tolerance=1.0) == "no image for this device"
+    with pytest.raises(torch.OutOfMemoryError):
+        fault_of(run_out, tolerance=1.0)

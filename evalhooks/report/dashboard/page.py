@@ -17,7 +17,7 @@ from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_
 from evalhooks.report.facts import RewardModel, Study, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.scores.sections import html
-from evalhooks.report.style import POLICY, STYLE, asset
+from evalhooks.report.style import POLICY, asset, page_head
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
 from evalhooks.rewardbench.domains import DOMAINS
 
@@ -39,18 +39,7 @@ def render_page(study: Study, folder: Path, entries: Sequence[Mapping[str, Any]]
         run["answers"] = shown
     policy = f"{POLICY}; connect-src 'self'" if version else POLICY
     scripts = "".join(f"<script>{text}</script>\n" for text in (get_plotlyjs(), *map(asset, SCRIPTS)))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{escape(study.name)}: rewardloop report</title>
-<style>{STYLE}</style>
-</head>
-<body>
+    return f"""{page_head(study.name, policy=policy)}<body>
 {_live(version)}<main>
 {_body(study, found.rows, folder, live=bool(version))}
 </main>

@@ -15,7 +15,7 @@ from rich.text import Text
 from evalhooks.report.facts import clean
 from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.scores.sections import answers, html, interval, markdown, number
-from evalhooks.report.style import POLICY, SCRIPT, STYLE
+from evalhooks.report.style import SCRIPT, page_head
 from evalhooks.report.tables import cell, write_csv
 
 
@@ -54,18 +54,7 @@ def _row(key: str, link: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _page(found: Mapping[str, Any], folder: Path, title: str) -> str:
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{escape(title)}: rewardloop report</title>
-<style>{STYLE}</style>
-</head>
-<body>
+    return f"""{page_head(title)}<body>
 <main>
 <header><p class="kicker">rewardloop scores</p><h1>{escape(title)}</h1>
 <p class="meta">{len(found["models"])} reward models, {escape(", ".join(found.get("sources", [])))}</p></header>

@@ -64,17 +64,20 @@ def names(
     return {"trainer": Trainer(), "model": reward_model, "policy": policy, "tokenizer": tokenizer, "run_dir": tmp_path, "__name__": "page"}
 
 
-def run_blocks(page: Path, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+def run_blocks(page: Path, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs the blocks of a page in their order, and returns how many there are."""
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    for block in blocks:
         if named := FILE_NAME.match(block):
             Path(named[1]).write_text(block, encoding="utf-8")
             monkeypatch.delitem(sys.modules, Path(named[1]).stem, raising=False)
         exec(compile(block, str(page), "exec"), names)
+    return len(blocks)
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_blocks(page, names, monkeypatch)
+    assert run_blocks(page, names, monkeypatch) > 0
 
 
 def test_the_readme_puts_the_benchmark_into_a_trainer(

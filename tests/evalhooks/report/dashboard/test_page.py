@@ -115,6 +115,7 @@ def test_a_row_that_a_reward_model_gets_wrong_opens_by_key_to_its_completions_an
     assert "Math" in row.inner_text()
     row.locator("summary").focus()
     opened.page.keyboard.press("Enter")
+    row.locator("table.completions").wait_for()  # it is filled once it is open, which the browser tells later
     text = row.inner_text()
     # Row 8 was right by 6 at step 5 and is wrong by 3 at step 10.
     assert "Question 8?" in text

@@ -146,42 +146,48 @@ def _terms(stage: Stage) -> list[Trial]:
     return [Trial(name=f"rewards/several: {what}", arguments=_fixed([*base, *more]), words=words) for what, (more, words) in wrong.items()]
 
 
+DRAWN, VERIFIED = "drawn/gsm8k/part-00000.parquet", "verified/gsm8k/part-00000.parquet"
+
+
+def _row(name: str, **changes: object) -> Callable[[Path], object]:
+    """Gives the first row of a table of a pool other values."""
+
+    def change(folder: Path) -> None:
+        table = pq.read_table(folder / name)
+        for key, first in changes.items():
+            values = pa.array([first, *table[key].to_pylist()[1:]], from_pandas=False)
+            table = table.set_column(table.column_names.index(key), key, values)
+        pq.write_table(table, folder / name)
+
+    return change
+
+
+POOLS: Mapping[str, Callable[[Path], object]] = {
+    "not there": shutil.rmtree,
+    "empty": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "without their manifest": lambda folder: (folder / "pool.json").unlink(),
+    "with an empty manifest": lambda folder: (folder / "pool.json").write_text(""),
+    "with half a manifest": lambda folder: (folder / "pool.json").write_text('{"tasks": ["gsm'),
+    "with a manifest of no tasks": lambda folder: (folder / "pool.json").write_text("{}"),
+    "with a manifest of an array": lambda folder: (folder / "pool.json").write_text("[]"),
+    "without their rows": lambda folder: (folder / DRAWN).unlink(),
+    "without their verdicts": lambda folder: (folder / VERIFIED).unlink(),
+    "with no row": lambda folder: (folder / DRAWN).write_text(""),
+    "with a line of garbage": lambda folder: (folder / DRAWN).write_text("garbage\n"),
+    "with random bytes": lambda folder: (folder / VERIFIED).write_bytes(bytes(range(256))),
+    "with a row of no completions": _row(DRAWN, completions=[]),
+    "with a completion of None": _row(DRAWN, completions=[None] * 4),
+    "with correct of another length": _row(VERIFIED, correct=[1.0]),
+    "with correct of NaN": _row(VERIFIED, correct=[float("nan")] * 4),
+    "with correct of two": _row(VERIFIED, correct=[2.0] * 4),
+    "with a prompt of a number": _row(DRAWN, prompt="5"),
+    "with a prompt that is no JSON": _row(DRAWN, prompt="garbage"),
+}
+"""What is wrong with a folder of pools."""
+
+
 def _pools(stage: Stage) -> list[Trial]:
     """Pools whose rows are wrong though they are complete, and ones that are incomplete."""
-
-    drawn, verified = "drawn/gsm8k/part-00000.parquet", "verified/gsm8k/part-00000.parquet"
-
-    def row(name: str, **changes: object) -> Callable[[Path], object]:
-        def change(folder: Path) -> None:
-            table = pq.read_table(folder / name)
-            columns = {key: [values, *table[key].to_pylist()[1:]] for key, values in changes.items()}
-            for key, values in columns.items():
-                table = table.set_column(table.column_names.index(key), key, pa.array(values, from_pandas=False))
-            pq.write_table(table, folder / name)
-
-        return change
-
-    changes: dict[str, Callable[[Path], object]] = {
-        "not there": shutil.rmtree,
-        "empty": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
-        "without their manifest": lambda folder: (folder / "pool.json").unlink(),
-        "with an empty manifest": lambda folder: (folder / "pool.json").write_text(""),
-        "with half a manifest": lambda folder: (folder / "pool.json").write_text('{"tasks": ["gsm'),
-        "with a manifest of no tasks": lambda folder: (folder / "pool.json").write_text("{}"),
-        "with a manifest of an array": lambda folder: (folder / "pool.json").write_text("[]"),
-        "without their rows": lambda folder: (folder / drawn).unlink(),
-        "without their verdicts": lambda folder: (folder / verified).unlink(),
-        "with no row": lambda folder: (folder / drawn).write_text(""),
-        "with a line of garbage": lambda folder: (folder / drawn).write_text("garbage\n"),
-        "with random bytes": lambda folder: (folder / verified).write_bytes(bytes(range(256))),
-        "with a row of no completions": row(drawn, completions=[]),
-        "with a completion of None": row(drawn, completions=[None] * 4),
-        "with correct of another length": row(verified, correct=[1.0]),
-        "with correct of NaN": row(verified, correct=[float("nan")] * 4),
-        "with correct of two": row(verified, correct=[2.0] * 4),
-        "with a prompt of a number": row(drawn, prompt="5"),
-        "with a prompt that is no JSON": row(drawn, prompt="garbage"),
-    }
 
     def arguments(change: Callable[[Path], object], mark: bool) -> Callable[[Path], Sequence[str]]:
         def made(folder: Path) -> Sequence[str]:
@@ -197,7 +203,7 @@ def _pools(stage: Stage) -> list[Trial]:
     return [
         Trial(name=f"pools/{what}, {'marked' if mark else 'as they are'}", arguments=arguments(change, mark), words=("given",))
         for mark in (False, True)
-        for what, change in changes.items()
+        for what, change in POOLS.items()
         if not (mark and what in ("not there",))
     ] + [
         Trial(name="pools/marked anew", arguments=arguments(lambda folder: None, True), expected=A),

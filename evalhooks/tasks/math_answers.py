@@ -20,7 +20,8 @@ def equal_answers(completion: str, answer: str, solution: str = "") -> bool:
     """Whether the final answer of the completion equals `answer`, or where that is empty the one boxed in `solution`.
 
     The final answer is the last that is boxed, else the last formula or number. Equal are also answers written alike. Raises
-    `SkippedError` where math-verify does not come to an end, and `ValueError` for a reference without an answer.
+    `SkippedError` where math-verify does not come to an end or cannot read the reference, and `ValueError` for a reference without
+    an answer.
     """
     expected = answer or boxed(solution) or ""
     if not expected.strip():
@@ -34,9 +35,13 @@ def equal_answers(completion: str, answer: str, solution: str = "") -> bool:
     seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
     try:
         gold = parse(f"\\boxed{{{expected}}}", parsing_timeout=seconds)
+        if not gold:  # which no answer would equal
+            raise SkippedError(f"math-verify reads nothing in the reference {expected!r:.80}")
         # Without one it would read any number of the text.
         found = parse(f"\\boxed{{{given}}}" if given is not None else completion, parsing_timeout=seconds, raise_on_error=True)
         return bool(verify(gold, found, timeout_seconds=seconds, raise_on_error=True))
+    except SkippedError:
+        raise
     except ran_out as error:
         raise SkippedError(f"math-verify found no verdict on {given or completion[-80:]!r} within {_SECONDS} s") from error
     except Exception:  # sympy raises anything on what is no formula

@@ -136,3 +136,9 @@ def test_popqa_takes_any_alias_as_whole_words() -> None:
 def test_without_a_judge_a_preference_is_skipped() -> None:
     with pytest.raises(SkippedError, match="no judge is named"):
         preferred("An answer.", {"instruction": "Ask.", "output": "Another."})
+
+
+def test_a_reference_that_cannot_be_read_makes_no_answer_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalhooks.tasks.math_answers._math_verify", lambda: (lambda text, **_: [], None, TimeoutError))
+    with pytest.raises(SkippedError, match="reads nothing in the reference '12'"):
+        math("It is 13.", {"answer": "12"})

@@ -45,23 +45,23 @@ def undefined(n: int, note: str) -> Correlation:
     return Correlation(pearson=None, spearman=None, kendall=None, r2=None, ci95=None, spearman_ci95=None, kendall_ci95=None, n=n, note=note)
 
 
-def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
+def correlation(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str] = ("x", "y")) -> Correlation:
     """Pearson, Spearman and Kendall correlation of two equally long series, one entry per model, each with its 95% interval.
 
     Standard errors of z = artanh r: 1 / sqrt(n - 3) for Pearson (Fisher 1921), sqrt((1 + r^2 / 2) / (n - 3)) for Spearman and
     sqrt(0.437 / (n - 4)) for Kendall (Bonett and Wright 2000; Fieller et al. 1957). A perfect order counts as half a swap of neighbours
     away from 1. Over 6 to 50 points of a normal distribution they cover 94 to 96, 93 to 99 and 91 to 100%.
 
-    With fewer than 3 points, or constant x or y, nothing is estimated, and with 3 no interval. Raises `ValueError` for unequal lengths
-    and for values that are not finite.
+    With fewer than 3 points, or a constant series, nothing is estimated, and with 3 no interval; the note says so, by `names`. Raises
+    `ValueError` for unequal lengths and for values that are not finite.
     """
     from scipy import stats  # takes half a second, which scoring a benchmark need not wait for
 
     x_N, y_N = paired_series(x, y)
     n = len(x_N)
-    constant = [name for name, values_N in (("x", x_N), ("y", y_N)) if n > 2 and is_constant(values_N)]
+    constant = [name for name, values_N in zip(names, (x_N, y_N), strict=True) if n > 2 and is_constant(values_N)]
     if n < 3 or constant:
-        return undefined(n, f"{' and '.join(constant)} constant." if constant else f"{n} points; a correlation needs 3.")
+        return undefined(n, f"{' and '.join(constant)} constant." if constant else f"{n} point{'s' * (n != 1)}; a correlation needs 3.")
     pearson, spearman = pearson_of(x_N, y_N), pearson_of(stats.rankdata(x_N), stats.rankdata(y_N))
     kendall = float(np.asarray(stats.kendalltau(x_N, y_N))[0])
     nearest = 6 / (n**3 - n)

@@ -74,4 +74,4 @@ def _key(x: str, y: str, part: str = "") -> str:
 
 
 def _of(models: Sequence[ScoredModel], x: str, y: str) -> Correlation:
-    return correlation([model.scores[x] for model in models], [model.scores[y] for model in models])
+    return correlation([model.scores[x] for model in models], [model.scores[y] for model in models], names=(x, y))

@@ -63,11 +63,20 @@ def test_missing_scores_too_few_models_and_constant_columns_are_said(tmp_path: P
     draw(f"scores={table(tmp_path / 's.csv', columns)}", "benchmarks=rb2", "downstream=[bon,ppo]", f"out={tmp_path / 'out'}")
     found, said = summary(tmp_path / "out"), " ".join(capsys.readouterr().out.split())
     assert found["correlation"]["rb2~bon"]["pearson"] is None
-    assert "rb2~bon: y constant" in said
+    assert "rb2~bon: bon constant" in said
     assert found["correlation"]["rb2~ppo"]["n"] == 1
-    assert "rb2~ppo: 1 points; a correlation needs 3" in said
+    assert "rb2~ppo: 1 point; a correlation needs 3" in said
     assert "rb2 is not finite for 1 of 4: rm-2" in said
     assert "ppo is missing for 2 of 4: rm-0, rm-1" in said
+
+
+@pytest.mark.parametrize(("num_models", "folded"), [(20, False), (21, True)])
+def test_a_long_table_of_the_page_opens_when_it_is_asked_for(tmp_path: Path, num_models: int, folded: bool) -> None:
+    columns = {"rb2": list(range(num_models)), "bon": list(range(num_models))}
+    draw(f"scores={table(tmp_path / 's.csv', columns)}", "benchmarks=rb2", "downstream=bon", f"out={tmp_path / 'out'}")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"rm-{num_models - 1}" in page
+    assert (f"<details><summary>All {num_models} rows</summary>" in page) == folded
 
 
 @pytest.mark.parametrize(

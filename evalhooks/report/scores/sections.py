@@ -316,6 +316,10 @@ def interval(bounds: Sequence[float] | None) -> str:
     return "n/a" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
+MOST_ROWS = 20
+"""Rows of a table that is seen at once; a longer one opens when it is asked for."""
+
+
 def html(found: Findings, folder: Path, *, without: Sequence[str] = ()) -> str:
     """The sections for the page but those `without`, by title; pictures lie in `folder` and are put into the page itself."""
     parts: list[str] = []
@@ -337,7 +341,8 @@ def _html_table(section: Section) -> str:
     body = "".join(
         f"<tr{flag}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row, flag in zip(section.rows, flags, strict=True)
     )
-    return f'<div class="scroll"><table><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<div class="scroll"><table><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<details><summary>All {len(section.rows)} rows</summary>{table}</details>" if len(section.rows) > MOST_ROWS else table
 
 
 def answers(found: Findings, *, downstream: Sequence[str] | None = None) -> list[str]:

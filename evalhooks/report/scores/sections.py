@@ -341,7 +341,7 @@ def _html_table(section: Section) -> str:
     body = "".join(
         f"<tr{flag}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row, flag in zip(section.rows, flags, strict=True)
     )
-    table = f'<div class="scroll"><table><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<div class="scroll"><table class="sorts"><thead><tr class="sort">{head}</tr></thead><tbody>{body}</tbody></table></div>'
     return f"<details><summary>All {len(section.rows)} rows</summary>{table}</details>" if len(section.rows) > MOST_ROWS else table
 
 

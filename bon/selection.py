@@ -1,12 +1,12 @@
 """What reward models pick from one stored pool, for every n: accuracy beside the bounds and votes, and what kind of signal they give.
 
 Everything is computed from scores and correctness. Standard errors are those of the choice of prompts: the standard deviation of the
-prompts' own values over the root of their number.
+prompts' own values over the root of their number, or where that is 0 because all of them are right or all wrong, Wilson's (core.shares).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -15,6 +15,7 @@ from bon.ensembles import Scores, deviation, standardised
 from bon.estimators import best_of_n_curve, kl_of_best_of_n
 from bon.rows import PoolRow
 from bon.votes import majority_curve, weighted_curve
+from core.shares import unanimous_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,9 @@ class Estimate:
     value: float
     error: float | None
 
+
+_ROUNDING = 1e-9
+"""By less than this the expected correctness of right picks misses 1."""
 
 Curve = tuple[Estimate, ...]
 """An estimate for each n = 1..N."""
@@ -122,7 +126,7 @@ def _signal(scores: Scores, correct: Scores, answers: Sequence[Sequence[str]], s
 def score_curve(scores: Scores, size: int) -> Curve:
     """The expected score of the pick among n, for n up to `size`, over the prompts with finite scores; empty without any."""
     finite = [best_of_n_curve(row, row)[:size] for row in scores if all(map(math.isfinite, row))]
-    return curve_of(finite) if finite else ()
+    return tuple(_mean(values_P.tolist()) for values_P in np.array(finite).T)
 
 
 def _weights(row: Sequence[float]) -> list[float]:
@@ -191,7 +195,13 @@ def _area(proxy_N: np.ndarray, true_N: np.ndarray, variances_2: np.ndarray) -> f
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of the prompts' values with its standard error."""
+    """The mean of the prompts' shares, each 0..1, with its standard error, which is not 0 where all are 0 or all are 1."""
+    found = _mean(values)
+    unanimous = max(values) < _ROUNDING or min(values) > 1 - _ROUNDING
+    return replace(found, error=unanimous_error(len(values))) if unanimous and found.error is not None else found
+
+
+def _mean(values: Sequence[float]) -> Estimate:
     found_P = np.asarray(values, dtype=float)
     error = float(found_P.std(ddof=1) / math.sqrt(len(found_P))) if len(found_P) > 1 else None
     return Estimate(value=float(found_P.mean()), error=error)
@@ -199,7 +209,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def curve_of(curves: Sequence[np.ndarray]) -> Curve:
     """The estimate for every n from the prompts' own curves."""
-    return tuple(estimate(values_P) for values_P in np.array(curves).T)
+    return tuple(estimate(values_P.tolist()) for values_P in np.array(curves).T)
 
 
 def average(found: Sequence[Estimate]) -> Estimate:

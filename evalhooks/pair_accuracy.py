@@ -6,13 +6,12 @@ from statistics import fmean
 from typing import Any
 
 from core.records import ScoredRow
+from core.shares import wilson
 from evalhooks.on_policy import ranking_credit
 from evalhooks.rewardbench.finite import REMEDY
 
 NUM_BINS = 10
 """Bins of the calibration error, as in training."""
-_Z = 1.959963984540054
-"""The 97.5th percentile of the normal distribution."""
 
 
 def pair_metrics(scores: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -67,13 +66,6 @@ def pairs_result(rows: Sequence[ScoredRow]) -> dict[str, Any]:
         "row_results": credits,
         "not_finite": {"pairs": broken} if broken else {},
     }
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share of `count` draws (Wilson 1927)."""
-    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _calibration_error(margins: Sequence[float], credits: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from core.runs.samples import read_samples
 from core.runs.tracking import METRICS, read_metrics
 from core.runs.warnings import texts_of
+from core.shares import standard_error
 
 MAX_POINTS = 200
 """Points of a curve; more would make the page heavy and could not be told apart."""
@@ -40,7 +41,7 @@ def _held_out(record: Mapping[str, Any], final: Mapping[str, float]) -> dict[str
     accuracy, count = final.get("held_out/accuracy"), record.get("data", {}).get("held_out")
     if accuracy is None or not math.isfinite(accuracy):
         return {}
-    return {"accuracy": accuracy, "error": math.sqrt(accuracy * (1 - accuracy) / count) if count else None, "pairs": count or None}
+    return {"accuracy": accuracy, "error": standard_error(accuracy, count) if count else None, "pairs": count or None}
 
 
 def _samples(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
+from core.shares import unanimous_error
 from evalhooks.analysis.differences import EXACT_BELOW, resampled_sums
 from evalhooks.rewardbench.domains import DOMAINS, label_of, mean_of
 from evalhooks.rewardbench.finite import rows_not_finite, without_finite_row
@@ -243,7 +244,8 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
     The rows of a subset are drawn with replacement; for Ties the pairs are, and unpaired prompts within their own kind.
     This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. A subset
     with one row (or Ties with one pair) has no standard error, and then overall has none either. With fewer than 20 the factor
-    sqrt(n / (n - 1)) makes up for what a bootstrap lacks.
+    sqrt(n / (n - 1)) makes up for what a bootstrap lacks. Rows that are all right, or all wrong, do not differ, and yet the next one may:
+    their error is that of Wilson's interval.
     Raises `ValueError` for `num_resamples` below 2.
     """
     if num_resamples < 2:
@@ -258,12 +260,24 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
         for subset, parts in strata.items()
         if len(parts[0]) > 1
     }
-    errors = {subset: float(np.std(draw, ddof=1)) for subset, draw in draws.items()}
+    unseen = {subset: _unanimous_error(rows, subset, len(strata[subset][0])) for subset in draws}
+    errors = {subset: math.hypot(float(np.std(draw, ddof=1)), unseen[subset]) for subset, draw in draws.items()}
     there = [name for name in DOMAINS.values() if name in strata]
     if there and all(name in draws for name in there):
         mean = mean_of(dict.fromkeys(there, 0.0))
-        errors[label_of(mean[0]) if mean else "overall"] = float(np.std(np.mean([draws[name] for name in there], axis=0), ddof=1))
+        seen = float(np.std(np.mean([draws[name] for name in there], axis=0), ddof=1))
+        errors[label_of(mean[0]) if mean else "overall"] = math.hypot(seen, *(unseen[name] / len(there) for name in there))
     return errors
+
+
+def _unanimous_error(rows: Sequence[ScoredRow], subset: str, num_units: int) -> float:
+    """What a bootstrap cannot see: the error of shares that are all 0 or 1; else 0."""
+    own = [row for row in rows if canonical(row.subset) == subset]
+    if subset == TIES:
+        found = ties_score(own)
+        shares = {found.accuracy_tied, found.accuracy_ref, found.preferred, found.preferred_hard}
+        return unanimous_error(num_units) if shares <= {0.0, 1.0} else 0.0
+    return unanimous_error(num_units) if {row_credit(row) for row in own} in ({0.0}, {1.0}) else 0.0
 
 
 def _widened(draws_R: NDArray[np.float64], num_units: int) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pytest
 from bon.ensembles import deviation, ensembles, standardised
 from bon.estimators import best_of_n, best_of_n_curve, kl_of_best_of_n
 from bon.rows import PoolRow
-from bon.selection import Estimate, auc_of, average, estimate, gamma_of, select
+from bon.selection import Estimate, auc_of, average, estimate, gamma_of, score_curve, select
 from core.records import user
 
 
@@ -119,6 +119,15 @@ def test_an_ensemble_compares_members_by_their_deviation_within_prompts() -> Non
 def test_an_ensemble_with_a_nan_in_one_member_has_it_too() -> None:
     found = ensembles({"a": [[math.nan, 1.0]], "b": [[1.0, 2.0]]})
     assert all(math.isnan(rows[0][0]) for rows in found.values())
+
+
+def test_prompts_that_are_all_right_or_all_wrong_leave_room_for_the_next_one() -> None:
+    # Wilson's interval of 8 of 8 is 8 / (8 + 1.96^2) = 67.6% to 100%: as wide as one of a normal error of 8.28%.
+    near: Any = pytest.approx(0.0828, abs=1e-4)
+    assert estimate([1.0] * 8) == Estimate(value=1.0, error=near)
+    assert estimate([0.0] * 8) == Estimate(value=0.0, error=near)
+    assert estimate([0.5] * 8).error == 0.0
+    assert score_curve([[1.0, 1.0]] * 8, 2) == (Estimate(value=1.0, error=0.0),) * 2  # scores are no shares
 
 
 def test_the_average_over_tasks_adds_their_variances() -> None:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from evalhooks.pair_accuracy import pair_metrics, wilson
+from core.shares import wilson
+from evalhooks.pair_accuracy import pair_metrics
 
 
 def test_the_interval_is_wilsons() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -100,7 +101,10 @@ STEPS = ("plan", "train", "sweep", "bench", "compare", "policy", "runs", "show",
 
 
 def walk(form: Form, folder: Path) -> Day:
-    """Gives all commands of the page, that for the policy twice: the first time it is stopped by Ctrl-C."""
+    """Gives all commands of the page, that for the policy twice: the first time it is stopped by Ctrl-C.
+
+    Everything typed and printed stands in `transcript.txt` in the folder, to be read.
+    """
     typed: dict[str, list[str]] = dict(zip(STEPS, commands(), strict=True))
     words = {**form.words, "1e-4": LEARNS_NOTHING}
     said: dict[str, Said] = {}
@@ -136,12 +140,16 @@ def _environment() -> dict[str, str]:
 
 
 def _run(line: Sequence[str], folder: Path, minutes: float) -> Said:
+    began = time.monotonic()
     ended = subprocess.run(line, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=60 * minutes, check=False)
-    return Said(code=ended.returncode, out=ended.stdout, err=ended.stderr)
+    said = Said(code=ended.returncode, out=ended.stdout, err=ended.stderr)
+    _write_down(line, said, time.monotonic() - began, folder)
+    return said
 
 
 def _interrupted(line: Sequence[str], folder: Path, minutes: float) -> Said:
     """The command, with Ctrl-C once it has logged its second step of training."""
+    began = time.monotonic()
     process = subprocess.Popen(line, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 60 * minutes
@@ -151,7 +159,14 @@ def _interrupted(line: Sequence[str], folder: Path, minutes: float) -> Said:
         out, err = process.communicate(timeout=60 * minutes)
     finally:
         process.kill()
-    return Said(code=process.returncode, out=out, err=err)
+    said = Said(code=process.returncode, out=out, err=err)
+    _write_down(line, said, time.monotonic() - began, folder)
+    return said
+
+
+def _write_down(line: Sequence[str], said: Said, seconds: float, folder: Path) -> None:
+    with (folder / "transcript.txt").open("a", encoding="utf-8") as transcript:
+        transcript.write(f"$ {shlex.join(['rewardloop', *line[1:]])}\n{said.err}{said.out}[exit {said.code}, {seconds:.0f} s]\n\n")
 
 
 def _has_trained(folder: Path) -> bool:

@@ -51,7 +51,22 @@ def test_every_term_of_the_ties_score_enters_its_standard_error():
     # one with spread 1 and margins 1.5 (M = tanh(0.5) is all that differs), then one whose ref margin of 0.5 loses H as well.
     for ref_score, lost in ((1.5, 0.01 * (1 - math.tanh(0.5))), (0.5, 0.20 + 0.01 * (1 - math.tanh(-0.5)))):
         other = [ties("tied:2", [2.5, 1.5], [0.0]), ties("ref:2", [ref_score], [0.0])]
-        assert standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"] == pytest.approx(lost / 2, rel=0.05)
+        # In the first case both pairs are right in all that is counted, which is Wilson's 2 of 2: 34.2% to 100%.
+        unseen = (1 - 0.3424) / 2 / 1.96 if ref_score == 1.5 else 0.0
+        found = standard_errors([*GOOD_PAIR, *other], num_resamples=4000)["Ties"]
+        assert found == pytest.approx(math.hypot(lost / 2, unseen), rel=0.05)
+
+
+def test_rows_that_are_all_right_or_all_wrong_have_an_error_too():
+    # Wilson's interval of 8 of 8 is 67.6% to 100%, that of 0 of 8 its mirror image: as wide as a normal error of 8.28 points.
+    right = [best_of(1.0, 0.0, id=str(index)) for index in range(8)]
+    assert standard_errors(right)["Math"] == pytest.approx(0.0828, abs=1e-4)
+    assert standard_errors([best_of(0.0, 1.0, id=str(index)) for index in range(8)])["Math"] == pytest.approx(0.0828, abs=1e-4)
+    half = [best_of(float(index % 2), 0.5, id=str(index), subset="Focus") for index in range(8)]
+    # sqrt(0.25 / 7) = 0.189, and of the mean of the two domains sqrt(0.0828^2 + 0.189^2) / 2 = 0.103.
+    assert standard_errors([*right, *half], num_resamples=8000)["mean of 2: Math, Focus"] == pytest.approx(0.103, rel=0.05)
+    equal = [best_of(1.0, 1.0, id=str(index)) for index in range(8)]
+    assert standard_errors(equal)["Math"] == 0.0  # the credit of equal scores is a constant
 
 
 def test_what_has_no_score_or_a_single_row_has_no_standard_error():

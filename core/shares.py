@@ -1,0 +1,31 @@
+"""How far the share found among a few draws may be from the true one."""
+
+import math
+
+_Z = 1.959963984540054
+"""The 97.5th percentile of the normal distribution."""
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of `count` draws (Wilson 1927)."""
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def standard_error(share: float, count: int) -> float:
+    """The standard error of a share of `count` draws, never 0: see `unanimous_error`.
+
+    >>> round(standard_error(0.8, 100), 6), round(standard_error(1.0, 8), 3)
+    (0.04, 0.083)
+    """
+    return unanimous_error(count) if share in (0, 1) else math.sqrt(share * (1 - share) / count)
+
+
+def unanimous_error(count: int) -> float:
+    """The standard error of a share of 0 or 1 of `count` draws, of which their spread, 0, says nothing: that of Wilson's interval.
+
+    Of eight draws that are all right the interval is 68% to 100%, which is as wide as that of a normal error of 8.3 points.
+    """
+    low, high = wilson(1.0, count)
+    return (high - low) / (2 * _Z)

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.engines.engine import Engine
 from core.engines.optim import schedule
 from core.process.world import World
-from core.transfer import to_device
+from core.transfer import to_device, to_host
 from ppo.advantages import Advantages
 from ppo.config import KLPlace, PPOConfig
 from ppo.guards import require_finite_step
@@ -107,8 +107,9 @@ def update(
             if not norms:
                 first_ratio_error = torch.maximum(first_ratio_error, total.max_ratio_error)
         done = (step - 1) * config.updates_per_batch + len(norms) + 1
+        loss = to_host(minibatch_loss)  # on its way before the optimiser's work is queued, for which nobody need wait
         norms.append(engine.step(schedule(config.optim, done, config.num_updates), frozen_groups=() if train_policy else ("actor",)))
-        require_finite_step(world.all_sum([minibatch_loss.item()])[0], norms[-1])
+        require_finite_step(world.all_sum([loss().item()])[0], norms[-1])
         num_tokens += tokens
     return update_metrics(
         TokenSums.unstacked(torch.tensor(world.all_sum(sums_K.tolist()), dtype=torch.float64)),

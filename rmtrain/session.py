@@ -26,7 +26,7 @@ from core.process.world import World
 from core.progress import NoProgress, Progress
 from core.records import Preference
 from core.runs.warnings import RunWarning, few_steps, pairs_cut, pairs_dropped, pairs_equal
-from core.transfer import to_device
+from core.transfer import to_device, to_host
 from core.trees.attention import tree_attention
 from rmtrain.batches import Order, micro_batches, num_steps, padded_micro_batches
 from rmtrain.config import RewardModelConfig
@@ -136,17 +136,18 @@ class RMSession:
         """
         # An adapter's dropout depends on seed, step and process only, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.seed, step, self.world.rank)) % 2**63)
-        own = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
+        fetch = self.accumulate([self.pairs[i] for i in self.order.batch(step)])
         grad_norm = self.engine.step(schedule(self.config.optim, step, self.num_steps))
         # One reduction for both: the sums, and the flags that all processes must agree on.
-        *summed, num_stop, num_overdue = self.world.all_sum([*own.stacked().tolist(), float(stop), float(overdue)])
+        *summed, num_stop, num_overdue = self.world.all_sum([*fetch().stacked().tolist(), float(stop), float(overdue)])
         sums = PairSums.unstacked(torch.tensor(summed, dtype=torch.float64))
         # The loss of an infinite margin is 0 or a NaN; the rewards tell.
         self._require_finite(step, (sums.loss / sums.num_pairs).item(), (sums.margin / sums.num_pairs).item(), grad_norm)
         return StepResult(sums=sums, grad_norm=grad_norm, stop=num_stop > 0, overdue=num_overdue > 0)
 
-    def accumulate(self, batch: Sequence[TokenPair]) -> PairSums:
-        """Adds the gradient of this process's share of the batch's mean loss; returns the sums over that share."""
+    def accumulate(self, batch: Sequence[TokenPair]) -> Callable[[], PairSums]:
+        """Adds the gradient of this process's share of the batch's mean loss. The function returned waits for the sums over that share:
+        to be called once the optimiser's work is queued, so that the device goes on meanwhile."""
         own_micro_batches = self._micro_batches(batch)
         sums: list[Tensor] = []
         # One context for all passes: autocast then casts the weights once a step.
@@ -160,7 +161,8 @@ class RMSession:
                 if indices:
                     sums.append(measured.stacked())
         # One transfer from the device for all of them.
-        return PairSums.unstacked(torch.stack(sums).sum(0).cpu()) if sums else PairSums.zeros()
+        fetch = to_host(torch.stack(sums).sum(0)) if sums else None
+        return lambda: PairSums.zeros() if fetch is None else PairSums.unstacked(fetch())
 
     def reward_pass(self) -> RewardPass | None:
         """The forward pass that all processes must make together because each holds a part of the weights; None if each holds them all."""

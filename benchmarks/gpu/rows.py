@@ -15,7 +15,7 @@ class Row:
     place: str
     limit_s: int
     alone: bool = False
-    """Whether it gets a process of its own, since it leaves memory of the device behind."""
+    """Whether it gets a process of its own, since it leaves more behind than memory of the device."""
 
     def measure(self, scale: object) -> Iterator[Finding]:
         module, function = self.place.split(".")
@@ -24,20 +24,20 @@ class Row:
 
 
 ROWS = (
-    Row("attention", "trees.attention", 40),
-    Row("start", "start.start", 60),
-    Row("values", "trees.values", 40),
     Row("scoring", "trees.scoring", 60),
     Row("training", "training.passes", 60),
-    Row("ceilings", "ceilings.ceilings", 20),
+    Row("step", "training.step", 60),
     Row("rollouts", "online.rollouts", 60),
     Row("ppo", "online.ppo", 90),
     Row("rewardbench", "load.rewardbench", 90),
-    Row("step", "training.step", 60),
+    Row("study", "study.study", 100),
+    Row("trl", "training.trl", 100, alone=True),
     Row("engines", "training.engines", 90, alone=True),
+    Row("attention", "trees.attention", 40),
+    Row("values", "trees.values", 40),
+    Row("start", "start.start", 60),
     Row("commands", "commands.commands", 120),
-    Row("study", "study.study", 120),
-    Row("trl", "training.trl", 90, alone=True),
-    Row("fusion", "fusion.fusion", 100),
+    Row("ceilings", "ceilings.ceilings", 20),
     Row("kernels", "kernels.kernels", 60),
+    Row("fusion", "fusion.fusion", 100),
 )

@@ -15,6 +15,7 @@ from benchmarks.gpu.subjects import CHECKOUT, Scale
 STUDY = """# @package _global_
 study: small
 embedded: true
+parallel: 3
 world: {world}
 common: ["tracker=files"]
 pools: ["pool.n=4", "pool.max_new_tokens=24"]
@@ -26,7 +27,7 @@ ppo:
     reward: {lineage: same}
     overrides: [num_batches=5, num_checkpoints=1, batch_size=64, minibatch_size=32, micro_batch_size=32, hooks.downstream.n=1]
 """
-WORLD = "{corpus_size: 6000, pairs: 600, benchmark_rows: 12, task_rows: 12}"
+WORLD = "{corpus_size: 4000, pairs: 600, benchmark_rows: 12, task_rows: 12}"
 TINY_WORLD = "{corpus_size: 160, pairs: 64, benchmark_rows: 3, task_rows: 2, vocab_size: 600}"
 
 

@@ -1,5 +1,6 @@
 """The models, tokens and shapes of `benchmarks.gpu`: Llamas with random weights, made on the device."""
 
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ class Scale:
     """What is measured: on a GPU, or tiny to see that the script works."""
 
     tiny: bool
+    folder: Path
+    """Where models are saved that several rows read."""
     small: Size
     """A few layers of the large one: for values, not for speed."""
     one: Size
@@ -109,8 +112,10 @@ class Scale:
 
 
 _VOCABULARY = 128_256
+_NOWHERE = Path("models")
 FULL = Scale(
     tiny=False,
+    folder=_NOWHERE,
     small=Size(hidden=2048, inner=8192, layers=4, heads=32, key_heads=8, vocabulary=_VOCABULARY),
     one=Size(hidden=2048, inner=8192, layers=16, heads=32, key_heads=8, vocabulary=_VOCABULARY),
     eight=Size(hidden=4096, inner=14336, layers=32, heads=32, key_heads=8, vocabulary=_VOCABULARY),
@@ -134,6 +139,7 @@ FULL = Scale(
 _TINY = Size(hidden=32, inner=48, layers=2, heads=4, key_heads=2, vocabulary=500)
 TINY = Scale(
     tiny=True,
+    folder=_NOWHERE,
     small=_TINY,
     one=_TINY,
     eight=_TINY,
@@ -197,6 +203,25 @@ def saved(model: LlamaForCausalLM | LlamaForSequenceClassification, size: Size, 
     """The model with its tokenizer on disk, as commands read them."""
     model.save_pretrained(folder)
     word_tokenizer(size).save_pretrained(folder)
+    return str(folder)
+
+
+def saved_policy(scale: Scale) -> str:
+    """A policy in bf16 on disk, made by the first row that asks for it."""
+    return _saved_once(lambda: language_model(scale.one, torch.bfloat16), scale.one, scale.folder / "policy")
+
+
+def saved_reward_model(scale: Scale) -> str:
+    """A reward model in bf16 on disk, made by the first row that asks for it."""
+    return _saved_once(lambda: classifier(scale.one, torch.bfloat16), scale.one, scale.folder / "reward")
+
+
+def _saved_once(make: Callable[[], LlamaForCausalLM | LlamaForSequenceClassification], size: Size, folder: Path) -> str:
+    if not folder.exists():
+        aside = folder.with_name(f"{folder.name}-unfinished")  # left by a row whose time was over while it saved
+        shutil.rmtree(aside, ignore_errors=True)
+        saved(make(), size, aside)
+        aside.rename(folder)
     return str(folder)
 
 

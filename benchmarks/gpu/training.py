@@ -1,6 +1,7 @@
 """Training a reward model: passes on trees beside padded ones, a whole step of ours, and TRL's RewardTrainer."""
 
 import gc
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from benchmarks.gpu.findings import Finding
-from benchmarks.gpu.subjects import PEAK, Scale, Shape, causal, classifier, language_model, median_seconds, saved
+from benchmarks.gpu.subjects import PEAK, Scale, Shape, causal, classifier, median_seconds, saved_policy, saved_reward_model
 from benchmarks.gpu.trees import forward
 from benchmarks.machine import device, forward_flops, now, peak_mib, reset_peak
 from core.config import Dtype, EngineConfig, EngineKind, ModelConfig, OptimConfig
+from core.models.fused.layers import fuse_layers
 from core.process.world import join_world
 from core.records import Preference, user
 from core.trees.attention import tree_attention
@@ -26,6 +28,8 @@ from rmtrain.session import RMSession
 from rmtrain.tokens import TokenPair
 
 TEXT = "w5 w6"
+MICRO_BATCH = 16_384
+"""Tokens of a micro batch."""
 
 
 def passes(scale: Scale) -> Iterator[Finding]:
@@ -85,18 +89,16 @@ def engines(scale: Scale) -> Iterator[Finding]:
 
 def session_of(scale: Scale, engine: EngineConfig) -> RMSession:
     """A session around the model, with one pair."""
-    with tempfile.TemporaryDirectory() as name:
-        policy = saved(language_model(scale.one, torch.bfloat16), scale.one, Path(name))
-        config = RewardModelConfig(
-            model=ModelConfig(path=policy, dtype=Dtype.bf16),
-            data=PreferenceDataConfig(paths=["given as tokens"]),
-            optim=OptimConfig(lr=1e-6),
-            engine=engine,
-            batch_size=8,
-            micro_batch_tokens=16384,
-            max_length=8192,
-        )
-        return RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())
+    config = RewardModelConfig(
+        model=ModelConfig(path=saved_policy(scale), dtype=Dtype.bf16),
+        data=PreferenceDataConfig(paths=["given as tokens"]),
+        optim=OptimConfig(lr=1e-6),
+        engine=engine,
+        batch_size=8,
+        micro_batch_tokens=MICRO_BATCH,
+        max_length=8192,
+    )
+    return RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())
 
 
 def steps_of(session: RMSession, shape: Shape, scale: Scale) -> Finding:
@@ -123,18 +125,17 @@ def token_pairs(shape: Shape, scale: Scale) -> list[TokenPair]:
 
 
 def trl(scale: Scale) -> Iterator[Finding]:
-    """TRL's RewardTrainer on the same pairs: at its defaults (checkpointing) and without checkpointing."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = saved(classifier(scale.one, torch.bfloat16), scale.one, folder / "model")
-        for shape in scale.training:
-            for best in (False, True):
-                spent, memory = trl_steps(path, folder / "out", shape, scale, best=best)
-                yield {
-                    "what": f"{shape}, {'without checkpointing' if best else 'defaults'}",
-                    "tokens/s": shape.padded / spent,
-                    "peak MiB": memory,
-                }
+    """TRL's RewardTrainer on the same pairs: at its best, which is without checkpointing, with our fused layers and in micro batches as
+    large as ours, and at its defaults."""
+    path = saved_reward_model(scale)
+    for shape in scale.training:
+        for best in (True, False):
+            with tempfile.TemporaryDirectory() as name:
+                spent, memory = trl_steps(path, Path(name), shape, scale, best=best)
+            gc.collect()  # a trainer is in cycles with its callbacks, and the next one would be measured with its memory
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            yield {"what": f"{shape}, {'at its best' if best else 'defaults'}", "tokens/s": shape.padded / spent, "peak MiB": memory}
 
 
 def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool) -> tuple[float, float]:
@@ -153,10 +154,13 @@ def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool
             times.append(now())
 
     on_gpu = torch.cuda.is_available()
+    # Of its micro batches at most a fourth more tokens than of ours, so that the number of pairs is a power of two.
+    pairs_at_once = 2 ** int(math.log2(1.25 * MICRO_BATCH / (2 * (shape.prompt + shape.completion)))) if best else 8
+    pairs_at_once = min(pairs_at_once, shape.prompts)
     arguments = RewardConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=min(8, shape.prompts),
-        gradient_accumulation_steps=max(1, shape.prompts // 8),
+        per_device_train_batch_size=pairs_at_once,
+        gradient_accumulation_steps=max(1, shape.prompts // pairs_at_once),
         max_steps=3,
         max_length=8192,
         learning_rate=1e-6,
@@ -170,8 +174,11 @@ def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool
     )
     pairs = [pair for seed in range(3) for pair in shape.groups(scale.one.vocabulary, seed)]
     rows = [{"chosen_ids": chosen.tolist(), "rejected_ids": rejected.tolist()} for chosen, rejected in pairs]
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+    if best:
+        fuse_layers(model, device())
     trainer = RewardTrainer(
-        model=AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32),
+        model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(path),

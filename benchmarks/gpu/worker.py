@@ -1,4 +1,5 @@
-"""The process in which the rows of `benchmarks.gpu` run, one after another, up to one that needs a process of its own.
+"""The process in which the rows of `benchmarks.gpu` run, one after another, up to one that needs a process of its own or leaves memory
+of the device behind.
 
 python -m benchmarks.gpu.worker ROW,ROW LOG [--tiny]
 """
@@ -9,6 +10,7 @@ import logging
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,10 +22,13 @@ from benchmarks.gpu.rows import ROWS, Row
 from benchmarks.gpu.subjects import FULL, TINY, Scale
 from core.process.memory import keep_freed_memory
 
+LEFT = 2**30
+"""Bytes of the device that a row may leave behind; after one that leaves more the next begins in a new process."""
+
 
 def main() -> None:
     names, log, *rest = sys.argv[1:]
-    scale = TINY if "--tiny" in rest else FULL
+    scale = replace(TINY if "--tiny" in rest else FULL, folder=Path(log).parent / "models")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -36,7 +41,7 @@ def main() -> None:
         if row.alone and number:
             return
         carry_out(row, scale, Path(log))
-        if row.alone:
+        if row.alone or (torch.cuda.is_available() and torch.cuda.memory_allocated() > LEFT):
             return
 
 

@@ -19,10 +19,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.turn_ends import turn_ends
+from core.generators.drawing import sample_tokens
 from core.generators.filled import attend_filled, fits_rows
 from core.generators.half import HalfCopy, asked_format
-from core.generators.local import completions, prompt_tokens, sample_tokens, uniforms
+from core.generators.local import completions, prompt_tokens, uniforms
+from core.generators.merged import MergedProducts
 from core.generators.room import MEMORY, rows_that_fit
+from core.models.fused.decoding import carried_sums
 from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
@@ -60,6 +63,7 @@ class GraphGenerator:
         self.model, self.tokenizer, self.batch_size, self.memory = model, tokenizer, batch_size, memory
         self.ends = turn_ends(model, tokenizer)
         self._copy: HalfCopy | None = None
+        self._merged: MergedProducts | None = None
         self._decoder: _Decoder | None = None
 
     @torch.no_grad()
@@ -67,6 +71,7 @@ class GraphGenerator:
         """`sampling.n` completions per prompt, in the order of the prompts."""
         prompt_ids = prompt_tokens(self.model, self.tokenizer, prompts, sampling)
         model = self._current_model()
+        merged = self._merged_products(model)
         results: list[list[Completion]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i]))
         longest = max(map(len, prompt_ids), default=0)
@@ -75,14 +80,15 @@ class GraphGenerator:
         per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
-            decoder = self._decoder_for(model, len(batch) * sampling.n, length, sampling)
+            decoder = self._decoder_for(model, merged, len(batch) * sampling.n, length, sampling)
             places = [sampling.first + i for i in batch]
-            rows, logprobs = decoder.run([prompt_ids[i] for i in batch], places, sampling)
+            with merged.in_place(), carried_sums(model):
+                rows, logprobs = decoder.run([prompt_ids[i] for i in batch], places, sampling)
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
-        if self._decoder is not None and self._decoder.memory.num_bytes > KEPT * _total_memory(model.device):
-            self._decoder = self._copy = None
+        if self._decoder is not None and self._decoder.memory.num_bytes + merged.num_bytes > KEPT * _total_memory(model.device):
+            self._decoder = self._copy = self._merged = None
         return results
 
     def _current_model(self) -> PreTrainedModel:
@@ -94,9 +100,19 @@ class GraphGenerator:
         self._copy.refresh()
         return self._copy.model
 
-    def _decoder_for(self, model: PreTrainedModel, num_rows: int, length: int, sampling: Sampling) -> "_Decoder":
+    def _merged_products(self, model: PreTrainedModel) -> MergedProducts:
+        """Those of the last call if they still fit, with the current weights."""
+        if self._merged is None or not self._merged.serves(model):
+            self._merged = None
+            copied = self._copy
+            self._merged = MergedProducts(model) if copied is None else MergedProducts(model, copied.owns)
+        self._merged.refresh()
+        return self._merged
+
+    def _decoder_for(self, model: PreTrainedModel, merged: MergedProducts, num_rows: int, length: int, sampling: Sampling) -> "_Decoder":
         """The decoder of the last batch if it fits, otherwise a new one."""
-        places = tuple(weight.data_ptr() for weight in model.parameters())  # a graph reads the weights where they lay
+        # A graph reads the weights where they lay.
+        places = (*(weight.data_ptr() for weight in model.parameters()), *merged.places)
         settings = (sampling.max_new_tokens, sampling.temperature, torch.is_autocast_enabled(model.device.type))
         key = (id(model), places, num_rows, length, *settings)
         if self._decoder is None or self._decoder.key != key:

@@ -32,6 +32,10 @@ class HalfCopy:
                 self._targets.append(cast)
                 self._sources.append(weight.detach())
 
+    def owns(self, weight: Tensor) -> bool:
+        """Whether the weight is the copy's own, and not the model's."""
+        return any(weight is target for target in self._targets)
+
     def refresh(self) -> None:
         """Takes over the model's current weights, in place."""
         for target, source in zip(self._targets, self._sources, strict=True):

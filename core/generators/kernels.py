@@ -1,4 +1,4 @@
-"""Attention of one new token in each row to its row's keys and values, in Triton.
+"""The kernels of a rollout's step, in Triton: attention of one new token in each row, and drawing the next one.
 
 Imported only where it runs, since torch brings Triton along for GPUs alone.
 """
@@ -15,6 +15,8 @@ STEP = 64
 LEAST = 16
 """Rows of the smallest matrix product; query heads that share a key head are padded to as many."""
 LOG2_E = 1.4426950408889634
+TOGETHER = 8
+"""Chunks of the vocabulary that a program sums."""
 
 
 @triton.jit
@@ -64,3 +66,62 @@ def attend_rows(
         group, max(LEAST, triton.next_power_of_2(group)), channels, STEP, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out_RHD
+
+
+@triton.jit
+def _sum_chunks(  # type: ignore[no-untyped-def]
+    logits, maxima, sums, row_stride, vocabulary, chunks, temperature, chunk: tl.constexpr, together: tl.constexpr,
+):  # fmt: skip
+    """The largest logit of every chunk, and the sum of the exponentials relative to it."""
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(1) * together + tl.arange(0, together)
+    token = number[:, None] * chunk + tl.arange(0, chunk)[None, :]
+    x = tl.load(logits + row * row_stride + token, mask=token < vocabulary, other=float("-inf")) / temperature
+    most = tl.max(x, 1)
+    # A chunk of impossible tokens alone has the sum zero, not NaN.
+    total = tl.sum(tl.exp(x - tl.where(most == float("-inf"), 0.0, most)[:, None]), 1)
+    tl.store(maxima + row * chunks + number, most, mask=number < chunks)
+    tl.store(sums + row * chunks + number, total, mask=number < chunks)
+
+
+@triton.jit
+def _draw(  # type: ignore[no-untyped-def]
+    logits, maxima, sums, uniforms, tokens, logprobs, row_stride, vocabulary, chunks, temperature,
+    chunk: tl.constexpr, padded: tl.constexpr,
+):  # fmt: skip
+    """One token of a row: its chunk first, then its place there. Scans may round unevenly, so that places of no probability are passed
+    over by name."""
+    row = tl.program_id(0).to(tl.int64)
+    number, place = tl.arange(0, padded), tl.arange(0, chunk)
+    maximum = tl.load(maxima + row * chunks + number, mask=number < chunks, other=float("-inf"))
+    most = tl.max(maximum, 0)
+    weight = tl.load(sums + row * chunks + number, mask=number < chunks, other=0.0) * tl.exp(maximum - most)
+    total = tl.sum(weight, 0)
+    target = tl.load(uniforms + row) * total
+    beyond = tl.where((tl.cumsum(weight, 0) > target) & (weight > 0), number, padded)
+    own = tl.minimum(tl.min(beyond, 0), tl.max(tl.where(weight > 0, number, 0), 0))
+    target -= tl.sum(tl.where(number < own, weight, 0.0), 0)
+    token = own * chunk + place
+    x = tl.load(logits + row * row_stride + token, mask=token < vocabulary, other=float("-inf")) / temperature
+    p = tl.exp(x - most)
+    reached = tl.where((tl.cumsum(p, 0) > target) & (p > 0), place, chunk)
+    inside = tl.minimum(tl.min(reached, 0), tl.max(tl.where(p > 0, place, 0), 0))
+    tl.store(tokens + row, (own * chunk + inside).to(tl.int64))
+    tl.store(logprobs + row, tl.sum(tl.where(place == inside, x, 0.0), 0) - most - tl.log(total))
+
+
+def draw_tokens(logits_RV: Tensor, temperature: float, uniforms_R: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """A token of each row by inverting its cumulative distribution at `uniforms_R`, and its log-probability; logits in fp32,
+    read `chunk` tokens of the vocabulary at a time, a power of 2."""
+    num_rows, vocabulary = logits_RV.shape
+    chunks = triton.cdiv(vocabulary, chunk)
+    maxima_RC, sums_RC = torch.empty(2, num_rows, chunks, dtype=torch.float32, device=logits_RV.device)
+    tokens_R = torch.empty(num_rows, dtype=torch.long, device=logits_RV.device)
+    logprobs_R = torch.empty(num_rows, dtype=torch.float32, device=logits_RV.device)
+    sizes = (logits_RV.stride(0), vocabulary, chunks, float(temperature))
+    _sum_chunks[(num_rows, triton.cdiv(chunks, TOGETHER))](logits_RV, maxima_RC, sums_RC, *sizes, chunk, TOGETHER, num_warps=4)
+    _draw[(num_rows,)](
+        logits_RV, maxima_RC, sums_RC, uniforms_R.contiguous(), tokens_R, logprobs_R,
+        *sizes, chunk, max(LEAST, triton.next_power_of_2(chunks)), num_warps=4,
+    )  # fmt: skip
+    return tokens_R, logprobs_R

@@ -248,7 +248,7 @@ def session_of(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "ll
 
 def after_a_batch(session: RMSession) -> tuple[float, dict[str, Tensor]]:
     """The mean loss of the session's pairs as one batch, and its gradients."""
-    sums = session.accumulate(session.pairs)
+    sums = session.accumulate(session.pairs)()
     return sums.metrics()["loss"], gradients(session.model)
 
 

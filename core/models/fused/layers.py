@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
+from core.models.fused.decoding import Carrying, carried, carry, gates_by_row, rotates_pair
 from core.process.layers import layers_of
 from core.trees.trial import first_line, kernel_faults
 
@@ -101,9 +102,9 @@ def _fused_mlp(kind: type[nn.Module]) -> type[nn.Module]:
         gate, up = self.gate_proj(x), self.up_proj(x)
         if not gate.is_cuda:
             return self.down_proj(silu(gate) * up)
-        from core.models.fused.kernels import gated_silu
+        from core.models.fused.kernels import gated_silu, gated_silu_by_row
 
-        return self.down_proj(gated_silu(gate, up))
+        return self.down_proj((gated_silu_by_row if gates_by_row(gate, up) else gated_silu)(gate, up))
 
     return type(kind.__name__, (kind,), {"forward": forward})
 
@@ -117,11 +118,17 @@ def _fused_layer(kind: type[nn.Module]) -> type[nn.Module]:
         if rest:
             return kind.forward(self, hidden_states, *rest, **options)
         first, second = (getattr(self, name) for name in NORMS)
-        attended = getattr(self, ATTENTION)(hidden_states=_normed(first, hidden_states), **options)[0]
+        given = carried(self, hidden_states)
+        attended = getattr(self, ATTENTION)(hidden_states=_normed(first, hidden_states) if given is None else given, **options)[0]
         hidden_states, between = _added_and_normed(second, hidden_states, attended)
-        return hidden_states + getattr(self, MLP)(between)
+        more, following = getattr(self, MLP)(between), vars(self).get("following")
+        if following is None:
+            return hidden_states + more
+        hidden_states, normed = _added_and_normed(getattr(following, NORMS[0]), hidden_states, more)
+        carry(following, hidden_states, normed)
+        return hidden_states
 
-    return type(kind.__name__, (kind,), {"forward": forward})
+    return type(kind.__name__, (Carrying, kind), {"forward": forward})
 
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:
@@ -168,8 +175,10 @@ def _rotation(own: Rotation) -> Rotation:
         fits = q.is_cuda and cos.dim() == 3 and cos.shape[-1] == q.shape[-1] == 2 * half and half & (half - 1) == 0
         if not fits or rest or options:
             return own(q, k, cos, sin, *rest, **options)
-        from core.models.fused.kernels import rotated
+        from core.models.fused.kernels import rotated, rotated_pair
 
+        if rotates_pair(q, k):
+            return rotated_pair(q, k, cos, sin)
         return rotated(q, cos, sin), rotated(k, cos, sin)
 
     return rotate
@@ -188,13 +197,15 @@ def _rotates_as_usual(kind: type[nn.Module], device: torch.device) -> bool:
     try:
         expected = [x * cos[:, None] + torch.cat([-x[..., 16:], x[..., :16]], -1) * sin[:, None] for x in (q, k)]
         found = [*own(q, k, cos, sin), *_rotation(own)(q, k, cos, sin)]
+        with torch.enable_grad():  # where others stand in
+            found += _rotation(own)(q, k, cos, sin)
         wide = own(q.bfloat16(), k.bfloat16(), cos, sin)[0].dtype == torch.float32
     except torch.OutOfMemoryError:
         raise
     except kernel_faults() as problem:
         _tell(kind, problem)
         return False
-    return wide and all((x - y).abs().max() <= _ERROR * y.abs().max() for x, y in zip(found, expected * 2, strict=True))
+    return wide and all((x - y).abs().max() <= _ERROR * y.abs().max() for x, y in zip(found, expected * 3, strict=True))
 
 
 def _tell(kind: type[nn.Module], problem: Exception) -> None:

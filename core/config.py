@@ -79,6 +79,9 @@ class ModelConfig:
     keep_head: Hashed[bool] = False
     """Go on training the head of a base that is a reward model, instead of drawing a new one. Of effect only where a reward model
     is trained."""
+    chat_template: ContentHashed[str] = ""
+    """A Jinja file, or the template itself, to use instead of the model's own chat template, or where it has none, as a pretrained model;
+    what is trained is saved with it."""
     lineage: Unhashed[str] = ""
     """Name of the family of base models; empty: read from the record beside the model, otherwise the path."""
 

@@ -3,6 +3,7 @@
 The role of a setting is declared on its field (`core.config.Hashed`, `ContentHashed`, `Unhashed`) and nowhere else.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from core.config import IdentityRole, ModelConfig
 from core.data.fingerprint import fingerprint, program_fingerprint
 from core.models.adapters import model_fingerprint
+from core.models.locate import template_of
 from evalhooks.config import TaskConfig
 from evalhooks.tasks.lm_evals import definition_files
 from launch.rewards.config import RewardConfig
@@ -109,7 +111,10 @@ def _read_together(value: object, key: str, runs_dir: str) -> tuple[dict[str, ob
     """The contents of settings that only make sense together, by key, and the keys of the settings that they cover."""
     match value:
         case ModelConfig():
-            return {f"{key}.path": model_fingerprint(value, f"{key}.path")}, frozenset({f"{key}.path", f"{key}.revision"})
+            found: dict[str, object] = {f"{key}.path": model_fingerprint(value, f"{key}.path")}
+            if (template := template_of(value, f"{key}.path")) is not None:
+                found[f"{key}.chat_template"] = hashlib.sha256(template.encode()).hexdigest()
+            return found, frozenset(f"{key}.{name}" for name in ("path", "revision", "chat_template"))
         case RewardConfig():
             located = locate_reward(value, runs_dir, key, say=lambda line: None)  # whoever builds the reward says it
             covered = {f"{key}.{name}" for name in ("path", "revision", "reference", "members", "judge.path")}

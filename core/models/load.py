@@ -33,7 +33,7 @@ from core.models.files import naming
 from core.models.fit import require_embeddings, require_same_shapes, require_used, some
 from core.models.fused.layers import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
-from core.models.locate import ModelLocation, find_file, locate
+from core.models.locate import ModelLocation, find_file, locate, template_of
 from core.models.logprobs import compute_head_in_fp32
 from core.models.mapped import first_layers, restore_wider, stored_dtype, weight_files
 from core.models.modes import require_equal_modes, switch_off_dropout
@@ -194,8 +194,9 @@ def load_tokenizer(config: ModelConfig, *, pairs: bool = False, own_pad: bool = 
     require_known_tokenizer(source)
     with naming(config.path):
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    tokenizer.chat_template = template_of(config) or tokenizer.chat_template
     if tokenizer.chat_template is None and not (pairs and tokenizer.sep_token is not None and specials(tokenizer)[1]):
-        raise ValueError(f"{config.path} has no chat template; save one with its tokenizer (tokenizer.chat_template).")
+        raise ValueError(f"{config.path} has no chat template; give one (model.chat_template=FILE), or save it with its tokenizer.")
     if own_pad:
         require_own_pad(tokenizer)
     return tokenizer

@@ -1,11 +1,13 @@
 """Finds the weights that `model.path` refers to, before anything heavy is imported."""
 
+import re
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
+from jinja2 import Environment, TemplateSyntaxError
 
 from core.config import ModelConfig
 from core.data.hub import HubId, is_offline, require_hub
@@ -30,8 +32,9 @@ class ModelLocation:
 
 
 def resolve(config: ModelConfig, key: str = "model.path") -> str:
-    """A model's local folder, or its hub id, as `org/name@revision` if a revision is set; raises like `locate`."""
+    """A model's local folder, or its hub id, as `org/name@revision` if a revision is set; raises like `locate` and `template_of`."""
     source = locate(config, key)
+    template_of(config, key)
     return source.path if source.revision is None else f"{source.path}@{source.revision}"
 
 
@@ -51,6 +54,30 @@ def locate(config: ModelConfig, key: str = "model.path") -> ModelLocation:
     require_undamaged(folder, f"{key}={config.path}", without=[STATE], hashes=False)
     require_readable(folder, key)
     return ModelLocation(path=str(folder))
+
+
+def template_of(config: ModelConfig, key: str = "model.path") -> str | None:
+    """The chat template that is used instead of the model's own; None where its own is.
+
+    Raises `ValueError` that names the setting beside `key` for a file that is not there, and for what is no template.
+    """
+    given = config.chat_template
+    if not given:
+        return None
+    is_text = "{%" in given or "{{" in given
+    what = f"{key.removesuffix('path')}chat_template" + ("" if is_text else f"={given}")
+    try:
+        text = given if is_text else Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{what} cannot be read ({reason}); name a Jinja file, or give the template itself.") from error
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text))
+    except TemplateSyntaxError as error:
+        raise ValueError(f"{what} is no chat template (line {error.lineno}: {error.message}); mend it.") from error
+    if "messages" not in text:
+        raise ValueError(f"{what} is no chat template, since it writes none of the `messages`; name the right file.")
+    return text
 
 
 def find_file(source: ModelLocation, name: str) -> Path | None:

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -30,9 +31,9 @@ from core.data.pad_token import PAD_TOKEN
 from core.generators.local import TransformersGenerator
 from core.models.export import export_model
 from core.models.load import head_names, load_policy, load_reward_model, load_tokenizer, new_reward_model, quantization
-from core.models.locate import ModelLocation
+from core.models.locate import ModelLocation, resolve
 from core.records import Sampling, user
-from tests.fakes import WORDS, tiny_llama, word_tokenizer
+from tests.fakes import WORD_IDS, WORDS, tiny_llama, word_tokenizer
 
 
 def config(path: Path, dtype: Dtype = Dtype.fp32) -> ModelConfig:
@@ -188,8 +189,41 @@ def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy(policy: Llam
     tokenizer.chat_template = None
     policy.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no chat template; save one with its tokenizer"):
+    with pytest.raises(ValueError, match="has no chat template; give one"):
         load_policy(config(tmp_path))
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_chat_template_that_is_given_replaces_the_models_own_or_the_lack_of_one(
+    policy: LlamaForCausalLM, tmp_path: Path, as_file: bool
+) -> None:
+    tokenizer = word_tokenizer()
+    own, tokenizer.chat_template = str(tokenizer.chat_template), None
+    policy.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    given = own.replace("<s>", "plum")
+    (tmp_path / "mine.jinja").write_text(given)
+    _, found = load_policy(replace(config(tmp_path), chat_template=str(tmp_path / "mine.jinja") if as_file else given))
+    assert found.chat_template == given
+    assert encode_prompts(found, [user("lamp")]) == [[WORD_IDS["plum"], *encode_prompts(word_tokenizer(), [user("lamp")])[0][1:]]]
+    _, trained = new_reward_model(replace(config(tmp_path), chat_template=given), seed=0)
+    assert trained.chat_template == given
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nowhere.jinja", r"model.chat_template=nowhere.jinja cannot be read \(No such file or directory\); name a Jinja file"),
+        ("{% for m in messages %}", r"model.chat_template is no chat template \(line 1: "),
+        ("{{ 'hello' }}", "model.chat_template is no chat template, since it writes none of the `messages`"),
+    ],
+)
+def test_what_is_no_chat_template_is_refused_before_anything_is_loaded(
+    policy: LlamaForCausalLM, tmp_path: Path, given: str, said: str
+) -> None:
+    policy.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        resolve(replace(config(tmp_path), chat_template=given))
 
 
 def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from core.models.fused.halves import halved, multiplies_by_halves, product, wide_product
 from core.models.head import bias_of
 from core.process.precision import without_autocast
 
@@ -88,7 +89,9 @@ class LanguageHead(nn.Linear):
 
     Near 20, neighbouring bf16 numbers are 1/8 apart, and so were logits: as much as a step of PPO moves them.
 
-    On CUDA this is IEEE fp32, torch's default. TF32 rounds both factors to 10 bits, which costs SmolLM2-135M up to 6e-3 nats.
+    On CUDA log-probabilities are computed by the matrix units from two parts of each factor where that is seen to be as good
+    (`core.models.fused.halves`), and otherwise in IEEE fp32, torch's default. TF32 rounds both factors to 10 bits, which costs
+    SmolLM2-135M up to 6e-3 nats.
 
     Everything happens in one call of the module, however many chunks it takes: an engine that shards gathers the weight for that call
     and its backward pass.
@@ -105,9 +108,10 @@ class LanguageHead(nn.Linear):
             hidden, weight_VH = input.float(), self.weight.float()
             if query is None:
                 return linear(hidden, weight_VH, bias_V)
-            if len(hidden) <= _chunk_size(weight_VH):
+            by_halves = multiplies_by_halves(hidden, weight_VH)
+            if len(hidden) <= _chunk_size(weight_VH) and not by_halves:
                 return _answer(linear(hidden, weight_VH, bias_V), query, query.tokens_N)
-            answer: Any = _Chunked.apply(hidden, weight_VH, bias_V, query)
+            answer: Any = _Chunked.apply(hidden, weight_VH, bias_V, query, by_halves)
             return answer
 
 
@@ -154,11 +158,12 @@ class _Chunked(torch.autograd.Function):
     """Answers a query chunk by chunk; keeps nothing of the size of the vocabulary for the backward pass but the weight."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, query: TokenQuery) -> Tensor:
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, query: TokenQuery, by_halves: bool) -> Tensor:
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, query.tokens_N)
-        ctx.query = query
+        ctx.query, ctx.by_halves = query, by_halves
+        products = _Halved(weight_VH) if by_halves else _Plain(weight_VH)
         chunks = _chunks(hidden_NH, weight_VH)
-        return torch.cat([_answer(linear(hidden_NH[own], weight_VH, bias_V), query, query.tokens_N[own]) for own in chunks], -1)
+        return torch.cat([_answer(products.logits(hidden_NH[own], bias_V), query, query.tokens_N[own]) for own in chunks], -1)
 
     @staticmethod
     @once_differentiable
@@ -169,17 +174,49 @@ class _Chunked(torch.autograd.Function):
         grad_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
         grad_bias_V = torch.zeros_like(bias_V) if ctx.needs_input_grad[2] else None
         with without_autocast(hidden_NH.device):
+            products = _Halved(weight_VH) if ctx.by_halves else _Plain(weight_VH)
             for own in _chunks(hidden_NH, weight_VH):
-                products_NV = linear(hidden_NH[own], weight_VH, bias_V).requires_grad_()
+                products_NV = products.logits(hidden_NH[own], bias_V).requires_grad_()
                 with torch.enable_grad():
                     answer_2N = _answer(products_NV, ctx.query, tokens_N[own])
                 (grad_NV,) = torch.autograd.grad(answer_2N, products_NV, grad_2N[:, own])
-                grad_hidden_NH[own] = grad_NV @ weight_VH
-                if grad_weight_VH is not None:
-                    grad_weight_VH.addmm_(grad_NV.T, hidden_NH[own])
+                grad_hidden_NH[own] = products.gradients(grad_NV, hidden_NH[own], grad_weight_VH)
                 if grad_bias_V is not None:
                     grad_bias_V += grad_NV.sum(0)
-        return grad_hidden_NH, grad_weight_VH, grad_bias_V, None
+        return grad_hidden_NH, grad_weight_VH, grad_bias_V, None, None
+
+
+class _Plain:
+    """A head's products in the format of its weight."""
+
+    def __init__(self, weight_VH: Tensor) -> None:
+        self._weight_VH = weight_VH
+
+    def logits(self, hidden_NH: Tensor, bias_V: Tensor | None) -> Tensor:
+        return linear(hidden_NH, self._weight_VH, bias_V)
+
+    def gradients(self, grad_NV: Tensor, hidden_NH: Tensor, grad_weight_VH: Tensor | None) -> Tensor:
+        """The gradient of the hidden states; that of the weight is added to."""
+        if grad_weight_VH is not None:
+            grad_weight_VH.addmm_(grad_NV.T, hidden_NH)
+        return grad_NV @ self._weight_VH
+
+
+class _Halved:
+    """The same by two parts of each factor; those of the weight are kept from chunk to chunk."""
+
+    def __init__(self, weight_VH: Tensor) -> None:
+        self._weight_VH = halved(weight_VH)
+
+    def logits(self, hidden_NH: Tensor, bias_V: Tensor | None) -> Tensor:
+        products_NV = product(halved(hidden_NH), self._weight_VH.T)
+        return products_NV if bias_V is None else products_NV + bias_V
+
+    def gradients(self, grad_NV: Tensor, hidden_NH: Tensor, grad_weight_VH: Tensor | None) -> Tensor:
+        grad = halved(grad_NV)
+        if grad_weight_VH is not None:
+            grad_weight_VH += wide_product(grad.T, halved(hidden_NH))
+        return product(grad, self._weight_VH)
 
 
 def _answer(products_NV: Tensor, query: TokenQuery, tokens_N: Tensor) -> Tensor:

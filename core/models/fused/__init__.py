@@ -1,1 +1,1 @@
-"""Layers of which a GPU makes one kernel each, in models as transformers has them."""
+"""Work of models that a GPU does faster in another way, with the same values: layers as one kernel each, heads by its matrix units."""

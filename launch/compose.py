@@ -219,11 +219,15 @@ def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
             raise ConfigError(f"{override.input_line} adds a key that nothing reads; {hint}")
         if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
             continue
-        if key == "tasks" and isinstance(override.value(), list):
-            continue  # several groups of tasks together, each name in a file of its own
+        if key in ("tasks", "tracker") and isinstance(override.value(), list):
+            continue  # several groups of tasks, or several trackers, each with keys of its own
         if not isinstance(override.value(), str | QuotedString | dict):
-            names = sorted(file.name.removesuffix(".yaml") for file in (GROUPS / key).iterdir() if file.name.endswith(".yaml"))
-            raise ConfigError(f"{override.input_line} chooses none of the files for {key}; choose one of {', '.join(names)}.")
+            raise ConfigError(f"{override.input_line} chooses none of the files for {key}; choose one of {', '.join(_choices(key))}.")
+
+
+def _choices(group: str) -> list[str]:
+    """The names of a group's files."""
+    return sorted(file.name.removesuffix(".yaml") for file in (GROUPS / group).iterdir() if file.name.endswith(".yaml"))
 
 
 def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:
@@ -284,6 +288,8 @@ def _explain(schema: type[AnyJob], overrides: Sequence[str], error: Exception) -
     said = str(error).partition("\nConfig search path")[0].strip()
     if error.__cause__ is not None:
         said = f"{said}: {str(error.__cause__).splitlines()[0]}"
+    if missing := re.fullmatch(r".*Could not load '(\w+)/[^']*'\.?", said):  # one of several files; of a single one Hydra lists the choices
+        return f"{said} Choose among {', '.join(_choices(missing[1]))}."
     known = _keys(schema)
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]

@@ -1,19 +1,35 @@
 """What would stop a job on this machine, as far as it can be told before any work, and what did. Imports no torch."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from core.process.shortage import ShortageError, shortage, told
 from core.runs.record import RunBusyError
 from launch.schema import AnyJob, BoNJob, PPOJob
-from launch.settings import Launch
+from launch.settings import Launch, RunSettings
 from launch.sweep import settings_of
 
 
 def obstacle(job: AnyJob) -> str | None:
     """Why a job cannot run, with the remedy; None if nothing speaks against it."""
+    if missing := tracker_obstacle(job):
+        return missing
     if isinstance(job, BoNJob) and job.takes_pools:  # it reads neither tasks nor a world
         return None
     return world_obstacle(job) or task_obstacle(job)
+
+
+def tracker_obstacle(job: object) -> str | None:
+    """Why a job cannot run if the package of its tracker is not installed; else None."""
+    if not isinstance(job, RunSettings):
+        return None
+    for extra, modules in job.tracker.packages.items():
+        if missing := [module for module in modules if find_spec(module) is None]:
+            return (
+                f"tracker={extra} needs {' and '.join(missing)}, which is not installed; install it with "
+                f"`pip install 'rewardloop[{extra}]'`, or choose another tracker (tracker=files)."
+            )
+    return None
 
 
 def world_obstacle(job: AnyJob) -> str | None:

@@ -1,5 +1,6 @@
 """`rewardloop report`: the report of a study's finished runs, or of any others; PPO runs take part while they still train."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from core.process.signals import stopping_at_once
@@ -21,6 +22,14 @@ def _command(composed: Composed[ReportJob]) -> None:
     if not job.runs and not (runs_dir / job.study).is_dir():
         raise ValueError(f"{runs_dir / job.study} does not exist; name a study by study=NAME, or runs by runs=[...] (`rewardloop runs`).")
 
+    if job.wandb:
+        if find_spec("wandb_workspaces") is None:
+            raise ValueError("wandb=... needs wandb-workspaces, which is not installed: `pip install 'rewardloop[workspaces]'`.")
+        with stopping_at_once():
+            from launch.jobs import workspace
+
+        print(workspace.build(job))
+        return
     if job.serve:
         with stopping_at_once():
             from launch.jobs import serve

@@ -323,7 +323,20 @@ class ReportJob:
     port: Unhashed[int] = 8765
     """serve: the port; 0 is any that is free."""
 
+    wandb: Unhashed[str] = ""
+    """Instead of a report: workspace saves the study's panels as a workspace of Weights & Biases, FILE.json writes its specification."""
+    wandb_entity: Unhashed[str] = ""
+    """wandb: the user or team that owns the project; empty: WANDB_ENTITY, or else the login's own."""
+    wandb_project: Unhashed[str] = ""
+    """wandb: the project that the runs went to, as in tracker.project; empty: WANDB_PROJECT, or else rewardloop."""
+
     def __post_init__(self) -> None:
+        if self.wandb and (self.serve or self.runs or self.scores or self.out):
+            raise ValueError("wandb=... makes the panels of one study; leave serve, runs, scores and out, and name it by study=NAME.")
+        if self.wandb and self.wandb != "workspace" and not self.wandb.endswith(".json"):
+            raise ValueError(f"wandb={self.wandb} is neither workspace nor a file that ends in .json, which gets the specification.")
+        if (self.wandb_entity or self.wandb_project) and not self.wandb:
+            raise ValueError("wandb_entity and wandb_project belong to wandb=workspace; give it too, or leave them.")
         if self.serve and (self.runs or self.scores or self.out):
             raise ValueError("serve=true follows one study and writes nothing; leave runs, scores and out, and name it by study=NAME.")
         if not 0 <= self.port < 65536:

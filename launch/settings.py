@@ -42,11 +42,25 @@ class TrackerMode(StrEnum):
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """Weights & Biases beside the plain files, which are always written."""
+    """What takes metrics beside the plain files, which are always written; tracker=[wandb,tensorboard] chooses several."""
 
-    mode: TrackerMode = TrackerMode.auto
+    mode: TrackerMode = TrackerMode.disabled
+    """How metrics get to Weights & Biases; tracker=wandb chooses auto."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard into the run's folder."""
+    mlflow: bool = False
+    """Write to MLflow: to MLFLOW_TRACKING_URI, or else to mlflow.db in the folder of all runs."""
+    trackio: bool = False
+    """Write to trackio: to TRACKIO_DIR, or else to trackio in the folder of all runs."""
     project: str = "rewardloop"
-    """Project of Weights & Biases."""
+    """Project of Weights & Biases and trackio, and the first part of the name of MLflow's experiment."""
+
+    @property
+    def packages(self) -> dict[str, tuple[str, ...]]:
+        """By extra of this package, the modules that the chosen trackers import; Weights & Biases is always there."""
+        needed = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic"), "trackio": ("trackio",)}
+        chosen = {"tensorboard": self.tensorboard, "mlflow": self.mlflow, "trackio": self.trackio}
+        return {name: needed[name] for name, is_chosen in chosen.items() if is_chosen}
 
 
 @dataclass(kw_only=True)

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from core.records import ScoredRow as ScoredRow
     from core.records import Scorer as Scorer
     from core.records import Tracker as Tracker
+    from core.runs.trackers.wandb_tracker import WandbTracker as WandbTracker
     from core.runs.tracking import JsonlTracker as JsonlTracker
     from core.runs.tracking import Trackers as Trackers
     from core.runs.tracking import read_metrics as read_metrics
-    from core.runs.wandb_tracker import WandbTracker as WandbTracker
     from core.scorers.ensemble import Combine as Combine
     from core.scorers.ensemble import EnsembleScorer as EnsembleScorer
     from core.scorers.function import FunctionScorer as FunctionScorer

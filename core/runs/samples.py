@@ -18,6 +18,9 @@ FOLDER = "samples"
 
 Sample = Mapping[str, Any]
 
+SAMPLE_COLUMNS = ("place", "prompt", "completion", "score", "correct", "margin")
+"""The columns of samples as a table."""
+
 
 def write_samples(run_dir: Path, step: int, kind: str, rows: Sequence[Sample]) -> None:
     """Writes the samples of one kind, such as "held_out", at a step, atomically; nothing without any."""
@@ -43,6 +46,19 @@ def read_samples(run_dir: Path, step: int) -> list[dict[str, Any]]:
             if isinstance(row, dict):
                 found.append(row)
     return found
+
+
+def sample_tables(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    """Samples as tables by kind, `samples/held_out` for instance: a row per completion, with `SAMPLE_COLUMNS`."""
+    tables: dict[str, list[Any]] = {}
+    for sample in samples:
+        rows = tables.setdefault(f"samples/{sample['kind']}", [])
+        place = " ".join(str(sample[key]) for key in ("subset", "source", "task", "id") if sample.get(key))
+        prompt = "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in sample["prompt"])
+        for completion in sample["completions"]:
+            numbers = (completion.get("score"), completion.get("correct"), sample.get("margin"))
+            rows.append([place, prompt, completion["text"], *(None if value is None else float(value) for value in numbers)])
+    return tables
 
 
 def forget_samples(run_dir: Path, after: int) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 """The log in a run's folder."""
 AXES = ("train/step", "checkpoint/step")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One call of a tracker's `log`, at `time` in Unix seconds; 0 where that is not known.
+
+    >>> Row(axis="train/step", step=3, metrics={"train/loss": 0.7}).step
+    3
+    """
+
+    axis: str
+    step: int
+    metrics: Mapping[str, float]
+    time: float = 0.0
 
 
 class JsonlTracker:
@@ -73,6 +88,23 @@ def read_metrics(path: Path, *, axis: str, say: Callable[[str], None] = print) -
         except (KeyError, TypeError, ValueError) as error:
             say(f"{where} holds no metrics ({type(error).__name__}: {error}); the line is skipped.")
     return dict(sorted(steps.items()))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a log in their order, none if there is no file; a line that holds none is left out, as `read_metrics` says."""
+    found = [row_of(text, f"{path}:{number}") for number, text in read_lines(path)] if path.is_file() else []
+    return [row for row in found if row is not None]
+
+
+def row_of(text: str, where: str) -> Row | None:
+    """The row in a line of a log; None for a line that holds none."""
+    try:
+        line = parse_json(text, where, remedy="it is left out")
+        axis = line["axis"]
+        values = {name: float(value) for name, value in line.items() if name not in ("axis", "time", axis)}
+        return Row(axis=axis, step=int(line[axis]), metrics=values, time=float(line.get("time", 0.0)))
+    except (BrokenFileError, KeyError, TypeError, ValueError):
+        return None
 
 
 def forget_later(path: Path, step: int) -> None:

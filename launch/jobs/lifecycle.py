@@ -31,8 +31,12 @@ from core.runs.record import (
     run_of,
     stop_run,
 )
+from core.runs.trackers.mirror import Mirror, TrackedRun
+from core.runs.trackers.mlflow_tracker import MLflow
+from core.runs.trackers.tensorboard_tracker import TensorBoard
+from core.runs.trackers.trackio_tracker import Trackio
+from core.runs.trackers.wandb_tracker import WandbTracker
 from core.runs.tracking import METRICS, JsonlTracker, Trackers
-from core.runs.wandb_tracker import WandbTracker
 from launch.compose import Composed
 from launch.identity import rounding_settings
 from launch.settings import RunSettings, TrackerMode
@@ -206,18 +210,15 @@ def _shortage(error: BaseException, run: Run, plan: RunPlan) -> str | None:
 
 
 def _tracker(job: RunSettings, run: Run, plan: RunPlan) -> Tracker:
-    """Plain files, and W&B beside them unless it is disabled."""
-    files = JsonlTracker(run.dir / METRICS)
-    if job.tracker.mode == TrackerMode.disabled:
-        return files
+    """Plain files, and beside them what the user chose."""
+    chosen = job.tracker
     lineage = {key: plan.facts[key] for key in ("lineage",) if key in plan.facts}
-    wandb = WandbTracker(
-        project=job.tracker.project,
-        name=run.dir.name,
-        group=job.study,
-        dir=run.dir,
-        config={**plan.identity, **lineage},
-        mode=job.tracker.mode,
-        id=run.id,
-    )
-    return Trackers([files, wandb])
+    config = {**plan.identity, **lineage}
+    trackers: list[Tracker] = [JsonlTracker(run.dir / METRICS)]
+    if chosen.mode != TrackerMode.disabled:
+        name, project = run.dir.name, chosen.project
+        trackers.append(WandbTracker(project=project, name=name, group=job.study, dir=run.dir, config=config, mode=chosen.mode, id=run.id))
+    tracked = TrackedRun(dir=run.dir, id=run.id, job=plan.kind, study=job.study, project=chosen.project, config=config)
+    mirrors = {TensorBoard: chosen.tensorboard, MLflow: chosen.mlflow, Trackio: chosen.trackio}
+    trackers += [Mirror(mirror(tracked), run.dir) for mirror, is_chosen in mirrors.items() if is_chosen]
+    return Trackers(trackers)

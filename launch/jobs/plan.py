@@ -15,7 +15,7 @@ from launch import bon, ppo, rm
 from launch.compose import Composed, combinations, composed
 from launch.inputs import check_inputs
 from launch.jobs.lifecycle import Record
-from launch.obstacles import task_obstacle
+from launch.obstacles import task_obstacle, tracker_obstacle
 from launch.overrides.grammar import quoted, split_line
 from launch.overrides.text_keys import as_typed
 from launch.parallel.scheduler import Job, Results, Task
@@ -60,6 +60,8 @@ def plan(study: StudyJob, folder: Path) -> list[Job]:
     for key, model in models.items():
         waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
         jobs.append(Job(key=key, task=lambda _, model=model: partial(rm.run, model), after=(*waits, "pools")))
+    if missing := next(filter(None, map(tracker_obstacle, checked)), None):
+        raise ValueError(missing)
     if not study.embedded:  # the files of an embedded world do not exist yet
         for job in checked:
             check_inputs(job)

@@ -13,6 +13,7 @@ from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
 from core.runs.record import RECORD, RunStatus, read_records
 from evalhooks.report import print_report, write_over_optimisation, write_report
+from evalhooks.report.course import MAX_PICTURES
 from evalhooks.report.run_scores import run_findings, table_of
 from evalhooks.report.summary import finished_records, read_summary, summarize
 from launch.jobs.scores import beside
@@ -100,9 +101,7 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         study, records = job.study, [*finished_records(folder), *_unfinished_policies(folder)]
     before = read_summary(folder / "report") if not chosen and (folder / "report" / "summary.json").is_file() else {}
     pools = folder / before["pools"] if "pools" in before else folder / "pools"
-    for record in records:
-        if record["job"] == "ppo" and not _is_drawn(Path(record["dir"])):
-            write_over_optimisation(Path(record["dir"]), Path(record["dir"]) / PICTURE)
+    _draw_missing([Path(record["dir"]) for record in records if record["job"] == "ppo"])
     summary, path = build(
         study=study,
         folder=folder,
@@ -114,6 +113,15 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         asked=job,
     )
     show(summary, path)
+
+
+def _draw_missing(policies: Sequence[Path]) -> None:
+    """Draws the pictures of PPO runs that are missing or older than the run, of the first few: each takes half a second."""
+    due = [folder for folder in policies if not _is_drawn(folder)]
+    for folder in due[:MAX_PICTURES]:
+        write_over_optimisation(folder, folder / PICTURE)
+    if late := due[MAX_PICTURES:]:
+        print(f"{len(late)} PPO runs are left without {PICTURE}, {late[0].name} first; `rewardloop report runs=[RUN]` draws it")
 
 
 def _is_drawn(run_dir: Path) -> bool:

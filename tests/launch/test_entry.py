@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import obstacles
 from launch.entry import Composed, ConfigError, combinations, composed
 from launch.jobs.plan import plan
 from launch.schema import BenchJob, RMJob, StudyJob
@@ -81,7 +82,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("+epochz=2", ["+epochz=2 adds a key that nothing reads", "epochs"]),
         ("++optim.rate=2", ["++optim.rate=2", "optim.lr"]),
         ("model=5", ["model=5 chooses none of the files for model", "coast"]),
-        ("tracker=[wandb]", ["tracker=[wandb]", "files"]),
+        ("tracker=[wandb,tensorbord]", ["tracker/tensorbord", "tensorboard"]),
         ("resume=maybe", ["resume is 'maybe'", "auto", "never"]),
     ],
 )
@@ -90,6 +91,19 @@ def test_a_wrong_override_is_refused_with_its_key_and_a_remedy(override: str, wo
         composed(RMJob, [override])
     for word in words:
         assert word in str(error.value)
+
+
+def test_several_trackers_are_chosen_together() -> None:
+    chosen = composed(RMJob, ["tracker=[wandb,tensorboard,mlflow]"]).job.tracker
+    assert (chosen.mode, chosen.tensorboard, chosen.mlflow, chosen.trackio) == ("auto", True, True, False)
+    assert composed(RMJob, ["tracker=trackio"]).job.tracker.mode == "disabled"
+
+
+def test_a_tracker_whose_package_is_missing_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(obstacles, "find_spec", lambda name: None if name in ("alembic", "trackio") else object())
+    job = composed(RMJob, ["tracker=[tensorboard,mlflow]"]).job
+    assert (obstacles.obstacle(job) or "").startswith("tracker=mlflow needs alembic, which is not installed; install it with `pip install")
+    assert "'rewardloop[trackio]'" in (obstacles.obstacle(composed(RMJob, ["tracker=trackio"]).job) or "")
 
 
 def test_a_mistyped_sweep_is_refused_before_its_first_job(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from core.runs.samples import write_samples
+from core.runs.trackers.wandb_tracker import WandbTracker
 from core.runs.tracking import JsonlTracker, Trackers, forget_later, read_metrics
-from core.runs.wandb_tracker import WandbTracker
 from tests.fakes import ListTracker
 
 DOMAINS = ("factuality", "precise_if", "math", "safety", "focus", "ties")
@@ -228,7 +228,7 @@ WITHOUT_A_PLACE_FOR_TABLES = """
 import shutil, sys
 from pathlib import Path
 from core.runs.samples import write_samples
-from core.runs.wandb_tracker import WandbTracker
+from core.runs.trackers.wandb_tracker import WandbTracker
 from wandb.sdk.data_types._private import MEDIA_TMP
 folder = Path(sys.argv[1])
 tracker = WandbTracker(project="rewardloop", name="rm", group="tests", dir=folder, config={}, mode="offline")
@@ -266,7 +266,7 @@ def test_a_run_that_was_stopped_reads_as_preempted_in_wandb_and_one_that_failed_
 IS_KILLED_ONCE_THE_ROW_IS_ON_DISK = """
 import os, signal, sys, time
 from pathlib import Path
-from core.runs.wandb_tracker import WandbTracker
+from core.runs.trackers.wandb_tracker import WandbTracker
 tracker = WandbTracker(project="p", name="n", group="g", dir=Path(sys.argv[1]), config={}, mode="offline")
 tracker.log({"a": 0.123456789}, axis="checkpoint/step", step=1)
 (log,) = Path(sys.argv[1]).glob("wandb/offline-run-*/*.wandb")
@@ -286,7 +286,7 @@ def test_a_killed_offline_run_keeps_its_rows(tmp_path: Path) -> None:
 LOGS_ONE_ROW = """
 import sys
 from pathlib import Path
-from core.runs.wandb_tracker import WandbTracker
+from core.runs.trackers.wandb_tracker import WandbTracker
 assert "wandb" not in sys.modules
 tracker = WandbTracker(project="p", name="rm-a", group="g", dir=Path(sys.argv[1]), config={}, mode="auto")
 tracker.log({"a": 1.0}, axis="checkpoint/step", step=1)
@@ -311,7 +311,7 @@ def test_auto_follows_the_mode_of_the_environment_without_a_word_and_keeps_secre
     assert [file.name for file in files if b"hunter2" in file.read_bytes()] == []
 
 
-FINDS_A_KEY = "from core.runs import wandb_tracker; print(wandb_tracker._session_mode(), wandb_tracker._has_api_key())"
+FINDS_A_KEY = "from core.runs.trackers import wandb_tracker; print(wandb_tracker._session_mode(), wandb_tracker.has_api_key())"
 
 
 def test_a_key_is_found_in_the_environment_and_in_netrc(tmp_path: Path) -> None:

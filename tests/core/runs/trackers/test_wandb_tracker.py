@@ -18,7 +18,7 @@ from tests.core.runs.test_tracking import history, wandb_records
 RUN = """
 import sys, time
 from pathlib import Path
-from core.runs import wandb_tracker
+from core.runs.trackers import wandb_tracker
 from core.runs.tracking import JsonlTracker, Trackers
 
 wandb_tracker._START_S = 1.0

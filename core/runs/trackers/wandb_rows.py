@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.disk import BrokenFileError, json_float, parse_json, read_lines, remove
-from core.runs.tracking import METRICS
+from core.disk import json_float, remove
+from core.runs.samples import SAMPLE_COLUMNS, sample_tables
+from core.runs.tracking import METRICS, Row, read_rows
 
 if TYPE_CHECKING:  # takes seconds to import
     import wandb
@@ -16,19 +16,6 @@ SENT = "sent.jsonl"
 """The rows of earlier sessions, beside W&B's own folders: the run's log loses those that it will log again."""
 ONLINE = "was-online"
 """The file that says that W&B's host has rows of the run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One call of a tracker's `log`.
-
-    >>> Row(axis="train/step", step=3, metrics={"train/loss": 0.7}).step
-    3
-    """
-
-    axis: str
-    step: int
-    metrics: Mapping[str, float]
 
 
 class SentRows:
@@ -52,7 +39,7 @@ class SentRows:
 
 def earlier_rows(run_dir: Path, files: Path) -> SentRows:
     """The rows of a run's earlier sessions, to be called before anything is logged again; they are kept in `files`."""
-    found = SentRows([*_rows_in(files / SENT), *_rows_in(run_dir / METRICS)])
+    found = SentRows([*read_rows(files / SENT), *read_rows(run_dir / METRICS)])
     if found.rows:
         files.mkdir(parents=True, exist_ok=True)
         temporary = files / f".tmp-{SENT}"
@@ -78,37 +65,16 @@ def remove_folders(folders: Sequence[Path]) -> None:
 
 
 def tables_of(samples: Sequence[Mapping[str, Any]]) -> "dict[str, wandb.Table]":
-    """Samples as tables by kind, `samples/held_out` for instance: a line per completion."""
-    if not samples:
+    """Samples as tables of W&B's by kind, `samples/held_out` for instance."""
+    tables = sample_tables(samples)
+    if not tables:
         return {}
     import wandb
 
-    columns: list[str | int] = ["place", "prompt", "completion", "score", "correct", "margin"]
-    tables = {str(row["kind"]): wandb.Table(columns=columns, allow_mixed_types=True) for row in samples}
-    for row in samples:
-        place = " ".join(str(row[key]) for key in ("subset", "source", "task", "id") if row.get(key))
-        prompt = "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in row["prompt"])
-        for completion in row["completions"]:
-            correct, margin = (None if value is None else float(value) for value in (completion.get("correct"), row.get("margin")))
-            score = None if completion.get("score") is None else float(completion["score"])
-            tables[str(row["kind"])].add_data(place, prompt, completion["text"], score, correct, margin)
-    return {f"samples/{kind}": table for kind, table in tables.items()}
+    columns: list[str | int] = [*SAMPLE_COLUMNS]
+    return {name: wandb.Table(columns=columns, data=rows, allow_mixed_types=True) for name, rows in tables.items()}
 
 
 def _line_of(row: Row) -> str:
     values = {name: json_float(float(value)) for name, value in row.metrics.items()}
     return json.dumps({"axis": row.axis, row.axis: row.step, **values}, allow_nan=False) + "\n"
-
-
-def _rows_in(path: Path) -> list[Row]:
-    """The rows in a log, in their order; a line that holds none is left out, as whoever reads the log says."""
-    rows: list[Row] = []
-    for number, text in read_lines(path) if path.is_file() else ():
-        try:
-            line = parse_json(text, f"{path}:{number}", remedy="it is left out")
-            axis = line["axis"]
-            values = {name: float(value) for name, value in line.items() if name not in ("axis", "time", axis)}
-            rows.append(Row(axis=axis, step=int(line[axis]), metrics=values))
-        except (BrokenFileError, KeyError, TypeError, ValueError):
-            continue
-    return rows

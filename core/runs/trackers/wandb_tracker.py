@@ -12,8 +12,8 @@ from core.disk import jsonable
 from core.process.signals import EXIT_CODE, INTERRUPTED
 from core.records import AXIS
 from core.runs.samples import FOLDER, read_samples
-from core.runs.tracking import AXES
-from core.runs.wandb_rows import ONLINE, Row, earlier_rows, is_elsewhere, offline_folders, remove_folders, tables_of
+from core.runs.trackers.wandb_rows import ONLINE, earlier_rows, is_elsewhere, offline_folders, remove_folders, tables_of
+from core.runs.tracking import AXES, Row
 from core.text import redacted_values, shown
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -65,7 +65,7 @@ class WandbTracker:
             **{"id": id, "resume": "allow" if id else None},
         }
         wanted = _session_mode() if mode == "auto" else mode
-        lacks_key = mode == "auto" and wanted == "online" and not _has_api_key()
+        lacks_key = mode == "auto" and wanted == "online" and not has_api_key()
         if wanted == "online" and not lacks_key:
             self._start_online()
         else:
@@ -104,7 +104,7 @@ class WandbTracker:
     def _start_online(self) -> None:
         from wandb.errors import UsageError
 
-        _silence()
+        silence()
         try:
             self._run = run = self._started("online")
             (self._files / ONLINE).touch()
@@ -247,17 +247,18 @@ def _reason(error: BaseException) -> str:
 
 def _session_mode() -> str:
     """The mode set by W&B's environment variables and settings files, "online" by default."""
-    return _silence().settings.mode
+    return silence().settings.mode
 
 
-def _silence() -> Any:
+def silence() -> Any:
     """W&B's session, in which it does not print what it finds about API keys, nor that it used one."""
     import wandb
 
     return wandb.setup(settings=wandb.Settings(silent=True))
 
 
-def _has_api_key() -> bool:
+def has_api_key() -> bool:
+    """Whether W&B finds a key in its environment variables or settings files; it is not tried."""
     import wandb
 
     return wandb.login(prompt=False, verify=False)

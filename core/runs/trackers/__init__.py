@@ -1,0 +1,1 @@
+"""Trackers beside the plain files: Weights & Biases, TensorBoard, MLflow and trackio."""

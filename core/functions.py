@@ -1,5 +1,6 @@
 """Functions of the user's, named in a configuration as `module:function`: how they are loaded, and what they may return."""
 
+import ast
 import importlib
 import inspect
 import math
@@ -69,6 +70,55 @@ def load_function(name: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{what} {name}: {attribute} is a {type(found).__name__}, which is not callable; name a function.")
     return found
+
+
+_OWN = Path(__file__).parents[1]
+_PACKAGES = {"bon", "core", "evalhooks", "launch", "microworld", "ppo", "rewardloop", "rmtrain"}
+"""Of this library, in `_OWN`, which a user's folder may be too."""
+
+
+def imported_files(module: str, file: Path) -> dict[str, Path]:
+    """The files that `module`, written in `file`, imports from the folder it lies in, directly or through others, by their place there.
+
+    Installed libraries, and this one, are known by their versions and left out.
+    """
+    root = file.parents[len(module.split(".")) - (file.name != "__init__.py")]
+    found: dict[str, Path] = {}
+    if {"site-packages", "dist-packages"} & set(root.parts) or root == Path(os.__file__).parent:
+        return found
+    waiting = [file]
+    while waiting:
+        for near in _imports(waiting.pop(), root):
+            place = near.relative_to(root).as_posix()
+            if near != file and place not in found and not _is_ours(near):
+                found[place] = near
+                waiting.append(near)
+    return dict(sorted(found.items()))
+
+
+def _imports(file: Path, root: Path) -> list[Path]:
+    """The files below `root` that the imports of a file name, those inside its functions too."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # whoever imports it says so
+        return []
+    package = file.parent.relative_to(root).parts
+    names: set[tuple[str, ...]] = {package}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else ()
+            module = (*start, *(node.module.split(".") if node.module else ()))
+            names |= {module, *((*module, alias.name) for alias in node.names)}
+    parts = {name[:length] for name in names for length in range(1, len(name) + 1)}
+    places = [root.joinpath(*part) for part in sorted(parts)]
+    return [found for place in places for found in (place.with_suffix(".py"), place / "__init__.py") if found.is_file()]
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file belongs to one of the packages of this library."""
+    return file.is_relative_to(_OWN) and file.relative_to(_OWN).parts[0] in _PACKAGES
 
 
 def plain(value: object) -> object:

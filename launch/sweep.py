@@ -244,14 +244,22 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcom
     """
     rows: list[Row] = []
     shown_here = shown_metrics(name, [outcome.record for outcome in outcomes if outcome.record])
+    folders = _folders_of_failed(name, jobs, outcomes)
     for number, (values, outcome) in enumerate(zip(differences(jobs).rows, outcomes, strict=True), 1):
         record = outcome.record or {}
         row: Row = {"job": number, **values, "status": outcome.status.value, "message": shown(outcome.message) or None}
         for metric in shown_here:
             series = _series(record, metric)
             row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
-        rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir")})
+        rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir") or folders.get(number)})
     return rows
+
+
+def _folders_of_failed(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> dict[int, str]:
+    """The folders of the failed jobs that came as far as to have one, by the number of the job."""
+    numbers = [number for number, outcome in enumerate(outcomes, 1) if outcome.status is JobStatus.failed]
+    states = states_of(name, [jobs[number - 1] for number in numbers]) if numbers else []
+    return {number: state["run"] for number, state in zip(numbers, states, strict=False) if state.get("run")}
 
 
 def shown_metrics(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from core.data.hub import HubId
 from core.disk import write_json
-from core.functions import load_function
+from core.functions import imported_files, load_function
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _NOT_THE_MODEL = {"training_args.bin", "trainer_state.json", "record.json"}
@@ -43,16 +43,21 @@ def fingerprint(source: str | Path, *, model: bool = False) -> str:
 
 
 def program_fingerprint(name: str) -> str:
-    """Identifies the program `module:function` by the file that it names and the one that the function is written in.
+    """Identifies the program `module:function` by the file that it names, the one that the function is written in, and what either
+    imports from its own folder.
 
-    Empty where Python has no file for it. What the program calls elsewhere is not known. Raises as `load_function`.
+    Empty where Python has no file for it. What it reads otherwise is not known. Raises as `load_function`.
     """
     function = load_function(name, "the program")  # also makes the current folder importable
     spec = util.find_spec(name.partition(":")[0])
-    files = [spec.origin] if spec is not None and spec.has_location and spec.origin else []
+    files = {Path(spec.origin): spec.name} if spec is not None and spec.has_location and spec.origin else {}
     if inspect.isroutine(function) or inspect.isclass(function):
-        files += [file for file in [inspect.getsourcefile(inspect.unwrap(function))] if file]
-    return " ".join(dict.fromkeys(_sha256_of_file(Path(file)) for file in files if Path(file).is_file()))
+        written = inspect.unwrap(function)
+        files |= {Path(file): written.__module__ for file in [inspect.getsourcefile(written)] if file}
+    files = {file: module for file, module in files.items() if file.is_file()}
+    helpers = {place: near for file, module in files.items() for place, near in imported_files(module, file).items() if near not in files}
+    digest = hashlib.sha256("".join(f"{place}\0{_sha256_of_file(near)}\n" for place, near in sorted(helpers.items())).encode())
+    return " ".join(dict.fromkeys([*map(_sha256_of_file, files), *([digest.hexdigest()] if helpers else [])]))
 
 
 def code_fingerprint(*modules: ModuleType) -> str:

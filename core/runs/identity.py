@@ -38,7 +38,7 @@ def clean_name(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     cleaned = re.sub(r"[^\w.-]+", "-", folded).encode()[:_NAME_BYTES].decode(errors="ignore").strip(".-_")
     if not cleaned:
-        raise ValueError(f"The name {name!r} holds no letter or digit, so it cannot name a folder; give a name such as name=tulu-lr3e-6.")
+        raise ValueError(f"The name {name!r} holds no letter or digit, so it cannot name a folder; give one such as tulu-lr3e-6.")
     return cleaned
 
 

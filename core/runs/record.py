@@ -102,13 +102,14 @@ def open_run(
     run starts over.
 
     Call it on the main process only. Raises `RunBusyError` if another process is working on the run, and `ValueError` for a
-    name without letters or digits or an `extra` that would replace a field of the record.
+    name without letters or digits, a link to nowhere, or an `extra` that would replace a field of the record.
     """
     _refuse_reserved(extra or {})
     run = run_of(runs_dir=runs_dir, study=study, job=job, name=name, identity=identity)
     folder, run_id = run.dir, run.id
     if is_finished(run):
         return run, RunState.finished
+    _require_no_loose_link(folder)
     _lock(run)
     previous = _previous_record(folder)
     if previous.get("status") == RunStatus.finished:  # by the process that has just released the lock
@@ -219,6 +220,13 @@ def read_records(folder: Path, pattern: str, say: Callable[[str], None]) -> Iter
             yield {**read_record(file.parent), "dir": str(file.parent)}
         except BrokenFileError as error:
             say(f"skipping {file.parent.name}: {error}")
+
+
+def _require_no_loose_link(folder: Path) -> None:
+    """Raises `ValueError` for a link to nowhere on the way to a run's folder or in it, as to a disk that is not mounted."""
+    for path in (*reversed(folder.parents), folder, *(folder / name for name in ("checkpoints", "evals", "samples"))):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path} is a link to {path.readlink()}, which is not there; mount or make that folder, or remove the link.")
 
 
 def _previous_record(folder: Path) -> dict[str, Any]:

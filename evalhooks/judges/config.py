@@ -137,10 +137,15 @@ def _endpoint(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
 def _local(config: JudgeConfig) -> tuple[Chat, dict[str, Any]]:
     model_config = ModelConfig(path=config.path, dtype=config.dtype)
     source = resolve(model_config, "reward.judge.path")
+    from core.data.dates import date_of
     from core.generators.local import TransformersGenerator
     from core.models.load import load_policy
 
-    chat = LocalChat(TransformersGenerator(*load_policy(model_config)), max_tokens=config.max_tokens)
+    model, tokenizer = load_policy(model_config)
+    chat = LocalChat(TransformersGenerator(model, tokenizer), max_tokens=config.max_tokens)
     # A folder may be overwritten under the same name, for instance by the next run that trains the judge.
     files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(source).glob("*") if file.is_file())
-    return chat, {"path": source, "files": files, "dtype": config.dtype, "temperature": 0.0, "max_tokens": config.max_tokens}
+    identity = {"path": source, "files": files, "dtype": config.dtype, "temperature": 0.0, "max_tokens": config.max_tokens}
+    # A template that writes the date asks another question on another day; a run that goes on keeps its day, and so its answers.
+    day = date_of(tokenizer)
+    return chat, identity if day is None else identity | {"date": day.isoformat()}

@@ -37,11 +37,12 @@ def details(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held_out(record: Mapping[str, Any], final: Mapping[str, float]) -> dict[str, float | None]:
-    """Accuracy on held-out pairs, its standard error as a share of so many pairs, and their number."""
-    accuracy, count = final.get("held_out/accuracy"), record.get("data", {}).get("held_out")
+    """Accuracy on held-out pairs, its standard error as a share of so many pairs, and their number, without those that were too long."""
+    accuracy, count = final.get("held_out/accuracy"), final.get("held_out/num_pairs") or record.get("data", {}).get("held_out")
     if accuracy is None or not math.isfinite(accuracy):
         return {}
-    return {"accuracy": accuracy, "error": standard_error(accuracy, count) if count else None, "pairs": count or None}
+    pairs = round(count) if count else None
+    return {"accuracy": accuracy, "error": standard_error(accuracy, pairs) if pairs else None, "pairs": pairs}
 
 
 def _samples(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,9 @@ def summarize(
     """
     n = min(len(row.completions) for rows in pools.values() for row in rows) if pools else None
     models = [reward_model_entry(record, _largest_n(record) if n is None else n) for record in records if record["job"] == "rm"]
-    models += [bench_entry(record) for record in records if record["job"] == "bench"]
+    benchmarked = [(record, _trained_here(record, models)) for record in records if record["job"] == "bench"]
+    models += [bench_entry(record) for record, trained in benchmarked if trained is None]
+    again = [_measured_again(record, trained) for record, trained in benchmarked if trained is not None]
     key = score_key([model["rewardbench2"] for model in models])
     models.sort(key=lambda model: (-(model["rewardbench2"].get(key) or 0.0), model["dir"]))
     policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
@@ -44,8 +46,20 @@ def summarize(
         "reward_models": models,
         "correlation": correlations(models, key),
         "ppo": policies,
-        "notes": list(notes),
+        "notes": [*notes, *again],
     }
+
+
+def _trained_here(record: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the reward model of this report that a benchmark measured; None if it measured something else."""
+    folders = Path(str(record.get("reward", ""))).parts
+    return next((str(model["name"]) for model in models if Path(model["dir"]).name in folders), None)
+
+
+def _measured_again(record: Mapping[str, Any], name: str) -> str:
+    scores = {metric: value for metric, value in _finite(record["final"]).items() if metric.endswith("/overall") or "/mean_of_" in metric}
+    said = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
+    return f"{record['dir']} is a benchmark of {name}{f' ({said})' if said else ''} and no further reward model."
 
 
 def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def _tell_apart(entries: Sequence[dict[str, Any]]) -> None:
 def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """A reward that `rewardloop bench` scored, beside reward models that were trained here."""
     final = _finite(record["final"])
-    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)}
+    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)} | scores_of(final)
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     entry = {
         "id": record["id"],

@@ -242,10 +242,10 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
     Without one, that of the mean of the domains that there are, by its label, see `domains.mean_of`.
 
     The rows of a subset are drawn with replacement; for Ties the pairs are, and unpaired prompts within their own kind.
-    This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. A subset
-    with one row (or Ties with one pair) has no standard error, and then overall has none either. With fewer than 20 the factor
-    sqrt(n / (n - 1)) makes up for what a bootstrap lacks. Rows that are all right, or all wrong, do not differ, and yet the next one may:
-    their error is that of Wilson's interval.
+    This measures the noise from the choice of prompts; training noise, between seeds of one recipe, comes on top. With fewer than
+    20 the factor sqrt(n / (n - 1)) makes up for what a bootstrap lacks. Rows that are all right, or all wrong, do not differ, and yet the
+    next one may: their error is that of Wilson's interval. A single row of another credit (or Ties with one such pair) has no standard
+    error, and then overall has none either.
     Raises `ValueError` for `num_resamples` below 2.
     """
     if num_resamples < 2:
@@ -260,8 +260,9 @@ def standard_errors(rows: Sequence[ScoredRow], *, num_resamples: int = 1000, see
         for subset, parts in strata.items()
         if len(parts[0]) > 1
     }
-    unseen = {subset: _unanimous_error(rows, subset, len(strata[subset][0])) for subset in draws}
-    errors = {subset: math.hypot(float(np.std(draw, ddof=1)), unseen[subset]) for subset, draw in draws.items()}
+    unseen = {subset: _unanimous_error(rows, subset, len(parts[0])) for subset, parts in strata.items()}
+    draws |= {subset: np.zeros(num_resamples) for subset in strata.keys() - draws.keys() if unseen[subset]}
+    errors = {subset: math.hypot(float(np.std(draws[subset], ddof=1)), unseen[subset]) for subset in strata if subset in draws}
     there = [name for name in DOMAINS.values() if name in strata]
     if there and all(name in draws for name in there):
         mean = mean_of(dict.fromkeys(there, 0.0))

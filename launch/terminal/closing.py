@@ -139,7 +139,10 @@ def _best(record: Record, where: str, metric: str, final: Mapping[str, float]) -
     value = _numbers(record.get("best", {})).get(metric)
     if not metric or value is None:
         return f"best checkpoint: {where}, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)"
-    beside = f"; the last one has {final[metric]:.4g}" if metric in final and final[metric] != value else ""
+    beside = ""
+    if metric in final and final[metric] != value:
+        last = f"{final[metric]:.4g}"
+        beside = f"; the last one has {last}" if last != f"{value:.4g}" else f"; the last one is behind by {value - final[metric]:.1g}"
     return f"best checkpoint: {where}, by the highest {metric}, {value:.4g}{beside}"
 
 

@@ -107,7 +107,7 @@ def test_the_last_lines_of_a_training_name_scores_the_best_checkpoint_what_was_l
     text = "\n".join(lines)
     benchmark = next(line for line in lines if line.startswith("RewardBench 2 at the last checkpoint: "))
     measured = [name for name in record["final"] if name.startswith("rewardbench2/")]
-    assert len(re.findall(r" \d+\.\d \+- \d", benchmark)) >= len(measured) - 1 >= 4
+    assert len(re.findall(r" -?\d+\.\d \+- \d", benchmark)) >= len(measured) - 1 >= 4
     accuracy = 100 * record["final"]["held_out/accuracy"]
     assert f"held-out accuracy: {accuracy:.1f} on {record['final']['held_out/num_pairs']:.0f} pairs, 95% interval" in text
     for label in (

@@ -351,7 +351,13 @@ def test_a_table_counts_rows_and_says_what_chance_scores(rows: Path, capsys: pyt
     start(BenchJob, _command, [f"rows={rows}", "reward=function", f"reward.function={__name__}:verbosity"])
     said = capsys.readouterr().out
     [math] = [line for line in said.splitlines() if " Math " in line]
-    assert [cell.strip() for cell in math.split("\u2502")[1:-1]] == ["Math", "1", "100.0", "25.0"]
+    assert [cell.strip() for cell in math.split("\u2502")[1:-1]] == [
+        "Math",
+        "1",
+        "100.0",
+        "20.2",
+        "25.0",
+    ]  # Wilson: 1 of 1 is 20.7% to 100%
     assert "Points of 100" in said
 
 

@@ -304,3 +304,28 @@ def test_a_function_that_a_package_hands_on_is_known_by_the_file_it_is_written_i
     before = program_fingerprint("handing_on:f")
     (tmp_path / "handing_on" / "inner.py").write_text("def f(prompts, completions):\n    return 2\n")
     assert program_fingerprint("handing_on:f") != before
+
+
+def test_a_verifier_is_known_by_the_modules_of_its_own_folder_that_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "strict_verifiers"
+    package.mkdir()
+    lines = "import json\nimport strict_beside\nfrom core.records import user\nfrom . import near\n"
+    (package / "__init__.py").write_text("")
+    (package / "answers.py").write_text(f"{lines}def v(completion, reference):\n    from .late import y\n    return 1.0\n")
+    (package / "near.py").write_text("from strict_verifiers.further import z\n")
+    others = [tmp_path / "strict_beside.py", package / "near.py", package / "further.py", package / "late.py"]
+    for file in (others[0], *others[2:]):
+        file.write_text("y = z = 1\n")
+    (package / "unused.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen = {program_fingerprint("strict_verifiers.answers:v")}
+    for number, file in enumerate(others, 2):
+        file.write_text(f"{file.read_text()}x = 2\n")
+        seen.add(program_fingerprint("strict_verifiers.answers:v"))
+        assert len(seen) == number, file
+    (package / "unused.py").write_text("x = 2\n")
+    assert program_fingerprint("strict_verifiers.answers:v") in seen
+
+
+def test_a_verifier_of_this_library_is_known_by_its_own_file() -> None:
+    assert len(program_fingerprint("evalhooks.tasks.verifiers:gsm8k").split()) == 1

@@ -40,6 +40,22 @@ def test_runs_of_two_sweeps_stand_in_one_report(tmp_path: Path, capsys: pytest.C
     assert {model["name"] for model in read_summary(tmp_path / "both")["reward_models"]} == {"a", "c"}
 
 
+def benchmarked(runs_dir: Path, study: str, name: str, reward: str) -> None:
+    run, _ = open_run(runs_dir=runs_dir, study=study, job="bench", name=name, identity={"reward": reward}, config_yaml="")
+    finish_run(run, final={"rewardbench2/overall": 0.625}, reward=reward)
+
+
+def test_a_benchmark_of_a_reward_model_of_the_report_is_no_further_one(tmp_path: Path) -> None:
+    run = trained(tmp_path, "tuesday", "a", 0.6)
+    benchmarked(tmp_path, "tuesday", "of-a", f"{run.dir}/checkpoints/step-000005")
+    benchmarked(tmp_path, "tuesday", "published", "org/published")
+    draw(f"runs_dir={tmp_path}", "runs=[tuesday]", f"out={tmp_path}/all")
+    summary = read_summary(tmp_path / "all")
+    assert {model["name"] for model in summary["reward_models"]} == {"a", "published"}
+    [note] = summary["notes"]
+    assert "is a benchmark of a (rewardbench2/overall 62.5) and no further reward model" in note
+
+
 def test_runs_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
     runs = [trained(tmp_path, study, "a", accuracy) for study, accuracy in (("tuesday", 0.6), ("friday", 0.7))]
     draw(f"runs_dir={tmp_path}", "runs=[tuesday,friday]", f"out={tmp_path}/both")

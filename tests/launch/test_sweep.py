@@ -168,7 +168,8 @@ def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Pa
     best_and_last = [(row["rewardbench2/overall best"], row["rewardbench2/overall last"]) for row in rows]
     assert best_and_last == [("0.75", "0.5"), ("0.75", "0.5"), ("", "")]
     assert [row["held_out/accuracy best"] for row in rows] == ["", "", ""]
-    assert [Path(row["dir"]).parent.name for row in rows[:2]] == ["s", "s"]
+    assert [Path(row["dir"]).parent.name for row in rows] == ["s", "s", "s"]  # the failed job has left a run too
+    assert len({row["dir"] for row in rows}) == 3
     assert all(float(row["wall_s"]) >= 0 for row in rows[:2])
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".tmp")] == []
 

@@ -64,6 +64,17 @@ def test_the_record_names_the_revision_of_the_code(tmp_path: Path) -> None:
     fail_run(run, "end of test")
 
 
+@pytest.mark.parametrize("place", ["demo", "demo/{run}", "demo/{run}/checkpoints"])
+def test_a_link_to_nowhere_is_named_with_what_to_do(tmp_path: Path, place: str) -> None:
+    run, _ = open_tulu(tmp_path / "elsewhere")
+    fail_run(run, "end of test")
+    link = tmp_path / "runs" / place.format(run=run.dir.name)
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/no/such/disk")
+    with pytest.raises(ValueError, match=f"{link} is a link to /no/such/disk, which is not there; mount or make that folder"):
+        open_tulu(tmp_path / "runs")
+
+
 def test_a_finished_run_is_returned_untouched(tmp_path: Path) -> None:
     run, _ = open_tulu(tmp_path)
     finish_run(run, final={"rewardbench2/overall": float("nan")})

@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 
 from core.config import Dtype
+from core.data.dates import pin_date
 from core.records import user
 from evalhooks.judges.config import JudgeConfig, Mode, build, require_complete, require_usable
 from evalhooks.judges.judge import RankingJudge, RatingJudge
@@ -201,6 +205,26 @@ def test_a_local_judge_scores_and_is_known_again_until_its_folder_changes(policy
     rewritten = build(config)
     rewritten.rows.score([user("Name a fruit.")], [["A plum.", "A lamp."]])
     assert rewritten.num_asked == 2
+
+
+def test_a_judge_whose_template_writes_the_date_is_asked_anew_on_another_day(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "judge"
+    shutil.copytree(policy_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    monkeypatch.setattr(chat_template_utils, "datetime", datetime)  # put back in the end
+
+    def num_asked(path: Path, day: int) -> int:
+        pin_date(date(2026, 1, day))
+        judge = build(JudgeConfig(path=str(path), max_tokens=4, cache=str(tmp_path / "judges.sqlite")))
+        judge.rows.score([user("Name a fruit.")], [["A plum."]])
+        return judge.num_asked
+
+    assert [num_asked(folder, day) for day in (1, 1, 2, 1)] == [1, 0, 1, 0]
+    assert [num_asked(policy_folder, day) for day in (1, 2)] == [1, 0]
 
 
 def test_a_configuration_is_checked_without_loading_torch_or_the_client() -> None:

@@ -59,7 +59,7 @@ def test_runs_without_pools_are_reported_with_the_settings_in_which_they_differ(
 
 def test_eight_right_pairs_of_eight_are_not_certain(tmp_path: Path) -> None:
     own = record(tmp_path / "rm-a-11111111", 1e-5)
-    sure = own | {"final": {"held_out/accuracy": 1.0}, "data": {"held_out": 8}}
+    sure = own | {"final": {"held_out/accuracy": 1.0, "held_out/num_pairs": 8.0}, "data": {"held_out": 9}}  # one is too long
     study = read(summarize(study="one", wall_s=1.0, records=[sure], pools=None, policy_lineage="", notes=[]))
     # Wilson's interval is 67.6 to 100, as wide as a normal one of 32.4 / 2 / 1.96 = 8.3.
     assert held_out_text(study.models[0]) == "100.0 ± 8.3 (8 pairs)"

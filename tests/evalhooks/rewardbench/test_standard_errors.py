@@ -65,15 +65,18 @@ def test_rows_that_are_all_right_or_all_wrong_have_an_error_too():
     half = [best_of(float(index % 2), 0.5, id=str(index), subset="Focus") for index in range(8)]
     # sqrt(0.25 / 7) = 0.189, and of the mean of the two domains sqrt(0.0828^2 + 0.189^2) / 2 = 0.103.
     assert standard_errors([*right, *half], num_resamples=8000)["mean of 2: Math, Focus"] == pytest.approx(0.103, rel=0.05)
+    # 1 of 1 is 20.7% to 100%, whatever else was scored; so is a pair of Ties that is right in all respects.
+    assert standard_errors(right[:1])["Math"] == pytest.approx((1 - 0.2065) / 2 / 1.96, abs=1e-4)
+    assert standard_errors([*half, *GOOD_PAIR])["Ties"] == pytest.approx((1 - 0.2065) / 2 / 1.96, abs=1e-4)
     equal = [best_of(1.0, 1.0, id=str(index)) for index in range(8)]
     assert standard_errors(equal)["Math"] == 0.0  # the credit of equal scores is a constant
 
 
-def test_what_has_no_score_or_a_single_row_has_no_standard_error():
+def test_what_has_no_score_or_a_single_row_that_is_half_right_has_no_standard_error():
     rows = [row for row in benchmark(4, 4, random.Random(2)) if row.subset != "Math"]
     assert standard_errors(rows).keys() == {*DOMAINS.values(), "mean of 5: no Math"} - {"Math"}
     assert standard_errors([*benchmark(4, 4, random.Random(2)), ties("ref:9", [NAN], [0.0])]).keys() == {*BEST_OF_N, "mean of 5: no Ties"}
-    assert standard_errors([best_of(1.0, 0.0)]) == {}
+    assert standard_errors([best_of(1.0, 1.0)]) == {}
     assert standard_errors(rows, seed=3) == standard_errors(rows, seed=3) != standard_errors(rows, seed=4)
     with pytest.raises(ValueError, match="num_resamples is 1"):
         standard_errors(rows, num_resamples=1)

@@ -51,6 +51,11 @@ def test_a_reward_model_ends_with_all_that_came_out() -> None:
     ]
 
 
+def test_a_last_checkpoint_that_is_hardly_worse_is_told_from_the_best() -> None:
+    lines = rm_lines(rm_record(final=FINAL | {"held_out/accuracy": 0.74999}))
+    assert "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one is behind by 1e-05" in lines
+
+
 def test_a_reward_model_that_nothing_measured_says_so() -> None:
     bare = rm_lines(rm_record(final={"rewardbench2/overall": "NaN"}, best_metric="", best={}, best_step=6, warnings=[], num_cut_pairs=3))
     assert "best checkpoint: step 6 of 6, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)" in bare

@@ -41,7 +41,7 @@ faults: install ## kills, damaged files, failing neighbours, wrong inputs; write
 JOURNEY ?= $(REWARDLOOP_JOURNEY)
 
 long: install install-smol ## what is too long for CI: a user's first day with a real model, all wrong inputs, kills at other operations
-	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
+	REWARDLOOP_JOURNEY="$(JOURNEY)" REWARDLOOP_LIVE=1 $(BIN)/python -m pytest tests/journeys -rs
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2

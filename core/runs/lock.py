@@ -3,9 +3,13 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TRIES, _BETWEEN_S = 4, 0.02
+"""Whoever asks whether a lock is held holds it for a moment, as a page that follows the runs does every few seconds."""
 
 
 class BusyError(RuntimeError):
@@ -23,12 +27,17 @@ def take_lock(path: Path) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
-        os.close(descriptor)
-        raise BusyError(path, holder) from None
+    for remaining in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if remaining:
+                time.sleep(_BETWEEN_S)
+                continue
+            holder = os.pread(descriptor, 200, 0).decode() or "a process that has just started"
+            os.close(descriptor)
+            raise BusyError(path, holder) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return descriptor

@@ -11,9 +11,11 @@ from typing import Any
 import xxhash
 
 from core.hooks.hook import measured_steps, read_evaluations
-from core.runs.record import RECORD, RunStatus, read_records
+from core.runs.lock import is_held
+from core.runs.record import LOCK, RECORD, RunStatus, read_records
 from evalhooks.report import page_of
 from evalhooks.report.summary import summarize
+from launch.history.find import status_of
 from launch.jobs.report import add_findings
 from launch.schema import ReportJob
 
@@ -40,10 +42,14 @@ class Pages:
 
 
 def version_of(folder: Path) -> str:
-    """What the records and measurements of a study's runs are identified by: names, sizes and times of change."""
+    """What the records and measurements of a study's runs are identified by: names, sizes and times of change, and which are worked on.
+
+    A run that is killed leaves its record as it was.
+    """
     files = [*folder.glob(f"*/{RECORD}"), *folder.glob("*/evals/step-*.json")]
     found = sorted((str(file), status.st_mtime_ns, status.st_size) for file in files for status in [file.stat()])
-    return f'"{xxhash.xxh3_64_hexdigest(repr(found).encode())}"'
+    held = sorted(str(file) for file in folder.glob(f"*/{LOCK}") if is_held(file))
+    return f'"{xxhash.xxh3_64_hexdigest(repr((found, held)).encode())}"'
 
 
 def live_summary(folder: Path) -> dict[str, Any]:
@@ -59,11 +65,11 @@ def live_summary(folder: Path) -> dict[str, Any]:
             records.append(record)
         elif found := read_evaluations(place, steps[-1:], skip=notes.append):
             step, metrics = found.popitem()
-            records.append({**record, "final": metrics, "step": step})
+            records.append({**record, "final": metrics, "step": step, "status": status_of(record)})
             if record["job"] == "rm":
-                notes.append(f"{place.name} is not finished ({record['status']}): its scores are those of step {step}.")
+                notes.append(f"{place.name} is not finished ({status_of(record)}): its scores are those of step {step}.")
         else:
-            notes.append(f"{place.name} has no measurement yet ({record['status']}).")
+            notes.append(f"{place.name} has no measurement yet ({status_of(record)}).")
     policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
     wall_s = sum(float(record.get("wall_s") or 0.0) for record in records)
     lineage = policies[0] if policies else ""

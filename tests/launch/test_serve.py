@@ -11,7 +11,7 @@ import pytest
 from core.disk import write_json
 from core.hooks.hook import eval_file
 from core.records import AXIS
-from core.runs.record import finish_run
+from core.runs.record import LOCK, finish_run
 from launch.entry import composed
 from launch.jobs.serve import live_summary, server_of, version_of
 from launch.schema import ReportJob
@@ -77,6 +77,15 @@ def test_the_end_of_a_run_is_a_new_version(tmp_path: Path) -> None:
     finish_run(run, final={"held_out/accuracy": 0.6}, step=5, best_step=5)
     assert version_of(tmp_path / "live") != before
     assert live_summary(tmp_path / "live")["notes"] == []
+
+
+def test_a_run_that_was_killed_is_a_new_version_and_named_as_killed(tmp_path: Path) -> None:
+    run = trained(tmp_path, "live", "a", 0.6, finished=False)
+    before = version_of(tmp_path / "live")
+    assert "is not finished (running)" in live_summary(tmp_path / "live")["notes"][0]
+    (run.dir / LOCK).unlink()  # as if no process held it; the record stays as it was
+    assert version_of(tmp_path / "live") != before
+    assert "is not finished (killed)" in live_summary(tmp_path / "live")["notes"][0]
 
 
 def test_a_taken_port_and_keys_that_do_not_go_together_are_refused(port: int, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics reach files and W&B on their own step axis, and survive a kill, a resume and a late result."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.runs.samples import write_samples
@@ -222,6 +224,29 @@ def test_the_samples_of_a_checkpoint_are_a_table_that_a_resumed_run_keeps(tmp_pa
     assert len(tables) == 2
     table = json.loads(tables[0].read_text())
     assert table["data"][0] == ["", "[user] Name a fruit.", "a plum", 0.5, 1.0, -0.25]
+
+
+def test_an_offline_run_reads_back_as_its_log_and_its_samples_step_by_step(tmp_path: Path) -> None:
+    files, wandb = JsonlTracker(tmp_path / "metrics.jsonl"), offline_tracker(tmp_path)
+    tracker = Trackers([files, wandb])
+    for step in (1, 2):
+        tracker.log({"train/loss": 1 / (step + 2), "train/grad_norm": float("nan")}, axis="train/step", step=step)
+        completions = [{"text": f"plum {step}", "score": step / 3, "correct": True}, {"text": "lamp", "score": "NaN", "correct": False}]
+        prompt = [{"role": "user", "content": "Name a fruit."}]
+        write_samples(tmp_path, step, "held_out", [{"prompt": prompt, "margin": step / 7, "completions": completions}])
+        tracker.log({"rewardbench2/math": step / 9}, axis=AXIS, step=step)
+    tracker.close()
+    [run] = offline_runs(tmp_path)
+    rows = history(wandb_records(run))
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    named = [{name: value for name, value in line.items() if name not in ("axis", "time")} for line in logged]
+    assert [{name: value for name, value in row.items() if not name.startswith("samples/")} for row in rows] == named
+    tables = {row[AXIS]: json.loads((run / "files" / row["samples/held_out.path"]).read_text()) for row in rows if AXIS in row}
+    assert sorted(tables) == [1, 2]
+    for step, table in tables.items():
+        right = ["", "[user] Name a fruit.", f"plum {step}", step / 3, 1.0, step / 7]
+        np.testing.assert_equal(table["data"], [right, [*right[:2], "lamp", math.nan, 0.0, step / 7]])
+    assert tables[1]["columns"] == ["place", "prompt", "completion", "score", "correct", "margin"]
 
 
 WITHOUT_A_PLACE_FOR_TABLES = """

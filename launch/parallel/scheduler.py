@@ -20,6 +20,7 @@ from core.process.signals import ignoring_interrupts
 from core.progress import Progress
 from core.text import redacted
 from launch.obstacles import reason
+from launch.parallel.slots import GPUS
 
 Results: TypeAlias = Mapping[str, object]
 """What jobs returned, by key; a `Failure` for a job that has no result."""
@@ -103,12 +104,12 @@ class _Sender:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, slots: int, threads: int, gpus: bool, logs: Path, display: Display, preload: Sequence[str]
+    jobs: Sequence[Job], *, slots: int, threads: int, gpus: Sequence[str], logs: Path, display: Display, preload: Sequence[str]
 ) -> dict[str, object]:
     """Runs all jobs and returns their results by key, a `Failure` for each that failed or depended on one that did.
 
-    At most `slots` jobs run at a time, each with `threads` threads and, if `gpus`, with the GPU of its slot's number. A failure stops
-    only the jobs that depend on it. `preload` names modules that are imported once, before any process is forked.
+    At most `slots` jobs run at a time, each with `threads` threads and one of `gpus`, if there are any; more slots than GPUs share them.
+    A failure stops only the jobs that depend on it. `preload` names modules that are imported once, before any process is forked.
     """
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
@@ -131,7 +132,7 @@ def run_jobs(
                     waiting.remove(job)
                     slot = free.pop(0)
                     ours, theirs = context.Pipe(duplex=False)
-                    settings = _Settings(threads=threads, gpu=slot if gpus else None, log=logs / f"{job.key}.log")
+                    settings = _Settings(threads=threads, gpu=gpus[slot % len(gpus)] if gpus else None, log=logs / f"{job.key}.log")
                     process = context.Process(target=_child, args=(job.task(results), theirs, settings), daemon=True)
                     process.start()
                     theirs.close()
@@ -216,7 +217,7 @@ class _Settings:
     """What a job's process may use; no `gpu` leaves the environment's own."""
 
     threads: int
-    gpu: int | None
+    gpu: str | None
     log: Path
 
 
@@ -225,7 +226,7 @@ def _child(task: Task, connection: Connection, settings: _Settings) -> None:
     _die_with_parent(connection)
     os.environ.pop(SAFE_PATH, None)
     if settings.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings.gpu)
+        os.environ[GPUS] = settings.gpu
     import torch
 
     torch.set_num_threads(settings.threads)

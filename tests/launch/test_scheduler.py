@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from core.progress import Progress
 from launch.parallel.display import Bars
 from launch.parallel.scheduler import Failure, Job, Results, Task, run_jobs
+from launch.parallel.slots import slots
 
 
 class Recorder:
@@ -72,9 +73,9 @@ def number(result: object) -> int:
     return result
 
 
-def run(jobs: list[Job], logs: Path, slots: int = 2) -> tuple[Mapping[str, Any], Recorder]:
+def run(jobs: list[Job], logs: Path, slots: int = 2, gpus: Sequence[str] = ()) -> tuple[Mapping[str, Any], Recorder]:
     recorder = Recorder()
-    return run_jobs(jobs, slots=slots, threads=1, gpus=False, logs=logs, display=recorder, preload=()), recorder
+    return run_jobs(jobs, slots=slots, threads=1, gpus=gpus, logs=logs, display=recorder, preload=()), recorder
 
 
 def test_a_job_gets_the_results_of_those_it_waits_for(tmp_path: Path) -> None:
@@ -96,6 +97,35 @@ def test_a_failure_stops_those_that_wait_for_it_and_no_other(tmp_path: Path) -> 
     assert results["bad"].message == "no plums left"
     assert "bad failed" in results["waits"].message
     assert "Traceback" in results["bad"].log.read_text()
+
+
+def own_gpu(progress: Progress) -> str | None:
+    time.sleep(0.5)  # until all slots are taken
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_more_jobs_than_gpus_share_them(tmp_path: Path) -> None:
+    results, _ = run([Job(key=str(i), task=task(own_gpu)) for i in range(3)], tmp_path, slots=3, gpus=("4", "GPU-5a"))
+    assert results == {"0": "4", "1": "GPU-5a", "2": "4"}
+
+
+@pytest.mark.parametrize(("given", "found", "parallel", "expected"), [
+    (None, 2, 0, (2, 4, ("0", "1"))),
+    (None, 1, 3, (3, 2, ("0",))),
+    ("4, GPU-5a", 2, 0, (2, 4, ("4", "GPU-5a"))),
+    ("4,99", 1, 2, (2, 4, ("4",))),  # CUDA stops at the first that it does not know
+    (None, 0, 0, (8, 1, ())),
+    ("", 0, 2, (2, 4, ())),
+])  # fmt: skip
+def test_jobs_are_dealt_out_to_the_gpus_that_were_given(
+    given: str | None, found: int, parallel: int, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert slots(parallel) == expected
 
 
 def test_a_killed_process_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:
@@ -144,7 +174,7 @@ def test_the_server_of_jobs_dies_with_its_parent_while_it_still_imports(tmp_path
         "from tests.launch.test_scheduler import Job, Recorder, double, run_jobs, task\n"
         'if __name__ == "__main__":\n'
         f'    jobs, logs = [Job(key="a", task=task(double, 1))], Path("{tmp_path}")\n'
-        '    run_jobs(jobs, slots=1, threads=1, gpus=False, logs=logs, display=Recorder(), preload=("slow_module",))\n'
+        '    run_jobs(jobs, slots=1, threads=1, gpus=(), logs=logs, display=Recorder(), preload=("slow_module",))\n'
     )
     path = os.pathsep.join([".", str(tmp_path)])
     parent = subprocess.Popen([sys.executable, str(script)], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": path})

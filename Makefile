@@ -32,7 +32,7 @@ demo: install ## the whole loop on two CPU cores, in minutes
 	$(BIN)/rewardloop study experiment=demo
 
 test: install install-smol ## all tests, two at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: install ## kills, damaged files, failing neighbours, wrong inputs; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --page docs/reliability.md
@@ -41,7 +41,8 @@ faults: install ## kills, damaged files, failing neighbours, wrong inputs; write
 JOURNEY ?= $(REWARDLOOP_JOURNEY)
 
 long: install install-smol ## what is too long for CI: a user's first day with a real model, all wrong inputs, kills at other operations
-	REWARDLOOP_JOURNEY="$(JOURNEY)" REWARDLOOP_LIVE=1 $(BIN)/python -m pytest tests/journeys -rs
+	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2
@@ -53,7 +54,7 @@ format: install ## format the code with ruff and sort imports
 check: install ## ruff, pyright, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 	$(BIN)/lint-imports
 
 # Speed beside peers: make bench BENCH="--rows ROWS.jsonl --json OUT.json"

@@ -13,7 +13,7 @@ import pytest
 FP32 = 4
 
 
-@pytest.fixture(scope="module", params=["fsdp2", "zero3"])
+@pytest.fixture(scope="module", params=["fsdp2", pytest.param("zero3", marks=pytest.mark.long)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What `tests.invariants.openings` wrote on each of two processes under an engine, by job."""
     return {job: _opened(tmp_path_factory.mktemp(f"openings-{job}"), request.param, job) for job in ("rm", "ppo")}

@@ -1,9 +1,5 @@
-"""A study in one terminal, `rewardloop report serve=true` in another: the page follows it, and killing either harms nothing.
+"""A study in one terminal, `rewardloop report serve=true` in another: the page follows it, and killing either harms nothing."""
 
-Takes a minute or two: $REWARDLOOP_LIVE asks for it, as `make long` does.
-"""
-
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +9,7 @@ from tests.browser import browser, open_page
 from tests.launch.test_live import kill, serve, until
 from tests.launch.test_study import start as start_study
 
-pytestmark = pytest.mark.skipif("REWARDLOOP_LIVE" not in os.environ, reason="a study and a browser together: make long")
+pytestmark = pytest.mark.long  # a study and a browser together take minutes
 
 WAIT_S = 240
 

@@ -17,31 +17,36 @@ from ppo.session import open_session
 from tests.fakes import LengthScorer
 from tests.ppo.spread import PROMPTS, config_of
 
-KINDS = ("ddp", "fsdp2", "zero2", "zero3", "ddp-lora", "fsdp2-lora", "zero3-lora")
-SERVED = ("ddp-vllm", "fsdp2-vllm", "zero3-vllm")
+KINDS = ("ddp", "fsdp2", "zero3", "fsdp2-lora")
+MORE = ("zero2", "ddp-lora", "zero3-lora")
+SERVED = ("fsdp2-vllm", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("ddp-vllm", "zero3-vllm")))
 DRAWN = ("fsdp2-drawn", "zero3-drawn")
-ALONE = {kind: "single-lora" if kind.endswith("-lora") else "single" for kind in KINDS}
+ALL = (*KINDS, *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE))
+BY_ITSELF = ("single", "single-lora", "single-drawn")
+ALONE = {kind: "single-lora" if kind.endswith("-lora") else "single" for kind in (*KINDS, *MORE)}
 
 
 @pytest.fixture(scope="module")
-def found(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """What each engine did, by its name, and the folder of their runs."""
+def found(request: pytest.FixtureRequest, policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each engine did that a chosen test asks about, by its name, and the folder of their runs."""
+    here = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == Path(__file__)]
+    chosen = {str(item.callspec.params["kind"]) for item in here if hasattr(item, "callspec") and "kind" in item.callspec.params}
     folder = tmp_path_factory.mktemp("ppo-engines")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    for start, kinds in (((), ("single", "single-lora", "single-drawn")), (torchrun, (*KINDS, *SERVED, *DRAWN))):
+    kinds = sorted(chosen - {*BY_ITSELF})
+    for start, own in (((), BY_ITSELF), (torchrun, kinds)):
         ended = subprocess.run(
-            [sys.executable, *start, "-m", "tests.ppo.spread", str(policy_folder), str(folder), *kinds],
+            [sys.executable, *start, "-m", "tests.ppo.spread", str(policy_folder), str(folder), *own],
             env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
             capture_output=True,
             text=True,
             timeout=600,
         )
         assert ended.returncode == 0, ended.stderr[-4000:]
-    kinds = ("single", "single-lora", "single-drawn", *KINDS, *SERVED, *DRAWN)
-    return folder, {kind: json.loads((folder / kind / "found.json").read_text()) for kind in kinds}
+    return folder, {kind: json.loads((folder / kind / "found.json").read_text()) for kind in (*BY_ITSELF, *kinds)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_two_processes_measure_in_five_batches_what_one_does(found: Any, kind: str) -> None:
     ours, alone = found[1][kind]["rows"], found[1][ALONE[kind]]["rows"]
     assert len(ours) == 5
@@ -52,7 +57,7 @@ def test_two_processes_measure_in_five_batches_what_one_does(found: Any, kind: s
     assert abs(alone[4]["train/kl"]) > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_two_processes_each_answer_their_share_of_a_task_and_measure_what_one_does(found: Any, kind: str) -> None:
     ours, alone = found[1][kind]["untrained"], found[1][ALONE[kind]]["untrained"]
     measured = {name for name in alone if name.startswith(("downstream/", "on_policy/"))}
@@ -61,7 +66,7 @@ def test_two_processes_each_answer_their_share_of_a_task_and_measure_what_one_do
     assert {name: ours[name] for name in measured} == pytest.approx({name: alone[name] for name in measured}, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["single", "single-lora", *KINDS])
+@pytest.mark.parametrize("kind", ["single", "single-lora", *ALL])
 def test_a_signal_saves_and_the_next_run_goes_on_to_the_same_bits(found: Any, kind: str) -> None:
     engine = found[1][kind]
     assert engine["stopped"] == "stopped by a signal and saved at batch 3 of 5; the same command goes on from there"
@@ -69,25 +74,24 @@ def test_a_signal_saves_and_the_next_run_goes_on_to_the_same_bits(found: Any, ki
     assert engine["same"]
 
 
-def test_each_engine_lays_all_networks_as_its_name_says(found: Any) -> None:
-    engines = found[1]
-    for kind in KINDS:
-        engine, whole = engines[kind], engines[ALONE[kind]]["held"]
-        match kind.partition("-")[0]:
-            case "ddp":
-                assert engine["module"] == "DistributedDataParallel"
-                assert engine["held"] == whole
-            case "fsdp2":
-                assert "FSDPModule" in engine["bases"]
-                assert engine["dtensors"]
-                assert engine["held"] <= 0.6 * whole
-            case zero:
-                assert engine["module"] == "DeepSpeedEngine"
-                assert engine["stage"] == int(zero[-1])
-                assert engine["partitioned"] == (zero == "zero3")
+@pytest.mark.parametrize("kind", ALL)
+def test_each_engine_lays_all_networks_as_its_name_says(found: Any, kind: str) -> None:
+    engine, whole = found[1][kind], found[1][ALONE[kind]]["held"]
+    match kind.partition("-")[0]:
+        case "ddp":
+            assert engine["module"] == "DistributedDataParallel"
+            assert engine["held"] == whole
+        case "fsdp2":
+            assert "FSDPModule" in engine["bases"]
+            assert engine["dtensors"]
+            assert engine["held"] <= 0.6 * whole
+        case zero:
+            assert engine["module"] == "DeepSpeedEngine"
+            assert engine["stage"] == int(zero[-1])
+            assert engine["partitioned"] == (zero == "zero3")
 
 
-@pytest.mark.parametrize("kind", ["single", *KINDS])
+@pytest.mark.parametrize("kind", ["single", *ALL])
 def test_checkpoints_of_every_engine_are_policies_that_load_anywhere(found: Any, kind: str) -> None:
     folder, _ = found
     policy, _ = load_policy(ModelConfig(path=str(folder / kind / "whole" / "checkpoints" / "step-000005")))

@@ -40,7 +40,7 @@ faults: install ## kills, damaged files, failing neighbours, wrong inputs; write
 # The journey takes a folder with pairs.jsonl, rows.jsonl, prompts.jsonl and test.jsonl: make long JOURNEY=FOLDER
 JOURNEY ?= $(REWARDLOOP_JOURNEY)
 
-long: install install-smol ## what is too long for CI: a user's first day with a real model, all wrong inputs, kills at other operations
+long: install install-smol ## what is too long for CI: a user's first day with a real model, the paper in small, all wrong inputs, kills at other operations
 	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from core.data.fingerprint import fingerprint
 from core.disk import read_json
+from core.models.origin import trained_from
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import AXIS, BenchmarkRow, Prompt, ScoredRow, Tracker
@@ -115,7 +116,10 @@ def _plan(job: BenchJob, reward: LocatedReward) -> RunPlan:
     """The run of a job. A reward that may score otherwise another day, though its settings are the same, gets a new run every time."""
     asked = {"asked": datetime.now(UTC).isoformat()} if KINDS[job.reward.kind].varies else {}
     name = f"{job.benchmark}-{_short(reward.name)}"
-    return RunPlan(kind="bench", name=name, identity=identity_of(job) | asked, facts={"reward": reward.name})
+    facts: dict[str, Any] = {"reward": reward.name}
+    if job.reward.kind in (RewardKind.model, RewardKind.dpo):
+        facts["lineage"] = trained_from(next(iter(reward.models.values())))
+    return RunPlan(kind="bench", name=name, identity=identity_of(job) | asked, facts=facts)
 
 
 def _require_out(out: Path, inputs: Mapping[str, str]) -> None:

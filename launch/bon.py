@@ -13,8 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from bon.ensembles import MEMBERS
-from bon.given import read_given
-from bon.pools import load_pools
 from bon.rows import Pools
 from core.data.dialogues import messages_of
 from core.data.fingerprint import fingerprint, program_fingerprint
@@ -22,7 +20,7 @@ from core.data.rows import dataset_name
 from core.disk import is_complete, read_json
 from core.functions import load_function
 from core.models.locate import resolve
-from core.models.origin import lineage_of
+from core.models.origin import lineage_of, trained_from
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import Prompt
@@ -33,7 +31,7 @@ from evalhooks.tasks.task import Task, load_drawn_tasks
 from launch.compose import ConfigError
 from launch.entry import Composed, print_on_main, rank, start
 from launch.identity import INPUTS, identity_of, identity_of_part
-from launch.inputs import BoNInputs, BoNResult
+from launch.inputs import BoNInputs, BoNResult, read_pools
 from launch.jobs import generators
 from launch.jobs.bon_result import AVERAGE, ORACLE, RANDOM, RESERVED, RESULT
 from launch.jobs.lifecycle import Record, RunPlan, finished_record, say_finished
@@ -72,10 +70,7 @@ def bon_inputs(job: BoNJob) -> BoNInputs:
     given: Pools = {}
     tasks: Mapping[str, Task] = {}
     if job.takes_pools:
-        place = Path(job.pools).expanduser()
-        if not place.exists():
-            raise ValueError(f"pools={job.pools} does not exist; name a file of prompts and completions, or a folder of parquet files.")
-        given = load_pools(place) if is_complete(place) else read_given(job.pools)
+        given = read_pools(job.pools)
         print_on_main(f"{job.pools}: {_sizes(given)}, taken as they are (model.path, tasks and pool.* are not read)")
     else:
         if missing := task_obstacle(job):
@@ -105,6 +100,10 @@ def plan_of(job: BoNJob, inputs: BoNInputs, folder: str) -> RunPlan:
     tasks = next(iter(inputs.tasks)) if len(inputs.tasks) == 1 else f"{len(inputs.tasks)}-tasks"
     name = dataset_name(job.pools) if inputs.given else f"{model.rpartition('/')[2]}-{tasks}"
     lineage = {"pools": folder, "rewards": list(inputs.rewards)} | ({} if inputs.given else {"base": base, "model": job.model.path})
+    kinds = (RewardKind.model, RewardKind.dpo)
+    lineage["reward_models"] = {
+        name: trained_from(next(iter(reward.models.values()))) for name, reward in inputs.rewards.items() if reward.config.kind in kinds
+    }
     return RunPlan(kind="bon", name=name, identity=identity, facts={"lineage": lineage})
 
 

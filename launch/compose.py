@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -43,6 +43,7 @@ def register_schemas() -> None:
 
 JobT = TypeVar("JobT", bound=AnyJob)
 JobT_co = TypeVar("JobT_co", covariant=True)
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +69,14 @@ class Command(Generic[JobT_co]):
 
 def composed(schema: type[JobT], overrides: Sequence[str]) -> Composed[JobT]:
     """The configuration of one job under `overrides`. Raises `ConfigError`."""
+    return _composed(schema, overrides, validated)
+
+
+def _composed(schema: type[JobT], overrides: Sequence[str], make: Callable[[type[JobT], DictConfig], MadeT]) -> MadeT:
     typed = as_typed(schema, overrides)
     _require_known(schema, _parsed(typed))
     with _hydra(schema, typed):
-        return validated(schema, compose(primary(schema, typed), overrides=typed))
+        return make(schema, compose(primary(schema, typed), overrides=typed))
 
 
 def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> Command[JobT]:
@@ -80,19 +85,32 @@ def command(schema: type[JobT], overrides: Sequence[str], *, multirun: bool) -> 
     With `multirun` they are the product of all values in the overrides and in `hydra.sweeper.params` of the chosen files; where
     both set a key, the override wins.
     """
+    lists = _lists(schema, overrides, multirun=multirun)
+    if lists is None:
+        return Command(jobs=(composed(schema, overrides).job,), sweeping=False)
+    return Command(jobs=tuple(_jobs(schema, lists, _job)), sweeping=True, overrides=tuple(map(tuple, lists)))
+
+
+def sweep(schema: type[JobT], overrides: Sequence[str]) -> list[tuple[tuple[str, ...], Composed[JobT]]]:
+    """The jobs of `command` under multirun as a study runs them: the overrides of each, and its configuration."""
+    lists = _lists(schema, overrides, multirun=True) or []
+    return list(zip(map(tuple, lists), _jobs(schema, lists, validated), strict=True))
+
+
+def _lists(schema: type[AnyJob], overrides: Sequence[str], *, multirun: bool) -> list[list[str]] | None:
+    """The overrides of every job of a sweep; None where `overrides` are one job."""
     overrides = as_typed(schema, overrides)
     parsed = _parsed(overrides)
     _require_known(schema, parsed)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     with _hydra(schema, overrides):
         hydra = compose(primary(schema, overrides), overrides=fixed, return_hydra_config=True).hydra
-        sweeping = multirun or hydra.mode == RunMode.MULTIRUN
+        if not multirun and hydra.mode != RunMode.MULTIRUN:
+            return None
         params = [f"{key}={value}" for key, value in _params(hydra).items()]
-    if not sweeping:
-        return Command(jobs=(composed(schema, overrides).job,), sweeping=False)
     lists = combinations([*params, *overrides])
     _require_one_sweep(schema, overrides, lists)
-    return Command(jobs=tuple(_jobs(schema, lists)), sweeping=True, overrides=tuple(map(tuple, lists)))
+    return lists
 
 
 def primary(schema: type[AnyJob], overrides: Sequence[str]) -> str:
@@ -230,15 +248,15 @@ def _choices(group: str) -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in (GROUPS / group).iterdir() if file.name.endswith(".yaml"))
 
 
-def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:
-    """The jobs of one sweep: the same as `composed` for every list, five times faster.
+def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]], make: Callable[[type[JobT], DictConfig], MadeT]) -> list[MadeT]:
+    """What `make` makes of the configurations of one sweep: those of `composed` for every list, five times faster.
 
     Hydra reads and merges all files again for every job, although most jobs of a sweep choose the same files. Here each choice of
     files is composed once, and the plain values of every job are then set on it.
     """
     distinct = list(dict.fromkeys(text for texts in lists for text in texts))
     parsed = dict(zip(distinct, _parsed(distinct), strict=True))
-    jobs: list[JobT | None] = []
+    jobs: list[MadeT | None] = []
     plain = {text for text, override in parsed.items() if _is_plain(override)}
     with _hydra(schema, ()):
         configs: dict[tuple[str, ...], DictConfig] = {}
@@ -251,10 +269,10 @@ def _jobs(schema: type[JobT], lists: Sequence[Sequence[str]]) -> list[JobT]:
                 for text in texts:
                     if text in plain:
                         OmegaConf.update(configs[chosen], parsed[text].key_or_group, parsed[text].value())
-                jobs.append(_job(schema, configs[chosen]))
+                jobs.append(make(schema, configs[chosen]))
             except (HydraException, OmegaConfBaseException, ValueError):
                 jobs.append(None)  # composed again below the slow way, which explains what is wrong
-    return [job or composed(schema, texts).job for job, texts in zip(jobs, lists, strict=True)]
+    return [job or _composed(schema, texts, make) for job, texts in zip(jobs, lists, strict=True)]
 
 
 def _is_plain(override: Override) -> bool:

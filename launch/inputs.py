@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bon.given import read_given
+from bon.pools import load_pools
 from bon.rows import Pools
 from core.data.rows import read_rows
 from core.disk import is_complete
@@ -174,8 +176,35 @@ def preferences_of(job: RMJob, benchmarks: BenchmarkRows, say: Callable[[str], N
     return load_preferences(job.data, seed=job.seed, benchmark_prompts=benchmarks.prompts(), say=say)
 
 
+def read_pools(place: str) -> Pools:
+    """Pools that were drawn into a folder, or those of others' files. Raises `ValueError` if they are not there or cannot be read."""
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise ValueError(f"pools={place} does not exist; name a file of prompts and completions, or a folder of parquet files.")
+    return load_pools(path) if is_complete(path) else read_given(place)
+
+
+def read_alike(job: Launch) -> str:
+    """A mark that jobs share of which `check_inputs` reads the same."""
+    own: object = None
+    match job:
+        case RMJob():
+            own = replace(job.data, flip=0.0)
+        case PPOJob():
+            own = job.prompts
+        case BoNJob():
+            own = job.pools
+        case _:
+            pass
+    model = job.model if isinstance(job, RMJob | PPOJob | BoNJob) else None
+    return repr((type(job).__name__, own, model, job.hooks.rewardbench2, job.hooks.rewardbench1, job.hooks.limit, job.tasks))
+
+
 def check_inputs(job: Launch) -> None:
     """Raises `ValueError` for a file of the job that cannot be read, or a model that is not there. Loads no model."""
+    if isinstance(job, BoNJob) and job.takes_pools:
+        read_pools(job.pools)
+        return
     benchmarks = benchmark_rows(job.hooks)
     if isinstance(job, RMJob):
         preferences_of(job, benchmarks, say=lambda _: None)

@@ -238,6 +238,14 @@ class PPOPlan:
     """Overrides of the run."""
 
 
+class Part(StrEnum):
+    """A part of a study, by the command that does it alone."""
+
+    rm = "rm"
+    bon = "bon"
+    ppo = "ppo"
+
+
 @dataclass(kw_only=True)
 class StudyJob:
     """`rewardloop study`: a sweep of reward models, best-of-N, PPO runs, and the report that puts them side by side."""
@@ -249,7 +257,11 @@ class StudyJob:
     seed: Unhashed[int] = 0
     """Of the world, the policies and every run."""
     parallel: Unhashed[int] = 0
-    """Jobs at a time; 0: one per GPU, or per CPU core where there is none."""
+    """Jobs at a time; 0: as many as there are GPUs for, or CPU cores where there are none."""
+    processes: Unhashed[int] = 1
+    """Processes of every job that trains, or draws and reranks pools, each with a GPU of its own: what torchrun calls --nproc-per-node."""
+    parts: Unhashed[list[Part]] = field(default_factory=lambda: list(Part))
+    """What is done. Without rm, the finished reward models in the study's folder are taken."""
     embedded: Unhashed[bool] = False
     """Make a microworld and its policies first, from `world` and `policy`."""
     world: Unhashed[WorldConfig] = field(default_factory=WorldConfig)
@@ -267,9 +279,15 @@ class StudyJob:
     pools: Unhashed[list[str]] = field(default_factory=list)
     """Overrides of the best-of-N job that makes the pools."""
     reward_models: Unhashed[list[str]] = field(default_factory=list)
-    """Each a line of overrides of `rewardloop rm`; commas sweep."""
+    """Each a line of overrides of `rewardloop rm`, as under -m: commas sweep, and so do experiments that sweep themselves. Reward models
+    whose hooks have no pools are given the study's when they are trained."""
     ppo: Unhashed[dict[str, PPOPlan]] = field(default_factory=dict)
-    """PPO runs by the user's names."""
+    """PPO runs by the user's names, each against a reward model of the study's own."""
+    policies: Unhashed[list[str]] = field(default_factory=list)
+    """Further PPO runs, each a line of overrides of `rewardloop ppo` that names its reward, or by reward.path=rm-01 a reward model of the
+    study; they sweep like `reward_models`. Reward models of others are scored on RewardBench 2 and given the pools too."""
+    bench: Unhashed[list[str]] = field(default_factory=list)
+    """Overrides of the jobs that score them."""
     notes: Unhashed[list[str]] = field(default_factory=list)
     """Sentences that the report prints under its result."""
     dry_run: Unhashed[bool] = False
@@ -283,7 +301,10 @@ class StudyJob:
         missing = [key for key in self.needs if not inputs[key]]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be given by path, for instance {missing[0]}=FILE.jsonl.")
-        if not self.reward_models:
+        require_positive("processes", self.processes)
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts={[str(part) for part in self.parts]} must name each part once: some of {', '.join(Part)}.")
+        if not self.reward_models and Part.rm in self.parts:
             raise ValueError("reward_models is empty; choose a study with experiment=demo or experiment=smollm2.")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.process.signals import stopping_at_once
 from core.runs.lock import BusyError, locked
 from core.runs.record import RunBusyError
-from launch.entry import Composed, start
+from launch.entry import Composed, num_processes, start
 from launch.jobs.plan import plan
 from launch.schema import StudyJob
 
@@ -17,6 +17,8 @@ LOCK = "study.lock"
 
 def _command(composed: Composed[StudyJob]) -> None:
     study = composed.job
+    if num_processes() > 1:
+        raise ValueError("a study starts the processes of its jobs itself; leave torchrun out and give processes=N.")
     folder = Path(study.runs_dir) / study.study
     jobs = plan(study, folder)  # composes and thereby validates every configuration before the first job starts
 

@@ -118,6 +118,16 @@ def run_id_of(path: str) -> str:
     return path if run is None else read_record(run)["id"]
 
 
+def trained_from(model: ModelConfig) -> dict[str, str]:
+    """What a report says of a reward model: the `run` that trained it (its id, otherwise the model's path), and by name its `base` and
+    its `data`, empty where they are not known."""
+    run = _run_of(Path(model.path).absolute().as_posix())
+    own = {} if run is None else read_record(run)["lineage"]
+    origin = origin_of(model)
+    data = own.get("data") or ", ".join(sorted(named_sources(origin.sources)))
+    return {"run": run_id_of(model.path), "path": model.path, "base": family(own["base"]) if own else origin.name, "data": data}
+
+
 def family(name: str) -> str:
     """The family behind a model's name: lower case, without owner, revision and training stages.
 

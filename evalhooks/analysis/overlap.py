@@ -4,7 +4,8 @@ By the rule of Tulu 3, as in decontamination (`rmtrain.decontaminate`): more tha
 a task's prompt has too; prompts of fewer than 8 words must be equal up to case and punctuation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,33 @@ _COLUMNS = ("prompt", "messages", "question", "problem", "instruction", "input",
 MAX_SHOWN = 3
 
 
-def overlap(benchmark_prompts: Sequence[str], task_prompts: Sequence[str]) -> list[dict[str, Any]]:
-    """For each file of task prompts and each of benchmark prompts, how many prompts of the benchmark it shares, with examples.
-
-    Files are JSONL, CSV or parquet with a column prompt, messages, question, problem, instruction, input or goal. Raises `ValueError` that
-    names a file or row without one.
-    """
-    benchmarks = {path: [_text(dialogue) for dialogue in _prompts(path, "benchmark_prompts")] for path in benchmark_prompts}
-    index = BenchmarkIndex(benchmarks)
+def overlap(benchmarks: Mapping[str, Sequence[Dialogue]], tasks: Mapping[str, Sequence[Dialogue]]) -> list[dict[str, Any]]:
+    """For each task and each benchmark, by name, how many prompts of the benchmark it shares, how many are equal, and examples."""
+    known = {name: [_text(dialogue) for dialogue in prompts] for name, prompts in benchmarks.items()}
+    index = BenchmarkIndex(known)
     found: list[dict[str, Any]] = []
-    for path in task_prompts:
-        dialogues = list(_prompts(path, "task_prompts"))
+    for task, dialogues in tasks.items():
         shared: dict[tuple[str, int], str] = {}
         for dialogue in dialogues:
             for place in index.overlaps(dialogue):
                 shared.setdefault(place, _text(dialogue))
-        for name, prompts in benchmarks.items():
+        asked = {_plain(_text(dialogue)) for dialogue in dialogues}
+        for name, prompts in known.items():
             own = sorted(number for place, number in shared if place == name)
             examples = [{"benchmark": prompts[number][:200], "task": shared[name, number][:200]} for number in own[:MAX_SHOWN]]
-            entry = {"benchmark": Path(name).name, "task": Path(path).name, "shared": len(own), "of": len(prompts), "examples": examples}
+            equal = sum(_plain(text) in asked for text in prompts)
+            entry = {"benchmark": name, "task": task, "shared": len(own), "equal": equal, "of": len(prompts), "examples": examples}
             found.append(entry | {"num_task_prompts": len(dialogues)})
     return found
+
+
+def read_prompts(paths: Sequence[str], key: str) -> dict[str, list[Dialogue]]:
+    """The prompts of files by name: JSONL, CSV or parquet with a column prompt, messages, question, problem, instruction, input or goal.
+
+    Raises `ValueError` that names `key` and the file or row without one.
+    """
+    names = Counter(Path(path).name for path in paths)
+    return {path if names[Path(path).name] > 1 else Path(path).name: list(_prompts(path, key)) for path in paths}
 
 
 def _prompts(path: str, key: str) -> Iterator[Dialogue]:
@@ -50,3 +57,7 @@ def _prompts(path: str, key: str) -> Iterator[Dialogue]:
 
 def _text(dialogue: Dialogue) -> str:
     return "\n".join(turn.content for turn in dialogue if turn.role == "user")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

@@ -1,4 +1,4 @@
-"""The paper's tables from one's own scores: 3 (with judges), 4, 5, 7 and 8 of RewardBench 2 (Malik et al. 2025).
+"""The paper's tables from one's own scores: 3, 4, 5, 7 and 8, and judges as in appendix G, of RewardBench 2 (Malik et al. 2025).
 
 Each is a list of rows (mappings from column to cell), empty where the table has no reward models for it. Where a row stands for the
 best of several, `tries` says of how many: it was chosen by the scores that it is shown with, which flatters it.
@@ -11,20 +11,46 @@ from evalhooks.analysis.table import Group, ScoredModel, ScoreTable
 
 Row = Mapping[str, Any]
 
+PUBLISHED = "as published"
+"""The data of a reward model that others have trained: it is none of one's own recipes."""
+NUM_TOP = 25
+"""Rows of table 3."""
+
 
 def paper_tables(table: ScoreTable, *, benchmarks: Sequence[str], downstream: Sequence[str]) -> dict[str, list[Row]]:
     """The tables by title; the first of the benchmarks is what reward models are ranked by, the others are its domains."""
     main = benchmarks[0]
     scored = [model for model in table.models if main in model.scores]
     fair = [model for model in scored if not model.control]
+    trained = [model for model in fair if model.facts.get("data") != PUBLISHED]
     found = {
-        "Judges, the better of ratings and rankings (table 3, appendix G)": _judges(fair, benchmarks),
-        "Best by base model and training data (table 4)": _best(fair, benchmarks, lambda m: _known(m, "base", "data")),
-        "Best by base model (table 5)": _best(fair, benchmarks, lambda m: _known(m, "base"), also=("data",)),
+        "Top reward models (table 3)": _top(fair, benchmarks),
+        "Judges, the better of ratings and rankings (appendix G)": _judges(fair, benchmarks),
+        "Best by base model and training data (table 4)": _best(trained, benchmarks, lambda m: _known(m, "base", "data")),
+        "Best by base model (table 5)": _best(trained, benchmarks, lambda m: _known(m, "base"), also=("data",)),
         "By number of epochs (table 7)": _epochs(fair, benchmarks),
         "Downstream results by group (table 8)": _groups(table, main, downstream),
     }
     return {title: rows for title, rows in found.items() if rows}
+
+
+def _top(models: Sequence[ScoredModel], benchmarks: Sequence[str]) -> list[Row]:
+    """The best reward models, at most `NUM_TOP`: one's own by the best on each base, published ones each by itself, and judges, marked by a
+    star, by the better of their modes."""
+    kinds: dict[tuple[str, ...], list[ScoredModel]] = {}
+    for model in models:
+        own = _known(model, "base", "data", "lr")
+        is_judge = bool(model.facts.get("mode"))
+        kind = ("judge", model.facts.get("recipe", model.name)) if is_judge else ("base", own["base"]) if own else ("name", model.name)
+        kinds.setdefault(kind, []).append(model)
+    if len(kinds) < 2:
+        return []
+    rows: list[Row] = []
+    for (what, name), kind in kinds.items():
+        best = max(kind, key=lambda model: model.scores[benchmarks[0]])
+        shown = f"{name}*" if what == "judge" else best.name
+        rows.append({"reward model": shown, **_scores(best, benchmarks), "tries": len(kind)})
+    return sorted(rows, key=lambda row: -row[benchmarks[0]])[:NUM_TOP]
 
 
 def _known(model: ScoredModel, *keys: str) -> dict[str, str] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core.models.origin import family
 from evalhooks.analysis.table import read_cells
 
 _KEYS = ("prompt", "model", "rm", "base", "score")
@@ -111,7 +112,9 @@ def self_preference(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[s
         "num_prompts": len(whole),
         "left_out": len(prompts) - len(whole),
         "cells": cells,
-        "preferences": [_preference(inverse, by_base, base, rng) for base in by_base if base in models and len(by_base) > 1],
+        "preferences": [
+            _preference(inverse, by_base, base, own, rng) for base in by_base if (own := _own(models, base)) and len(by_base) > 1
+        ],
     }
 
 
@@ -141,11 +144,20 @@ def _cell(
     }
 
 
+def _own(models: Sequence[str], base: str) -> list[str]:
+    """The completion models of a base's family: by their names on the hub too, in any stage of training."""
+    return [model for model in models if base in (model, family(model)) or family(model) == family(base)]
+
+
 def _preference(
-    inverse: Mapping[str, Mapping[str, float]], by_base: Mapping[str, Sequence[str]], base: str, rng: np.random.Generator
+    inverse: Mapping[str, Mapping[str, float]],
+    by_base: Mapping[str, Sequence[str]],
+    base: str,
+    models: Sequence[str],
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """How reward models of a base rank its completions, against how all others do."""
-    values = np.array([inverse[rm][base] for rms in by_base.values() for rm in rms])
+    """How reward models of a base rank the completions of its `models`, against how all others do."""
+    values = np.array([fmean(inverse[rm][model] for model in models) for rms in by_base.values() for rm in rms])
     own = np.array([name == base for name, rms in by_base.items() for _ in rms])
     difference = float(values[own].mean() - values[~own].mean())
     draws = np.array(

@@ -20,7 +20,7 @@ _DIAGNOSTICS = ("on_policy/rm_accuracy", "on_policy/reward_std")
 def run_findings(
     summary: Mapping[str, Any], *, benchmarks: Sequence[str] = (), downstream: Sequence[str] = (), diagnostics: Sequence[str] = ()
 ) -> dict[str, Any] | None:
-    """The findings of a summary's reward models; None where no two of their columns can be compared.
+    """The findings of a summary's reward models; None where none has a score on a benchmark.
 
     Without `benchmarks` these are RewardBench 2 (by the study's score), its domains and RewardBench 1, without `downstream` best-of-N on
     average and by task, and PPO. Raises `ValueError` for a column that no reward model has.
@@ -35,7 +35,7 @@ def run_findings(
     y = [*downstream] or [column for column in (AVERAGE, PPO) if column in there] + [
         column for column in there if column.startswith("bon/") and column != AVERAGE
     ]
-    if not x or not y:
+    if not x:
         return None
     inputs = [*diagnostics] or [
         name for name in (*_DIAGNOSTICS, "lineage") if name in there or any(name in model.facts for model in table.models)
@@ -48,6 +48,13 @@ def run_findings(
         compared=[column for column in (x[0], "rewardbench1/overall") if column in x] if not benchmarks else x,
         picked_for=y if downstream else [column for column in (AVERAGE, PPO) if column in y],
     )
+
+
+def without_scores(notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Findings that say nothing of scores, to hold what else runs tell."""
+    lists = ("benchmarks", "downstream", "compared", "head_to_head", "protocols", "models", "policies")
+    mappings = ("correlation", "between_benchmarks", "between_downstream", "seed_noise", "pick", "diagnostics", "tables")
+    return {**{key: [] for key in lists}, **{key: {} for key in mappings}, "left_out": list(notes)}
 
 
 def table_of(summary: Mapping[str, Any]) -> ScoreTable:
@@ -85,7 +92,9 @@ def _scored(model: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> 
     scores |= {f"rewardbench2/{key}_se": value for key, value in errors.items()}
     scores |= {f"rewardbench1/{key}": value for key, value in (model.get("rewardbench1") or {}).items()}
     scores |= {f"bon/{key}": value for key, value in model["bon"].items()}
-    facts = {key: str(model[key]) for key in ("base", "data", "lr", "epochs", "seed", "flip", "recipe") if model.get(key) is not None}
+    facts = {
+        key: str(model[key]) for key in ("base", "data", "lr", "epochs", "seed", "flip", "recipe", "mode") if model.get(key) is not None
+    }
     facts |= {key: str(value) for key, value in (model.get("protocol") or {}).items() if value not in (None, "")}
     facts |= {"control": str(bool(model["control"]))}
     if policies:
@@ -96,8 +105,8 @@ def _scored(model: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> 
         facts["tries"] = str(tries)
         start = next((row for row in policies[0]["checkpoints"] if row.get("step") == 0), {})
         scores |= {key: start[key] for key in _DIAGNOSTICS if start.get(key) is not None}
-    known = {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
-    return ScoredModel(name=str(model["name"]), facts=with_group(facts, str(model["name"])), scores=known)
+    numbers = {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
+    return ScoredModel(name=str(model["name"]), facts=with_group(facts, str(model["name"])), scores=numbers)
 
 
 def _group(policy: Mapping[str, Any]) -> str:

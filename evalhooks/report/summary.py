@@ -14,7 +14,9 @@ from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis.correlation import correlation, upper_half
+from evalhooks.analysis.paper_tables import PUBLISHED
 from evalhooks.report.gathered import details
+from evalhooks.report.joined import chosen_only, reranked, with_rewards
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, score_key, scores_of
 
 
@@ -28,10 +30,11 @@ def summarize(
     as for runs of several studies, each model has its own largest N, and nothing is known of the policy that answered.
     """
     n = min(len(row.completions) for rows in pools.values() for row in rows) if pools else None
-    models = [reward_model_entry(record, _largest_n(record) if n is None else n) for record in records if record["job"] == "rm"]
-    benchmarked = [(record, _trained_here(record, models)) for record in records if record["job"] == "bench"]
-    models += [bench_entry(record) for record, trained in benchmarked if trained is None]
-    again = [_measured_again(record, trained) for record, trained in benchmarked if trained is not None]
+    records = with_rewards(records)
+    models = [reward_model_entry(record, _largest_n(record["final"]) if n is None else n) for record in records if record["job"] == "rm"]
+    again = _add_benchmarks(models, [record for record in records if record["job"] == "bench"])
+    models += chosen_only(records, {model["id"] for model in models})
+    _add_reranked(models, reranked(records), n)
     key = score_key([model["rewardbench2"] for model in models])
     models.sort(key=lambda model: (-(model["rewardbench2"].get(key) or 0.0), model["dir"]))
     policies = [ppo_entry(record) for record in sorted(records, key=lambda record: record["dir"]) if record["job"] == "ppo"]
@@ -50,10 +53,10 @@ def summarize(
     }
 
 
-def _trained_here(record: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the reward model of this report that a benchmark measured; None if it measured something else."""
+def _trained_here(record: Mapping[str, Any], models: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The reward model of this report that a benchmark measured; None if it measured something else."""
     folders = Path(str(record.get("reward", ""))).parts
-    return next((str(model["name"]) for model in models if Path(model["dir"]).name in folders), None)
+    return next((model for model in models if Path(model["dir"]).name in folders), None)
 
 
 def _measured_again(record: Mapping[str, Any], name: str) -> str:
@@ -117,29 +120,62 @@ def _tell_apart(entries: Sequence[dict[str, Any]]) -> None:
             entry["name"] = f"{entry['name']} {entry['id']}"
 
 
+def _add_benchmarks(models: list[dict[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Adds what `rewardloop bench` scored: to a reward model that was trained here what its own hooks did not measure, of which a sentence
+    each is returned, and as a reward model of its own whatever was trained elsewhere."""
+    here, known = list(models), {model["id"]: model for model in models}
+    again: list[str] = []
+    for record in records:
+        entry = bench_entry(record)
+        trained = _trained_here(record, here)
+        if trained is not None:
+            again.append(_measured_again(record, str(trained["name"])))
+        if (model := trained or known.get(entry["id"])) is None:
+            known[entry["id"]] = entry
+            models.append(entry)
+            continue
+        for group in ("rewardbench2", "rewardbench1"):
+            own, scores = model.get(group, {}), entry.get(group, {})
+            if all(value is None for value in own.values()) and any(value is not None for value in scores.values()):
+                model[group] = scores
+    return again
+
+
+def _add_reranked(models: Sequence[dict[str, Any]], found: Mapping[str, Mapping[str, float]], n: int | None) -> None:
+    """Adds what runs of best-of-N say of reward models whose own hooks reranked no pools."""
+    for model in models:
+        chosen = found.get(model["id"], {})
+        if not model["bon"] and chosen:
+            size = _largest_n(chosen) if n is None else n
+            model |= {"bon": _bon(chosen, size), "bon_n": size}
+
+
 def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A reward that `rewardloop bench` scored, beside reward models that were trained here."""
-    final = _finite(record["final"])
-    scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)} | scores_of(final)
+    """A reward that `rewardloop bench` scored, beside reward models that were trained here; its id is that of the run that trained it,
+    or its path, by which runs of PPO and best-of-N know it."""
+    final, lineage = _finite(record["final"]), record.get("lineage", {})
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     entry = {
-        "id": record["id"],
+        "id": lineage.get("run", record["id"]),
         "name": short_name(Path(record["dir"])),
         "dir": record["dir"],
-        "base": str(record.get("reward", "")),
-        "data": "as published",
-        "rewardbench2": scores,
+        "base": str(lineage.get("base") or record.get("reward", "")),
+        "data": PUBLISHED,
+        "rewardbench2": {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)} | scores_of(final),
         "bon": {},
         "details": details(record),
         "checkpoints": [],
         "control": False,
     }
+    reward = record["identity"].get("reward") or {}
+    if isinstance(reward, Mapping) and reward.get("kind") == "judge":
+        entry |= {"mode": str(reward["judge"]["mode"]), "recipe": str(record["reward"])}
     return entry | ({"rewardbench1": ones} if ones else {})
 
 
-def _largest_n(record: Mapping[str, Any]) -> int | None:
+def _largest_n(metrics: Mapping[str, Any]) -> int | None:
     """The largest number of completions that a reward model chose from; None if it chose from none."""
-    sizes = [key.partition("@")[2] for key in record["final"] if key.startswith("bon/")]
+    sizes = [key.partition("@")[2] for key in metrics if key.startswith("bon/")]
     return max((int(size) for size in sizes if size.isdigit()), default=None)
 
 

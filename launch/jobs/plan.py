@@ -1,6 +1,7 @@
 """The jobs of a study, all validated before the first one starts. Imports no torch."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,66 +12,95 @@ from core.runs.identity import clean_name
 from core.runs.lock import BusyError, locked
 from core.runs.record import LOCK, read_records
 from evalhooks.rewardbench.domains import score_key, scores_of
-from launch import bon, ppo, rm
-from launch.compose import Composed, combinations, composed
-from launch.inputs import check_inputs
-from launch.jobs.lifecycle import Record
+from launch.compose import composed
+from launch.jobs.parts import (
+    Planned,
+    Policies,
+    check_all,
+    check_rewards,
+    constant,
+    models_of,
+    one_of,
+    policies_of,
+    pools_of,
+    require_engines,
+    rerank_job,
+    told_of,
+)
 from launch.obstacles import task_obstacle, tracker_obstacle
-from launch.overrides.grammar import quoted, split_line
-from launch.overrides.text_keys import as_typed
+from launch.overrides.grammar import quoted
 from launch.parallel.scheduler import Job, Results, Task
-from launch.schema import BoNJob, Lineage, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
-from launch.settings import Launch
+from launch.schema import Lineage, Part, Pick, PPOJob, PPOPlan, RewardChoice, RMJob, StudyJob
 from microworld.config import LINEAGES
 
 SUPERSEDED = "superseded"
 """The folder of a study for runs that a rerun replaced by others."""
 
 
-def plan(study: StudyJob, folder: Path) -> list[Job]:
-    """All jobs of a study, in the order in which they should start. Raises `ValueError` for a job that cannot run."""
+def plan(study: StudyJob, folder: Path, *, check: bool = True) -> list[Job]:
+    """All jobs of a study, in the order in which they should start. Raises `ValueError` for a job that cannot run.
+
+    With `check` their inputs are looked at, where they do not wait for an embedded world.
+    """
     common = _common(study, folder)
-    jobs: list[Job] = []
-    before: list[str] = []
-    if study.embedded:
-        jobs.append(Job(key="world", task=lambda _: partial(make_world, study, folder)))
-        for lineage in LINEAGES:
-            make = partial(make_policy, study, folder, lineage)
-            jobs.append(Job(key=f"policy-{lineage}", task=lambda _, make=make: make, after=("world",)))
-        before = [job.key for job in jobs]
-    pools = composed(BoNJob, [*common, *study.pools])
-    needed = tuple(key for key in before if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
-    jobs.append(Job(key="pools", task=lambda _: partial(bon.run, pools), after=needed))
-    models = {f"rm-{i:02d}": model for i, model in enumerate(reward_models(study, folder), 1)}
-    checked: list[Launch] = [pools.job, *(model.job for model in models.values())]
+    worlds = _worlds(study, folder)
+    made = tuple(job.key for job in worlds)
+    models = models_of(study, folder, common)
+    pools = pools_of(study, folder, common, [model.job for model in models.values()])
+    chosen, policies = _chosen(study, folder, common, models) if Part.ppo in study.parts else ([], [])
+    named = policies_of(study, common, models, pools, made) if Part.ppo in study.parts else Policies()
+    jobs = list(worlds)
+    if pools is not None:
+        needed = tuple(key for key in made if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
+        jobs.append(Job(key="pools", task=constant(pools.task), after=needed, what=told_of(pools.job), settings=pools.job))
     # PPO runs take longest, so they come before the reward models: each starts as soon as those it chooses from are done.
+    jobs += chosen
+    for key, model in models.items():
+        is_new = Part.rm in study.parts
+        waits = (*(k for k in made if k == f"policy-{Path(model.job.model.path).name}"), *(["pools"] if model.job.hooks.pools else []))
+        what = told_of(model.job) if is_new else f"{told_of(model.job)}, trained already"
+        jobs.append(Job(key=key, task=constant(model.task), after=waits if is_new else (), what=what, settings=model.job))
+        if pools is not None and Part.bon in study.parts and not model.job.hooks.pools:
+            jobs.append(rerank_job(pools, key, study.processes))
+    jobs += named.jobs
+    if twice := [key for key, count in Counter(job.key for job in jobs).items() if count > 1]:
+        raise ValueError(f"two jobs of the study would be called {twice[0]}: their names differ only in how they are spelt; change one.")
+    trained = [model.job for model in models.values()] if Part.rm in study.parts else []
+    planned = [*([] if pools is None else [pools.job]), *trained, *policies, *named.planned]
+    require_engines(study, planned)
+    if missing := next(filter(None, map(tracker_obstacle, planned)), None):
+        raise ValueError(missing)
+    if check and not study.embedded:  # the files of an embedded world do not exist yet
+        check_all(planned)
+        check_rewards(named.planned, models)
+    return jobs
+
+
+def _worlds(study: StudyJob, folder: Path) -> list[Job]:
+    """The jobs that make an embedded study's microworld and its policies; none of another study."""
+    if not study.embedded:
+        return []
+    makers = {f"policy-{lineage}": partial(make_policy, study, folder, lineage) for lineage in LINEAGES}
+    world = Job(key="world", task=constant(partial(make_world, study, folder)))
+    return [world, *(Job(key=key, task=constant(make), after=(world.key,)) for key, make in makers.items())]
+
+
+def _chosen(study: StudyJob, folder: Path, common: Sequence[str], models: Mapping[str, Planned[RMJob]]) -> tuple[list[Job], list[PPOJob]]:
+    """The PPO runs against reward models of the study, and their configurations without these."""
+    jobs: list[Job] = []
+    policies: list[PPOJob] = []
     for name, planned in study.ppo.items():
         overrides = [*common, f"seed={study.seed}", f"name={quoted(name)}", *planned.overrides]
         policy = composed(PPOJob, [*overrides, "reward.path=unknown-yet"]).job
         if missing := task_obstacle(policy):
             raise ValueError(f"ppo.{name}: {missing}")
-        checked.append(policy)
+        policies.append(policy)
         after = tuple(key for key, model in models.items() if _could_be(planned.reward, model.job, policy.model.path))
         if not after:
             raise ValueError(f"ppo.{name}.reward fits none of the study's reward models; change its lineage or control.")
-        key = f"ppo-{clean_name(name)}"
-        if any(job.key == key for job in jobs):
-            raise ValueError(f"ppo.{name} differs from another PPO run only in how it is spelt; give it another name.")
-        jobs.append(Job(key=key, task=_ppo_task(planned, overrides, after, folder), after=after, any_of=True))
-    for key, model in models.items():
-        waits = tuple(k for k in before if k == f"policy-{Path(model.job.model.path).name}")
-        jobs.append(Job(key=key, task=lambda _, model=model: partial(rm.run, model), after=(*waits, "pools")))
-    if missing := next(filter(None, map(tracker_obstacle, checked)), None):
-        raise ValueError(missing)
-    if not study.embedded:  # the files of an embedded world do not exist yet
-        for job in checked:
-            check_inputs(job)
-    return jobs
-
-
-def reward_models(study: StudyJob, folder: Path) -> list[Composed[RMJob]]:
-    """The reward models of a study in `folder`, with sweeps expanded."""
-    return [composed(RMJob, line) for line in _lines(study, _common(study, folder))]
+        task = _ppo_task(planned, overrides, after, folder, study.processes)
+        jobs.append(Job(key=f"ppo-{clean_name(name)}", task=task, after=after, any_of=True))
+    return jobs, policies
 
 
 def _common(study: StudyJob, folder: Path) -> list[str]:
@@ -81,14 +111,14 @@ def _common(study: StudyJob, folder: Path) -> list[str]:
     return [*(f"{key}={quoted(place)}" for key, place in places.items()), *study.common]
 
 
-def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str], folder: Path) -> Callable[[Results], Task]:
+def _ppo_task(planned: PPOPlan, overrides: Sequence[str], after: Sequence[str], folder: Path, processes: int) -> Callable[[Results], Task]:
     """The task of a PPO run in the study's `folder`, whose configuration is complete once the reward model is chosen."""
 
     def task(results: Results) -> Task:
         chosen = choose([record for key in after if isinstance(record := results[key], dict)], planned.reward.pick)
         complete = (*overrides, f"reward.path={quoted(chosen['dir'])}")
         supersede(folder, clean_name(composed(PPOJob, complete).job.name), chosen["id"])
-        return partial(run_ppo, complete)
+        return one_of("ppo", complete, processes)
 
     return task
 
@@ -148,12 +178,6 @@ def _could_be(choice: RewardChoice, model: RMJob, policy: str) -> bool:
     return fits and choice.control == (model.data.flip > 0)
 
 
-def _lines(study: StudyJob, common: Sequence[str]) -> list[list[str]]:
-    """The override lists of all reward models, with sweeps expanded."""
-    lines = [as_typed(RMJob, split_line(text)) for text in study.reward_models]
-    return [[*common, f"seed={study.seed}", *overrides] for line in lines for overrides in combinations(line)]
-
-
 def world_folder(study: StudyJob, folder: Path) -> Path:
     """The folder of an embedded study's microworld."""
     return folder / f"world-{study.world.seed}"
@@ -177,8 +201,3 @@ def make_policy(study: StudyJob, folder: Path, lineage: str, progress: Progress)
     world = world_folder(study, folder)
     progress.start("SFT", study.world.corpus_size)
     return str(train_policy(world, lineage, study.policy, world / "policies" / lineage, progress.advance))
-
-
-def run_ppo(overrides: Sequence[str], progress: Progress) -> Record:
-    """Trains the policy of a configuration that was completed while the study ran."""
-    return ppo.run(composed(PPOJob, overrides), progress)

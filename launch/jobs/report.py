@@ -8,15 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from bon.pools import load_pools
 from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
 from core.runs.record import RECORD, RunStatus, read_records
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.course import MAX_PICTURES
-from evalhooks.report.run_scores import run_findings, table_of
+from evalhooks.report.run_scores import run_findings, table_of, without_scores
 from evalhooks.report.summary import finished_records, read_summary, summarize
+from launch.inputs import read_pools
 from launch.jobs.scores import beside
+from launch.jobs.told import Told, told_by
 from launch.schema import ReportJob
 
 PICTURE = "over_optimisation.png"
@@ -42,8 +43,7 @@ def build(
     Raises `ValueError` if there are no runs: the report would be empty, and replace one that is not.
     """
     out = folder / "report" if out is None else out
-    records = [record for record in records if record["job"] != "bon"]  # what they have to say stands in their own folders
-    if not records:
+    if all(record["job"] == "bon" and not record["lineage"].get("reward_models") for record in records):  # pools alone
         raise ValueError(
             f"{folder} holds no finished run, so there is nothing to report, and {out} stays as it is; finish one "
             "(`rewardloop study`), or name the study and runs_dir of those there are."
@@ -53,24 +53,28 @@ def build(
         study=study,
         wall_s=wall_s,
         records=records,
-        pools=None if pools is None else load_pools(pools),
+        pools=None if pools is None else read_pools(str(pools)),
         policy_lineage=policies[0] if policies else "",
         notes=notes,
     )
-    add_findings(summary, asked or ReportJob())
+    add_findings(summary, asked or ReportJob(), told_by(records))
     if pools is not None:
         summary["pools"] = os.path.relpath(pools, folder)  # a study that is moved keeps its report
     return summary, write_report(summary, out)
 
 
-def add_findings(summary: Summary, asked: ReportJob) -> None:
-    """Adds to a summary what its reward models say of benchmarks and downstream use: `findings`, and their correlations to its own.
+def add_findings(summary: Summary, asked: ReportJob, told: Told = ({}, [])) -> None:
+    """Adds to a summary what its reward models say of benchmarks and downstream use, and what runs have `told` of their texts: `findings`,
+    and their correlations to its own.
 
     Raises `ValueError` for a column that is not there.
     """
     found = run_findings(summary, benchmarks=asked.benchmarks, downstream=asked.downstream, diagnostics=asked.diagnostics)
-    if found is None:
+    texts, notes = told
+    if found is None and not texts and not asked.self_preference and not asked.benchmark_prompts:
         return
+    found = without_scores() if found is None else found
+    found |= texts | {"left_out": [*found["left_out"], *notes]}
     found |= beside(asked, table_of(summary), benchmarks=found["benchmarks"], downstream=found["downstream"])
     summary["findings"] = found
     summary["correlation"] |= found["correlation"]
@@ -106,7 +110,7 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         study=study,
         folder=folder,
         records=records,
-        pools=pools if not chosen and pools.is_dir() else None,
+        pools=pools if not chosen and pools.exists() else None,
         wall_s=before.get("wall_s", sum(record.get("wall_s", 0.0) for record in records)),
         notes=before.get("notes", []),
         out=out,

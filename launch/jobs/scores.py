@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from evalhooks.analysis.findings import findings
-from evalhooks.analysis.overlap import overlap
+from evalhooks.analysis.overlap import overlap, read_prompts
 from evalhooks.analysis.reference import references
 from evalhooks.analysis.self_preference import read_judgements, self_preference
 from evalhooks.analysis.table import ScoreTable, read_table
@@ -24,7 +24,8 @@ def beside(job: ReportJob, table: ScoreTable, *, benchmarks: Sequence[str], down
     if job.self_preference:
         found["self_preference"] = self_preference(read_judgements(job.self_preference))
     if job.benchmark_prompts:
-        found["overlap"] = overlap(job.benchmark_prompts, job.task_prompts)
+        asked = read_prompts(job.benchmark_prompts, "benchmark_prompts"), read_prompts(job.task_prompts, "task_prompts")
+        found["overlap"] = overlap(*asked)
     return found
 
 

@@ -58,7 +58,7 @@ def live_summary(folder: Path) -> dict[str, Any]:
     notes: list[str] = []
     for record in read_records(folder, "*", notes.append):
         place = Path(record["dir"])
-        if ".old-" in place.name or record["job"] not in ("rm", "ppo", "bench"):
+        if ".old-" in place.name or record["job"] not in ("rm", "ppo", "bench", "bon"):
             continue
         steps = measured_steps(place)
         if record["status"] == RunStatus.finished:

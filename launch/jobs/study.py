@@ -24,8 +24,8 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     If jobs failed, raises `RuntimeError` at the end; the report then covers the others.
     """
     started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+    count, threads, gpus = slots(study.parallel, study.processes)
     shown = display(len(jobs))
-    count, threads, gpus = slots(study.parallel)
     try:
         results = run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
     finally:
@@ -33,15 +33,20 @@ def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Pa
     failures = _failures(results)
     if failures:
         settle_killed(folder, "its process was killed")
-    pools = results["pools"]
+    pools = results.get("pools")
     records = [result for result in results.values() if isinstance(result, dict) and result is not pools]
-    if not isinstance(pools, dict) or not any(record["job"] == "rm" for record in records):
+    if not any(record["job"] != "bon" for record in records):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
     if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
         wall_s = _earlier_wall_s(folder, wall_s)  # nothing had to run
     summary, path = report.build(
-        study=study.study, folder=folder, records=records, pools=Path(pools["pools"]), wall_s=wall_s, notes=study.notes
+        study=study.study,
+        folder=folder,
+        records=records,
+        pools=Path(pools["pools"]) if isinstance(pools, dict) else None,
+        wall_s=wall_s,
+        notes=study.notes,
     )
     if failures:
         message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"

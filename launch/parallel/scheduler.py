@@ -42,6 +42,10 @@ class Job:
     after: tuple[str, ...] = ()
     any_of: bool = False
     """Whether one result among the jobs in `after` is enough once all of them have ended; else all of them must succeed."""
+    what: str = ""
+    """What it is, for a list of jobs; empty where the key says it."""
+    settings: object = None
+    """The configuration that it carries out, where that is known before others have ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +112,8 @@ def run_jobs(
 ) -> dict[str, object]:
     """Runs all jobs and returns their results by key, a `Failure` for each that failed or depended on one that did.
 
-    At most `slots` jobs run at a time, each with `threads` threads and one of `gpus`, if there are any; more slots than GPUs share them.
+    At most `slots` jobs run at a time, each with `threads` threads and one of `gpus`, or of groups of them, if there are any; more
+    slots than these share them.
     A failure stops only the jobs that depend on it. `preload` names modules that are imported once, before any process is forked.
     """
     logs.mkdir(parents=True, exist_ok=True)

@@ -21,12 +21,12 @@ from core.records import Preference
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
-from evalhooks.tasks.task import load_tasks
+from evalhooks.tasks.task import Task, load_tasks
 from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
-from launch.jobs.plan import plan, reward_models
+from launch.jobs.plan import plan
 from launch.rm import plan_of
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
 from launch.settings import Launch
@@ -54,14 +54,23 @@ def of_study(study: StudyJob) -> list[str]:
     """The jobs of a study, and the lines about those whose inputs exist already."""
     folder = Path(study.runs_dir) / study.study
     try:
-        jobs = plan(study, folder)
+        jobs = plan(study, folder, check=False)
     except (ValueError, OSError) as error:
         return [f"note: this would not start: {error}"]
     kinds = Counter(job.key.partition("-")[0] for job in jobs)
     told = [f"{len(jobs)} jobs: {', '.join(f'{num} {kind}' for kind, num in kinds.items())}; nothing was run or written (dry_run=true)"]
-    told += [f"{job.key}" + (f" after {', '.join(job.after)}" if job.after else "") for job in jobs]
-    models = [] if study.embedded else reward_models(study, folder)
-    told += of_jobs([model.job for model in models])
+    if study.processes > 1:
+        told.append(f"each job that trains, draws or reranks runs in {study.processes} processes, one for each GPU")
+    for job in jobs:
+        waits = f" (after {', '.join(job.after)})" if job.after else ""
+        told.append(f"{job.key}{f': {job.what}' if job.what else ''}{waits}")
+    if not study.embedded:  # whose inputs do not exist yet
+        told += of_jobs([job.settings for job in jobs if isinstance(job.settings, RMJob)])
+        own = {job.key for job in jobs}  # which a policy may name as its reward
+        for kind in (BoNJob, PPOJob):
+            found = [(job.key, job.settings) for job in jobs if isinstance(job.settings, kind)]
+            lines = [f"{key}: {line}" for key, settings in found[:1] for line in preview(settings)]
+            told += [line for line in lines if line.partition(" names ")[2].partition(",")[0] not in own]
     return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
 
 
@@ -118,7 +127,7 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
     if _all_here(paths, notes) and (prompts := _read(lambda: read_prompts(job.prompts), notes)) is not None:
         yield f"prompts: {len(prompts)}, each asked {job.num_batches * job.batch_size / len(prompts):.2g} times"
         _read(lambda: benchmark_rows(job.hooks), notes)
-    tasks = _read(lambda: load_tasks(job.tasks), notes)
+    tasks = _tasks(job, notes)
     if tasks is not None:
         yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
     for name, term in job.terms.items():
@@ -131,13 +140,14 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
 
 
 def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
-    inputs = _read(lambda: bon_inputs(job), notes)
+    is_here = job.takes_pools or _all_here([task.path for task in job.tasks.values() if task.path], notes)
+    inputs = _read(lambda: bon_inputs(job), notes) if is_here else None
     if job.takes_pools:
         if inputs is not None:
             yield f"pools: {sum(map(len, inputs.given.values()))} prompts of {', '.join(inputs.given)}, taken as they are"
     else:
         _model(job.model, notes)
-        tasks = _read(lambda: load_tasks(job.tasks), notes)
+        tasks = _tasks(job, notes) if is_here else None
         if tasks is not None:
             sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
             answers = job.pool.n * sum(sizes.values())
@@ -150,6 +160,12 @@ def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
         plan = bon_plan(job, inputs, folder)
         run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
         yield f"folder: {run.dir}"
+
+
+def _tasks(job: Launch, notes: list[str]) -> Mapping[str, Task] | None:
+    """The tasks of a job; None, with notes, where they cannot be read, or lie on a hub."""
+    paths = [task.path for task in job.tasks.values() if task.path]
+    return _read(lambda: load_tasks(job.tasks), notes) if _all_here(paths, notes) else None
 
 
 def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) -> Iterator[str]:

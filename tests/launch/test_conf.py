@@ -13,7 +13,16 @@ from launch.schema import SCHEMAS, RMJob
 CONF = Path(next(iter(conf.__path__)))
 JOBS = {"rm": [], "ppo": ["reward.path=x"], "bon": [], "bench": ["reward.path=x"], "study": ["experiment=demo"], "report": []}
 USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": "rm", "tasks": "ppo", "reward": "ppo", "preset": "rm"}
-EXPERIMENTS = {"demo": "study", "smollm2": "study", "rb2_rm_grid": "rm", "rb2_rm_flipped": "rm", "rb2_ppo": "ppo"}
+EXPERIMENTS = {
+    "demo": "study",
+    "smollm2": "study",
+    "rb2_rm_grid": "rm",
+    "rb2_rm_flipped": "rm",
+    "rb2_ppo": "ppo",
+    "rb2_bon": "bon",
+    "rb2": "study",
+    "rb2_tiny": "study",
+}
 DATA = ["data.paths=[x.jsonl]"]
 NEEDED = {
     **{f"model/{file.stem}": DATA for file in (CONF / "model").glob("*.yaml")},

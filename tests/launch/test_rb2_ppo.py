@@ -41,7 +41,7 @@ def test_the_sweep_is_the_papers_22_runs() -> None:
         assert job.batch_size == job.minibatch_size
         assert (job.shaping.center, job.shaping.scale, job.shaping.std, job.shaping.clip) == ("none", "fixed", 1.0, None)
         assert (job.shaping.missing_eos.how, job.shaping.missing_eos.value) == ("replace", -10.0)
-        assert list(job.tasks) == ["gsm8k"]
+        assert len(job.tasks) == 9
 
 
 @pytest.mark.parametrize("choice", sorted(file.stem for file in REWARDS.glob("*.yaml")))

@@ -220,7 +220,7 @@ def test_awkward_places_and_values_reach_the_jobs_of_a_study_as_they_were_typed(
     assert isinstance(second, partial)
     assert second.args[0].job.best_metric == "1_1"
     assert rm.world == str(tmp_path / "world-0")
-    ppo = composed(PPOJob, policy.args[0]).job
+    ppo = composed(PPOJob, policy.args[1]).job
     assert (ppo.reward.path, ppo.prompts, ppo.name) == ("my runs/rm's", ["x, {y}.jsonl", "1e3"], "a, b")
 
 

@@ -37,7 +37,8 @@ def sections(found: Findings) -> Iterator[Section]:
         yield _self_preference(found["self_preference"])
     if found.get("reference"):
         yield _reference(found)
-    yield _models(found)
+    if found["models"]:
+        yield _models(found)
     yield from _tables(found)
     if found.get("overlap"):
         yield _overlap(found["overlap"])
@@ -170,6 +171,8 @@ def _diagnostics(found: Findings) -> Iterator[Section]:
 
 
 def _noise(found: Findings) -> Iterator[Section]:
+    if not found["models"]:
+        return
     known = {column: value for column, value in found["seed_noise"].items() if value}
     if not known:
         said = "No two reward models are equal but for their seed, so nothing is known of what the seed alone does."
@@ -204,11 +207,21 @@ def _starred(value: Any, best: float | None) -> str:
 
 def _overlap(found: Sequence[Mapping[str, Any]]) -> Section:
     rows = tuple(
-        (entry["benchmark"], entry["task"], f"{entry['shared']} of {entry['of']}", str(entry["num_task_prompts"]), _examples(entry))
+        (
+            entry["benchmark"],
+            entry["task"],
+            f"{entry['shared']} of {entry['of']}",
+            str(entry["equal"]),
+            str(entry["num_task_prompts"]),
+            _examples(entry),
+        )
         for entry in found
     )
-    heads = ("Benchmark", "Task", "Shared prompts", "Prompts of the task", "Examples")
-    said = "A benchmark prompt is shared if more than half of its words lie in 8-grams that a task's prompt has too."
+    heads = ("Benchmark", "Task", "Shared prompts", "Equal", "Prompts of the task", "Examples")
+    said = (
+        "A benchmark prompt is shared if more than half of its words lie in 8-grams that a task's prompt has too, as where both are made "
+        "by one template; it is equal if a task's prompt is the same up to case and spaces."
+    )
     return Section(title="Prompts that benchmark and tasks share", sentences=(said,), heads=heads, rows=rows)
 
 

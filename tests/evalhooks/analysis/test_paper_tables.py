@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evalhooks.analysis.diagnostics import diagnostic
-from evalhooks.analysis.overlap import overlap
+from evalhooks.analysis.overlap import overlap, read_prompts
 from evalhooks.analysis.paper_tables import paper_tables
 from evalhooks.analysis.table import ScoredModel, ScoreTable, read_table
 
@@ -32,6 +32,31 @@ def test_the_best_of_each_base_and_data_says_of_how_many() -> None:
     assert [row["base"] for row in found["Best by base model (table 5)"]] == ["llama", "tulu"]
 
 
+def test_the_top_has_ones_own_by_base_published_ones_by_name_and_judges_by_their_better_mode() -> None:
+    found = tables(
+        scored("own-1", 60, base="tulu", data="x", lr="1e-6"),
+        scored("own-2", 64, base="tulu", data="y", lr="1e-6"),
+        scored("own-3", 70, base="qwen", data="y", lr="1e-6"),
+        scored("flipped", 99, base="tulu", data="x", lr="1e-6", group="controls"),
+        scored("org/one", 66, base="llama", data="as published"),
+        scored("org/two", 65, base="llama", data="as published"),
+        scored("gpt (ratings)", 61, mode="ratings", recipe="gpt"),
+        scored("gpt (rankings)", 69, mode="rankings", recipe="gpt"),
+    )
+    rows = found["Top reward models (table 3)"]
+    assert [(row["reward model"], row["rb2"], row["tries"]) for row in rows] == [
+        ("own-3", 70, 1),
+        ("gpt*", 69, 2),
+        ("org/one", 66, 1),
+        ("org/two", 65, 1),
+        ("own-2", 64, 2),
+    ]
+    # What others have trained is none of one's own recipes.
+    assert [row["base"] for row in found["Best by base model (table 5)"]] == ["qwen", "tulu"]
+    many = tables(*(scored(f"org/{k}", k, base="llama", data="as published") for k in range(40)))["Top reward models (table 3)"]
+    assert [row["rb2"] for row in many] == list(range(39, 14, -1))
+
+
 def test_epochs_stand_side_by_side_only_for_recipes_that_have_several() -> None:
     recipe = {"base": "tulu", "data": "x", "lr": "3e-6"}
     found = tables(
@@ -45,7 +70,7 @@ def test_epochs_stand_side_by_side_only_for_recipes_that_have_several() -> None:
 def test_of_a_judges_ratings_and_rankings_both_are_shown_and_the_better_counts(tmp_path: Path) -> None:
     (tmp_path / "judges.csv").write_text("model,mode,rb2\ngpt,ratings,60\ngpt,rankings,64\n")
     table = read_table([str(tmp_path / "judges.csv")], ["rb2"])
-    [rows] = paper_tables(table, benchmarks=["rb2"], downstream=[]).values()
+    rows = paper_tables(table, benchmarks=["rb2"], downstream=[])["Judges, the better of ratings and rankings (appendix G)"]
     assert [(row["judge"], row["asked for"], row["rb2"], row["counts"]) for row in rows] == [
         ("gpt", "rankings", 64.0, "yes"),
         ("gpt", "ratings", 60.0, "no"),
@@ -69,12 +94,14 @@ def test_shared_prompts_are_counted_per_benchmark_and_task(tmp_path: Path) -> No
     (tmp_path / "task.jsonl").write_text(
         '{"question": "name a FRUIT"}\n{"question": "Something else that nobody has asked in the benchmark at all."}\n'
     )
-    [found] = overlap([str(tmp_path / "bench.jsonl")], [str(tmp_path / "task.jsonl")])
-    assert (found["shared"], found["of"], found["num_task_prompts"]) == (1, 2, 2)
+    benchmark = read_prompts([str(tmp_path / "bench.jsonl")], "benchmark_prompts")
+    [found] = overlap(benchmark, read_prompts([str(tmp_path / "task.jsonl")], "task_prompts"))
+    assert (found["benchmark"], found["task"]) == ("bench.jsonl", "task.jsonl")
+    assert (found["shared"], found["equal"], found["of"], found["num_task_prompts"]) == (1, 0, 2, 2)
     assert found["examples"] == [{"benchmark": "Name a fruit.", "task": "name a FRUIT"}]
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n')
     with pytest.raises(ValueError, match="row 1 has no prompt"):
-        overlap([str(tmp_path / "bench.jsonl")], [str(tmp_path / "bad.jsonl")])
+        read_prompts([str(tmp_path / "bad.jsonl")], "task_prompts")
 
 
 def test_one_input_needs_ten_reward_models_and_its_error_is_that_on_those_left_out() -> None:

@@ -1,0 +1,241 @@
+"""The parts of a study as jobs: reward models to train or trained already, pools and what reranks them, and PPO runs with a reward of
+their own. Imports no torch."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from core.config import EngineKind
+from core.progress import Progress
+from core.runs.identity import clean_name
+from core.runs.record import RunStatus, read_record, read_records
+from launch import bench, bon, rm
+from launch.compose import Composed, composed, sweep
+from launch.history.saved_config import saved_job
+from launch.inputs import check_inputs, read_alike
+from launch.jobs.lifecycle import Record, finished_record
+from launch.obstacles import task_obstacle
+from launch.overrides.grammar import quoted, split_line
+from launch.overrides.text_keys import as_typed
+from launch.parallel.processes import run_in_processes
+from launch.parallel.scheduler import Job, Results, Task
+from launch.parallel.sweep_jobs import run_one
+from launch.rewards.config import RewardConfig, RewardKind
+from launch.rewards.locate import locate_reward
+from launch.schema import BenchJob, BoNJob, Part, PPOJob, RMJob, StudyJob
+from launch.settings import Launch
+
+JobT_co = TypeVar("JobT_co", bound=Launch, covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned(Generic[JobT_co]):
+    """A job of a study whose configuration is known, the overrides that give it, and its work."""
+
+    job: JobT_co
+    overrides: tuple[str, ...]
+    task: Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policies:
+    """The PPO runs of a study that name their reward, and the jobs that measure these rewards."""
+
+    jobs: list[Job] = field(default_factory=list[Job])
+    planned: list[PPOJob] = field(default_factory=list[PPOJob])
+
+
+def constant(task: Task) -> Callable[[Results], Task]:
+    """The task of a job that does not depend on others' results."""
+    return lambda results: task
+
+
+def models_of(study: StudyJob, folder: Path, common: Sequence[str]) -> dict[str, Planned[RMJob]]:
+    """The reward models of a study by the key of their job, with sweeps expanded: those to train, or without that part those that are
+    trained already. Raises `ValueError` if there are none."""
+    if Part.rm in study.parts:
+        lines = [as_typed(RMJob, split_line(text)) for text in study.reward_models]
+        jobs = [job for line in lines for job in sweep(RMJob, [*common, f"seed={study.seed}", *line])]
+        found = [_planned("rm", model, overrides, study.processes, partial(rm.run, model)) for overrides, model in jobs]
+        return {f"rm-{number:02d}": planned for number, planned in enumerate(found, 1)}
+    records = [record for record in read_records(folder, "rm-*", print) if record["status"] == RunStatus.finished]
+    if not records and (study.ppo or Part.bon in study.parts) and not (study.policies and not study.ppo):
+        raise ValueError(
+            f"parts={[str(part) for part in study.parts]} takes reward models that are trained already, and {folder} holds no finished "
+            "one; add rm to the parts, or name the study that has them."
+        )
+    models: dict[str, Planned[RMJob]] = {}
+    for number, record in enumerate((record for record in records if ".old-" not in record["dir"]), 1):
+        job = saved_job(Path(record["dir"]))
+        assert isinstance(job, RMJob)
+        models[f"rm-{number:02d}"] = Planned(job=job, overrides=(), task=partial(taken, record["dir"]))
+    return models
+
+
+def pools_of(study: StudyJob, folder: Path, common: Sequence[str], models: Sequence[RMJob]) -> Planned[BoNJob] | None:
+    """The job that makes the pools; None where nothing reranks any."""
+    if Part.bon not in study.parts and not (Part.rm in study.parts and any(model.hooks.pools for model in models)):
+        return None
+    overrides = (*common, *study.pools)
+    found = composed(BoNJob, overrides)
+    if not found.job.pools:
+        overrides = (*overrides, f"pools={quoted(str(folder / 'pools'))}")
+        found = composed(BoNJob, overrides)
+    if found.job.rewards or found.job.scorers:
+        raise ValueError("pools names rewards; the pools are given to the reward models of the study, so leave these out.")
+    return _planned("bon", found, overrides, study.processes, partial(bon.run, found))
+
+
+def rerank_job(pools: Planned[BoNJob], model: str, processes: int) -> Job:
+    """The job that has the reward model of the job `model` choose from the pools."""
+
+    def task(results: Results) -> Task:
+        record = results[model]
+        assert isinstance(record, dict)
+        # Of a reward that was only benchmarked it is what that was called; of a run its folder.
+        reward = record["dir"] if record["job"] == "rm" else record["reward"]
+        return one_of("bon", (*pools.overrides, f"rewards=[{quoted(str(reward))}]"), processes)
+
+    return Job(key=f"bon-{model}", task=task, after=(model, "pools"))
+
+
+def policies_of(
+    study: StudyJob, common: Sequence[str], models: Collection[str], pools: Planned[BoNJob] | None, before: Sequence[str]
+) -> Policies:
+    """The PPO runs of `policies`, and for each reward model that they name, but those of the study's own jobs `models`, a job that
+    benchmarks it and one that gives it the pools."""
+    found = Policies()
+    benched: dict[str, str] = {}
+    for line in (as_typed(PPOJob, split_line(text)) for text in study.policies):
+        for overrides, policy in sweep(PPOJob, [*common, f"seed={study.seed}", *line]):
+            job = policy.job
+            if missing := task_obstacle(job):
+                raise ValueError(f"policies: {missing}")
+            key = f"ppo-{clean_name(job.name) if job.name else f'{len(found.planned) + 1:02d}'}"
+            found.planned.append(job)
+            for term in job.terms.values():
+                if term.kind == RewardKind.model and (place := _place(term)) not in (*models, *benched):
+                    benched[place] = f"bench-{clean_name(_name(place))}"
+            own = job.reward.path in models
+            task = _against(job.reward.path, overrides, study.processes) if own else constant(one_of("ppo", overrides, study.processes))
+            after = (job.reward.path,) if own else tuple(before)
+            found.jobs.append(Job(key=key, task=task, after=after, what=told_of(job), settings=job))
+    measured = [job for place, key in benched.items() for job in _measured(study, place, key, pools, before)]
+    return replace(found, jobs=[*measured, *found.jobs])
+
+
+def _against(model: str, overrides: Sequence[str], processes: int) -> Callable[[Results], Task]:
+    """The task of a PPO run against the reward model of the job `model`."""
+
+    def task(results: Results) -> Task:
+        record = results[model]
+        assert isinstance(record, dict)
+        return one_of("ppo", (*overrides, f"reward.path={quoted(str(record['dir']))}"), processes)
+
+    return task
+
+
+def _measured(study: StudyJob, place: str, key: str, pools: Planned[BoNJob] | None, before: Sequence[str]) -> list[Job]:
+    """The jobs that benchmark a reward model which is not the study's, and give it the pools."""
+    places = {"study": study.study, "runs_dir": study.runs_dir, "reward.path": place}
+    overrides = (*study.bench, *(f"{name}={quoted(value)}" for name, value in places.items()))
+    composed(BenchJob, overrides)
+    jobs = [Job(key=key, task=constant(partial(benchmarked, overrides)), after=tuple(before), what=place)]
+    return jobs if pools is None or Part.bon not in study.parts else [*jobs, rerank_job(pools, key, study.processes)]
+
+
+def _name(place: str) -> str:
+    """The end of a reward model's path, of a checkpoint with its run."""
+    parts = place.replace("@", "-").split("/")
+    return "-".join(parts[-3::2]) if parts[-2:-1] == ["checkpoints"] else parts[-1]
+
+
+def _place(reward: RewardConfig) -> str:
+    """A reward model's path, with its revision."""
+    return f"{reward.path}@{reward.revision}" if reward.revision else reward.path
+
+
+def told_of(job: Launch) -> str:
+    """What a job is, in a few words."""
+    match job:
+        case RMJob():
+            flipped = f", {job.data.flip:.0%} flipped" if job.data.flip else ""
+            seed = f", seed {job.seed}" if job.seed else ""
+            return f"{_short(job.model.path)} on {job.data.name}{flipped}, lr {job.optim.lr:g}, epochs {job.epochs:g}{seed}"
+        case PPOJob():
+            rewards = " and ".join(_short(_place(term)) or str(term.kind) for term in job.terms.values())
+            return f"{_short(job.model.path)} by {rewards}, kl.beta {job.kl.beta:g}"
+        case BoNJob():
+            if job.takes_pools:
+                return f"{job.pools}, taken as they are"
+            return f"{job.pool.n} answers of {_short(job.model.path)} to {', '.join(job.tasks)}, in {job.pools}"
+        case _:
+            return ""
+
+
+def _short(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def require_engines(study: StudyJob, jobs: Sequence[Launch]) -> None:
+    """Raises `ValueError` for an engine that the number of processes does not do for: it would come to light when the job starts."""
+    for job in jobs:
+        if not isinstance(job, RMJob | PPOJob) or job.engine.kind == EngineKind.auto:
+            continue
+        if (job.engine.kind == EngineKind.single) != (study.processes == 1):
+            remedy = "give processes=N, one for each GPU of a job" if study.processes == 1 else "leave it out, or choose fsdp2 or ddp"
+            raise ValueError(f"engine={job.engine.kind} does not work with processes={study.processes} of the study; {remedy}.")
+
+
+def check_all(jobs: Sequence[Launch]) -> None:
+    """Looks at the inputs of jobs, once at those that several share. Raises `ValueError` as `check_inputs`, and for a missing reward."""
+    seen: set[str] = set()
+    for job in jobs:
+        if (alike := read_alike(job)) not in seen:
+            seen.add(alike)
+            check_inputs(job)
+
+
+def check_rewards(policies: Sequence[PPOJob], models: Collection[str]) -> None:
+    """Raises `ValueError` for a reward of a PPO run that is not there; `models` are those of the study's own jobs."""
+    for job in policies:
+        for name, term in job.terms.items():
+            if term.path in models:
+                continue
+            locate_reward(term, job.runs_dir, f"policies: the reward {name}", say=lambda line: None)
+
+
+def one_of(name: str, overrides: Sequence[str], processes: int) -> Task:
+    """The work of `rewardloop <name>` under `overrides`, which is composed when it starts."""
+    return partial(in_processes, name, tuple(overrides), processes) if processes > 1 else partial(run_one, name, tuple(overrides))
+
+
+def _planned(name: str, found: Composed[JobT_co], overrides: Sequence[str], processes: int, alone: Task) -> Planned[JobT_co]:
+    """A composed job, which is the work `alone` where one process does it."""
+    task = alone if processes == 1 else one_of(name, overrides, processes)
+    return Planned(job=found.job, overrides=tuple(overrides), task=task)
+
+
+# These run in processes of their own, which import them by name.
+
+
+def in_processes(name: str, overrides: Sequence[str], processes: int, progress: Progress) -> Record:
+    """Does a job in several processes, for which none is started where a reward model is finished already."""
+    if name == "rm":
+        job = composed(RMJob, overrides).job
+        if (record := finished_record(job, rm.plan_of(job))) is not None:
+            return record
+    return run_in_processes(name, overrides, processes, progress)
+
+
+def benchmarked(overrides: Sequence[str], progress: Progress) -> Record:
+    """Scores a reward model and returns the record of the run, not what `rewardloop bench` prints of it."""
+    folder = bench.run(composed(BenchJob, overrides), progress)["dir"]
+    return {**read_record(Path(folder)), "dir": folder}
+
+
+def taken(folder: str, progress: Progress) -> Record:
+    """The record of a run that is finished already."""
+    return {**read_record(Path(folder)), "dir": folder}

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 POINTS, DRAWS = 250, 16
 """Points of the grid that are drawn by their weights, and draws from each."""
+_MANY = 200
+"""Reward models above which roots are triangular, and solved as such: the general ways would take most of the time of a report."""
 _FLAT = 30.0
 """Standard deviation, in those of the results, of the flat prior of their level."""
 _SPREADS = np.array([0.15, 0.35, 0.6, 0.85, 1.1, 1.4])
@@ -203,8 +205,13 @@ def _shares(weight_G: Floats, rng: np.random.Generator) -> dict[int, int]:
 
 def _log_densities(rest_M: Floats, covariance_GMM: Floats) -> Floats:
     """Log-densities of one residual under each covariance, up to a constant."""
+    from scipy.linalg import solve_triangular  # scipy takes half a second to import
+
     root_GMM = np.linalg.cholesky(covariance_GMM)
-    white_GM = np.linalg.solve(root_GMM, np.broadcast_to(rest_M[:, None], (len(root_GMM), len(rest_M), 1)))[:, :, 0]
+    if len(rest_M) > _MANY:
+        white_GM = np.stack([solve_triangular(root_MM, rest_M, lower=True, check_finite=False) for root_MM in root_GMM])
+    else:
+        white_GM = np.linalg.solve(root_GMM, np.broadcast_to(rest_M[:, None], (len(root_GMM), len(rest_M), 1)))[:, :, 0]
     return -0.5 * np.sum(white_GM**2, axis=1) - np.sum(np.log(np.diagonal(root_GMM, axis1=1, axis2=2)), axis=1)
 
 
@@ -217,8 +224,18 @@ def _conditioned(mean_K: Floats, whole_KK: Floats, measured: Sequence[int], resu
 
 def _normal(mean_K: Floats, covariance_KK: Floats, count: int, rng: np.random.Generator) -> Floats:
     """Draws of a normal distribution whose covariance rounding may have made slightly indefinite."""
-    values_K, vectors_KK = np.linalg.eigh((covariance_KK + covariance_KK.T) / 2)
-    return mean_K + rng.standard_normal((count, len(mean_K))) @ (vectors_KK * np.sqrt(np.maximum(values_K, 0.0))).T
+    return mean_K + rng.standard_normal((count, len(mean_K))) @ _root((covariance_KK + covariance_KK.T) / 2).T
+
+
+def _root(covariance_KK: Floats) -> Floats:
+    """A matrix whose product with its transpose is the covariance, of which eigenvalues below 0 count as 0."""
+    if (size := len(covariance_KK)) > _MANY:
+        try:
+            return np.linalg.cholesky(covariance_KK + 1e-9 * np.trace(covariance_KK) / size * np.eye(size))
+        except np.linalg.LinAlgError:
+            pass  # more indefinite than that
+    values_K, vectors_KK = np.linalg.eigh(covariance_KK)
+    return vectors_KK * np.sqrt(np.maximum(values_K, 0.0))
 
 
 def _weights(fits: ArrayLike) -> Floats:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pick import WORLDS, calibration_error, study
+from evalhooks.analysis import pick as picks
 from evalhooks.analysis.pick import Candidate, pick
 
 
@@ -53,6 +54,23 @@ def test_a_measured_result_outweighs_the_score() -> None:
     found = pick([*measured, Candidate(score=61.0, measured=70.0, measured_error=0.1)])
     assert found.index == 8
     assert found.probability > 0.99
+
+
+def test_hundreds_of_reward_models_are_drawn_from_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=40)
+    candidates = [
+        Candidate(score=score, error=0.3, group="one", measured=2 * score if place % 4 == 0 else None, measured_error=0.1)
+        for place, score in enumerate(scores.tolist())
+    ]
+    few = pick(candidates)
+    monkeypatch.setattr(picks, "_MANY", 5)
+    many = pick(candidates)
+    assert many.probabilities != few.probabilities  # by other draws
+    assert (many.index, many.expected) == (few.index, pytest.approx(few.expected, abs=1e-9))
+    # 4,000 draws leave a share near a half with a standard error of 0.008, and the difference of two with 0.011.
+    assert many.probabilities == pytest.approx(few.probabilities, abs=0.04)
+    assert many.regrets == pytest.approx(few.regrets, abs=0.05)
 
 
 def test_nothing_to_pick_and_numbers_that_are_not_finite_are_errors() -> None:

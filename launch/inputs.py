@@ -18,6 +18,7 @@ from evalhooks.config import HooksConfig
 from evalhooks.judges.config import require_usable
 from evalhooks.rewardbench.rows import load_rewardbench1, load_rewardbench2
 from evalhooks.tasks.task import Task, load_drawn_tasks, load_tasks
+from launch.entry import print_on_main
 from launch.rewards.config import RewardKind
 from launch.rewards.locate import LocatedReward, locate_terms
 from launch.schema import BenchJob, Benchmark, BoNJob, PPOJob, RMJob
@@ -119,7 +120,7 @@ def ppo_inputs(job: PPOJob) -> PPOInputs:
     for term in job.terms.values():
         if term.kind == RewardKind.judge:
             require_usable(term.judge)
-    rewards = locate_terms(job, prompts)
+    rewards = locate_terms(job, prompts, print_on_main)
     tasks = load_tasks(job.tasks)
     return PPOInputs(prompts=prompts, rewards=rewards, tasks=tasks, rewardbench2=benchmark_rows(job.hooks).rewardbench2)
 

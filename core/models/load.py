@@ -31,6 +31,7 @@ from core.disk import require_undamaged
 from core.models.adapters import Adapter, adapter_weights, find_adapter, inject_adapter, merge_adapter, require_no_adapter
 from core.models.files import naming
 from core.models.fit import require_embeddings, require_same_shapes, require_used, some
+from core.models.fused.experts import let_autocast_reach_experts
 from core.models.fused.layers import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
 from core.models.locate import ModelLocation, find_file, locate, template_of
@@ -387,6 +388,7 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, mapp
     if not mapped:
         nn.Module.to(model, _device())  # typed, unlike PreTrainedModel's own
     fuse_layers(model, _device())
+    let_autocast_reach_experts()
     return model.eval()
 
 

@@ -146,11 +146,14 @@ def _missing_scores(study: Study) -> Iterable[str]:
 
 
 def _missing_downstream(study: Study) -> Iterable[str]:
-    lacking = [rm.name for rm in study.models if rm.bon_average is None or any(rm.bon.get(task) is None for task in study.tasks)]
-    if lacking:
-        yield f"Best-of-N is incomplete for {names(lacking)}."
-    if study.start.get("average") is None:
-        yield "The start policy has no downstream average."
+    if all(rm.bon_average is None for rm in study.models):
+        yield "Best-of-N was not measured: reward models rank the pools that hooks.pools names."
+    else:
+        lacking = [rm.name for rm in study.models if rm.bon_average is None or any(rm.bon.get(task) is None for task in study.tasks)]
+        if lacking:
+            yield f"Best-of-N is incomplete for {names(lacking)}."
+        if study.start.get("average") is None:
+            yield "The start policy has no downstream average."
     if unwatched := [rm.name for rm in study.models if not rm.checkpoints]:
         yield f"No checkpoints were recorded for {names(unwatched)}."
 

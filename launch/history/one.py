@@ -37,7 +37,7 @@ def main() -> None:
         if len(arguments.places) != 1:
             raise ValueError(f"give one run, not {len(arguments.places)}.\n\n{HELP}")
         record = one_run(arguments.places[0], Path(arguments.settings.get("runs_dir", "runs")).expanduser())
-        for line in described(record):
+        for line in filter(None, described(record)):
             print(shown(line))
         _print_checkpoints(record)
         for line in what_next(record):
@@ -103,7 +103,17 @@ def _settings(folder: Path) -> Iterator[str]:
 
 def _flat(lineage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in lineage.items():
-        yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value
+        yield name.replace("_", " "), _in_words(value)
+
+
+def _in_words(value: Any) -> Any:
+    """Nested facts on one line, without those that say nothing."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        told = {str(name).replace("_", " "): _in_words(own) for name, own in value.items()}
+        return "; ".join(f"{name} {own}" for name, own in told.items() if own not in ("", None))
+    return value
 
 
 def _print_checkpoints(record: Record) -> None:

@@ -65,7 +65,7 @@ def write_result(result_file: Path, rows_file: Path, result: Result, scored: Sco
 
 
 def metrics_of(result: Result) -> dict[str, float]:
-    """The result as metrics, `rewardbench2/math` for instance, without what is missing."""
+    """The result as metrics, `rewardbench2/math` and its standard error `rewardbench2_se/math` for instance, without what is missing."""
     if result["benchmark"] == Benchmark.pairs:
         values = {**result["per_subset"], **{key: result[key] for key in PAIR_METRICS if key in result}, "accuracy": result["overall"]}
     elif result["benchmark"] == Benchmark.rewardbench1:
@@ -74,7 +74,9 @@ def metrics_of(result: Result) -> dict[str, float]:
     else:
         values = {key: result["per_subset"].get(name) for key, name in v2.DOMAINS.items()} | {"overall": result["overall"]}
         values |= dict([mean]) if (mean := mean_of(result["per_subset"])) else {}
-    return {f"{result['benchmark']}/{key}": value for key, value in values.items() if value is not None}
+    errors = {key: error for key in values if (error := result.get("standard_errors", {}).get(label_of(key))) is not None}
+    found = {f"{result['benchmark']}/{key}": value for key, value in values.items() if value is not None}
+    return found | {f"{result['benchmark']}_se/{key}": error for key, error in errors.items()}
 
 
 def parts_of(result: Result) -> dict[str, float | None]:

@@ -53,18 +53,19 @@ def locate_reward(reward: RewardConfig, runs_dir: str, key: str = "reward", say:
     }
     for own, model in models.items():
         resolve(model, f"{key}.{own}")
+        _say_which(Path(model.path), f"{key}.{own}", kind.models(reward)[own], say)
     if kind.program:
         load_function(getattr(reward, kind.program), f"{key}.{kind.program}:")
     return LocatedReward(config=reward, models=models, name=kind.label(reward) or models["path"].path)
 
 
-def locate_terms(job: PPOJob, prompts: Sequence[Prompt]) -> dict[str, LocatedReward]:
+def locate_terms(job: PPOJob, prompts: Sequence[Prompt], say: Callable[[str], None] = print) -> dict[str, LocatedReward]:
     """All rewards of a job by name, `reward` first. Loads no model.
 
     Each verifier and each function is tried on the first prompt, so that one for rows of another kind, and one that returns what is no
     reward, is found out here. Raises `ValueError` as `locate_reward` and as the program.
     """
-    located = {name: locate_reward(reward, job.runs_dir, reward_key(name)) for name, reward in job.terms.items()}
+    located = {name: locate_reward(reward, job.runs_dir, reward_key(name), say) for name, reward in job.terms.items()}
     for name, reward in job.terms.items():
         try_program(reward, prompts[0], reward_key(name))
     return located
@@ -98,7 +99,8 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
     """The folder of a reward model: itself, the last checkpoint of a run's folder, or of the run with this id; or a hub id."""
     folder = Path(path).expanduser()
     if not folder.exists() and "/" not in path and not path.startswith("pip:"):
-        found = sorted(Path(runs_dir).glob(f"*/*{path}")) if path else []
+        # Folders that hold runs alone: what `rewardloop publish` writes ends in their ids too.
+        found = sorted(place.parent for place in Path(runs_dir).glob(f"*/*{path}/{RECORD}")) if path else []
         if len(found) != 1:
             raise ValueError(
                 f"{key}={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
@@ -112,6 +114,18 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
     if (folder / RECORD).is_file():
         return _last_checkpoint(folder, f"{key}={path}", say)
     return folder if folder.is_dir() else path
+
+
+def _say_which(found: Path, key: str, asked: str, say: Callable[[str], None]) -> None:
+    """Says that a run's name stands for its last checkpoint, where another one is its best."""
+    run_dir = found.parent.parent
+    if found == Path(asked).expanduser() or found.parent.name != "checkpoints" or not (run_dir / RECORD).is_file():
+        return
+    record = read_record(run_dir)
+    best = step_folder(run_dir, record.get("best_step") or 0)
+    if best != found and is_complete(best):
+        by = f", by {record['best_metric']}" if record.get("best_metric") else ""
+        say(f"{key}={asked} is a run: its last checkpoint is taken, {found.name}; its best one{by}, is {best}")
 
 
 def at_best_checkpoint(reward: RewardConfig, runs_dir: str, say: Callable[[str], None] = print) -> RewardConfig:

@@ -341,7 +341,10 @@ def test_saved_scores_leave_a_run_and_may_be_csv(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text('id,subset,num_correct,scores\n1,Math,1,2;1;0.5;0.25\n2,Math,1,"[0, 1, 0.5, 0.25]"\n')
     first, second = bench(f"from_scores={jsonl(tmp_path / 's.jsonl', saved)}"), bench(f"from_scores={tmp_path / 'scores.csv'}")
     assert first["row_results"] == second["row_results"] == [1.0, 0.0]
-    assert read_record(Path(first["dir"]))["final"] == {"rewardbench2/math": 0.5, "rewardbench2/mean_of_1_math": 0.5}
+    final = read_record(Path(first["dir"]))["final"]
+    # Of 1 and 0 the standard deviation is sqrt(1/2), that of their mean 1/2.
+    assert final["rewardbench2_se/math"] == final["rewardbench2_se/mean_of_1_math"] == pytest.approx(0.5, rel=0.1)
+    assert {name: final[name] for name in final if "_se/" not in name} == {"rewardbench2/math": 0.5, "rewardbench2/mean_of_1_math": 0.5}
     assert Path(first["dir"], "rows.parquet").is_file()
     (tmp_path / "pairs.csv").write_text("subset,chosen,rejected\ndonotanswer,1.5,0.5\ndonotanswer,0,1\n")
     assert bench("benchmark=rewardbench1", f"from_scores={tmp_path / 'pairs.csv'}")["sections"]["Safety"] == 0.5

@@ -155,6 +155,24 @@ def test_the_last_checkpoint_of_a_run_is_the_one_of_its_record_or_none(tmp_path:
         reward_path(str(run), str(tmp_path))
 
 
+def test_a_run_whose_last_checkpoint_is_not_its_best_says_which_is_taken(
+    tmp_path: Path, reward_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "study" / "rm-name-0123abcd"
+    for step in (4, 7):
+        with atomic_folder(step_folder(run, step)) as checkpoint:
+            shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
+    record = {"status": "finished", "id": "0123abcd", "job": "rm", "identity": {}, "step": 7, "best_step": 4, "best_metric": "margin"}
+    write_json(run / RECORD, record)
+    told = f"reward.path={run} is a run: its last checkpoint is taken, step-000007; its best one, by margin, is {step_folder(run, 4)}"
+    locate_terms(job_of(f"reward.path={run}"), PROMPTS)
+    assert capsys.readouterr().out.splitlines() == [told]
+    locate_terms(job_of(f"reward.path={step_folder(run, 7)}"), PROMPTS)  # asked for by name
+    write_json(run / RECORD, record | {"best_step": 7})
+    locate_terms(job_of(f"reward.path={run}"), PROMPTS)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_damaged_checkpoint_is_refused_before_it_is_loaded_and_a_flipped_bit_while_it_is(
     tmp_path: Path, reward_model_folder: Path
 ) -> None:
@@ -183,6 +201,7 @@ def test_a_reward_model_is_found_by_folder_by_checkpoint_by_run_by_its_id_and_on
     run = tmp_path / "study" / "rm-name-0123abcd"
     run.mkdir(parents=True)
     write_json(run / RECORD, {"status": "finished", "id": "0123abcd", "job": "rm", "identity": {}})
+    (tmp_path / "publish-org-name" / "name-0123abcd").mkdir(parents=True)  # is no run
     with atomic_folder(step_folder(run, 7)) as checkpoint:
         shutil.copytree(reward_model_folder, checkpoint, dirs_exist_ok=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

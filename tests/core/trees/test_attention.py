@@ -42,6 +42,9 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {}),
     ("gpt2", {}),
     ("opt", {"word_embed_proj_dim": 32, "ffn_dim": 48}),
+    ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 4, "sliding_window": None}),
+    ("qwen3_moe", {"num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
+    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
 ]
 SINKS = {
     "num_key_value_heads": 2,

@@ -236,6 +236,15 @@ def test_an_empty_summary_gives_a_whole_report_that_says_so(tmp_path: Path) -> N
     assert "missing: There are no PPO runs." in printed({}, 120)
 
 
+def test_where_nobody_asked_for_best_of_n_one_line_says_how_to() -> None:
+    unasked = summary()
+    for model in unasked["reward_models"]:
+        model["bon"] = {}
+    said = " ".join(missing(read(unasked)))
+    assert "Best-of-N was not measured: reward models rank the pools that hooks.pools names." in said
+    assert "incomplete" not in said
+
+
 def test_missing_domains_checkpoints_and_averages_are_named_with_their_reason(tmp_path: Path) -> None:
     given = summary()
     first, second, third, _ = given["reward_models"]

@@ -1,6 +1,7 @@
 """`rewardloop runs` and `rewardloop show` say of runs what a person looks for."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_a_score_is_that_of_the_best_checkpoint_beside_that_of_the_last(tmp_path
     [line] = listing.listed(parse([f"runs_dir={tmp_path}"], keys=KEYS))
     assert line.scores is not None
     assert (line.scores.metric, line.scores.best, line.scores.best_step, line.scores.last) == ("held_out/accuracy", 0.7, 1, 0.6)
+
+
+def test_show_puts_nested_facts_in_words(tmp_path: Path) -> None:
+    lineage = {"base": "a", "policy": {"told_by": "its name", "sources": []}, "rewards": {"reward": {"same_lineage": "yes"}}}
+    told = one.described({"dir": str(tmp_path), "job": "ppo", "id": "0123abcd", "status": "finished", "lineage": lineage})
+    said = [line.strip() for line in islice(told, 8)]
+    assert said[-3:] == ["base: a", "policy: told by its name", "rewards: reward same lineage yes"]
 
 
 def test_show_says_how_a_run_ended_what_was_measured_and_what_to_do(

@@ -10,9 +10,9 @@ from evalhooks.report.joined import reranked, with_rewards
 from evalhooks.report.summary import summarize
 
 
-def trained(folder: Path, run_id: str, *, status: str = "finished", **final: float) -> dict[str, Any]:
+def trained(folder: Path, run_id: str, final: dict[str, float] | None = None, *, status: str = "finished") -> dict[str, Any]:
     identity = {"optim": {"lr": 1e-6}, "epochs": 1, "seed": 0, "data": {"flip": 0.0}}
-    record = {"id": run_id, "job": "rm", "name": run_id, "identity": identity, "status": status, "final": final}
+    record = {"id": run_id, "job": "rm", "name": run_id, "identity": identity, "status": status, "final": final or {}}
     record |= {"lineage": {"base": "tulu", "model": "tulu", "data": "mix"}}
     run = folder / f"rm-{run_id}-{run_id}"
     write_json(run / "record.json", record)
@@ -39,14 +39,14 @@ def entries(*records: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_what_a_reward_model_chose_in_a_run_of_best_of_n_is_its_own_result(tmp_path: Path) -> None:
-    rm = trained(tmp_path, "aaaaaaaa", **{"rewardbench2/overall": 0.5})
+    rm = trained(tmp_path, "aaaaaaaa", {"rewardbench2/overall": 0.5})
     final = {"bon/mine/gsm8k@8": 0.4, "bon/mine/gsm8k@16": 0.5, "bon/mine/average@16": 0.5, "bon/mine/gsm8k/variance": 2.0}
     run = chosen({"mine": of_run(rm)}, **final, **{"bon/other/gsm8k@16": 0.9, "bon/random/gsm8k@16": 0.1})
     assert reranked([run]) == {"aaaaaaaa": {"bon/gsm8k@8": 0.4, "bon/gsm8k@16": 0.5, "bon/average@16": 0.5}}
     entry = entries(rm, run)["aaaaaaaa"]
     assert (entry["bon"], entry["bon_n"]) == ({"gsm8k": 0.5, "average": 0.5}, 16)
     # The hooks of its own training count more: they are what its other numbers were measured beside.
-    own = trained(tmp_path, "bbbbbbbb", **{"bon/gsm8k@16": 0.7})
+    own = trained(tmp_path, "bbbbbbbb", {"bon/gsm8k@16": 0.7})
     assert entries(own, chosen({"mine": of_run(own)}, **final))["bbbbbbbb"]["bon"] == {"gsm8k": 0.7}
 
 
@@ -60,7 +60,7 @@ def test_reward_models_that_only_chose_from_pools_stand_in_the_report_too(tmp_pa
 
 
 def test_a_benchmark_adds_to_a_reward_model_that_was_trained_here_and_stands_for_any_other(tmp_path: Path) -> None:
-    rm = trained(tmp_path, "aaaaaaaa", **{"rewardbench2/overall": 0.5})
+    rm = trained(tmp_path, "aaaaaaaa", {"rewardbench2/overall": 0.5})
     found = entries(
         rm,
         benched("aaaaaaaa", **{"rewardbench2/overall": 0.9}),

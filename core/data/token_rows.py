@@ -96,7 +96,8 @@ def require_readable(
     user turn only the first is tried.
     """
     plain = [name for name, dialogue in dialogues.items() if [turn.role for turn in dialogue] == ["user"] and not dialogue[0].fields]
-    tried = {name: dialogue for name, dialogue in dialogues.items() if name not in set(plain[1:])}
+    alike = set(plain[1:])
+    tried = {name: dialogue for name, dialogue in dialogues.items() if name not in alike}
     broken: dict[int, str] = {}
     lost = Counter[str]()
     asked = list(tried.values())

@@ -161,3 +161,19 @@ def test_a_system_column_begins_the_dialogue(tokenizer: PreTrainedTokenizerFast)
 def test_a_column_that_contradicts_the_dialogue_or_has_another_form_breaks_the_row(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_columns(row, SYSTEM)
+
+
+class Name(str):
+    """A name that counts how often any of its kind is hashed."""
+
+    __slots__ = ()
+    num_hashed = 0
+
+    def __hash__(self) -> int:
+        Name.num_hashed += 1
+        return super().__hash__()
+
+
+def test_very_many_prompts_are_looked_through_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    require_readable(tokenizer, {Name(number): user("a") for number in range(300)}, "the policy")
+    assert Name.num_hashed < 10 * 300  # and not 300 times 300

@@ -72,6 +72,7 @@ def add_findings(summary: Summary, asked: ReportJob, told: Told = ({}, [])) -> N
     found = run_findings(summary, benchmarks=asked.benchmarks, downstream=asked.downstream, diagnostics=asked.diagnostics)
     texts, notes = told
     if found is None and not texts and not asked.self_preference and not asked.benchmark_prompts:
+        summary["notes"] = [*summary["notes"], *notes]
         return
     found = without_scores() if found is None else found
     found |= texts | {"left_out": [*found["left_out"], *notes]}

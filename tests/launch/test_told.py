@@ -80,11 +80,9 @@ def test_pools_that_have_changed_or_gone_are_told_and_one_models_pool_is_no_self
     run = chosen(tmp_path, given, rewards[:2])
     pool(given, models=(*MODELS[:2], "another"))
     summary = reported(tmp_path, str(run["dir"]))
-    assert "self_preference" not in summary["findings"]
-    assert any(
-        f"Self-preference lacks rm-0 on {given}: its scores are gone, or the pools" in note for note in summary["findings"]["left_out"]
-    )
+    assert not summary.get("findings")
+    assert f"Self-preference lacks rm-0 on {given}: its scores are gone, or the pools have changed." in summary["notes"]
     given.unlink()
-    assert "could not be read" in reported(tmp_path, str(run["dir"]))["findings"]["left_out"][0]
+    assert "could not be read" in reported(tmp_path, str(run["dir"]))["notes"][0]
     alone = chosen(tmp_path, pool(tmp_path / "alone.jsonl", models=MODELS[:1]), rewards[:1])
     assert not reported(tmp_path, str(alone["dir"])).get("findings")

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from itertools import chain, compress
 from types import MappingProxyType
 
 from bon.estimators import mean
@@ -15,7 +15,7 @@ from core.generators.shared import draw_share
 from core.hooks.hook import RunParts, SharedHook, eval_file, read_evaluation
 from core.process.precision import without_autocast
 from core.process.world import World, alone
-from core.progress import Labelled, NoProgress
+from core.progress import Labelled, NoProgress, Progress
 from core.records import BenchmarkRow, CheckpointSaved, Generator, Preference, Prompt, Sampling, Scorer, num_truncated
 from core.runs.checkpoints import step_folder
 from core.runs.samples import write_samples
@@ -40,6 +40,8 @@ from evalhooks.tasks.task import Task, judged
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
 """Scorers that are reward models, and so worth benchmarking; programs and judges are not."""
+TRUNCATED = "hooks/truncated"
+"""The share of the texts of benchmarks and pools that were cut to the length limit of a reward model."""
 SECONDS = "hooks/tasks_seconds"
 """What the tasks of a policy took at a checkpoint, logged with a budget."""
 
@@ -98,6 +100,8 @@ class RewardModelHook(SharedHook):
             parts.world.from_main(lambda: _write(event, "rewardbench1", self.rows1, scored1, result1.row_results))
         if self.pools:
             metrics |= rerank(self.pools, scorer, self.best_of, say=say)
+        num_texts = sum(len(row.completions) for row in chain(self.rows2, self.rows1, *self.pools.values()))
+        metrics |= {TRUNCATED: scorer.num_truncated / num_texts} if num_texts else {}
         if scorer.num_truncated:
             parts.told(self._say_once)(
                 f"{scorer.num_truncated} texts of the benchmarks and pools were cut to hooks.max_length={scorer.max_length} tokens, at the "
@@ -217,7 +221,7 @@ class PolicyHook(SharedHook):
 
     Answers are drawn by the run's generator, or by transformers in a loop that has none; every process draws, judges and scores those to
     its share of the prompts. `scorer` must be able to score the tasks' prompts, which a verifier of training prompts cannot. With a
-    `budget`, a part of the prompts is measured (`evalhooks.budget`). Tasks of multiple choice are measured by the main process
+    `budget`, a part of the prompts is measured (`evalhooks.budget`). Of multiple choice every process measures its share too
     (`evalhooks.choices`). `static` holds metrics that do not change, such as those of `static_scores`; they are logged at every
     checkpoint with the others. Answers are kept as samples: to the tasks' first prompts, or without tasks to the first of `prompts`,
     scored by `prompt_scorer`. `style/*` and `bias/*` say how the answers look and what the reward pays for in them
@@ -238,8 +242,8 @@ class PolicyHook(SharedHook):
         budget: Budget | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.tasks = {name: task for name, task in tasks.items() if task.measure is None}
-        self.choices = {name: task for name, task in tasks.items() if task.measure is not None}
+        self.tasks = {name: task for name, task in tasks.items() if task.choices is None}
+        self.choices = {name: task for name, task in tasks.items() if task.choices is not None}
         self.sampling, self.scorer, self.static, self.say = sampling, scorer, static, say
         self.prompts, self.prompt_scorer, self.budget = prompts, prompt_scorer, budget
         self._said: set[str] = set()
@@ -265,7 +269,7 @@ class PolicyHook(SharedHook):
         for name, task in self.tasks.items():
             measured[name] = self._shared_out(task, generator, world)
             self.progress.advance(len(task.prompts))
-        chosen = world.from_main(lambda: choice_metrics(event, self.choices, self.progress, self._say_once))
+        chosen = self._chosen(event, self.choices, self.progress, parts)
         self.progress.finish()
         cost = {SECONDS: time.monotonic() - began} if self.budget is not None else {}
         return world.from_main(lambda: self._metrics(event, measured, chosen) | cost)
@@ -276,15 +280,19 @@ class PolicyHook(SharedHook):
             return
 
         def measure(task: Task) -> object:
-            if task.measure is None:
+            if task.choices is None:
                 return self._shared_out(task, generator, parts.world)
-            return parts.world.from_main(lambda: choice_metrics(event, {task.name: task}, NoProgress(), self._say_once))
+            return self._chosen(event, {task.name: task}, NoProgress(), parts)
 
         probe = Probe(generator=generator, measure=measure, world=parts.world, say=parts.told(self.say))
         found = within_budget(self.budget, {**self.tasks, **self.choices}, probe, event.run_dir)
         self.tasks = {name: found[name] for name in self.tasks}
         self.choices = {name: found[name] for name in self.choices}
         self._is_fitted = True
+
+    def _chosen(self, event: CheckpointSaved, tasks: Mapping[str, Task], progress: Progress, parts: RunParts) -> dict[str, float]:
+        say = self._say_once if parts.world.is_main else lambda line, about: None
+        return choice_metrics(event, tasks, parts.world, progress, say)
 
     def _shared_out(self, task: Task, generator: Generator | None, world: World) -> Answered:
         return in_turn(world.all_gather(lambda: self._own_share(task, generator, world)))

@@ -123,7 +123,8 @@ class HooksConfig:
     """Tokens of prompt and completion; longer texts are cut at their end, and counted. PPO's reward models read at least whole prompts
     and answers."""
     budget: Hashed[float | None] = None
-    """Share of the time of training that the downstream tasks of a policy may take, as 0.1; empty: they are measured whole."""
+    """Share of the time of training that the hooks may take, as 0.1: of a policy's tasks, and of a reward model's benchmarks, pools and
+    held-out pairs, a part is then measured, the same at every checkpoint. Empty: all are measured whole."""
     where: Unhashed[Where] = Where.inline
     device: Unhashed[str] = ""
     """separate: the GPU by its number, as in CUDA_VISIBLE_DEVICES; empty: those of training."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -32,20 +32,19 @@ from rmtrain.config import RewardModelConfig
 class RMJob(Launch, RewardModelConfig):
     """`rewardloop rm`: fit a Bradley-Terry reward model, with RewardBench 2 and best-of-N at every checkpoint."""
 
-    unread: ClassVar[frozenset[str]] = frozenset({"tasks", "hooks.downstream", "hooks.budget"})
-
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         RewardModelConfig.__post_init__(self)
-        if self.hooks.budget is not None:
-            raise ValueError(f"hooks.budget={self.hooks.budget:g} holds the tasks of a policy; a reward model's hooks have hooks.limit.")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        # Runs without a budget are those of before there was one.
+        return frozenset({"tasks", "hooks.downstream"} | ({"hooks.budget"} if self.hooks.budget is None else set()))
 
 
 @dataclass(kw_only=True)
 class PPOJob(Launch, PPOConfig):
     """`rewardloop ppo`: train a policy against a reward by PPO, RLOO or GRPO, with downstream tasks at every checkpoint."""
-
-    unread: ClassVar[frozenset[str]] = frozenset({"hooks.rewardbench1", "hooks.pools", "hooks.best_of"})
 
     reward: Hashed[RewardConfig] = field(default_factory=RewardConfig)
     rewards: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": RewardConfig})
@@ -63,6 +62,10 @@ class PPOJob(Launch, PPOConfig):
             key = reward_key(name)
             reward.require_complete(key)
             reward.require_scores_alone(key)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        return frozenset({"hooks.rewardbench1", "hooks.pools", "hooks.best_of"})
 
     @property
     def terms(self) -> dict[str, RewardConfig]:
@@ -89,8 +92,6 @@ class BoNJob(Launch):
     What `identity_of` gives of it is the identity of the pools that are drawn; `launch.bon` adds the rewards.
     """
 
-    unread: ClassVar[frozenset[str]] = frozenset({"hooks", "rewards", "scorers", "best_of", "rollout", "vote"})
-
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)
     rollout: Hashed[RolloutConfig] = field(default_factory=RolloutConfig)
@@ -114,6 +115,10 @@ class BoNJob(Launch):
             not self.best_of or min(self.best_of) < 1 or (max(self.best_of) > self.pool.n and not self.takes_pools)
         ):
             raise ValueError(f"best_of={self.best_of} must lie between 1 and pool.n={self.pool.n}.")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        return frozenset({"hooks", "rewards", "scorers", "best_of", "rollout", "vote"})
 
     @property
     def sizes(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -67,9 +67,6 @@ class TrackerConfig:
 class RunSettings:
     """What every job with a run has: a name, where the run lies, whether a torn one goes on, where its metrics go."""
 
-    unread: ClassVar[frozenset[str]] = frozenset()
-    """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
-
     name: Unhashed[str] = ""
     """Name of the run in its folder; empty: made of model, data and learning rate."""
     study: Unhashed[str] = "default"
@@ -84,6 +81,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         require_not_negative("parallel", self.parallel)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Keys, with all under them, that the job shares with others and does not read itself: they do not identify its run."""
+        return frozenset()
 
     @property
     def resumes(self) -> bool:

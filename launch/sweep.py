@@ -27,6 +27,7 @@ from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
 from core.text import shown
+from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
 from launch.settings import Launch
@@ -238,19 +239,18 @@ def replaceable(path: Path, runs: Collection[str], num_rows: int) -> Path:
 
 
 def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Row]:
-    """A row per job, with None for whatever a job lacks.
-
-    The best value of a metric is the highest of the run's checkpoints, the last one that of its last checkpoint.
-    """
+    """A row per job, with None for whatever a job lacks: of each metric the highest of the run's checkpoints, and that of the last one."""
     rows: list[Row] = []
     shown_here = shown_metrics(name, [outcome.record for outcome in outcomes if outcome.record])
     folders = _folders_of_failed(name, jobs, outcomes)
+    in_part = any(rows_texts(outcome.record) for outcome in outcomes if outcome.record)
     for number, (values, outcome) in enumerate(zip(differences(jobs).rows, outcomes, strict=True), 1):
         record = outcome.record or {}
         row: Row = {"job": number, **values, "status": outcome.status.value, "message": shown(outcome.message) or None}
         for metric in shown_here:
             series = _series(record, metric)
             row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
+        row |= {"measured on": ", ".join(rows_texts(record)) or None} if in_part else {}
         rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir") or folders.get(number)})
     return rows
 

@@ -15,6 +15,7 @@ from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
 from evalhooks.analysis.correlation import correlation, upper_half
 from evalhooks.analysis.paper_tables import PUBLISHED
+from evalhooks.measured_rows import rows_texts
 from evalhooks.report.gathered import details
 from evalhooks.report.joined import chosen_only, reranked, with_rewards
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, score_key, scores_of
@@ -107,7 +108,7 @@ def protocol(record: Mapping[str, Any]) -> dict[str, str]:
         "max_length": str(hooks.get("max_length", "")),
         "dtype": str(identity.get("model", {}).get("dtype", "")),
         "versions": " ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions),
-        "protocol": " ".join([*(f"{name} {mark}" for name, mark in rows.items()), f"limit {hooks.get('limit', 1.0)}"]),
+        "protocol": " ".join([*(f"{name} {mark}" for name, mark in rows.items()), f"limit {hooks.get('limit', 1.0)}", *rows_texts(record)]),
         "truncated": f"{max(cut):.3g}" if cut else "",
     }
 
@@ -166,6 +167,7 @@ def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "details": details(record),
         "checkpoints": [],
         "control": False,
+        "protocol": {"truncated": f"{record['truncated']:.3g}"} if "truncated" in record else {},
     }
     reward = record["identity"].get("reward") or {}
     if isinstance(reward, Mapping) and reward.get("kind") == "judge":

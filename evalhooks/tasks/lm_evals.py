@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _GENERATES, _CHOOSES = "generate_until", ("multiple_choice", "loglikelihood")
 _SPLITS = ("train", "dev", "validation", "test")
 _BATCH = 8
-"""Requests per forward pass of multiple choice."""
+"""Requests per forward pass of multiple choice on a GPU."""
 _SEED = 1234
 """Of the draw of few-shot examples; lm-eval's own default."""
 _NAMED_FILE = re.compile(r"[\w./~@-]+\.(?:jsonl?|parquet|csv|tsv|txt|ya?ml|py)\b")
@@ -42,7 +42,7 @@ class HarnessTask:
 
     prompts: tuple[Prompt, ...]
     verifier: Verifier | None = None
-    measure: "Callable[[PreTrainedModel, PreTrainedTokenizerBase, Sequence[Prompt]], float] | None" = None
+    choices: "HarnessChoices | None" = None
 
 
 def load_harness_task(name: str, config: TaskConfig) -> HarnessTask:
@@ -68,8 +68,7 @@ def load_harness_task(name: str, config: TaskConfig) -> HarnessTask:
             )
             for count, (number, row, asked) in enumerate(_rows_of(leaves), 1)
         )
-        choices = _Choices(leaves=leaves, metrics=metrics, by_size=by_size)
-        return HarnessTask(prompts=rows, measure=choices.measure)
+        return HarnessTask(prompts=rows, choices=HarnessChoices(leaves=leaves, metrics=metrics, by_size=by_size))
     asked = [(number, place) for number, leaf in enumerate(leaves) for place in range(len(leaf.instances))]
     rows = tuple(
         Prompt(
@@ -129,8 +128,8 @@ class _Metric:
                 ensemble.apply([asked])
         return task.process_results(asked.doc, [asked.filtered_resps[self.filter]])
 
-    def of_likelihoods(self, task: Any, instances: Sequence[Any], responses: Sequence[Any]) -> list[Any]:
-        """Of each row, from the likelihoods of its choices, before lm-eval aggregates them."""
+    def of_likelihoods(self, task: Any, instances: Sequence[Any], responses: Sequence[Any]) -> dict[int, Any]:
+        """Of each row by its number, from the likelihoods of its choices, before lm-eval aggregates them."""
         asked = [copy.copy(instance) for instance in instances]
         for one, response in zip(asked, responses, strict=True):
             one.resps, one.filtered_resps = [response], {}
@@ -140,8 +139,11 @@ class _Metric:
         by_row: dict[int, list[Any]] = {}
         for one in asked:
             by_row.setdefault(one.doc_id, []).append(one)
-        rows = (sorted(row, key=lambda one: one.idx) for row in by_row.values())
-        return [task.process_results(row[0].doc, [one.filtered_resps[self.filter] for one in row])[self.name] for row in rows]
+        found: dict[int, Any] = {}
+        for number, row in by_row.items():
+            responses = [one.filtered_resps[self.filter] for one in sorted(row, key=lambda one: one.idx)]
+            found[number] = task.process_results(row[0].doc, responses)[self.name]
+        return found
 
 
 def _stops(arguments: Mapping[str, Any]) -> list[str]:
@@ -155,30 +157,48 @@ def _rows_of(leaves: Sequence[Any]) -> list[tuple[int, int, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Choices:
+class HarnessChoices:
     """Tasks of multiple choice, several where a group is asked for, whose numbers are weighted by their rows or alike."""
 
     leaves: Sequence[Any]
-    metrics: Sequence[_Metric]
+    metrics: "Sequence[_Metric]"
     by_size: bool
 
-    def measure(self, model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
-        """The metric over the rows of the prompts, as `lm-eval` prints it."""
-        chosen = {(prompt.reference["lm_eval_task"], prompt.reference["lm_eval_row"]) for prompt in prompts}
+    def of_prompts(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[Any]:
+        """What each prompt counts towards the metric, by the likelihoods of its given answers.
+
+        On a CPU one request at a time, as lm-eval's command does by default: nothing is gained by more, and padding would round a
+        prompt's likelihoods otherwise in other company.
+        """
+        places = [_place(prompt) for prompt in prompts]
+        found: dict[tuple[int, int], Any] = {}
         with _quietly():
-            from lm_eval.api.metrics import aggregate_subtask_metrics
             from lm_eval.models import huggingface
 
             model_class: Any = huggingface.HFLM
-            harness = model_class(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=_BATCH)
-            values, sizes = list[float](), list[int]()
-            for place, (task, metric) in enumerate(zip(self.leaves, self.metrics, strict=True)):
-                asked = [one for one in task.instances if (place, one.doc_id) in chosen]
-                if asked:
-                    found = metric.of_likelihoods(task, asked, harness.loglikelihood(asked, disable_tqdm=True))
-                    values.append(float(task.aggregation()[metric.name](found)))
-                    sizes.append(len(found))
-        return float(aggregate_subtask_metrics(values, sizes, self.by_size))
+            size = 1 if model.device.type == "cpu" else _BATCH
+            harness = model_class(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=size)
+            for number, (leaf, metric) in enumerate(zip(self.leaves, self.metrics, strict=True)):
+                rows = {row for own, row in places if own == number}
+                if asked := [one for one in leaf.instances if one.doc_id in rows]:
+                    values = metric.of_likelihoods(leaf, asked, harness.loglikelihood(asked, disable_tqdm=True))
+                    found |= {(number, row): value for row, value in values.items()}
+        return [found[place] for place in places]
+
+    def metric(self, prompts: Sequence[Prompt], measured: Sequence[Any]) -> float:
+        """The metric over all prompts, as lm-eval's command prints it, from what `of_prompts` found of each."""
+        from lm_eval.api.metrics import aggregate_subtask_metrics
+
+        by_leaf: dict[int, list[Any]] = {}
+        for prompt, value in zip(prompts, measured, strict=True):
+            by_leaf.setdefault(_place(prompt)[0], []).append(value)
+        values = [float(self.leaves[number].aggregation()[self.metrics[number].name](own)) for number, own in by_leaf.items()]
+        return float(aggregate_subtask_metrics(values, [len(own) for own in by_leaf.values()], self.by_size))
+
+
+def _place(prompt: Prompt) -> tuple[int, int]:
+    """The task that a prompt belongs to, and lm-eval's number of its row."""
+    return prompt.reference["lm_eval_task"], prompt.reference["lm_eval_row"]
 
 
 def _as_json(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -243,10 +263,10 @@ def _is_file(name: str) -> bool:
 
 def _rows(where: str, config: TaskConfig) -> list[dict[str, Any]]:
     rows = dataset_rows(config.path, split=config.split, what=f"the data of {where}, path={config.path},", remedy="choose another split")
-    return [_as_multiple_choice(row) for _, row in rows]
+    return [as_multiple_choice(row) for _, row in rows]
 
 
-def _as_multiple_choice(row: dict[str, Any]) -> dict[str, Any]:
+def as_multiple_choice(row: dict[str, Any]) -> dict[str, Any]:
     """A row of TruthfulQA's own file in the form of the hub's; any other as it is."""
     if not {"Question", "Best Answer", "Correct Answers", "Incorrect Answers"} <= row.keys():
         return row

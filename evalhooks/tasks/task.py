@@ -1,11 +1,11 @@
 """Downstream tasks: prompts, and verifiers of the answers."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bon.estimators import mean
 from core.data.dialogues import parse_dialogue, with_columns
@@ -21,18 +21,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+class Choices(Protocol):
+    """How multiple choice is measured under a model in memory: prompt by prompt, so that processes can share them, and then over all."""
+
+    def of_prompts(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[Any]:
+        """What each prompt counts towards the metric."""
+        ...
+
+    def metric(self, prompts: Sequence[Prompt], measured: Sequence[Any]) -> float:
+        """The metric, from what `of_prompts` found of each of the prompts."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """A downstream task: prompts with references, and the function that scores an answer.
 
-    In multiple choice no answer is drawn: `measure` gives the metric over some of the prompts from the likelihoods of their given answers
-    under a model in memory (see `evalhooks.tasks.lm_evals`), and the verifier skips every text.
+    In multiple choice no answer is drawn: `choices` gives the metric from the likelihoods of given answers, and the verifier skips every
+    text.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     verifier: Verifier
-    measure: "Callable[[PreTrainedModel, PreTrainedTokenizerBase, Sequence[Prompt]], float] | None" = None
+    choices: Choices | None = None
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
@@ -55,7 +67,7 @@ def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
 def load_drawn_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     """As `load_tasks`; raises `ValueError` for a task of multiple choice too, of which there are no answers to choose among."""
     tasks = load_tasks(configs)
-    if chosen := [name for name, task in tasks.items() if task.measure is not None]:
+    if chosen := [name for name, task in tasks.items() if task.choices is not None]:
         leave = " ".join(f"~tasks.{name}" for name in chosen)
         raise ValueError(f"tasks.{chosen[0]} is multiple choice: its answers are given, and none is drawn; leave it out ({leave}).")
     return tasks
@@ -65,7 +77,7 @@ def _task(name: str, config: TaskConfig) -> Task:
     if not config.lm_eval:
         return Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config))
     found = load_harness_task(name, config)
-    return Task(name=name, prompts=found.prompts, verifier=found.verifier or _no_text, measure=found.measure)
+    return Task(name=name, prompts=found.prompts, verifier=found.verifier or _no_text, choices=found.choices)
 
 
 def _no_text(completion: str, reference: Mapping[str, Any]) -> float:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.text import duration, shown
+from evalhooks.measured_rows import rows_text
 from launch.history.arguments import Arguments, parse, said
 from launch.history.find import KILLED, Record, all_runs, find_runs, status_of, study_of
 from launch.history.scores import Scores, scores_of
@@ -127,7 +128,7 @@ def _print(lines: Sequence[Line], runs_dir: str) -> None:
             line.record["id"],
             Text(shown(f"{study_of(line.record)}/{folder.name.rpartition('-')[0]}")),
             line.status,
-            scores.metric if scores else "",
+            _metric(line.record, scores.metric) if scores else "",
             best,
             "" if scores is None or scores.last is None else f"{scores.last:.3f}",
             duration(line.age),
@@ -137,6 +138,11 @@ def _print(lines: Sequence[Line], runs_dir: str) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
     Console(width=width, highlight=False).print(table)
     print(f"{len(lines)} run{'' if len(lines) == 1 else 's'}, {bytes_text(sum(line.size for line in lines))}")
+
+
+def _metric(record: Record, metric: str) -> str:
+    rows = rows_text(record, metric)
+    return f"{metric} ({rows})" if rows else metric
 
 
 def _at(step: int | None) -> str:

@@ -15,6 +15,7 @@ from core.runs.checkpoints import saved_steps, step_folder
 from core.runs.record import CONFIG, RunStatus
 from core.runs.warnings import texts_of
 from core.text import duration, shown
+from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.v2 import DOMAINS
 from launch.history.arguments import parse, said
 from launch.history.find import KILLED, Record, one_run, status_of, study_of
@@ -65,6 +66,8 @@ def described(record: Record) -> Iterator[str]:
         yield f"  {name}: {value}" if value not in ("", [], None) else ""
     counts = [f"{name.removeprefix('num_').replace('_', ' ')} {record[name]}" for name in _COUNTS if record.get(name)]
     yield f"  {', '.join(counts)}" if counts else ""
+    if parts := rows_texts(record):
+        yield f"  measured on {', '.join(parts)} (hooks.budget)"
     for warning in texts_of(record):
         yield f"  warning: {warning}"
     yield from _settings(folder)

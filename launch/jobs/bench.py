@@ -45,7 +45,8 @@ def run(composed: Composed[BenchJob], plan: RunPlan, inputs: BenchInputs, progre
         write_result(run.dir / RESULT, run.dir / ROWS, result, scored)
         _draw(run.dir / CHART, result, inputs.rows)
         tracker.log(metrics_of(result), axis=AXIS, step=0)
-        return {"final": metrics_of(result)}
+        cut = facts.get("num_truncated")
+        return {"final": metrics_of(result)} | ({} if cut is None else {"truncated": cut / num_texts})
 
     return carry_out(composed, plan, work, world=join_world())
 

@@ -221,9 +221,10 @@ def _written(
 
 
 def _family(reward: LocatedReward) -> str:
-    """The family of models that a reward comes from; empty for what is no model, or an ensemble of several."""
-    models = list(reward.models.values())
-    return family(lineage_of(models[0])) if reward.config.kind in (RewardKind.model, RewardKind.dpo) else ""
+    """The family of models that a reward comes from; empty for what is no model, and for an ensemble of several families."""
+    models = list(reward.models.values())[: 1 if reward.config.kind == RewardKind.dpo else None]  # then comes what it is compared with
+    families = {family(lineage_of(model)) for model in models}
+    return families.pop() if len(families) == 1 else ""
 
 
 def _voting(name: str) -> Callable[[str], str]:

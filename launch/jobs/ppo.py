@@ -23,7 +23,7 @@ from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import WeightedScorer
-from evalhooks.budget import Budget
+from evalhooks.budget import Budget, kept_sizes
 from evalhooks.checkpoints import PolicyHook, static_scores
 from evalhooks.report import write_over_optimisation
 from launch.compose import Composed
@@ -56,6 +56,7 @@ def run(composed: Composed[PPOJob], plan: RunPlan, inputs: PPOInputs, progress: 
             "num_dropped_prompts": outcome.num_dropped_prompts,
             "stopped_because": outcome.stopped_because,
             "checkpoints": kept(run.dir, job.keep),
+            **kept_sizes(run.dir),
         }
 
     return carry_out(composed, plan, work, world=world, tidy=_tidy)
@@ -92,7 +93,7 @@ def _trained(
 def _require_readable(job: PPOJob, inputs: PPOInputs, scorer: WeightedScorer, policy: PreTrainedTokenizerBase) -> None:
     """Raises `ValueError` for prompts that the chat template of the policy or of a reward refuses: it might come to them days later."""
     asked = {prompt.id: prompt.dialogue for prompt in inputs.prompts}
-    drawn = {name: task for name, task in inputs.tasks.items() if task.measure is None}
+    drawn = {name: task for name, task in inputs.tasks.items() if task.choices is None}
     tasks = {f"{name}, {prompt.id}": prompt.dialogue for name, task in drawn.items() for prompt in task.prompts}
     require_readable(policy, asked | tasks, job.model.path, say=print_on_main)
     for term in scorer.terms:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from evalhooks.measured_rows import rows_text
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, PREFIX, label_of
 from launch.identity import unhashed_keys
 from launch.publish.plan import HELD_OUT, MAIN, Publication, Revision, value_of
@@ -57,8 +58,7 @@ def results(publication: Publication, revision: Revision) -> str:
     """The scores of a revision on RewardBench 2 for `.eval_results/`, as YAML; empty if the benchmark is no dataset of the hub."""
     if not publication.benchmark or not revision.scores:
         return ""
-    limit = revision.job.hooks.limit
-    rows = "all rows" if limit == 1 else f"{limit:.0%} of the rows of every domain"
+    rows = _rows_of(revision)
     notes = f"checkpoint at step {revision.step}, {rows}, in points of 100; measured by rewardloop {version_of(revision)}"
     entries = [
         EvalResultEntry(
@@ -179,11 +179,17 @@ def _usage(publication: Publication) -> Iterator[str]:
     yield "The reward of a dialogue, rendered by the tokenizer's chat template, is the model's only logit; higher is better."
 
 
+def _rows_of(revision: Revision) -> str:
+    """How much of RewardBench 2 was measured."""
+    limit, budget = revision.job.hooks.limit, rows_text(revision.record, "rewardbench2")
+    rows = "all rows" if limit == 1 else f"{limit:.0%} of the rows of every domain"
+    return f"{budget}, drawn from every domain," if budget else rows
+
+
 def _legend(publication: Publication) -> str:
     if not any(revision.scores for revision in publication.revisions):
         return "Scores are points of 100, at the best checkpoint of each run."
-    limits = sorted({revision.job.hooks.limit for revision in publication.revisions if revision.scores})
-    share = "all rows" if limits == [1.0] else f"{', '.join(f'{limit:.0%}' for limit in limits)} of the rows of every domain"
+    share = " or ".join(dict.fromkeys(_rows_of(revision) for revision in publication.revisions if revision.scores))
     rows = (
         publication.benchmark
         or "rows in the schema of RewardBench 2 from a file of the author's, so that they compare with no published score"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.text import duration
+from evalhooks.measured_rows import rows_text
 from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
 
 Record = Mapping[str, Any]
@@ -19,10 +20,10 @@ def rm_lines(record: Record) -> list[str]:
     folder = record["dir"]
     return [
         f"reward model: {folder}",
-        *_benchmark(final),
-        *_pairwise(final),
-        *_best_of_n(final),
-        *_held_out(final),
+        *_benchmark(final, rows_text(record, "rewardbench2")),
+        *_pairwise(final, rows_text(record, "rewardbench1")),
+        *_best_of_n(final, rows_text(record, "bon/average")),
+        *_held_out(final, rows_text(record, "held_out")),
         _best(record, f"step {record.get('best_step')} of {record.get('step')}", record.get("best_metric", ""), final),
         _pairs(record),
         _time(record, "train_s"),
@@ -40,7 +41,8 @@ def ppo_lines(record: Record, *, best_metric: str) -> list[str]:
         values = [
             f"{where} {100 * found[name]:.1f}" for where, found in (("start", start), ("best", best), ("last", last)) if name in found
         ]
-        lines.append(f"{name}: {', '.join(values)}")
+        rows = rows_text(record, name)
+        lines.append(f"{name}{rows and f', on {rows}'}: {', '.join(values)}")
     if "rm_score" in last:
         kept = [f"{name} {start[name]:.3g} to {last[name]:.3g}" for name in ("rm_score", "kl", "length", "eos_rate") if name in start]
         lines.append(f"from start to end: {', '.join(kept)}")
@@ -100,7 +102,7 @@ def bon_lines(record: Record) -> list[str]:
     return [*lines, f"next: {again} to rank them, or rewardloop rm hooks.pools={pools} ..."]
 
 
-def _benchmark(final: Mapping[str, float]) -> Iterator[str]:
+def _benchmark(final: Mapping[str, float], rows: str) -> Iterator[str]:
     found = scores_of(final)
     if not found:
         return
@@ -109,29 +111,30 @@ def _benchmark(final: Mapping[str, float]) -> Iterator[str]:
     scores = {name: _points(found[name], final.get(f"rewardbench2_se/{name}")) for name in named if name in found}
     # A label such as "mean of 5: no Math" reads on into a number behind it.
     parts = [f"{points} ({label_of(name)})" if ":" in label_of(name) else f"{label_of(name)} {points}" for name, points in scores.items()]
-    yield f"RewardBench 2 at the last checkpoint: {'; '.join(parts)} (points of 100 +- standard error)"
+    where = f"at the last checkpoint{rows and f', on {rows}'}"
+    yield f"RewardBench 2 {where}: {'; '.join(parts)} (points of 100 +- standard error)"
 
 
-def _pairwise(final: Mapping[str, float]) -> Iterator[str]:
+def _pairwise(final: Mapping[str, float], rows: str) -> Iterator[str]:
     found = {name.removeprefix("rewardbench1/"): value for name, value in final.items() if name.startswith("rewardbench1/")}
     if found:
         parts = [f"{name} {100 * value:.1f}" for name, value in sorted(found.items(), key=lambda item: item[0] != "overall")]
-        yield f"RewardBench 1: {'; '.join(parts)}"
+        yield f"RewardBench 1{rows and f', on {rows}'}: {'; '.join(parts)}"
 
 
-def _best_of_n(final: Mapping[str, float]) -> Iterator[str]:
+def _best_of_n(final: Mapping[str, float], rows: str) -> Iterator[str]:
     found = {name.removeprefix("bon/"): value for name, value in final.items() if name.startswith("bon/")}
     if found:
         parts = [f"{name} {100 * value:.1f}" for name, value in sorted(found.items(), key=lambda item: not item[0].startswith("average"))]
-        yield f"best of N, accuracy of the choice: {'; '.join(parts)}"
+        yield f"best of N, accuracy of the choice{rows and f', on {rows}'}: {'; '.join(parts)}"
 
 
-def _held_out(final: Mapping[str, float]) -> Iterator[str]:
+def _held_out(final: Mapping[str, float], rows: str) -> Iterator[str]:
     if "held_out/accuracy" in final:
         pairs = f" on {final['held_out/num_pairs']:.0f} pairs" if "held_out/num_pairs" in final else ""
         bounds = [final[key] for key in ("held_out/accuracy_low", "held_out/accuracy_high") if key in final]
         interval = f", 95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if len(bounds) == 2 else ""
-        yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}{interval}"
+        yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}{rows and f', {rows}'}{interval}"
 
 
 def _best(record: Record, where: str, metric: str, final: Mapping[str, float]) -> str:

@@ -17,10 +17,13 @@ from bon.rows import PoolRow
 from core.config import EngineConfig, EngineKind, ModelConfig, OptimConfig
 from core.hooks.hook import Hook, RunParts, SharedHook
 from core.hooks.run_context import RunContext
+from core.models.load import load_policy
 from core.process.exit import exit_without_teardown
 from core.process.world import World, join_world, was_shared
-from core.records import BenchmarkRow, CheckpointSaved, Preference, user
-from evalhooks.checkpoints import HeldOutHook, RewardModelHook
+from core.records import BenchmarkRow, CheckpointSaved, Preference, Sampling, user
+from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook
+from evalhooks.config import TaskConfig
+from evalhooks.tasks.task import load_tasks
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig
 from rmtrain.train import train
 from tests.fakes import ListTracker
@@ -34,6 +37,20 @@ ROWS = [
     BenchmarkRow(id=str(i), prompt=f"Name {'a ' * (i % 5)}fruit {i}.", completions=FRUITS, num_correct=1, subset="Math") for i in range(7)
 ]
 POOLS = {"fruits": [PoolRow(id=str(i), prompt=user(f"Fruit {i}?"), completions=FRUITS, correct=(1.0, 0.0, 0.0, 1.0)) for i in range(5)]}
+
+
+CHOICES = """
+task: choices
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Name {{{{fruit}}}}."
+doc_to_choice: ["a plum", "two figs", "an apple, or two"]
+doc_to_target: label
+metric_list: [{{metric: brier_score, aggregation: brier_score, higher_is_better: false}}]
+"""
+"""Of a score that changes with every digit of the likelihoods."""
 
 
 class SizeHook(Hook):
@@ -95,6 +112,18 @@ def measured(policy: str, kind: str, folder: Path, world: World, hooks: list[Hoo
     return tracker.on("checkpoint/step")
 
 
+def chosen(policy: str, folder: Path, world: World) -> dict[str, float]:
+    """What multiple choice comes to."""
+    own = folder / f"choices-{world.rank}"
+    own.mkdir(parents=True)
+    (own / "rows.jsonl").write_text("".join(json.dumps({"fruit": "plum " * (i % 4), "label": i % 3}) + "\n" for i in range(7)))
+    (own / "choices.yaml").write_text(CHOICES.format(data=own / "rows.jsonl"))
+    tasks = load_tasks({"choices": TaskConfig(lm_eval=str(own / "choices.yaml"))})
+    model, tokenizer = load_policy(ModelConfig(path=policy))
+    event = CheckpointSaved(step=1, num_steps=1, path=own, run_dir=own, model=model, tokenizer=tokenizer)
+    return dict(PolicyHook(tasks=tasks, sampling=Sampling(), say=silent).measure(event, RunParts(world=world)))
+
+
 def failure(policy: str, kind: str, folder: Path, world: World, hook: Hook) -> list[Any]:
     started = time.monotonic()
     try:
@@ -128,6 +157,8 @@ def main() -> None:
             found["scores"] = pq.read_table(folder / "run" / "evals" / "step-000001.rewardbench2.parquet").to_pylist()
             (folder / "found.json").write_text(json.dumps(found))
         world.barrier()
+    metrics = chosen(policy, Path(out) / f"of-{world.size}", world)
+    (Path(out) / f"choices-{world.size}-{world.rank}.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """Tasks within a budget: a part of the prompts, by what a probe times, and the same part ever after."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from bon.rows import PoolRow
+from core.hooks.run_context import RunContext
 from core.process.world import alone
-from core.records import CheckpointSaved, Completion, Dialogue, Prompt, Sampling, user
-from evalhooks.budget import FILE, Budget, Probe, within_budget
+from core.records import BenchmarkRow, CheckpointSaved, Completion, Dialogue, Preference, Prompt, Sampling, user
+from evalhooks.budget import FILE, LORA_PASSES, Budget, Probe, Scored, kept_sizes, rows_within_budget, within_budget
 from evalhooks.checkpoints import PolicyHook
+from evalhooks.measured_rows import rows_texts
 from evalhooks.tasks.task import Task
 
 
@@ -27,6 +32,20 @@ class SlowGenerator:
 
 def prompts(count: int) -> tuple[Prompt, ...]:
     return tuple(Prompt(id=str(place), dialogue=user(f"{place}?")) for place in range(count))
+
+
+class HalfRight:
+    """Multiple choice of which every prompt counts a half; `asked` tells how many were asked each time."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def of_prompts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Any]:
+        self.asked.append(len(prompts))
+        return [0.5] * len(prompts)
+
+    def metric(self, prompts: Sequence[Prompt], measured: Sequence[Any]) -> float:
+        return sum(measured) / len(prompts)
 
 
 TASKS = {
@@ -77,14 +96,9 @@ def test_nothing_is_left_out_without_need_and_no_task_is_left_without_a_prompt(
 def test_a_policy_is_measured_on_the_same_part_after_a_resume_and_its_cost_is_logged(
     tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    asked = list[int]()
-
-    def chosen(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> float:
-        asked.append(len(prompts))
-        return 0.5
-
+    chosen = HalfRight()
     drawn = Task(name="drawn", prompts=prompts(40), verifier=lambda text, reference: 1.0)
-    tasks = {"drawn": drawn, "chosen": replace(drawn, name="chosen", measure=chosen)}
+    tasks = {"drawn": drawn, "chosen": replace(drawn, name="chosen", choices=chosen)}
     event = CheckpointSaved(step=1, num_steps=1, path=tmp_path, run_dir=tmp_path, model=policy, tokenizer=tokenizer)
 
     def session(num_episodes: int) -> tuple[PolicyHook, dict[str, float]]:
@@ -98,4 +112,46 @@ def test_a_policy_is_measured_on_the_same_part_after_a_resume_and_its_cost_is_lo
     assert 1 <= len(first.tasks["drawn"].prompts) < 40
     resumed, _ = session(100_000)
     assert resumed.tasks["drawn"].prompts == first.tasks["drawn"].prompts
-    assert asked == [8, *[len(first.choices["chosen"].prompts)] * 2]  # the probe's, and those of each session
+    assert chosen.asked == [8, *[len(first.choices["chosen"].prompts)] * 2]  # the probe's, and those of each session
+
+
+def rows(subset: str, count: int) -> list[BenchmarkRow]:
+    """Rows of 100 characters: a prompt of 20 and four completions of 20."""
+    texts = tuple(f"{'x' * 19}{number}" for number in range(4))
+    return [BenchmarkRow(id=f"{subset}{place}", prompt="p" * 20, completions=texts, num_correct=1, subset=subset) for place in range(count)]
+
+
+PAIRS = [Preference(prompt=user("p" * 20), chosen="c" * 30, rejected="r" * 50)] * 300
+SCORED = Scored(
+    rewardbench2=[row for subset, count in (("Math", 100), ("Safety", 10), ("Focus", 2)) for row in rows(subset, count)],
+    rewardbench1=(),
+    pools={"sums": [PoolRow(id=str(i), prompt=user("p" * 20), completions=("a" * 40,) * 2) for i in range(38)]},
+    held_out=PAIRS[:50],
+)
+
+
+def test_a_reward_models_hooks_score_what_their_texts_may_cost_of_every_domain(tmp_path: Path) -> None:
+    said = list[str]()
+    context = RunContext(dir=tmp_path, say=said.append)
+    found = rows_within_budget(0.1, PAIRS, SCORED, context, epochs=0.5)
+    # Training passes 100 characters a pair, 150 pairs between checkpoints, three times: 45,000, a tenth of which is 4,500. All rows are
+    # 112 + 38 + 50 of 100 characters, 20,000: a share of 0.225. Padded, a pair has 120 and rows have 160, 120 and 120, 28,480: 0.1896.
+    assert found.sizes == {"rewardbench2": 19 + 2 + 1, "held_out": 9, "bon/sums": 7}
+    assert Counter(row.subset for row in found.rewardbench2) == {"Math": 19, "Safety": 2, "Focus": 1}
+    text = "22 of 112 rows of rewardbench2, 9 of 50 rows of held_out, 7 of 38 rows of bon/sums"
+    assert said == [f"warning: hooks.budget=0.1: every checkpoint is measured on {text}"]
+    assert rows_texts(kept_sizes(tmp_path)) == text.split(", ")
+    again = rows_within_budget(1.0, PAIRS[:1], SCORED, context, epochs=9)
+    assert again == found  # as a resumed run has it
+
+
+def test_under_an_adapter_training_costs_less_and_so_hooks_score_less(tmp_path: Path) -> None:
+    found = rows_within_budget(0.1, PAIRS, SCORED, RunContext(dir=tmp_path), epochs=0.5, passes=LORA_PASSES)
+    assert found.sizes["bon/sums"] == int(38 * 2 / 3 * 5400 / 28480)
+
+
+def test_a_budget_that_is_ample_leaves_nothing_out_and_says_nothing(tmp_path: Path) -> None:
+    said = list[str]()
+    assert rows_within_budget(1.0, PAIRS, SCORED, RunContext(dir=tmp_path, say=said.append), epochs=1) is SCORED
+    assert not said
+    assert rows_texts(kept_sizes(tmp_path)) == []

@@ -73,6 +73,7 @@ def test_a_reward_model_gets_its_benchmarks_and_its_best_of_n(
         *(f"rewardbench2_se/{key}" for key in ("overall", *DOMAINS)),
         *(f"rewardbench1/{key}" for key in ("overall", "chat", "chat_hard", "safety", "reasoning")),
         *(f"bon/{task}@{n}" for task in ("fruits", "average") for n in (1, 4)),
+        "hooks/truncated",
     }
     assert said == []
 
@@ -111,7 +112,8 @@ def test_a_benchmark_without_all_domains_has_no_overall_and_says_why(
     hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), say=said.append)
     metrics = hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))
     keys = ("math", "focus", "mean_of_2_math_focus")
-    assert set(metrics) == {f"{benchmark}/{key}" for benchmark in ("rewardbench2", "rewardbench2_se") for key in keys}
+    expected = {f"{benchmark}/{key}" for benchmark in ("rewardbench2", "rewardbench2_se") for key in keys}
+    assert set(metrics) == {*expected, "hooks/truncated"}
     assert len(said) == 1
     assert said[0].startswith("no rewardbench2/overall: ")
     assert "Ties has no rows" in said[0]
@@ -136,7 +138,8 @@ def test_texts_beyond_the_length_are_told(
 ) -> None:
     said: list[str] = []
     row = PoolRow(id="0", prompt=user("Name a fruit."), completions=("0" * 2050, "fig"), correct=(1.0, 0.0))
-    RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append).on_checkpoint(event(reward_model, tokenizer, tmp_path))
+    hook = RewardModelHook(pools={"fruits": [row]}, best_of=(1,), say=said.append)
+    assert hook.on_checkpoint(event(reward_model, tokenizer, tmp_path))["hooks/truncated"] == 0.5
     assert [line for line in said if line.startswith("1 texts of the benchmarks and pools were cut to hooks.max_length=2048 tokens")]
 
 
@@ -279,7 +282,7 @@ def test_a_broken_reward_model_has_no_scores_and_every_part_says_so(
         broken.score.weight[0, 0] = math.nan
     said: list[str] = []
     hook = RewardModelHook(rewardbench2=benchmark2("Math", "Focus"), rewardbench1=PAIRS, pools=POOLS, best_of=(4,), say=said.append)
-    assert hook.on_checkpoint(event(broken, tokenizer, tmp_path)) == {}
+    assert hook.on_checkpoint(event(broken, tokenizer, tmp_path)) == {"hooks/truncated": 0.0}
     assert [line for line in said if "Math was refused (Math has no row with finite scores (2 row(s): Math-0, Math-1)" in line]
     assert [line for line in said if "step 7: 4 of 4 rows have a score that is NaN or infinite" in line]
     assert [line for line in said if line.startswith("rewardbench1 at step 7: math-prm has no row with finite scores")]

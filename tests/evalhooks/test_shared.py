@@ -29,7 +29,8 @@ def found(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     for begin, kinds in (((), ["single"]), (TORCHRUN, ENGINES)):
         ended = start(*begin, "-m", "tests.evalhooks.spread", str(policy_folder), str(folder), *kinds)
         assert ended.returncode == 0, ended.stderr[-4000:]
-    return {kind: json.loads((folder / kind / "found.json").read_text()) for kind in ("single", *ENGINES)}
+    found = {kind: json.loads((folder / kind / "found.json").read_text()) for kind in ("single", *ENGINES)}
+    return found | {name: json.loads((folder / f"choices-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -39,6 +40,11 @@ def test_the_shares_of_two_processes_make_the_scores_and_metrics_of_one(found: A
     metrics = found["single"]["metrics"]["1"]
     assert {"rewardbench2/math", "bon/fruits@4", "held_out/a/accuracy", "num_weights"} < set(metrics)
     assert len({score for row in found["single"]["scores"] for score in row["scores"]}) == 28
+
+
+def test_multiple_choice_that_two_processes_share_gives_the_number_of_one(found: Any) -> None:
+    assert found["1-0"] == found["2-0"] == found["2-1"]
+    assert 0 < found["1-0"]["downstream/choices"] < 2
 
 
 @pytest.mark.parametrize("kind", ENGINES)

@@ -78,7 +78,6 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("micro_batch_size=0", ["micro_batch_size is 0"]),
         ("hooks.limit=0", ["hooks.limit"]),
         ("hooks.budget=2", ["hooks.budget"]),
-        ("hooks.budget=0.1", ["hooks.budget=0.1", "hooks.limit"]),
         ("+epochz=2", ["+epochz=2 adds a key that nothing reads", "epochs"]),
         ("++optim.rate=2", ["++optim.rate=2", "optim.lr"]),
         ("model=5", ["model=5 chooses none of the files for model", "coast"]),

@@ -76,7 +76,7 @@ def official(file: str, model: Any, tokenizer: Any, *, metric: str, chat: bool =
 
     name = Path(file).stem
     manager = TaskManager(include_path=str(Path(file).parent), include_defaults=False)
-    harness = model_class(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    harness = model_class(pretrained=model, tokenizer=tokenizer, batch_size=1)  # its command's default
     found = evaluate(harness, tasks=[name], task_manager=manager, bootstrap_iters=0, apply_chat_template=chat, limit=limit)
     return (found["results"].get(name) or found["groups"][name])[metric]
 
@@ -104,11 +104,12 @@ def test_few_shot_examples_are_those_of_lm_eval_and_rows_may_be_left_out(
     tasks = [load_tasks({"shots": TaskConfig(lm_eval=file)})["shots"] for _ in range(2)]
     assert tasks[0].prompts == tasks[1].prompts
     assert tasks[0].prompts[0].dialogue[0].content.count("Name ") == 3
-    measure = tasks[0].measure
-    assert measure is not None
-    assert measure(policy, tokenizer, tasks[0].prompts) == official(file, policy, tokenizer, metric="acc_norm,none")
-    whole = measure(policy, tokenizer, tasks[0].prompts[:5]) * 5 + measure(policy, tokenizer, tasks[0].prompts[5:]) * 7
-    assert whole == pytest.approx(12 * measure(policy, tokenizer, tasks[0].prompts))
+    choices, prompts = tasks[0].choices, tasks[0].prompts
+    assert choices is not None
+    found = choices.of_prompts(policy, tokenizer, prompts)
+    assert choices.metric(prompts, found) == official(file, policy, tokenizer, metric="acc_norm,none")
+    assert choices.of_prompts(policy, tokenizer, prompts[:5]) + choices.of_prompts(policy, tokenizer, prompts[5:]) == found
+    assert choices.metric(prompts[:5], found[:5]) == sum(found[:5]) / 5
 
 
 @pytest.mark.parametrize("by_size", ["true", "false"])
@@ -127,8 +128,9 @@ def test_a_group_weights_its_tasks_as_lm_eval_does(
     monkeypatch.setattr(lm_evals, "_manager", lambda alone: TaskManager(include_path=str(tmp_path), include_defaults=False))
     task = load_tasks({"both": TaskConfig(lm_eval="both")})["both"]
     assert len(task.prompts) == 15
-    assert task.measure is not None
-    assert task.measure(policy, tokenizer, task.prompts) == official(str(file), policy, tokenizer, metric="acc,none")
+    assert task.choices is not None
+    found = task.choices.of_prompts(policy, tokenizer, task.prompts)
+    assert task.choices.metric(task.prompts, found) == official(str(file), policy, tokenizer, metric="acc,none")
 
 
 def test_multiple_choice_alone_is_measured_and_best_of_n_refuses_it(

@@ -56,6 +56,16 @@ def test_a_last_checkpoint_that_is_hardly_worse_is_told_from_the_best() -> None:
     assert "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one is behind by 1e-05" in lines
 
 
+def test_scores_of_a_part_of_the_rows_stand_beside_its_size() -> None:
+    rows = {"rewardbench2": [41, 1865], "bon/sums": [3, 10], "bon/facts": [4, 10], "held_out": [8, 80]}
+    lines = rm_lines(rm_record(rows=rows))
+    assert lines[1].startswith("RewardBench 2 at the last checkpoint, on 41 of 1865 rows: 40.0 +- 5.0")
+    assert lines[2] == "best of N, accuracy of the choice, on 7 of 20 rows: average@16 25.0"
+    assert lines[3] == "held-out accuracy: 62.5 on 8 pairs, 8 of 80 rows, 95% interval 30.6 to 86.3"
+    record = {"dir": "d", "start": {}, "at_best": {}, "final": {"downstream/gsm8k": 0.125}, "rows": {"downstream/gsm8k": [5, 40]}}
+    assert "downstream/gsm8k, on 5 of 40 rows: last 12.5" in ppo_lines(record, best_metric="")
+
+
 def test_a_reward_model_that_nothing_measured_says_so() -> None:
     bare = rm_lines(rm_record(final={"rewardbench2/overall": "NaN"}, best_metric="", best={}, best_step=6, warnings=[], num_cut_pairs=3))
     assert "best checkpoint: step 6 of 6, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)" in bare

@@ -1,0 +1,27 @@
+"""Which part of its rows a run was measured on where `hooks.budget` left some out, as its record tells it. Imports no torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SIZES = "rows"
+"""The key, of a record and of the files that `evalhooks.budget` keeps, with the rows measured and all rows by what begins the names of
+their metrics: rewardbench2, held_out, bon/TASK, downstream/TASK."""
+
+
+def rows_text(record: Mapping[str, Any], metric: str) -> str:
+    """How many rows a metric was measured on, as "41 of 1865 rows"; empty where these were all.
+
+    >>> record = {"rows": {"rewardbench2": [41, 1865], "bon/sums": [3, 10], "bon/lists": [2, 5]}}
+    >>> [rows_text(record, metric) for metric in ("rewardbench2/overall", "bon/sums@16", "bon/average@16", "held_out/accuracy")]
+    ['41 of 1865 rows', '3 of 10 rows', '5 of 15 rows', '']
+    """
+    kind, _, task = metric.partition("@")[0].partition("/")
+    sizes: Mapping[str, Any] = record.get(SIZES) or {}
+    own = [size for name, size in sizes.items() if name in (kind, f"{kind}/{task}") or (task == "average" and name.startswith(f"{kind}/"))]
+    measured, total = sum(size[0] for size in own), sum(size[1] for size in own)
+    return f"{measured} of {total} rows" if measured < total else ""
+
+
+def rows_texts(record: Mapping[str, Any]) -> list[str]:
+    """The same of everything of which a part was measured, as "41 of 1865 rows of rewardbench2"."""
+    return [f"{text} of {name}" for name in record.get(SIZES) or {} if (text := rows_text(record, name))]

@@ -38,8 +38,7 @@ class RMJob(Launch, RewardModelConfig):
 
     @property
     def unread(self) -> frozenset[str]:
-        # Runs without a budget are those of before there was one.
-        return frozenset({"tasks", "hooks.downstream"} | ({"hooks.budget"} if self.hooks.budget is None else set()))
+        return frozenset({"tasks", "hooks.downstream", *(() if self.hooks.budget else ("hooks.budget",))})  # without one, as before it
 
 
 @dataclass(kw_only=True)
@@ -87,10 +86,7 @@ def reward_key(name: str) -> str:
 
 @dataclass(kw_only=True)
 class BoNJob(Launch):
-    """`rewardloop bon`: pools of completions, drawn once or given, and what each reward picks from them.
-
-    What `identity_of` gives of it is the identity of the pools that are drawn; `launch.bon` adds the rewards.
-    """
+    """`rewardloop bon`: pools, drawn or given, and what rewards pick. Its `identity_of` is that of drawn pools; `launch.bon` adds rewards."""
 
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)

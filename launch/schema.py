@@ -86,7 +86,7 @@ def reward_key(name: str) -> str:
 
 @dataclass(kw_only=True)
 class BoNJob(Launch):
-    """`rewardloop bon`: pools, drawn or given, and what rewards pick. Its `identity_of` is that of drawn pools; `launch.bon` adds rewards."""
+    """`rewardloop bon`: pools, drawn or given, and what rewards pick. `identity_of` is that of drawn pools; `launch.bon` adds rewards."""
 
     model: Hashed[ModelConfig]
     pool: Hashed[PoolConfig] = field(default_factory=PoolConfig)

@@ -21,7 +21,7 @@ def build(job: ReportJob) -> str:
     Raises `ValueError` for a study without metrics, without a login or an entity, and if W&B does not take the workspace.
     """
     folder = Path(job.runs_dir) / job.study
-    found = _metrics(read_records(folder, "*", print))
+    found = _metrics(list(read_records(folder, "*", print)))
     if not any(found.values()):
         raise ValueError(f"no run in {folder} has logged metrics, so there are no panels to make; start some, or name another study.")
     names = {"checkpoint_metrics": found[AXIS], "training_metrics": found["train/step"]}

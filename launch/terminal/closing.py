@@ -131,7 +131,8 @@ def _best_of_n(final: Mapping[str, float], rows: str) -> Iterator[str]:
 
 def _held_out(final: Mapping[str, float], rows: str) -> Iterator[str]:
     if "held_out/accuracy" in final:
-        pairs = f" on {final['held_out/num_pairs']:.0f} pairs" if "held_out/num_pairs" in final else ""
+        count = final.get("held_out/num_pairs")
+        pairs = "" if count is None else f" on {count:.0f} pair{'' if count == 1 else 's'}"
         bounds = [final[key] for key in ("held_out/accuracy_low", "held_out/accuracy_high") if key in final]
         interval = f", 95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if len(bounds) == 2 else ""
         yield f"held-out accuracy: {100 * final['held_out/accuracy']:.1f}{pairs}{rows and f', {rows}'}{interval}"

@@ -73,9 +73,9 @@ def plan(study: StudyJob, folder: Path, *, check: bool = True) -> Plan:
     if missing := next(filter(None, map(tracker_obstacle, planned)), None):
         raise ValueError(missing)
     if check and not study.embedded:  # the files of an embedded world do not exist yet
+        check_scores(uses, models)
         check_all(planned)
         check_rewards(named.planned, models)
-        check_scores(uses, models)
     return Plan(jobs=jobs, uses=uses)
 
 

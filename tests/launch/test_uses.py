@@ -45,7 +45,7 @@ def jobs_of(folder: Path, *, ppo: str = "{}", bon: str = "{}", more: Sequence[st
 
 def overrides_of(task: object) -> tuple[str, ...]:
     assert isinstance(task, partial)
-    return task.args[0]
+    return task.args[1]
 
 
 def test_each_use_takes_the_reward_model_of_its_criterion_and_equal_choices_share_one_run(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from launch.jobs import compare
 from launch.jobs.bench_result import CHART, LEGENDS, RESULT, ROWS, Result, metrics_of, parts_of, result_of, write_result
 from launch.jobs.lifecycle import Record, RunPlan, carry_out_alone, finished_record, say_finished
 from launch.rewards.config import KINDS, RewardKind
-from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program
+from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program, with_chosen
 from launch.schema import BenchJob, Benchmark
 from launch.sweep import WIDTH, JobOutcome, replaceable, write_whole
 from launch.terminal.closing import bench_lines
@@ -44,6 +44,7 @@ from launch.terminal.closing import bench_lines
 
 def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     """The result of a configuration: from saved scores, from a finished run of the same settings, or by scoring anew."""
+    composed = with_chosen(BenchJob, composed, {"reward": composed.job.reward}, composed.job.runs_dir, print_on_main)
     job = composed.job
     out = Path(job.out).expanduser() if job.out else None
     if out is not None:

@@ -37,13 +37,15 @@ from launch.jobs.bon_result import AVERAGE, ORACLE, RANDOM, RESERVED, RESULT
 from launch.jobs.lifecycle import Record, RunPlan, finished_record, say_finished
 from launch.obstacles import task_obstacle
 from launch.rewards.config import KINDS, RewardConfig, RewardKind, typed_reward
-from launch.rewards.locate import LocatedReward, locate_reward, try_program
+from launch.rewards.locate import LocatedReward, locate_reward, try_program, with_chosen
 from launch.schema import BoNJob
 from launch.terminal.closing import bon_lines
 
 
 def run(composed: Composed[BoNJob], progress: Progress) -> Record:
     """The record of a configuration's run: the finished one, if its pools are still there, or that of a new one."""
+    scorers = {f"scorers.{name}": reward for name, reward in composed.job.scorers.items()}
+    composed = with_chosen(BoNJob, composed, scorers, composed.job.runs_dir, print_on_main)
     job = composed.job
     inputs = bon_inputs(job)
     folder = pools_folder(job, inputs)

@@ -159,6 +159,15 @@ def validated(schema: type[JobT], cfg: DictConfig) -> Composed[JobT]:
     return Composed(job=_job(schema, cfg), yaml=OmegaConf.to_yaml(cfg, resolve=False))
 
 
+def changed(schema: type[JobT], composed: Composed[JobT], values: Mapping[str, object]) -> Composed[JobT]:
+    """A configuration with other values for some of its keys; what is derived from them changes too. Raises `ValueError`."""
+    cfg = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(composed.yaml))
+    assert isinstance(cfg, DictConfig)
+    for key, value in values.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    return validated(schema, cfg)
+
+
 def _job(schema: type[JobT], cfg: DictConfig) -> JobT:
     missing = sorted(map(str, OmegaConf.missing_keys(cfg)))
     if missing:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ def start(
     register_schemas()
     line, asked = _checked(schema, sys.argv[1:] if argv is None else argv)
     if _is_dry(asked.jobs):
-        _print_dry_run(name, asked.jobs, line.keys)
+        _print_dry_run(name, asked, line)
         return
     keep_freed_memory()
     quieten_libraries()
@@ -232,20 +232,21 @@ def _is_dry(jobs: Sequence[AnyJob]) -> bool:
     return any(isinstance(job, Launch | StudyJob) and job.dry_run for job in jobs)
 
 
-def _print_dry_run(name: str, jobs: Sequence[AnyJob], asked: Collection[str]) -> None:
-    """Lists the jobs with the settings under the keys that were `asked` for, what each will do, and as notes whatever would stop it on
+def _print_dry_run(name: str, asked: Command[AnyJob], line: CommandLine) -> None:
+    """Lists the jobs with the settings under the keys of the command line, what each will do, and as notes whatever would stop it on
     this machine: the command may be meant for another one."""
     from launch.terminal import preview  # it reads the jobs' inputs, and the jobs import this module
 
     if rank() > 0:
         return
-    found = _with_runs(jobs)
+    found = _with_runs(asked.jobs)
     if found:
-        print_plan(name, found, _console(), asked)
+        print_plan(name, found, _console(), line.keys)
         told = preview.of_jobs(found)
     else:
-        told = [line for job in jobs if isinstance(job, StudyJob) for line in preview.of_study(job)]
-    for text in [*told, *(f"note: {found}" for found in dict.fromkeys(filter(None, map(obstacle, jobs))))]:
+        studies = [composed(StudyJob, overrides) for overrides in asked.overrides or (line.overrides,)]
+        told = [text for study in studies for text in preview.of_study(study)]
+    for text in [*told, *(f"note: {found}" for found in dict.fromkeys(filter(None, map(obstacle, asked.jobs))))]:
         print(shown(text))
 
 

@@ -13,8 +13,8 @@ from launch.identity import identity_of
 from launch.inputs import ppo_inputs
 from launch.jobs.lifecycle import Record, RunPlan
 from launch.obstacles import task_obstacle
-from launch.rewards.locate import LocatedReward
-from launch.schema import PPOJob
+from launch.rewards.locate import LocatedReward, with_chosen
+from launch.schema import PPOJob, reward_key
 from launch.terminal.closing import ppo_lines
 from ppo.config import Algo
 from ppo.critic_free.arguments import require_supported
@@ -25,6 +25,8 @@ def run(composed: Composed[PPOJob], progress: Progress) -> Record:
 
     Where several processes were started together, all of them call it.
     """
+    rewards = {reward_key(name): reward for name, reward in composed.job.terms.items()}
+    composed = with_chosen(PPOJob, composed, rewards, composed.job.runs_dir, print_on_main)
     job = composed.job
     engine_for(job.engine.kind, num_processes())
     if missing := task_obstacle(job):

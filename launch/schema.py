@@ -21,6 +21,7 @@ from core.config import (
 )
 from core.disk import is_complete
 from evalhooks.rewardbench.rows import HUB1, HUB2
+from launch.rewards.choice import By, Pick
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
 from launch.settings import Launch, RunSettings
 from microworld.config import PolicyConfig, WorldConfig
@@ -213,26 +214,30 @@ class Lineage(StrEnum):
     other = "other"
 
 
-class Pick(StrEnum):
-    """Which of the reward models that fit is taken, by rewardbench2/overall."""
-
-    best = "best"
-    worst = "worst"
-
-
 @dataclass(kw_only=True)
 class RewardChoice:
-    """How a study picks the reward model of a PPO run among those it has trained."""
+    """How a study picks the reward model of a PPO or best-of-N run among those it has trained."""
 
+    by: By = By.rewardbench2
     lineage: Lineage = Lineage.any
     control: bool = False
     """Among the controls (reward models on flipped labels) instead of the others."""
     pick: Pick = Pick.best
+    seed: int | None = None
+    """by=random: of the draw; empty: the study's."""
+    recipe: bool = False
+    """Not the picked reward model itself, but one trained by its recipe from the policy's own model."""
+
+    def __post_init__(self) -> None:
+        if self.by == By.random and self.pick != Pick.best:
+            raise ValueError(f"reward.pick={self.pick} does nothing with reward.by=random, which draws; leave it out.")
+        if self.by != By.random and self.seed is not None:
+            raise ValueError(f"reward.seed={self.seed} is of a draw; give reward.by=random too, or leave it out.")
 
 
 @dataclass(kw_only=True)
-class PPOPlan:
-    """One PPO run of a study."""
+class UsePlan:
+    """One PPO run of a study, or one run of best-of-N on its pools."""
 
     reward: RewardChoice = field(default_factory=RewardChoice)
     overrides: list[str] = field(default_factory=list)
@@ -257,6 +262,8 @@ class StudyJob:
     """Folder of all studies."""
     seed: Unhashed[int] = 0
     """Of the world, the policies and every run."""
+    seeds: Unhashed[list[int]] = field(default_factory=list)
+    """Instead of `seed`: the whole study at each of these, and its first use of reward models compared with the others over them."""
     parallel: Unhashed[int] = 0
     """Jobs at a time; 0: as many as there are GPUs for, or CPU cores where there are none."""
     processes: Unhashed[int] = 1
@@ -282,8 +289,10 @@ class StudyJob:
     reward_models: Unhashed[list[str]] = field(default_factory=list)
     """Each a line of overrides of `rewardloop rm`, as under -m: commas sweep, and so do experiments that sweep themselves. Reward models
     whose hooks have no pools are given the study's when they are trained."""
-    ppo: Unhashed[dict[str, PPOPlan]] = field(default_factory=dict)
+    ppo: Unhashed[dict[str, UsePlan]] = field(default_factory=dict)
     """PPO runs by the user's names, each against a reward model of the study's own."""
+    bon: Unhashed[dict[str, UsePlan]] = field(default_factory=dict)
+    """Runs of best-of-N on the study's pools, likewise. Every reward model also reranks them at its checkpoints (hooks.pools)."""
     policies: Unhashed[list[str]] = field(default_factory=list)
     """Further PPO runs, each a line of overrides of `rewardloop ppo` that names its reward, or by reward.path=rm-01 a reward model of the
     study; they sweep like `reward_models`. Reward models of others are scored on RewardBench 2 and given the pools too."""
@@ -307,6 +316,10 @@ class StudyJob:
             raise ValueError(f"parts={[str(part) for part in self.parts]} must name each part once: some of {', '.join(Part)}.")
         if not self.reward_models and Part.rm in self.parts:
             raise ValueError("reward_models is empty; choose a study with experiment=demo or experiment=smollm2.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} has one twice, which would count as two; leave it out.")
+        if self.seeds and max(len(self.ppo), len(self.bon)) < 2:
+            raise ValueError("seeds compares what reward models are used for over seeds; give two entries or more in ppo, or in bon.")
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """`rewardloop study`: reward models, best-of-N and PPO side by side, and how well the benchmark predicts their use."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from core.process.signals import stopping_at_once
@@ -10,6 +10,7 @@ from core.runs.record import RunBusyError
 from launch.entry import Composed, num_processes, start
 from launch.jobs.plan import plan
 from launch.schema import StudyJob
+from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 
 LOCK = "study.lock"
 """The file in a study's folder that holds its lock."""
@@ -19,15 +20,31 @@ def _command(composed: Composed[StudyJob]) -> None:
     study = composed.job
     if num_processes() > 1:
         raise ValueError("a study starts the processes of its jobs itself; leave torchrun out and give processes=N.")
-    folder = Path(study.runs_dir) / study.study
-    jobs = plan(study, folder)  # composes and thereby validates every configuration before the first job starts
+    if study.seeds:
+        _over_seeds(composed)
+        return
+    folder = folder_of(study)
+    planned = plan(study, folder)  # composes and thereby validates every configuration before the first job starts
 
     with _alone(folder):
         with stopping_at_once():
             from launch.jobs import report
             from launch.jobs import study as job  # imports torch, which takes seconds: after the checks
 
-        report.show(*job.run(study, jobs, folder))
+        report.show(*job.run(study, planned, folder))
+
+
+def _over_seeds(composed: Composed[StudyJob]) -> None:
+    """The study at each of its seeds, and what they say together."""
+    studies = at_seeds(composed)
+    plans = plan_seeds(studies)
+    with ExitStack() as locks:
+        for study in (composed.job, *studies.values()):
+            locks.enter_context(_alone(folder_of(study)))
+        with stopping_at_once():
+            from launch.studies import settled  # imports torch
+
+        settled.show(*settled.run(composed.job, studies, plans))
 
 
 @contextmanager

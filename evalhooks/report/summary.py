@@ -175,6 +175,12 @@ def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     return entry | ({"rewardbench1": ones} if ones else {})
 
 
+def best_of_n(record: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    """The largest number of completions that a reward model chose from, and its average accuracy."""
+    n = _largest_n(record["final"])
+    return n, _bon(_finite(record["final"]), n).get("average")
+
+
 def _largest_n(metrics: Mapping[str, Any]) -> int | None:
     """The largest number of completions that a reward model chose from; None if it chose from none."""
     sizes = [key.partition("@")[2] for key in metrics if key.startswith("bon/")]

@@ -107,15 +107,15 @@ def markdown(study: Study) -> str:
     if study.models:
         heads = ["reward model", "data", *DOMAINS.values(), study.score_name, *study.tasks, f"{study.bon_name} average"]
         rows = [[_label(rm), rm.data, *map(points, _scores(rm, study))] for rm in study.models]
-        parts.append(_markdown_table(heads, rows))
+        parts.append(markdown_table(heads, rows))
     if links := [link for link in study.links.values() if link.key in study.main_links or link.key.endswith("~bon/average")]:
         rows = [[link.key, number(link.pearson), number(link.spearman), interval(link)] for link in links]
-        parts.append(_markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
+        parts.append(markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
     if study.findings:
         parts += scores_markdown(study.findings, cell, without=("Reward models",))
     parts += _markdown_details(study)
     if study.runs:
-        parts.append(_markdown_table(PPO_HEADS, ppo_cells(study)))
+        parts.append(markdown_table(PPO_HEADS, ppo_cells(study)))
         parts += [f"> {cell(caution)}" for run in study.runs for caution in cautions(run)]
         parts += [f"![Proxy and truth of {cell(run.name)}]({name})" for run, name in zip(study.runs, picture_names(study), strict=False)]
     parts.append("Numbers are points of 100." + ("" if study.wall_s is None else f" The study took {duration(study.wall_s)}."))
@@ -128,13 +128,14 @@ def _markdown_details(study: Study) -> list[str]:
     keys, rows = differing(study.models)
     lines = [[_label(rm), *row, held_out_text(rm)] for rm, row in zip(study.models, rows, strict=True)]
     if keys or any(line[-1] != "n/a" for line in lines):
-        parts.append(_markdown_table(["reward model", *keys, "held-out accuracy"], lines))
+        parts.append(markdown_table(["reward model", *keys, "held-out accuracy"], lines))
     if runs_of(study):
-        parts.append(_markdown_table(COST_HEADS, cost_rows(study)))
+        parts.append(markdown_table(COST_HEADS, cost_rows(study)))
     return parts + [f"> {cell(warning)}" for warning in warnings_of(study)]
 
 
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells stay text."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
 

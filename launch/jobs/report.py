@@ -105,6 +105,11 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
     else:
         study, records = job.study, [*finished_records(folder), *_unfinished_policies(folder)]
     before = read_summary(folder / "report") if not chosen and (folder / "report" / "summary.json").is_file() else {}
+    if "seeds" in before:
+        raise ValueError(
+            f"{folder} compares seeds, and `rewardloop study` draws its report anew from what is finished; the report of one seed is that "
+            f"of study={job.study}-seed{before['seeds'][0]}."
+        )
     pools = folder / before["pools"] if "pools" in before else folder / "pools"
     _draw_missing([Path(record["dir"]) for record in records if record["job"] == "ppo"])
     summary, path = build(

@@ -9,52 +9,65 @@ from core.disk import BrokenFileError
 from core.runs.record import settle_killed
 from evalhooks.report.summary import read_summary
 from launch.jobs import report
+from launch.jobs.plan import Plan
 from launch.jobs.report import Summary
 from launch.parallel.display import display
 from launch.parallel.scheduler import Failure, Job, run_jobs
 from launch.parallel.slots import slots
 from launch.schema import StudyJob
+from launch.studies.uses import notes
 
 PRELOAD = ("launch.parallel.preload",)
 
 
-def run(study: StudyJob, jobs: Sequence[Job], folder: Path) -> tuple[Summary, Path]:
+def run(study: StudyJob, plan: Plan, folder: Path) -> tuple[Summary, Path]:
     """Runs whatever is not finished yet; returns the summary and the path of its report.
 
     If jobs failed, raises `RuntimeError` at the end; the report then covers the others.
     """
     started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
-    count, threads, gpus = slots(study.parallel, study.processes)
-    shown = display(len(jobs))
-    try:
-        results = run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
-    finally:
-        shown.close()
-    failures = _failures(results)
+    results = run_all(plan.jobs, study, folder)
+    failures = failures_of(results)
     if failures:
         settle_killed(folder, "its process was killed")
     pools = results.get("pools")
-    records = [result for result in results.values() if isinstance(result, dict) and result is not pools]
+    found = {str(result["dir"]): result for result in results.values() if isinstance(result, dict)}  # some share a run
+    records = [record for record in found.values() if record is not pools]
     if not any(record["job"] != "bon" for record in records):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
     if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
-        wall_s = _earlier_wall_s(folder, wall_s)  # nothing had to run
+        wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
     summary, path = report.build(
         study=study.study,
         folder=folder,
         records=records,
         pools=Path(pools["pools"]) if isinstance(pools, dict) else None,
         wall_s=wall_s,
-        notes=study.notes,
+        notes=[*study.notes, *notes(plan.uses, results)],
     )
-    if failures:
-        message = f"{len(failures)} of {len(jobs)} jobs failed; the report at {path} covers the others"
-        raise RuntimeError("\n  ".join([message, *failures]))
+    require_none(failures, len(plan.jobs), path)
     return summary, path
 
 
-def _earlier_wall_s(folder: Path, wall_s: float) -> float:
+def run_all(jobs: Sequence[Job], study: StudyJob, folder: Path) -> dict[str, object]:
+    """The results of all jobs by key, whose output goes to the study's folder."""
+    count, threads, gpus = slots(study.parallel, study.processes)
+    shown = display(len(jobs))
+    try:
+        return run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
+    finally:
+        shown.close()
+
+
+def require_none(failures: Sequence[str], num_jobs: int, report: Path) -> None:
+    """Raises `RuntimeError` if jobs failed."""
+    if failures:
+        message = f"{len(failures)} of {num_jobs} jobs failed; the report at {report} covers the others"
+        raise RuntimeError("\n  ".join([message, *failures]))
+
+
+def earlier_wall_s(folder: Path, wall_s: float) -> float:
     """The seconds that the jobs took when they ran, from the last report; `wall_s` if that cannot be read."""
     try:
         return float(read_summary(folder / "report").get("wall_s", wall_s))
@@ -63,6 +76,6 @@ def _earlier_wall_s(folder: Path, wall_s: float) -> float:
         return wall_s
 
 
-def _failures(results: Mapping[str, object]) -> list[str]:
+def failures_of(results: Mapping[str, object]) -> list[str]:
     """A line for every job that failed."""
     return [f"{key}: {result.message} (see {result.log})" for key, result in results.items() if isinstance(result, Failure)]

@@ -69,9 +69,9 @@ class Lines:
 
     def ended(self, key: str, failure: Failure | None) -> None:
         self._ended += 1
-        seconds = time.monotonic() - self._begun.get(key, time.monotonic())
+        took = f" after {time.monotonic() - self._begun[key]:.0f} s" if key in self._begun else ""  # not one that never started
         how = "done" if failure is None else f"failed: {shown(failure.message)} (see {failure.log})"
-        _print(f"[{self._ended}/{self._total}] {key}: {how} after {seconds:.0f} s")
+        _print(f"[{self._ended}/{self._total}] {key}: {how}{took}")
 
     def close(self) -> None:
         """Nothing to release."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -30,15 +31,26 @@ Task: TypeAlias = Callable[[Progress], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Same:
+    """In place of a task: the result is that of another job, which does the same work.
+
+    >>> Same(key="ppo-first").key
+    'ppo-first'
+    """
+
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One piece of work; `task` makes it from the results of the jobs in `after`.
+    """One piece of work; `task` makes it from the results of the jobs in `after`. A `ValueError` that it raises is the job's failure.
 
     >>> Job(key="world", task=lambda results: print).after
     ()
     """
 
     key: str
-    task: Callable[[Results], Task]
+    task: Callable[[Results], Task | Same]
     after: tuple[str, ...] = ()
     any_of: bool = False
     """Whether one result among the jobs in `after` is enough once all of them have ended; else all of them must succeed."""
@@ -121,11 +133,12 @@ def run_jobs(
     context.set_forkserver_preload([END_WITH_PARENT, *preload])
     _start_server()
     results: dict[str, object] = {}
-    waiting = list(jobs)
+    waiting, shared = list(jobs), dict[str, str]()
     running: dict[Connection, tuple[Job, BaseProcess, int]] = {}
     free = list(range(slots))
     try:
         while waiting or running:
+            _share(shared, results, display)
             for job in [job for job in waiting if all(key in results for key in job.after)]:
                 failures = {key: found for key in job.after if isinstance(found := results[key], Failure)}
                 if failures and (not job.any_of or len(failures) == len(job.after)):
@@ -135,14 +148,18 @@ def run_jobs(
                     display.ended(job.key, skipped)
                 elif free:
                     waiting.remove(job)
-                    slot = free.pop(0)
-                    ours, theirs = context.Pipe(duplex=False)
-                    settings = _Settings(threads=threads, gpu=gpus[slot % len(gpus)] if gpus else None, log=logs / f"{job.key}.log")
-                    process = context.Process(target=_child, args=(job.task(results), theirs, settings), daemon=True)
-                    process.start()
-                    theirs.close()
-                    running[ours] = (job, process, slot)
-                    display.started(job.key)
+                    task = _task(job, results, logs)
+                    if isinstance(task, Failure):
+                        results[job.key] = task
+                        display.ended(job.key, task)
+                    elif isinstance(task, Same):
+                        shared[job.key] = task.key
+                    else:
+                        slot = free.pop(0)
+                        settings = _Settings(threads=threads, gpu=gpus[slot % len(gpus)] if gpus else None, log=logs / f"{job.key}.log")
+                        ours, process = _started(context, task, settings)
+                        running[ours] = (job, process, slot)
+                        display.started(job.key)
             for connection in wait(list(running)) if running else []:
                 assert isinstance(connection, Connection)
                 job, process, slot = running[connection]
@@ -154,7 +171,35 @@ def run_jobs(
                     display.ended(job.key, result if isinstance(result, Failure) else None)
     finally:
         _stop([process for _, process, _ in running.values()])
+    _share(shared, results, display)
     return results
+
+
+def _started(context: ForkServerContext, task: Task, settings: "_Settings") -> tuple[Connection, BaseProcess]:
+    """A new process that does a task, and the connection by which it reports."""
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(task, theirs, settings), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _task(job: Job, results: Results, logs: Path) -> Task | Same | Failure:
+    """The task of a job; what it cannot be made of is its failure, which its log says too."""
+    try:
+        return job.task(results)
+    except ValueError as error:
+        log = logs / f"{job.key}.log"
+        log.write_text(redacted(f"{error}\n"), encoding="utf-8")
+        return Failure(message=str(error), log=log)
+
+
+def _share(shared: dict[str, str], results: dict[str, object], display: Display) -> None:
+    """Gives the jobs in `shared` the results of those whose work they share, as far as these have ended."""
+    while ended := [key for key, other in shared.items() if other in results]:
+        for key in ended:
+            results[key] = result = results[shared.pop(key)]
+            display.ended(key, result if isinstance(result, Failure) else None)
 
 
 def _stop(running: Sequence[BaseProcess]) -> None:

@@ -12,6 +12,7 @@ from core.config import ContentHashed, Dtype, Hashed, Quantize, Unhashed, requir
 from core.scorers.ensemble import Combine
 from evalhooks.judges.config import JudgeConfig, Mode
 from evalhooks.judges.config import require_complete as require_complete_judge
+from launch.rewards.choice import By
 from launch.settings import typed
 
 
@@ -35,6 +36,12 @@ class RewardConfig:
     path: ContentHashed[str] = ""
     """Reward model by folder, hub id (org/name or org/name@revision), adapter, run folder or run id; for dpo the policy, for
     vllm the model whose tokenizer and template the server's model has."""
+    among: Unhashed[list[str]] = field(default_factory=list)
+    """Instead of `path`, finished reward models to choose from, by run folder, id, name, study or pattern as in `rewardloop runs`."""
+    by: Unhashed[By | None] = None
+    """among: what chooses one of them; empty: rewardbench2."""
+    seed: Unhashed[int] = 0
+    """by=random: of the draw."""
     revision: ContentHashed[str | None] = None
     """Branch, tag or commit of a hub id."""
     dtype: Hashed[Dtype] = Dtype.fp32
@@ -66,8 +73,9 @@ class RewardConfig:
 
     def require_complete(self, key: str = "reward") -> None:
         """Raises `ValueError` where the kind lacks a setting that it needs; `key` is where this configuration stands."""
+        self._require_choice(key)
         for own, hint in KINDS[self.kind].needs.items():
-            if not getattr(self, own):
+            if not getattr(self, own) and not (own == "path" and self.among):
                 raise ValueError(f"{key}.{own} is empty; {hint.format(key=key)}")
         for kind in KINDS.values():
             if kind.program and (name := getattr(self, kind.program)) and name.count(":") != 1:
@@ -88,6 +96,20 @@ class RewardConfig:
             raise ValueError(f"{key}.coefficient is {self.coefficient}; give a number other than 0, or leave this reward out.")
         if self.members and self.kind != RewardKind.ensemble:
             raise ValueError(f"{key}.members={self.members} does nothing with {key}.kind={self.kind}; give {key}.kind=ensemble too.")
+
+    def _require_choice(self, key: str) -> None:
+        """Raises `ValueError` for a choice among reward models that cannot be made."""
+        if not self.among:
+            if self.by is not None:
+                raise ValueError(f"{key}.by={self.by} chooses among finished runs; name them, as in {key}.among=[demo].")
+            return
+        if self.path or self.revision:
+            other = f"{key}.path={self.path}" if self.path else f"{key}.revision={self.revision}"
+            raise ValueError(f"{key}.among chooses the reward model, so {other} names another one; leave one of them out.")
+        if self.kind != RewardKind.model:
+            raise ValueError(f"{key}.among chooses among reward models, and {key}.kind={self.kind}; leave one of them out.")
+        if self.seed and self.by != By.random:
+            raise ValueError(f"{key}.seed={self.seed} is of a draw; give {key}.by=random too, or leave it out.")
 
     def require_scores_alone(self, key: str) -> None:
         """Raises `ValueError` for a judge that is incomplete, or that can only rank several answers to a prompt."""

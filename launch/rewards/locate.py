@@ -16,6 +16,9 @@ from core.runs.checkpoints import complete_steps, latest_complete, step_folder
 from core.runs.record import RECORD, RunStatus, read_record
 from core.scorers.function import FunctionScorer
 from core.scorers.verifier import VerifierScorer, try_verifier, verdict
+from launch.compose import Composed, JobT, changed
+from launch.history.find import find_runs
+from launch.rewards.choice import By, choose, label_of
 from launch.rewards.config import KINDS, RewardConfig, RewardKind
 from launch.schema import PPOJob, reward_key
 
@@ -41,6 +44,7 @@ def locate_reward(reward: RewardConfig, runs_dir: str, key: str = "reward", say:
 
     Raises `ValueError` naming the key of what is not there.
     """
+    reward = chosen(reward, runs_dir, key, say)
     kind = KINDS[reward.kind]
     models = {
         own: ModelConfig(
@@ -69,6 +73,45 @@ def locate_terms(job: PPOJob, prompts: Sequence[Prompt], say: Callable[[str], No
     for name, reward in job.terms.items():
         try_program(reward, prompts[0], reward_key(name))
     return located
+
+
+def chosen(reward: RewardConfig, runs_dir: str, key: str = "reward", say: Callable[[str], None] = print) -> RewardConfig:
+    """The reward with the path of the run that was chosen; itself where there is nothing to choose.
+
+    Runs that are not finished, no reward models, or controls on flipped labels are left out, and `say` tells of them and of the choice.
+    Raises `ValueError` naming the key if none is left.
+    """
+    if not reward.among:
+        return reward
+    by = reward.by or By.rewardbench2
+    try:
+        found = [record for record in find_runs(reward.among, Path(runs_dir)) if record["job"] == "rm"]
+        finished = [record for record in found if record["status"] == RunStatus.finished]
+        able = [record for record in finished if not record["identity"].get("data", {}).get("flip")]
+        if not able:
+            raise ValueError(f"{len(found)} reward models, and none of them is finished and no control.")
+        taken = choose(able, by, seed=reward.seed, say=say)
+    except ValueError as error:
+        raise ValueError(f"{key}.among=[{','.join(reward.among)}]: {error}") from error
+    out = {"not finished": len(found) - len(finished), "controls": len(finished) - len(able)}
+    without = ", ".join(f"{count} {what}" for what, count in out.items() if count)
+    drawn = f" (seed {reward.seed})" if by == By.random else ""
+    say(f"{key}: {taken['dir']} of {len(able)}, by {label_of(by)}{drawn}{f'; left out: {without}' if without else ''}")
+    return replace(reward, path=str(taken["dir"]), among=[], by=None, seed=0)
+
+
+def with_chosen(
+    schema: type[JobT], composed: Composed[JobT], rewards: Mapping[str, RewardConfig], runs_dir: str, say: Callable[[str], None] = print
+) -> Composed[JobT]:
+    """The configuration with its rewards, given by key, chosen once for all that reads it: while it runs, others may finish.
+
+    The path is also what the run keeps, so that it is the same when it is run again.
+    """
+    values: dict[str, object] = {}
+    for key, reward in rewards.items():
+        if reward.among:
+            values |= {f"{key}.path": chosen(reward, runs_dir, key, say).path, f"{key}.among": [], f"{key}.by": None, f"{key}.seed": 0}
+    return changed(schema, composed, values) if values else composed
 
 
 def try_program(reward: RewardConfig, prompt: Prompt, key: str = "reward", completions: Sequence[str] = ("",)) -> None:

@@ -9,6 +9,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.tasks.task import Task, load_tasks
 from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
+from launch.compose import Composed
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
 from launch.jobs.plan import plan
+from launch.rewards.locate import chosen
 from launch.rm import plan_of
-from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.schema import BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch
+from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps
 
@@ -50,14 +54,16 @@ def of_jobs(jobs: Sequence[Launch]) -> list[str]:
     return [*told, f"and {len(jobs) - MAX_JOBS} more jobs"] if jobs[MAX_JOBS:] else told
 
 
-def of_study(study: StudyJob) -> list[str]:
-    """The jobs of a study, and the lines about those whose inputs exist already."""
-    folder = Path(study.runs_dir) / study.study
+def of_study(composed: Composed[StudyJob]) -> list[str]:
+    """The jobs of a study, at all of its seeds, and the lines about those whose inputs exist already."""
+    study, folder = composed.job, folder_of(composed.job)
     try:
-        jobs = plan(study, folder, check=False)
+        studies = at_seeds(composed)
+        plans = plan_seeds(studies, check=False).values() if studies else [plan(study, folder, check=False)]
     except (ValueError, OSError) as error:
         return [f"note: this would not start: {error}"]
-    kinds = Counter(job.key.partition("-")[0] for job in jobs)
+    jobs = [job for own in plans for job in own.jobs]
+    kinds = Counter(job.key.partition("@")[0].partition("-")[0] for job in jobs)
     told = [f"{len(jobs)} jobs: {', '.join(f'{num} {kind}' for kind, num in kinds.items())}; nothing was run or written (dry_run=true)"]
     if study.processes > 1:
         told.append(f"each job that trains, draws or reranks runs in {study.processes} processes, one for each GPU")
@@ -71,6 +77,7 @@ def of_study(study: StudyJob) -> list[str]:
             found = [(job.key, job.settings) for job in jobs if isinstance(job.settings, kind)]
             lines = [f"{key}: {line}" for key, settings in found[:1] for line in preview(settings)]
             told += [line for line in lines if line.partition(" names ")[2].partition(",")[0] not in own]
+    told += [f"seed {seed}: {folder_of(own)}" for seed, own in studies.items()]
     return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
 
 
@@ -131,6 +138,9 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
     if tasks is not None:
         yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
     for name, term in job.terms.items():
+        said: list[str] = []
+        _read(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)
+        yield from said
         if term.path and _is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}*")):
             notes.append(f"the reward {name} names {term.path}, which does not exist here")
     tokens = job.num_batches * job.batch_size * job.max_new_tokens

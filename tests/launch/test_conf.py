@@ -16,6 +16,7 @@ USERS = {"data": "rm", "model": "rm", "hooks": "rm", "tracker": "rm", "engine": 
 EXPERIMENTS = {
     "demo": "study",
     "smollm2": "study",
+    "settle": "study",
     "rb2_rm_grid": "rm",
     "rb2_rm_flipped": "rm",
     "rb2_ppo": "ppo",

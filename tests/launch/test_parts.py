@@ -28,7 +28,7 @@ FEW = (
 
 def jobs_of(*overrides: str, folder: Path = Path("runs/rb2")) -> dict[str, Job]:
     study = composed(StudyJob, ["experiment=rb2", *overrides]).job
-    return {job.key: job for job in plan(study, folder, check=False)}
+    return {job.key: job for job in plan(study, folder, check=False).jobs}
 
 
 def kinds(jobs: dict[str, Job]) -> dict[str, int]:

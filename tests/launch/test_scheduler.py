@@ -17,7 +17,7 @@ from rich.console import Console
 
 from core.progress import Progress
 from launch.parallel.display import Bars
-from launch.parallel.scheduler import Failure, Job, Results, Task, run_jobs
+from launch.parallel.scheduler import Failure, Job, Results, Same, Task, run_jobs
 from launch.parallel.slots import slots
 
 
@@ -126,6 +126,34 @@ def test_jobs_are_dealt_out_to_the_gpus_that_were_given(
     monkeypatch.setattr("torch.cuda.device_count", lambda: found)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert slots(parallel) == expected
+
+
+def test_a_job_that_does_the_work_of_another_has_its_result_and_no_process(tmp_path: Path) -> None:
+    jobs = [
+        Job(key="same", task=lambda _: Same(key="first")),
+        Job(key="next", task=lambda results: partial(double, number(results["same"])), after=("same",)),
+        Job(key="first", task=task(double, 3)),
+        Job(key="chained", task=lambda _: Same(key="same")),
+        Job(key="bad", task=task(fail)),
+        Job(key="as bad", task=lambda _: Same(key="bad")),
+    ]
+    results, recorder = run(jobs, tmp_path, slots=1)
+    assert (results["same"], results["next"], results["chained"]) == (6, 12, 6)
+    assert results["as bad"].message == "no plums left"
+    assert sorted(key for event, key in recorder.events if event == "started") == ["bad", "first", "next"]
+    assert ("failed", "as bad") in recorder.events
+
+
+def refuse(results: Results) -> Task:
+    raise ValueError("none has a score")
+
+
+def test_a_job_whose_task_cannot_be_made_fails_alone(tmp_path: Path) -> None:
+    results, recorder = run([Job(key="bad", task=refuse), Job(key="good", task=task(double, 1))], tmp_path)
+    assert results["good"] == 2
+    assert results["bad"].message == "none has a score"
+    assert results["bad"].log.read_text() == "none has a score\n"
+    assert ("failed", "bad") in recorder.events
 
 
 def test_a_killed_process_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from core.disk import write_json
 from core.runs.lock import locked
 from launch.entry import composed
-from launch.jobs.plan import choose, plan, supersede
-from launch.schema import Pick, PPOJob, StudyJob
+from launch.jobs.plan import plan
+from launch.schema import PPOJob, StudyJob
+from launch.studies.superseded import supersede
 from microworld.skills import SKILLS
 
 TINY = """# @package _global_
@@ -156,7 +157,7 @@ def study_of(folder: Path, *more: str) -> StudyJob:
 
 def test_the_plan_lets_every_job_wait_for_what_it_needs(tmp_path: Path) -> None:
     study = study_of(tmp_path)
-    jobs = {job.key: set(job.after) for job in plan(study, Path("runs/tiny"))}
+    jobs = {job.key: set(job.after) for job in plan(study, Path("runs/tiny")).jobs}
     assert jobs["policy-coast"] == {"world"}
     assert jobs["pools"] == {"world", "policy-coast"}
     assert jobs["rm-03"] == {"policy-coast", "pools"}
@@ -210,7 +211,7 @@ def test_awkward_places_and_values_reach_the_jobs_of_a_study_as_they_were_typed(
         """ppo.same-lineage.overrides=["name='a, b'", "prompts=['x, {y}.jsonl', '1e3']"]""",
     )
     trained = {key: {"dir": "my runs/rm's", "id": "0", "final": {"rewardbench2/overall": 0.5}} for key in ("rm-01", "rm-02")}
-    jobs = {job.key: job.task(trained) for job in plan(study, tmp_path)}
+    jobs = {job.key: job.task(trained) for job in plan(study, tmp_path).jobs}
     model, policy = jobs["rm-01"], jobs["ppo-same-lineage"]
     assert isinstance(model, partial)
     assert isinstance(policy, partial)
@@ -236,23 +237,3 @@ def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> 
     study = study_of(tmp_path, "ppo.same-lineage.reward.lineage=other")
     with pytest.raises(ValueError, match="fits none"):
         plan(study, Path("runs/tiny"))
-
-
-def test_reward_models_are_chosen_by_overall_and_without_one_by_the_mean_that_most_have() -> None:
-    whole = {"final": {"rewardbench2/overall": 0.4, "rewardbench2/math": 0.9}}
-    math = [{"final": {"rewardbench2/math": score}} for score in (0.5, 0.6)]
-    safety = {"final": {"rewardbench2/safety": 0.99}}
-    assert choose([*math, whole], Pick.best) is whole  # another mean never competes with an overall score
-    assert choose([*math, whole], Pick.worst) is whole
-    assert choose([*math, safety], Pick.best) is math[1]
-    assert choose([*math, safety], Pick.worst) is math[0]
-
-
-@pytest.mark.parametrize("pick", Pick)
-@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity"])
-def test_a_reward_model_without_a_finite_score_is_neither_best_nor_worst(pick: Pick, bad: str) -> None:
-    good = {"dir": "good", "final": {"rewardbench2/overall": bad, "rewardbench2/math": 0.5}}
-    broken = [{"dir": "a", "final": {"rewardbench2/overall": bad}}, {"dir": "b", "final": {"bon/average@16": 0.9}}]
-    assert choose([broken[0], good, broken[1]], pick) is good
-    with pytest.raises(ValueError, match=r"no reward model to choose: none of a, b has a finite score on RewardBench 2"):
-        choose(broken, pick)

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from launch.jobs.plan import SUPERSEDED
+from launch.studies.superseded import SUPERSEDED
 from tests.faults.case import Problems
 
 TIMES = {"started", "session_started", "finished", "wall_s", "train_s", "hooks_s", "time", "git", "versions"}

@@ -86,10 +86,10 @@ def test_what_all_jobs_of_a_sweep_share_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_dry_study_lists_its_jobs_and_runs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = of_study(composed(StudyJob, ["experiment=demo"]).job)
+    lines = of_study(composed(StudyJob, ["experiment=demo"]))
     assert lines[0].startswith("20 jobs: 1 world, 2 policy, 1 pools, 3 ppo, 13 rm")
     assert code_of(never, ["experiment=demo", "dry_run=true"], schema=StudyJob) == 0
     assert "rm-13: ridge on harbor, lr 0.001, epochs 1 (after policy-ridge, pools)" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    broken = composed(StudyJob, ["experiment=demo", "ppo.flipped.reward.lineage=other"]).job
+    broken = composed(StudyJob, ["experiment=demo", "ppo.flipped.reward.lineage=other"])
     assert of_study(broken)[0].startswith("note: this would not start: ppo.flipped")

@@ -1,0 +1,157 @@
+"""A study over several seeds as a job: all of it runs, and one report says whether one way to pick reward models is better than another."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+
+from core.runs.record import settle_killed
+from evalhooks.analysis.settle import Criterion, Picked, settle
+from evalhooks.report.run_scores import best_policy
+from evalhooks.report.settled import print_settled, write_settled
+from evalhooks.report.summary import best_of_n, ppo_entry, short_name
+from launch import bon
+from launch.jobs.lifecycle import Record
+from launch.jobs.plan import Plan
+from launch.jobs.report import Summary
+from launch.jobs.study import earlier_wall_s, failures_of, require_none, run_all
+from launch.parallel.scheduler import Results
+from launch.rewards.choice import By, label_of, scores
+from launch.schema import BoNJob, RewardChoice, StudyJob
+from launch.studies.seeds import at, folder_of
+from launch.studies.uses import Use, chosen, notes
+
+PPO = "PPO"
+"""The use whose worth is that of a policy's best checkpoint, chosen on one half of the prompts and reported on the other."""
+
+
+def run(study: StudyJob, studies: Mapping[int, StudyJob], plans: Mapping[int, Plan]) -> tuple[Summary, Path]:
+    """Runs whatever is not finished yet at any seed; returns the summary and the path of its report.
+
+    If jobs failed, raises `RuntimeError` at the end; the report then covers the seeds that have something to compare.
+    """
+    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+    folder, jobs = folder_of(study), [job for plan in plans.values() for job in plan.jobs]
+    results = run_all(jobs, study, folder)
+    failures = failures_of(results)
+    for own in studies.values() if failures else ():
+        settle_killed(folder_of(own), "its process was killed")
+    found = {seed: (plan.uses, at(results, seed)) for seed, plan in plans.items()}
+    if not any(_done(*own) for own in found.values()):
+        raise RuntimeError("; ".join(failures))
+    wall_s = time.monotonic() - started
+    finished = [record["finished"] for record in results.values() if isinstance(record, dict)]
+    if (folder / "report" / "summary.json").is_file() and all(time < begun for time in finished):
+        wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
+    summary = summarize(study, found) | {"wall_s": round(wall_s, 1)}
+    path = write_settled(summary, folder / "report")
+    require_none(failures, len(jobs), path)
+    return summary, path
+
+
+def show(summary: Summary, path: Path) -> None:
+    """Prints the tables of a report, its answer, and where it lies."""
+    print_settled(summary, path, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def summarize(study: StudyJob, found: Mapping[int, tuple[Sequence[Use], Results]]) -> dict[str, Any]:
+    """What was picked at each seed and what it is worth, and the comparison over the seeds."""
+    named = {use.setting: use for uses, _ in found.values() for use in uses}
+    rows = [_row(seed, use, results) for seed, (uses, results) in found.items() for use in _done(uses, results)]
+    labels = _labels(list(named.values()))
+    comparisons, answers = list[dict[str, Any]](), list[str]()
+    for kind in ("ppo", "bon"):
+        own = [setting for setting in named if setting.startswith(f"{kind}.")]
+        if len(own) < 2:
+            continue
+        first = named[own[0]].choice
+        criteria = [Criterion(name=name, label=labels[name], recipe=_is_recipe_of(named[name].choice, first)) for name in own]
+        picks = [
+            Picked(seed=row["seed"], criterion=row["criterion"], reward_model=row["id"], worth=row["worth"])
+            for row in rows
+            if row["criterion"] in own
+        ]
+        told = settle(picks, criteria)
+        comparisons += told["comparisons"]
+        answers.append(told["answer"])
+    return {
+        "study": study.study,
+        "seeds": list(found),
+        "uses": list(dict.fromkeys(name for row in rows for name in row["worth"])),
+        "picks": [row | {"label": labels[row["criterion"]]} for row in rows],
+        "comparisons": comparisons,
+        "answer": " ".join(answers),
+        "notes": [*study.notes, *_context(found), *_shared(found)],
+    }
+
+
+def _done(uses: Sequence[Use], results: Results) -> list[Use]:
+    """The uses that have a run."""
+    return [use for use in uses if isinstance(results.get(use.key), dict)]
+
+
+def _labels(uses: Sequence[Use]) -> dict[str, str]:
+    """What each use is called: what it picks by where they differ in nothing else, else its own name."""
+    plain = {use.setting: (use.choice.lineage, use.choice.control, use.choice.pick) for use in uses}
+    if len(set(plain.values())) > 1:
+        return {use.setting: use.setting for use in uses}
+    return {use.setting: f"{label_of(use.choice.by)}{', its recipe' if use.choice.recipe else ''}" for use in uses}
+
+
+def _is_recipe_of(choice: RewardChoice, first: RewardChoice) -> bool:
+    return choice.recipe and not first.recipe and (choice.by, choice.lineage, choice.pick) == (first.by, first.lineage, first.pick)
+
+
+def _row(seed: int, use: Use, results: Results) -> dict[str, Any]:
+    """What a use picked at a seed, and what that is worth in each use."""
+    record, taken = results[use.key], chosen(use, results)
+    assert isinstance(record, dict)
+    [score] = [None] if use.choice.recipe or use.choice.by == By.random else scores([taken], use.choice.by)
+    worth = _best_of(taken)
+    if isinstance(use.job, BoNJob):
+        found = bon.result_of(record)
+        own = next(iter(found.rewards.values()))  # others, of the user's own, come after the chosen one
+        worth = {f"best of {found.n}": value} if (value := own.get(f"bon/average@{found.n}")) is not None else {}
+    else:
+        worth |= {PPO: value} if (value := best_policy([ppo_entry(record)])[0]) is not None else {}
+    return {
+        "seed": seed,
+        "criterion": use.setting,
+        "id": str(taken["id"]),
+        "name": short_name(Path(taken["dir"])),
+        "dir": str(taken["dir"]),
+        "run": str(record["dir"]),
+        "score": score,
+        "worth": worth,
+    }
+
+
+def _best_of(record: Record) -> dict[str, float]:
+    """The average best-of-N accuracy of a reward model on the study's pools, where its hooks measured it."""
+    n, value = best_of_n(record)
+    return {} if value is None else {f"best of {n}": value}
+
+
+def _context(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str]:
+    """What there was to gain: the mean and the best of those that the first use picks from."""
+    parts: list[tuple[str, float, float]] = []
+    for uses, results in found.values():
+        records = [record for key in uses[0].candidates if isinstance(record := results.get(key), dict)]
+        worth = [own for record in records if (own := _best_of(record))]
+        if worth:
+            [name] = worth[0]
+            values = [own[name] for own in worth if name in own]
+            parts.append((name, fmean(values), max(values)))
+    if parts:
+        mean, best = (100 * fmean(values) for values in zip(*[part[1:] for part in parts], strict=True))
+        yield f"The reward models to pick from reach {mean:.1f} on average in {parts[0][0]}, and the best of each seed {best:.1f}."
+
+
+def _shared(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str]:
+    for seed, (uses, results) in found.items():
+        yield from (f"Seed {seed}: {note}" for note in notes(uses, results))

@@ -21,9 +21,9 @@ from core.config import (
 )
 from core.disk import is_complete
 from evalhooks.rewardbench.rows import HUB1, HUB2
-from launch.rewards.choice import By, Pick
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
 from launch.settings import Launch, RunSettings
+from launch.studies.config import Part, UsePlan
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
 from rmtrain.config import RewardModelConfig
@@ -204,52 +204,6 @@ class BenchJob(RunSettings):
     def source(self) -> str:
         """Where the rows lie."""
         return self.rows or (HUB1 if self.benchmark == Benchmark.rewardbench1 else HUB2)
-
-
-class Lineage(StrEnum):
-    """Which lineage a PPO run's reward model comes from, seen from its policy."""
-
-    any = "any"
-    same = "same"
-    other = "other"
-
-
-@dataclass(kw_only=True)
-class RewardChoice:
-    """How a study picks the reward model of a PPO or best-of-N run among those it has trained."""
-
-    by: By = By.rewardbench2
-    lineage: Lineage = Lineage.any
-    control: bool = False
-    """Among the controls (reward models on flipped labels) instead of the others."""
-    pick: Pick = Pick.best
-    seed: int | None = None
-    """by=random: of the draw; empty: the study's."""
-    recipe: bool = False
-    """Not the picked reward model itself, but one trained by its recipe from the policy's own model."""
-
-    def __post_init__(self) -> None:
-        if self.by == By.random and self.pick != Pick.best:
-            raise ValueError(f"reward.pick={self.pick} does nothing with reward.by=random, which draws; leave it out.")
-        if self.by != By.random and self.seed is not None:
-            raise ValueError(f"reward.seed={self.seed} is of a draw; give reward.by=random too, or leave it out.")
-
-
-@dataclass(kw_only=True)
-class UsePlan:
-    """One PPO run of a study, or one run of best-of-N on its pools."""
-
-    reward: RewardChoice = field(default_factory=RewardChoice)
-    overrides: list[str] = field(default_factory=list)
-    """Overrides of the run."""
-
-
-class Part(StrEnum):
-    """A part of a study, by the command that does it alone."""
-
-    rm = "rm"
-    bon = "bon"
-    ppo = "ppo"
 
 
 @dataclass(kw_only=True)

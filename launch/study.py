@@ -8,8 +8,8 @@ from core.process.signals import stopping_at_once
 from core.runs.lock import BusyError, locked
 from core.runs.record import RunBusyError
 from launch.entry import Composed, num_processes, start
-from launch.jobs.plan import plan
 from launch.schema import StudyJob
+from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 
 LOCK = "study.lock"
@@ -29,7 +29,7 @@ def _command(composed: Composed[StudyJob]) -> None:
     with _alone(folder):
         with stopping_at_once():
             from launch.jobs import report
-            from launch.jobs import study as job  # imports torch, which takes seconds: after the checks
+            from launch.studies import study as job  # imports torch, which takes seconds: after the checks
 
         report.show(*job.run(study, planned, folder))
 

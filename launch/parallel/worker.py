@@ -41,7 +41,7 @@ class _Sender:
 
 def tell(pipe: int, *message: str | int) -> None:
     """Writes a message; lines this short are never mixed with those of other processes."""
-    os.write(pipe, f"{json.dumps(message)}\n".encode())
+    os.write(pipe, f"{json.dumps(message, ensure_ascii=False)}\n".encode(errors="replace"))
 
 
 def main(pipe: int, name: str, overrides: list[str]) -> None:
@@ -54,7 +54,7 @@ def main(pipe: int, name: str, overrides: list[str]) -> None:
             record = run_one(name, overrides, progress)
         except Exception as error:
             print(redacted(traceback.format_exc()), file=sys.stderr)
-            tell(pipe, "failed", reason(error, Path.cwd())[:2000])
+            tell(pipe, "failed", reason(error, Path.cwd())[:900])
             raise SystemExit(1) from error
         if rank() == 0:
             tell(pipe, "run", str(record["dir"]))

@@ -1,1 +1,1 @@
-"""What a study does beyond training its reward models: the uses that choose among them, and several seeds put together."""
+"""A study: its jobs in order, the uses that choose among its reward models, and several seeds put together."""

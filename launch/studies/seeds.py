@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.compose import Composed, changed
-from launch.jobs.plan import Plan, plan
 from launch.parallel.scheduler import Job, Results, Same, Task
 from launch.schema import StudyJob
+from launch.studies.plan import Plan, plan
 
 
 def folder_of(study: StudyJob) -> Path:

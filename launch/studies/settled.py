@@ -17,13 +17,14 @@ from evalhooks.report.settled import print_settled, write_settled
 from evalhooks.report.summary import best_of_n, ppo_entry, short_name
 from launch import bon
 from launch.jobs.lifecycle import Record
-from launch.jobs.plan import Plan
 from launch.jobs.report import Summary
-from launch.jobs.study import earlier_wall_s, failures_of, require_none, run_all
 from launch.parallel.scheduler import Results
 from launch.rewards.choice import By, label_of, scores
-from launch.schema import BoNJob, RewardChoice, StudyJob
+from launch.schema import BoNJob, StudyJob
+from launch.studies.config import RewardChoice
+from launch.studies.plan import Plan
 from launch.studies.seeds import at, folder_of
+from launch.studies.study import earlier_wall_s, failures_of, require_none, run_all
 from launch.studies.uses import Use, chosen, notes
 
 PPO = "PPO"

@@ -16,12 +16,13 @@ from launch import bon
 from launch.compose import composed
 from launch.inputs import benchmark_rows
 from launch.jobs.lifecycle import Record
-from launch.jobs.parts import Planned, one_of
 from launch.obstacles import task_obstacle
 from launch.overrides.grammar import quoted
 from launch.parallel.scheduler import Job, Results, Same, Task
 from launch.rewards.choice import By, choose, label_of, remedy_of
-from launch.schema import BoNJob, Lineage, Part, PPOJob, RewardChoice, RMJob, StudyJob, UsePlan
+from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.studies.config import Lineage, Part, RewardChoice, UsePlan
+from launch.studies.parts import Planned, one_of
 from launch.studies.superseded import supersede
 
 RECIPES = "rm-for-"

@@ -28,11 +28,11 @@ from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
 from launch.identity import identity_of
 from launch.inputs import benchmark_rows, preferences_of
-from launch.jobs.plan import plan
 from launch.rewards.locate import chosen
 from launch.rm import plan_of
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch
+from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps

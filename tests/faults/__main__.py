@@ -15,7 +15,14 @@ PARTS = ("kills", "disk", "inputs")
 LOADED = ("launch.rm", "launch.ppo", "launch.bon", "launch.bench", "launch.study", "launch.report", "launch.parallel.preload")
 """Imported before the first fork, with what they import on use."""
 
-LOADED_LATE = ("launch.jobs.bench", "launch.jobs.report", "launch.jobs.study", "ppo.critic_free.train", "datasets", "plotly.graph_objects")
+LOADED_LATE = (
+    "launch.jobs.bench",
+    "launch.jobs.report",
+    "launch.studies.study",
+    "ppo.critic_free.train",
+    "datasets",
+    "plotly.graph_objects",
+)
 
 
 def main() -> int:

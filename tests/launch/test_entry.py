@@ -10,8 +10,8 @@ import pytest
 
 from launch import obstacles
 from launch.entry import Composed, ConfigError, combinations, composed
-from launch.jobs.plan import plan
 from launch.schema import BenchJob, RMJob, StudyJob
+from launch.studies.plan import plan
 from tests.launch.sweeps import code_of
 
 PAIR = '{"prompt": "Name a fruit.", "chosen": "A plum.", "rejected": "A lamp."}\n'

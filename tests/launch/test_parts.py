@@ -11,12 +11,12 @@ from core.disk import write_json
 from core.progress import NoProgress
 from launch.compose import command, composed
 from launch.identity import unhashed_keys
-from launch.jobs.parts import in_processes
-from launch.jobs.plan import plan
 from launch.overrides.grammar import quoted
 from launch.parallel.processes import run_in_processes
 from launch.parallel.scheduler import Job
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.studies.parts import in_processes
+from launch.studies.plan import plan
 from launch.sweep import settings_of
 
 FEW = (

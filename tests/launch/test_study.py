@@ -14,8 +14,8 @@ import pytest
 from core.disk import write_json
 from core.runs.lock import locked
 from launch.entry import composed
-from launch.jobs.plan import plan
 from launch.schema import PPOJob, StudyJob
+from launch.studies.plan import plan
 from launch.studies.superseded import supersede
 from microworld.skills import SKILLS
 

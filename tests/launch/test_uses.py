@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from launch.compose import composed
-from launch.jobs.plan import plan
 from launch.parallel.scheduler import Job, Same
 from launch.schema import RMJob, StudyJob
+from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, plan_seeds
 
 LINES = ("model=ridge data=union,atlas data.held_out=0.1", "model=coast data=atlas data.held_out=0.1")

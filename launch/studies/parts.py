@@ -24,8 +24,9 @@ from launch.parallel.scheduler import Job, Results, Task
 from launch.parallel.sweep_jobs import run_one
 from launch.rewards.config import RewardConfig, RewardKind
 from launch.rewards.locate import locate_reward
-from launch.schema import BenchJob, BoNJob, Part, PPOJob, RMJob, StudyJob
+from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob
 from launch.settings import Launch
+from launch.studies.config import Part
 
 JobT_co = TypeVar("JobT_co", bound=Launch, covariant=True)
 

@@ -7,7 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from core.progress import Progress
-from launch.jobs.parts import (
+from launch.obstacles import tracker_obstacle
+from launch.overrides.grammar import quoted
+from launch.parallel.scheduler import Job
+from launch.schema import StudyJob
+from launch.studies.config import Part
+from launch.studies.parts import (
     Policies,
     check_all,
     check_rewards,
@@ -19,10 +24,6 @@ from launch.jobs.parts import (
     rerank_job,
     told_of,
 )
-from launch.obstacles import tracker_obstacle
-from launch.overrides.grammar import quoted
-from launch.parallel.scheduler import Job
-from launch.schema import Part, StudyJob
 from launch.studies.uses import Use, check_scores, use_jobs, uses_of
 from microworld.config import LINEAGES
 

@@ -9,12 +9,12 @@ from core.disk import BrokenFileError
 from core.runs.record import settle_killed
 from evalhooks.report.summary import read_summary
 from launch.jobs import report
-from launch.jobs.plan import Plan
 from launch.jobs.report import Summary
 from launch.parallel.display import display
 from launch.parallel.scheduler import Failure, Job, run_jobs
 from launch.parallel.slots import slots
 from launch.schema import StudyJob
+from launch.studies.plan import Plan
 from launch.studies.uses import notes
 
 PRELOAD = ("launch.parallel.preload",)

@@ -30,7 +30,7 @@ from core.text import shown
 from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
-from launch.settings import Launch
+from launch.settings import Launch, TrackerMode
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",), "bon": ("bon/average",)}
 """The metrics that the table of a sweep shows, by command, where they were measured; see `shown_metrics`."""
@@ -125,13 +125,17 @@ def differences(jobs: Sequence[object]) -> Differences:
     return Differences(keys=tuple(shown), rows=tuple({key: row[key] for key in shown} for row in rows), with_them=with_them)
 
 
+CHOSEN = {"tracker.mode": TrackerMode.auto}
+"""Defaults that the files of conf/ choose and not the dataclasses."""
+
+
 def common(jobs: Sequence[object]) -> dict[str, str]:
     """The settings that all jobs share and that are not the defaults."""
     first, *others = (settings_of(job) for job in jobs)
     return {
         key: text_of(setting.value)
         for key, setting in first.items()
-        if setting.value != setting.default and all(key in other and other[key].value == setting.value for other in others)
+        if setting.value != CHOSEN.get(key, setting.default) and all(key in other and other[key].value == setting.value for other in others)
     }
 
 

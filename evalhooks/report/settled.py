@@ -1,7 +1,6 @@
 """The report of a study over several seeds: what each criterion picked, what that was worth, and the differences over the seeds."""
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,6 +14,7 @@ from rich.text import Text
 from core.text import duration
 from evalhooks.report.dashboard.table import table
 from evalhooks.report.facts import clean, points
+from evalhooks.report.scores.files import put_in_place
 from evalhooks.report.style import SCRIPT, page_head
 from evalhooks.report.tables import cell, markdown_table, write_csv
 
@@ -40,11 +40,7 @@ def write_settled(summary: Mapping[str, Any], out: Path) -> Path:
             "summary.json": json.dumps(clean(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             "report.html": _page(summary),
         }
-        for filename, text in texts.items():
-            (folder / filename).write_text(text, encoding="utf-8")
-            made.append(folder / filename)
-        for path in made:
-            os.replace(path, out / path.name)
+        put_in_place(made, texts, out)
     return out / "report.html"
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,17 @@ def write_findings(found: Mapping[str, Any], out: Path, *, title: str) -> Path:
             "summary.json": json.dumps(clean(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             "report.html": _page(found, folder, title),
         }
-        for filename, text in texts.items():
-            (folder / filename).write_text(text, encoding="utf-8")
-            made.append(folder / filename)
-        for path in made:
-            os.replace(path, out / path.name)
+        put_in_place(made, texts, out)
     return out / "report.html"
+
+
+def put_in_place(made: Sequence[Path], texts: Mapping[str, str], out: Path) -> None:
+    """Writes the texts beside the files already made, and renames all of them into `out`, the texts last and in their order."""
+    folder = made[0].parent
+    for filename, text in texts.items():
+        (folder / filename).write_text(text, encoding="utf-8")
+    for path in (*made, *(folder / filename for filename in texts)):
+        os.replace(path, out / path.name)
 
 
 def _row(key: str, link: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,5 +26,5 @@ def test_who_asks_for_a_moment_whether_a_lock_is_held_makes_nobody_fail(tmp_path
     release = threading.Timer(0.03, asking.close)
     release.start()
     with locked(path):
-        pass
+        assert str(os.getpid()) in path.read_text()
     release.join()

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.data.fingerprint import fingerprint
-from core.disk import read_json
+from core.disk import atomic_file, read_json
 from core.models.origin import trained_from
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
@@ -38,7 +38,7 @@ from launch.jobs.lifecycle import Record, RunPlan, carry_out_alone, finished_rec
 from launch.rewards.config import KINDS, RewardKind
 from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program, with_chosen
 from launch.schema import BenchJob, Benchmark
-from launch.sweep import WIDTH, JobOutcome, replaceable, write_whole
+from launch.sweep import WIDTH, JobOutcome, replaceable
 from launch.terminal.closing import bench_lines
 
 
@@ -203,7 +203,8 @@ def print_together(jobs: Sequence[BenchJob], outcomes: Sequence[JobOutcome]) -> 
     writer.writerows(rows)
     place = Path(jobs[0].runs_dir) / clean_name(jobs[0].study) / "sweep-bench.csv"
     place = replaceable(place, {row["dir"] for row in rows}, len(rows))
-    write_whole(place, text.getvalue())
+    with atomic_file(place) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
     print_on_main(str(place))
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import timedelta
@@ -21,7 +20,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from core.disk import BrokenFileError, jsonable
+from core.disk import BrokenFileError, atomic_file, jsonable
 from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
@@ -226,7 +225,8 @@ def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutc
         own = [row for row, job in zip(rows, jobs, strict=True) if _place(job) == place]
         writer.writerows(own)
         paths.append(replaceable(place / f"sweep-{name}.csv", {str(row["dir"]) for row in own if row["dir"]}, len(own)))
-        write_whole(paths[-1], text.getvalue())
+        with atomic_file(paths[-1]) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
     return paths
 
 
@@ -393,11 +393,3 @@ def _table(headings: Sequence[str]) -> Table:
         # In a narrow terminal cells wrap, so that nothing is cut.
         table.add_column(Text(heading), overflow="fold")
     return table
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file atomically: readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

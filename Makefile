@@ -32,7 +32,7 @@ demo: install ## the whole loop on two CPU cores, in minutes
 	$(BIN)/rewardloop study experiment=demo
 
 test: install install-smol ## all tests, two at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 faults: install ## kills, damaged files, failing neighbours, wrong inputs; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --page docs/reliability.md
@@ -42,7 +42,7 @@ JOURNEY ?= $(REWARDLOOP_JOURNEY)
 
 long: install install-smol ## what is too long for CI: a user's first day with a real model, the paper in small, all wrong inputs, kills at other operations
 	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2

@@ -39,10 +39,12 @@ faults: install ## kills, damaged files, failing neighbours, wrong inputs; write
 
 # The journey takes a folder with pairs.jsonl, rows.jsonl, prompts.jsonl and test.jsonl: make long JOURNEY=FOLDER
 JOURNEY ?= $(REWARDLOOP_JOURNEY)
+# What runs for long there is not what hangs: an hour and a half for a test.
+PATIENT := -o faulthandler_timeout=5400
 
 long: install install-smol ## what is too long for CI: a user's first day with a real model, the paper in small, all wrong inputs, kills at other operations
-	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long
+	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs $(PATIENT)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PATIENT) -m long
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2

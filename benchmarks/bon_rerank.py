@@ -14,7 +14,7 @@ import argparse
 import json
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,19 @@ def main() -> None:
     keep_freed_memory()
     print(f"device {device()}, {torch.get_num_threads()} threads, {arguments.dtype}, {arguments.model}", flush=True)
     config = ModelConfig(path=arguments.model, dtype=arguments.dtype)
+    rows: list[Row] = []
+    for row in _rows(config, arguments.prompts, arguments.rounds):
+        rows.append(row)
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+
+
+def _rows(config: ModelConfig, num_prompts: int, rounds: int) -> Iterator[Row]:
+    yield generate(config, *DRAWN, rounds=rounds)
     reward_model, _ = new_reward_model(config, seed=0)
     torch.nn.Module.to(reward_model.eval(), device())  # typed, unlike the own method of PreTrainedModel
-    rows = [rerank(reward_model, *shape, num_prompts=arguments.prompts, rounds=arguments.rounds) for shape in POOLS]
-    del reward_model
-    rows.append(generate(config, *DRAWN, rounds=arguments.rounds))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    for shape in POOLS:
+        yield rerank(reward_model, *shape, num_prompts=num_prompts, rounds=rounds)
 
 
 def parse() -> argparse.Namespace:

@@ -17,6 +17,7 @@ from core.data.chat import encode_prompts, pad_id
 from core.data.padding import pad_left
 from core.data.turn_ends import answer_texts, turn_ends
 from core.generators.drawing import sample_tokens
+from core.generators.grouped import grouped_heads
 from core.generators.half import product_format, to_sample_from
 from core.generators.room import MEMORY, rows_that_fit
 from core.models.fit import require_embedded
@@ -119,6 +120,13 @@ def sample(
 
     `indices` are the prompts' indices, from which their random numbers are seeded.
     """
+    with grouped_heads(model):
+        return _sample(model, prompt_ids, indices, sampling, pad=pad, ends=ends)
+
+
+def _sample(
+    model: PreTrainedModel, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling, *, pad: int, ends: frozenset[int]
+) -> tuple[list[list[int]], list[list[float]]]:
     ids_BL, mask_BL = (t.to(model.device) for t in pad_left(prompt_ids, pad))
     ends_E = torch.tensor(sorted(ends), device=model.device)
     cache = growing_cache(model.config)

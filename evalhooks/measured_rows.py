@@ -25,3 +25,12 @@ def rows_text(record: Mapping[str, Any], metric: str) -> str:
 def rows_texts(record: Mapping[str, Any]) -> list[str]:
     """The same of everything of which a part was measured, as "41 of 1865 rows of rewardbench2"."""
     return [f"{text} of {name}" for name in record.get(SIZES) or {} if (text := rows_text(record, name))]
+
+
+def listed(sizes: Mapping[str, tuple[int, int]], what: str) -> str:
+    """Rows measured and all rows of several parts, in a sentence; `what` they are.
+
+    >>> listed({"gsm8k": (4, 100), "math": (1, 20)}, "prompts")
+    '4 of 100 prompts of gsm8k, 1 of 20 prompts of math'
+    """
+    return ", ".join(f"{measured} of {total} {what} of {name}" for name, (measured, total) in sizes.items())

@@ -77,12 +77,14 @@ class FittingPairs(Sequence[TokenPair]):
 class TokenPairs:
     """The pairs to train on, in order, and what happened to the others.
 
+    `shares_N` says of all pairs which share of their tokens is trained on: 0 of one that is left out, below 1 of one that is cut.
     `num_dropped` were too long, and `num_cut` had their prompt cut so that they fit. `num_equal` have the same tokens on both
     sides, so that they express no preference. `broken` says of pairs, by their place, why the chat template cannot write them.
     `lost` counts the pairs of which it leaves something out.
     """
 
     pairs: FittingPairs
+    shares_N: NDArray[np.float64]
     num_dropped: int
     num_cut: int
     num_equal: int
@@ -129,8 +131,10 @@ def tokenize(
             "chat template strips or leaves out what sets them apart. Choose another model or template, or other data."
         )
     bos = tokenizer.bos_token_id
+    lengths_N = np.maximum(tokens.lengths_N2.sum(axis=1), 1)
     return TokenPairs(
         pairs=FittingPairs(tokens, np.flatnonzero(kept), excess_N[kept], bos if isinstance(bos, int) else None),
+        shares_N=np.where(kept, 1 - 2 * excess_N / lengths_N, 0.0),
         num_dropped=num_dropped,
         num_cut=int((usable & fits & (excess_N > 0)).sum()),
         num_equal=num_equal,

@@ -1,7 +1,12 @@
 """How long a text may be: the positions that a model has learned, and the context that it was trained for."""
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from core.config import ModelConfig
+from core.models.adapters import find_adapter
+from core.models.locate import locate
 
 _POSITIONS = {"wpe", "position_embeddings", "position_embedding", "embed_positions", "positions_embed", "pos_embed"}
 """What modules and buffers with a row for every position are called; rotary and relative positions have none."""
@@ -44,6 +49,16 @@ def within_positions(model: PreTrainedModel, max_length: int) -> tuple[int, str]
         return max_length, ""
     name = type(model).__name__
     return limit, f"max_length={max_length} is more than the {limit} positions that {name} has learned, so {limit} tokens are the limit"
+
+
+def limit_of(config: ModelConfig, max_length: int) -> int:
+    """The limit that `within_positions` finds of a reward model made from this one, without its weights."""
+    source = locate(config)
+    adapter = find_adapter(source)
+    base = source if adapter is None else adapter.base
+    own = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=False)
+    with torch.device("meta"):
+        return within_positions(AutoModelForSequenceClassification.from_config(own), max_length)[0]
 
 
 def beyond_context(model: PreTrainedModel, longest: int) -> str:

@@ -1,6 +1,6 @@
 """Training of a reward model as a job: its hooks, its run, and what the record says of its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from core.engines.resume import forget_states
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
+from core.models.positions import limit_of
 from core.process.world import join_world
 from core.progress import NoProgress, Progress
-from core.records import Tracker
+from core.records import Preference, Tracker
 from core.runs.record import Run
 from core.runs.retention import kept
 from core.runs.warnings import few_held_out, rows_left_out
-from evalhooks.budget import LORA_PASSES, PASSES, Scored, kept_sizes, rows_within_budget
+from evalhooks.budget import kept_sizes, rows_within_budget
 from evalhooks.checkpoints import HeldOutHook, RewardModelHook
 from evalhooks.config import Where
+from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained
 from launch.compose import Composed
 from launch.entry import print_on_main, rank
 from launch.inputs import RMInputs
@@ -27,7 +29,7 @@ from launch.jobs import samples
 from launch.jobs.lifecycle import Record, RunPlan, carry_out
 from launch.schema import RMJob
 from rmtrain.batches import num_steps, planned_steps
-from rmtrain.tokens import comparable
+from rmtrain.tokens import comparable, tokenize
 from rmtrain.train import train
 
 
@@ -91,10 +93,22 @@ def _within_budget(job: RMJob, inputs: RMInputs, scored: Scored, context: RunCon
     """As much of it as `hooks.budget` pays for."""
     if job.hooks.budget is None:
         return scored
-    trained = inputs.preferences.training
-    num_checkpoints = len(planned_steps(job, num_steps(len(trained), batch_size=job.batch_size, epochs=job.epochs)))
+    return rows_within_budget(job.hooks.budget, lambda: _trained(job, inputs.preferences.training, context.progress), scored, context)
+
+
+def _trained(job: RMJob, pairs: Sequence[Preference], progress: Progress) -> Trained:
+    """What is trained on between two checkpoints. The tokens that tell are found again when training begins."""
+    tokens = tokenize(
+        pairs,
+        load_tokenizer(job.model),
+        max_length=limit_of(job.model, job.max_length),
+        overlong=job.overlong,
+        skip_broken=job.data.skip_broken,
+        progress=progress,
+    )
+    num_checkpoints = len(planned_steps(job, num_steps(len(tokens.pairs), batch_size=job.batch_size, epochs=job.epochs)))
     passes = LORA_PASSES if job.lora.rank else PASSES
-    return rows_within_budget(job.hooks.budget, trained, scored, context, epochs=job.epochs / num_checkpoints, passes=passes)
+    return Trained(pairs=pairs, shares_N=tokens.shares_N.tolist(), epochs=job.epochs / num_checkpoints, passes=passes)
 
 
 def _hooks(job: RMJob, scored: Scored) -> list[Hook]:

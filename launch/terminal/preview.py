@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bon.config import MANIFEST
+from bon.pools import load_pools
 from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
 from core.disk import is_complete
@@ -22,12 +23,14 @@ from core.records import Preference
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
+from evalhooks.measured_rows import listed, rows_texts
+from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained, budget_exceeded, row_share
 from evalhooks.tasks.task import Task, load_tasks
 from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
 from launch.identity import identity_of
-from launch.inputs import benchmark_rows, preferences_of
+from launch.inputs import BenchmarkRows, benchmark_rows, preferences_of
 from launch.rewards.locate import chosen
 from launch.rm import plan_of
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob, reward_key
@@ -36,6 +39,8 @@ from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps
+from rmtrain.config import Overlong
+from rmtrain.data import PreferenceData
 
 MAX_JOBS = 12
 """Jobs of a sweep that are looked at one by one: each reads its data."""
@@ -101,11 +106,12 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
     _model(job.model, notes)
     if not _all_here([*paths, *benchmarks], notes):
+        yield from _unknown_rows(job)
         return
     said: list[str] = []
     rows = _read(lambda: benchmark_rows(job.hooks), notes)
     data = None if rows is None else _read(lambda: preferences_of(job, rows, say=said.append), notes)
-    if data is None:
+    if rows is None or data is None:
         return
     yield from (f"data: {line}" for line in said)
     training, held_out = data.training, data.held_out
@@ -124,8 +130,61 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     yield f"steps: about {steps} of {job.batch_size} pairs, about {_short(tokens)} tokens (at {CHARACTERS_PER_TOKEN:g} characters each)"
     if warning := few_steps(steps, num_pairs=kept, batch_size=job.batch_size):
         yield warning.line
-    yield from _checkpoints(job, planned_steps(job, steps), saved_as=job.export_dtype or job.model.dtype)
+    planned = planned_steps(job, steps)
+    yield from _checkpoints(job, planned, saved_as=job.export_dtype or job.model.dtype)
+    yield from _row_budget(job, rows, data, lengths, epochs=job.epochs / len(planned), notes=notes)
     yield from _folder(job, notes)
+
+
+def _row_budget(
+    job: RMJob, rows: BenchmarkRows, data: PreferenceData, lengths: Sequence[float], *, epochs: float, notes: list[str]
+) -> Iterator[str]:
+    """What `hooks.budget` leaves of the rows, `epochs` of training lying between two checkpoints."""
+    budget, folder = job.hooks.budget, job.hooks.pools
+    if budget is None:
+        return
+    pools = _read(lambda: load_pools(Path(folder)), notes) if folder and is_complete(Path(folder)) else {}
+    if pools is None or (folder and not pools):
+        yield from _unknown_rows(job)
+        return
+    kept = [min(1.0, job.max_length / length) if length else 1.0 for length in lengths]
+    shares = [share if share == 1 or job.overlong == Overlong.cut else 0.0 for share in kept]
+    trained = Trained(pairs=data.training, shares_N=shares, epochs=epochs, passes=LORA_PASSES if job.lora.rank else PASSES)
+    scored = Scored(rewardbench2=rows.rewardbench2, rewardbench1=rows.rewardbench1, pools=pools, held_out=data.held_out)
+    if not scored.sizes:
+        yield f"hooks.budget={budget:g}: there is nothing that the hooks score"
+        return
+    found = row_share(budget, trained, scored)
+    left = scored.drawn(found.share).sizes
+    part = listed({name: (left[name], size) for name, size in scored.sizes.items()}, "rows") if found.share < 1 else "all rows"
+    yield f"hooks.budget={budget:g}: leaves about {part}; they cost about {found.cost:.0%} of the time of training between two checkpoints"
+    if warning := budget_exceeded(budget, found):
+        yield warning.line
+
+
+def _unknown_rows(job: RMJob) -> Iterator[str]:
+    if job.hooks.budget is not None:
+        yield (
+            f"hooks.budget={job.hooks.budget:g}: each checkpoint is measured on as many rows as cost {job.hooks.budget:.0%} of the time of "
+            "training since the last; how many cannot be told, as pairs, rows or pools are not all here"
+        )
+
+
+def _task_budget(job: PPOJob, tasks: Mapping[str, Task] | None) -> Iterator[str]:
+    """What `hooks.budget` will do: how much it leaves is timed by the run itself."""
+    budget = job.hooks.budget
+    if budget is None:
+        return
+    if not job.tasks:
+        yield f"hooks.budget={budget:g}: there is no task to measure"
+        return
+    prompts = "the prompts of the tasks" if tasks is None else f"{sum(len(task.prompts) for task in tasks.values())} prompts of tasks"
+    episodes = job.batch_size * job.num_batches // job.num_checkpoints
+    yield (
+        f"hooks.budget={budget:g}: at the first checkpoint a few prompts of training and of each task are timed, and of {prompts} as "
+        f"many are measured from then on as take {budget:.0%} of the time of drawing the {episodes} answers between two checkpoints, one "
+        "of each task at least; how many cannot be told before"
+    )
 
 
 def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
@@ -137,6 +196,7 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
     tasks = _tasks(job, notes)
     if tasks is not None:
         yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
+    yield from _task_budget(job, tasks)
     for name, term in job.terms.items():
         said: list[str] = []
         _read(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)
@@ -206,7 +266,9 @@ def _former(job: Launch, kind: str) -> Iterator[str]:
     if timed:
         last = max(timed, key=lambda record: str(record.get("finished", "")))
         share = last["hooks_s"] / last["train_s"]
-        yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks"
+        part = ", ".join(rows_texts(last))
+        measured = f", which measured {part}" if part else ""
+        yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks{measured}"
 
 
 def _model(config: ModelConfig, notes: list[str]) -> None:

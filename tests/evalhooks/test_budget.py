@@ -13,9 +13,10 @@ from bon.rows import PoolRow
 from core.hooks.run_context import RunContext
 from core.process.world import alone
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Dialogue, Preference, Prompt, Sampling, user
-from evalhooks.budget import FILE, LORA_PASSES, Budget, Probe, Scored, kept_sizes, rows_within_budget, within_budget
+from evalhooks.budget import FILE, Budget, Probe, kept_sizes, rows_within_budget, within_budget
 from evalhooks.checkpoints import PolicyHook
 from evalhooks.measured_rows import rows_texts
+from evalhooks.row_share import LORA_PASSES, Scored, Trained, row_share
 from evalhooks.tasks.task import Task
 
 
@@ -130,28 +131,60 @@ SCORED = Scored(
 )
 
 
+ALL = Trained(pairs=PAIRS, shares_N=[1.0] * 300, epochs=0.5)
+
+
+def within(run_dir: Path, budget: float, trained: Trained = ALL, said: list[str] | None = None) -> Scored:
+    return rows_within_budget(budget, lambda: trained, SCORED, RunContext(dir=run_dir, say=(said if said is not None else []).append))
+
+
 def test_a_reward_models_hooks_score_what_their_texts_may_cost_of_every_domain(tmp_path: Path) -> None:
     said = list[str]()
-    context = RunContext(dir=tmp_path, say=said.append)
-    found = rows_within_budget(0.1, PAIRS, SCORED, context, epochs=0.5)
-    # Training passes 100 characters a pair, 150 pairs between checkpoints, three times: 45,000, a tenth of which is 4,500. All rows are
-    # 112 + 38 + 50 of 100 characters, 20,000: a share of 0.225. Padded, a pair has 120 and rows have 160, 120 and 120, 28,480: 0.1896.
-    assert found.sizes == {"rewardbench2": 19 + 2 + 1, "held_out": 9, "bon/sums": 7}
-    assert Counter(row.subset for row in found.rewardbench2) == {"Math": 19, "Safety": 2, "Focus": 1}
-    text = "22 of 112 rows of rewardbench2, 9 of 50 rows of held_out, 7 of 38 rows of bon/sums"
+    found = within(tmp_path, 0.1, said=said)
+    # Padded, training passes 120 characters a pair, 150 pairs between checkpoints, three times: 54,000, a tenth of which is 5,400. Rows of
+    # the benchmark have 160, of the others 120. Each part rounds its own share, so shares in proportion (0.1896) would give 19 + 2 + 1 of
+    # the benchmark, 9 pairs and 7 prompts: 22 x 160 + 16 x 120 = 5,440. Just below 0.185 it is a row of Math less: 5,280.
+    # Where prompts are shared all have 100: 45,000, a tenth of which is above 37 x 100.
+    assert found.sizes == {"rewardbench2": 18 + 2 + 1, "held_out": 9, "bon/sums": 7}
+    assert Counter(row.subset for row in found.rewardbench2) == {"Math": 18, "Safety": 2, "Focus": 1}
+    text = "21 of 112 rows of rewardbench2, 9 of 50 rows of held_out, 7 of 38 rows of bon/sums"
     assert said == [f"warning: hooks.budget=0.1: every checkpoint is measured on {text}"]
     assert rows_texts(kept_sizes(tmp_path)) == text.split(", ")
-    again = rows_within_budget(1.0, PAIRS[:1], SCORED, context, epochs=9)
+    again = within(tmp_path, 1.0, Trained(pairs=PAIRS[:1], shares_N=[1.0], epochs=9))
     assert again == found  # as a resumed run has it
 
 
+def test_pairs_that_are_left_out_or_cut_are_not_counted_as_trained(tmp_path: Path) -> None:
+    # A third is left out, a third is cut to half its tokens: half of the characters remain, of which the budget is worth 2,700. A share of
+    # 0.1 leaves 10 + 1 + 1 rows of the benchmark, 5 pairs and 3 prompts: 2,880. Just below it is a pair less, 2,760, and just below 0.095 a
+    # row of Math: 2,600.
+    trained = Trained(pairs=PAIRS, shares_N=[0.0, 0.5, 1.0] * 100, epochs=0.5)
+    assert within(tmp_path, 0.1, trained).sizes == {"rewardbench2": 9 + 1 + 1, "held_out": 4, "bon/sums": 3}
+
+
 def test_under_an_adapter_training_costs_less_and_so_hooks_score_less(tmp_path: Path) -> None:
-    found = rows_within_budget(0.1, PAIRS, SCORED, RunContext(dir=tmp_path), epochs=0.5, passes=LORA_PASSES)
-    assert found.sizes["bon/sums"] == int(38 * 2 / 3 * 5400 / 28480)
+    # Two passes instead of three: 3,600, which 13 + 1 + 1 rows, 6 pairs and 4 prompts cost just below 5 / 38.
+    found = within(tmp_path, 0.1, replace(ALL, passes=LORA_PASSES))
+    assert found.sizes == {"rewardbench2": 13 + 1 + 1, "held_out": 6, "bon/sums": 4}
+
+
+def test_where_a_row_of_every_part_costs_more_than_the_budget_it_is_scored_and_said(tmp_path: Path) -> None:
+    said = list[str]()
+    assert within(tmp_path, 0.001, said=said).sizes == {"rewardbench2": 3, "held_out": 1, "bon/sums": 1}
+    # 3 x 160 + 2 x 120 of 54,000
+    assert said[1].startswith("warning: hooks.budget=0.001 cannot be held: a row of every domain and task costs about 1% of the time")
+    assert row_share(0.001, ALL, SCORED).cost == pytest.approx(720 / 54_000)
 
 
 def test_a_budget_that_is_ample_leaves_nothing_out_and_says_nothing(tmp_path: Path) -> None:
     said = list[str]()
-    assert rows_within_budget(1.0, PAIRS, SCORED, RunContext(dir=tmp_path, say=said.append), epochs=1) is SCORED
+    assert within(tmp_path, 1.0, said=said) is SCORED
     assert not said
     assert rows_texts(kept_sizes(tmp_path)) == []
+
+
+def test_a_policys_budget_that_a_prompt_of_every_task_exceeds_is_said(tmp_path: Path) -> None:
+    said = list[str]()
+    measured(tmp_path, 1e-3, said)
+    # A prompt takes 2 x 10 s, and so those of two tasks 40 s, of 480 x 5 s.
+    assert said[0].startswith("hooks.budget=0.001 cannot be held: a prompt of every task takes about 2% of the time that training draws")

@@ -62,6 +62,14 @@ def test_a_cut_takes_the_tokens_after_bos_from_both_sides_alike() -> None:
     assert (found.num_dropped, found.num_cut) == (0, 1)
 
 
+def test_of_every_pair_it_is_known_which_share_of_its_tokens_is_trained_on() -> None:
+    same = Preference(prompt=user("name a fruit"), chosen="plum", rejected="plum")
+    dropped = tokens(LONG, FRUIT, same, max_length=14, overlong=Overlong.drop)
+    assert dropped.shares_N.tolist() == [0.0, 1.0, 0.0]
+    cut = tokens(LONG, FRUIT, max_length=14, overlong=Overlong.cut)  # of its 15 + 16 tokens two are cut on either side
+    assert cut.shares_N.tolist() == [1 - 4 / 31, 1.0]
+
+
 def test_without_bos_a_cut_begins_with_the_first_token() -> None:
     found = tokens(LONG, max_length=14, overlong=Overlong.cut, tokenizer=word_tokenizer(template_bos=False))
     left = [6, 6, 6, 7, 7, 7, 8, 8, 8, 5]  # of 15 on the longer side one too many: 4

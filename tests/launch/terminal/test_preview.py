@@ -45,6 +45,52 @@ def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -
     assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
 
 
+def write_rows(path: Path) -> None:
+    """Six rows of two domains, each of 4 texts of 10 characters after a prompt of 10."""
+    texts = [f"{'x' * 9}{number}" for number in range(4)]
+    rows = [
+        {"id": f"{subset}{place}", "subset": subset, "prompt": "p" * 10, "chosen": texts[:1], "rejected": texts[1:]}
+        for subset in ("Math", "Safety")
+        for place in range(3)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+# Pairs have 43 characters padded (Q0 twice, 38 and 1), but for one of 100 tokens that does not fit into 50; a row has 80. Training between
+# two checkpoints, 2 of 4 epochs, passes 4 x 43 x 3 x 2 = 1,032: all 480 of the rows are 47%, and one of each domain, the least, 16%.
+LEAST = "leaves about 2 of 6 rows of rewardbench2; they cost about {} of the time of training between two checkpoints"
+EXCEEDED = "cannot be held: a row of every domain and task costs about 23% of the time of training between two checkpoints; have fewer of"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, []),
+        ({"hooks.budget": "0.5"}, ["hooks.budget=0.5: leaves about all rows; they cost about 47% of the time of training between two"]),
+        ({"hooks.budget": "0.2"}, [f"hooks.budget=0.2: {LEAST.format('16%')}"]),
+        # An adapter's training takes two passes: 688.
+        ({"hooks.budget": "0.2", "lora.rank": "2"}, [f"hooks.budget=0.2: {LEAST.format('23%')}", f"warning: hooks.budget=0.2 {EXCEEDED}"]),
+        # The long pair is cut to half: 6 x (172 + 403 / 2) = 2,241, of which 4 rows are 14%.
+        ({"hooks.budget": "0.2", "overlong": "cut"}, ["leaves about 4 of 6 rows of rewardbench2; they cost about 14% of the time"]),
+        (
+            {"hooks.budget": "0.2", "hooks.pools": "gone"},
+            ["each checkpoint is measured on as many rows as cost 20% of the time of training"],
+        ),
+        ({"hooks.budget": "0.2", "hooks.rewardbench2": "''"}, ["hooks.budget=0.2: there is nothing that the hooks score"]),
+        ({"hooks.budget": "0.2", "data.validation": "org/pairs"}, ["how many cannot be told, as pairs, rows or pools are not all here"]),
+    ],
+)
+def test_what_a_budget_leaves_of_the_hooks_rows_is_told_where_it_can_be(tmp_path: Path, settings: dict[str, str], told: list[str]) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 38, 38, 38, 398, 38)
+    write_model(tmp_path / "model", 10)
+    write_rows(tmp_path / "rows.jsonl")
+    own = {"max_length": "50", "batch_size": "2", "epochs": "4", "num_checkpoints": "2", "hooks.rewardbench2": f"{tmp_path}/rows.jsonl"}
+    job = job_of(tmp_path, *(f"{key}={value}" for key, value in (own | settings).items()))
+    lines = [line for line in preview(job) if "hooks.budget" in line]
+    assert len(lines) == len(told)
+    assert all(expected in line for expected, line in zip(told, lines, strict=True)), lines
+
+
 def test_checkpoints_are_counted_in_the_dtype_that_they_are_saved_in(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", *(30 + 10 * number for number in range(5)))
     write_model(tmp_path / "model", 1000, 250)
@@ -71,11 +117,15 @@ def test_a_policy_and_pools_are_told_by_their_answers(tmp_path: Path) -> None:
     write_model(tmp_path / "model", 10)
     own = ["model=custom", f"model.path={tmp_path / 'model'}", "tasks=gsm8k", f"tasks.gsm8k.path={tmp_path / 'tasks.jsonl'}"]
     (tmp_path / "tasks.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
-    policy = composed(PPOJob, [*own, "reward.path=org/rm", f"prompts={tmp_path / 'pairs.jsonl'}", "num_batches=3", "batch_size=64"]).job
-    lines = preview(policy)
+    rewarded = ["reward.path=org/rm", f"prompts={tmp_path / 'pairs.jsonl'}", "num_batches=3", "batch_size=64"]
+    lines = preview(composed(PPOJob, [*own, *rewarded]).job)
     assert "prompts: 4, each asked 48 times" in lines  # 3 x 64 / 4
     assert "tasks: gsm8k (1 prompts)" in lines
     assert "batches: 3 of 64 answers, 6 updates, up to 197 k tokens to sample" in lines  # 3 x 64 x 1024
+    assert not [line for line in lines if "hooks.budget" in line]
+    budget = ["hooks.budget=0.1", "num_checkpoints=3"]
+    (line,) = [line for line in preview(composed(PPOJob, [*own, *rewarded, *budget]).job) if line.startswith("hooks.budget")]
+    assert "of 1 prompts of tasks as many are measured from then on as take 10% of the time of drawing the 64 answers between two" in line
     pools = preview(composed(BoNJob, [*own, "pool.n=4"]).job)
     assert "pools: 4 answers for gsm8k (1 prompts), up to 4.1 k tokens to sample" in pools
 

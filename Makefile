@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCH ?=
 
-.PHONY: help install install-smol demo test faults long format check bench bench-rm bench-ppo bench-official clean
+.PHONY: help install install-smol demo test faults long kernels format check bench bench-rm bench-ppo bench-official clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,11 +43,21 @@ JOURNEY ?= $(REWARDLOOP_JOURNEY)
 PATIENT := -o faulthandler_timeout=5400
 
 long: install install-smol ## what is too long for CI: a user's first day with a real model, the paper in small, all wrong inputs, kills at other operations
+	$(MAKE) kernels
 	REWARDLOOP_JOURNEY="$(JOURNEY)" $(BIN)/python -m pytest tests/journeys -rs $(PATIENT)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PATIENT) -m long
 	$(BIN)/python -m tests.faults --all --page docs/reliability.md
 	$(BIN)/python -m tests.faults kills --seed 1
 	$(BIN)/python -m tests.faults kills --seed 2
+
+# Into a folder of its own: torch's build for CPUs comes without Triton, and this is the one of torch 2.11 for GPUs.
+.kernels/installed:
+	$(PIP) --target .kernels triton==3.6.0
+	touch $@
+
+kernels: install .kernels/installed ## the GPU kernels without a GPU: their values in Triton's interpreter, and that they compile
+	PYTHONPATH=.kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/core/generators tests/core/models/test_fused_decoding.py
+	PYTHONPATH=.kernels $(BIN)/python -m pytest tests/core/test_kernels_compile.py
 
 format: install ## format the code with ruff and sort imports
 	$(BIN)/ruff check --fix-only --quiet .

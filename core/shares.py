@@ -1,9 +1,34 @@
-"""How far the share found among a few draws may be from the true one."""
+"""Shares: which metrics are some, how they are shown, and how far one found among a few draws may be from the true one."""
 
 import math
+import re
 
 _Z = 1.959963984540054
 """The 97.5th percentile of the normal distribution."""
+
+
+_SHARES = re.compile(
+    r"(rewardbench[12](_se)?|downstream|halves)/.+|on_policy/rm_accuracy|(held_out|pairs)/(?!margin$|calibration_error$).+"
+    r"|bon(_se)?/.+(?<!/gamma)(?<!/variance)"
+)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of 1, such as an accuracy.
+
+    >>> [is_share(name) for name in ("rewardbench2/overall", "bon/average", "held_out/margin", "rm_score", "kl")]
+    [True, True, False, False, False]
+    """
+    return _SHARES.fullmatch(metric) is not None
+
+
+def in_points(metric: str, value: float, otherwise: str = ".4g") -> str:
+    """The value of a metric for a terminal: of a share in points of 100 with one digit, of any other in the format `otherwise`.
+
+    >>> in_points("downstream/average", 0.6125), in_points("rm_score", -1.25)
+    ('61.3', '-1.25')
+    """
+    return f"{100 * value:.1f}" if is_share(metric) else f"{value:{otherwise}}"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

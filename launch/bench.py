@@ -61,7 +61,7 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
     job = replace(job, reward=at_best_checkpoint(job.reward, job.runs_dir, say=print_on_main))
     reward = locate_reward(job.reward, job.runs_dir)
     try_program(job.reward, Prompt(id=rows[0].id, dialogue=rows[0].dialogue), completions=rows[0].completions)
-    plan = _plan(job, reward)
+    plan = plan_of(job, reward)
     if (record := finished_record(job, plan)) is not None:
         say_finished(record["dir"])
     else:
@@ -75,23 +75,13 @@ def run(composed: Composed[BenchJob], progress: Progress) -> Result:
 def _from_scores(composed: Composed[BenchJob], out: Path | None, prior_sets: Mapping[str, float]) -> Result:
     """The result of scores that are there already, kept as a run like that of a model."""
     job = composed.job
-    plan = RunPlan(
-        kind="bench",
-        name=f"{job.benchmark}-{Path(job.from_scores).name.partition('.')[0]}",
-        identity={
-            "benchmark": job.benchmark,
-            "generative": job.generative,
-            "inputs": {key: fingerprint(path) for key, path in (("from_scores", job.from_scores), ("prior_sets", job.prior_sets)) if path},
-        },
-        facts={"reward": job.from_scores},
-    )
-
+    plan = plan_of_scores(job)
     if (record := finished_record(job, plan)) is not None:
         return _kept(record, out)
     # Before the run begins, so that scores that cannot be read leave none behind. What a run wrote (rows.parquet) tells a judge's
     # draws by their credit.
     is_first, is_table = job.benchmark == Benchmark.rewardbench1, job.from_scores.endswith(".parquet")
-    rows = read_scores1(job.from_scores) if is_first else read_scores2(job.from_scores)
+    rows = saved_rows(job)
     generative = job.generative or (is_first and is_table and 0.5 in read_credits(job.from_scores))
     result = result_of(job.benchmark, job.from_scores, rows, prior_sets, generative=generative)
 
@@ -101,6 +91,26 @@ def _from_scores(composed: Composed[BenchJob], out: Path | None, prior_sets: Map
         return {"final": metrics_of(result)}
 
     return _kept(carry_out_alone(composed, plan, work), out)
+
+
+def plan_of_scores(job: BenchJob) -> RunPlan:
+    """The run of scores that are there already. Raises `FileNotFoundError` for files that are not."""
+    inputs = {"from_scores": job.from_scores, "prior_sets": job.prior_sets}
+    return RunPlan(
+        kind="bench",
+        name=f"{job.benchmark}-{Path(job.from_scores).name.partition('.')[0]}",
+        identity={
+            "benchmark": job.benchmark,
+            "generative": job.generative,
+            "inputs": {key: fingerprint(path) for key, path in inputs.items() if path},
+        },
+        facts={"reward": job.from_scores},
+    )
+
+
+def saved_rows(job: BenchJob) -> list[ScoredRow]:
+    """The rows of `from_scores`. Raises `ValueError` for a file that cannot be read, with its broken rows."""
+    return read_scores1(job.from_scores) if job.benchmark == Benchmark.rewardbench1 else read_scores2(job.from_scores)
 
 
 def _kept(record: Record, out: Path | None) -> Result:
@@ -113,7 +123,7 @@ def _kept(record: Record, out: Path | None) -> Result:
     return {"dir": str(folder), "wall_s": record["wall_s"], "warnings": record.get("warnings", []), **result}
 
 
-def _plan(job: BenchJob, reward: LocatedReward) -> RunPlan:
+def plan_of(job: BenchJob, reward: LocatedReward) -> RunPlan:
     """The run of a job. A reward that may score otherwise another day, though its settings are the same, gets a new run every time."""
     asked = {"asked": datetime.now(UTC).isoformat()} if KINDS[job.reward.kind].varies else {}
     name = f"{job.benchmark}-{_short(reward.name)}"

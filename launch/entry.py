@@ -229,7 +229,7 @@ def _print_error(message: str, *, every_process: bool = False) -> None:
 
 
 def _is_dry(jobs: Sequence[AnyJob]) -> bool:
-    return any(isinstance(job, Launch | StudyJob) and job.dry_run for job in jobs)
+    return any(isinstance(job, RunSettings | StudyJob) and job.dry_run for job in jobs)
 
 
 def _print_dry_run(name: str, asked: Command[AnyJob], line: CommandLine) -> None:
@@ -239,7 +239,7 @@ def _print_dry_run(name: str, asked: Command[AnyJob], line: CommandLine) -> None
 
     if rank() > 0:
         return
-    found = _with_runs(asked.jobs)
+    found = [job for job in asked.jobs if isinstance(job, RunSettings)]
     if found:
         print_plan(name, found, _console(), line.keys)
         told = preview.of_jobs(found)

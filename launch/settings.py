@@ -78,6 +78,8 @@ class RunSettings:
     tracker: Unhashed[TrackerConfig] = field(default_factory=TrackerConfig)
     parallel: Unhashed[int] = 1
     """Jobs of a sweep (-m) at a time; 0: one per GPU, or per CPU core where there is none."""
+    dry_run: Unhashed[bool] = False
+    """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
 
     def __post_init__(self) -> None:
         require_not_negative("parallel", self.parallel)
@@ -104,8 +106,6 @@ class Launch(RunSettings):
     hooks: Hashed[HooksConfig] = field(default_factory=HooksConfig)
     tasks: Hashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": TaskConfig})
     """Downstream tasks by the user's names, as in tasks.gsm8k.path=FILE."""
-    dry_run: Unhashed[bool] = False
-    """List the job, or every job of a sweep, with its settings, look at its inputs, and run none."""
 
     def __post_init__(self) -> None:
         RunSettings.__post_init__(self)

@@ -25,11 +25,12 @@ from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
+from core.shares import in_points
 from core.text import shown
 from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
-from launch.settings import Launch, TrackerMode
+from launch.settings import RunSettings, TrackerMode
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",), "bon": ("bon/average",)}
 """The metrics that the table of a sweep shows, by command, where they were measured; see `shown_metrics`."""
@@ -138,7 +139,7 @@ def common(jobs: Sequence[object]) -> dict[str, str]:
     }
 
 
-def print_plan(name: str, jobs: Sequence[Launch], console: Console, asked: Collection[str] = ()) -> None:
+def print_plan(name: str, jobs: Sequence[RunSettings], console: Console, asked: Collection[str] = ()) -> None:
     """Prints a dry run: a row per job with what sets it apart, then the settings they share, then how many they are.
 
     Of the shared settings those are shown that are not the default and lie under a key that was `asked` for: presets set others. All
@@ -169,7 +170,7 @@ def print_plan(name: str, jobs: Sequence[Launch], console: Console, asked: Colle
     console.print(Text(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}; nothing was run or written (dry_run=true)"))
 
 
-def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
+def states_of(name: str, jobs: Sequence[RunSettings]) -> list[dict[str, str]]:
     """For every job the `state` of its run (new, torn or how it ended) and, if any job has a run, its folder; empty for jobs without runs.
 
     Runs are recognised by the settings in their config.yaml.
@@ -187,7 +188,7 @@ def states_of(name: str, jobs: Sequence[Launch]) -> list[dict[str, str]]:
     return states if any(state["run"] for state in states) else [{"state": state["state"]} for state in states]
 
 
-def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome], console: Console) -> None:
+def print_outcomes(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[JobOutcome], console: Console) -> None:
     """Prints the table at the end of a sweep: what sets each job apart, its status, best and last metrics, time and folder."""
     rows = outcome_rows(name, jobs, outcomes)
     keys = [key for key in rows[0] if key != "message" and any(row[key] is not None for row in rows)]  # errors have been said
@@ -196,7 +197,7 @@ def print_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutc
         if Measurement.get(console, console.options.update(max_width=WIDTH), table).maximum > width and dropped in keys:
             keys.remove(dropped)
             table = _outcomes(rows, keys)
-    console.print(Text(f"sweep of {len(rows)} jobs of rewardloop {name}"), table)
+    console.print(Text(f"sweep of {len(rows)} jobs of rewardloop {name}, accuracies in points of 100"), table)
     if "dir" not in keys:  # below the table, which would be wider than the terminal
         for row in rows:
             if row["dir"] is not None:
@@ -210,11 +211,11 @@ def _outcomes(rows: Sequence[Row], keys: Sequence[str]) -> Table:
     return table
 
 
-def write_outcomes(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Path]:
+def write_outcomes(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[JobOutcome]) -> list[Path]:
     """Writes the same table, with errors, to `<runs_dir>/<study>/sweep-<name>.csv`, one file per study, each atomically. Returns the paths.
 
-    Times are in seconds. A later sweep of the study replaces the file if it has all of its runs; else it goes to the next free
-    `sweep-<name>-2.csv`.
+    Times are in seconds, accuracies shares of 1. A later sweep of the study replaces the file if it has all of its runs; else it goes to
+    the next free `sweep-<name>-2.csv`.
     """
     rows = outcome_rows(name, jobs, outcomes)
     paths: list[Path] = []
@@ -242,7 +243,7 @@ def replaceable(path: Path, runs: Collection[str], num_rows: int) -> Path:
     raise AssertionError("there is always a free number")
 
 
-def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> list[Row]:
+def outcome_rows(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[JobOutcome]) -> list[Row]:
     """A row per job, with None for whatever a job lacks: of each metric the highest of the run's checkpoints, and that of the last one."""
     rows: list[Row] = []
     shown_here = shown_metrics(name, [outcome.record for outcome in outcomes if outcome.record])
@@ -259,7 +260,7 @@ def outcome_rows(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcom
     return rows
 
 
-def _folders_of_failed(name: str, jobs: Sequence[Launch], outcomes: Sequence[JobOutcome]) -> dict[int, str]:
+def _folders_of_failed(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[JobOutcome]) -> dict[int, str]:
     """The folders of the failed jobs that came as far as to have one, by the number of the job."""
     numbers = [number for number, outcome in enumerate(outcomes, 1) if outcome.status is JobStatus.failed]
     states = states_of(name, [jobs[number - 1] for number in numbers]) if numbers else []
@@ -314,7 +315,7 @@ def _told_by(key: str, different: Sequence[str], rows: Sequence[Mapping[str, str
     return told if len({(row[told], row[key]) for row in rows}) == len({row[told] for row in rows}) else None
 
 
-def _place(job: Launch) -> Path:
+def _place(job: RunSettings) -> Path:
     return Path(job.runs_dir) / clean_name(job.study)
 
 
@@ -384,7 +385,7 @@ def _cell(key: str, value: str | float | None) -> str:
         return "skipped: finished before"
     if key == "wall_s" and not isinstance(value, str):
         return str(timedelta(seconds=round(value)))
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return in_points(key.rpartition(" ")[0], value, ".3f") if isinstance(value, float) else str(value)
 
 
 def _table(headings: Sequence[str]) -> Table:

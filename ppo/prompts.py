@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line reads prompts before it needs torch
     from transformers import PreTrainedTokenizerBase
 
     from core.process.world import World
+    from core.progress import Progress
 
 KEYS = ("prompt", "question", "messages")
 MAX_REPORTED = 5
@@ -39,7 +40,7 @@ def read_prompts(paths: Sequence[str], limit: int | None = None) -> list[Prompt]
 
 
 def fitting_prompts(
-    prompts: Sequence[Dialogue], tokenizer: "PreTrainedTokenizerBase", config: PPOConfig, world: "World"
+    prompts: Sequence[Dialogue], tokenizer: "PreTrainedTokenizerBase", config: PPOConfig, world: "World", progress: "Progress | None" = None
 ) -> tuple[list[Dialogue], int]:
     """The prompts of at most `max_prompt_length` tokens, and the length of the longest of these. All processes count their share.
 
@@ -49,7 +50,7 @@ def fitting_prompts(
 
     def counted() -> list[int]:
         try:
-            return prompt_lengths(tokenizer, prompts[own])
+            return prompt_lengths(tokenizer, prompts[own], progress)
         except UnreadableError as error:
             raise error.moved(own.start, len(prompts)) from error
 

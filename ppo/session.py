@@ -22,6 +22,7 @@ from core.models.modes import require_equal_modes
 from core.models.positions import require_room
 from core.process.precision import autocast
 from core.process.world import World
+from core.progress import Progress
 from core.records import Dialogue, Generator, RolloutEngine, Sampling, Scorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import WeightedScorer
@@ -161,6 +162,7 @@ def open_session(
     reward_model: PreTrainedModel | None,
     world: World,
     say: Callable[[str], None] = print,
+    progress: Progress | None = None,
 ) -> PPOSession:
     """Loads the policy and builds everything around it; nothing is trained or sampled yet.
 
@@ -177,7 +179,7 @@ def open_session(
     require_equal_modes(actor, probe)
     if critic_source is not None:
         require_equal_modes(critic_source)
-    fitting, longest = fitting_prompts(prompts, tokenizer, config, world)
+    fitting, longest = fitting_prompts(prompts, tokenizer, config, world, progress)
     require_room(actor, longest, config.max_new_tokens)
     networks = actor_critic(
         actor,

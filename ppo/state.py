@@ -13,6 +13,7 @@ from core.records import AXIS
 from core.runs.checkpoints import checkpoint_steps, point_best
 from core.runs.retention import Keep, prune
 from core.runs.warnings import RunWarning, answers_cut, prompts_dropped, untrained_is_best
+from core.shares import in_points
 from ppo.config import PPOConfig
 from ppo.metrics import Metric
 from ppo.shaping import Moments, ScoreStatistics
@@ -152,7 +153,8 @@ def stop_reason(evaluations: Mapping[int, Mapping[str, float]], metric: str, num
     if not over_optimised(values, scores, num_falls):
         return None
     begin = -num_falls - 1
+    fell = f"from {in_points(metric, values[begin])} to {in_points(metric, values[-1])}"
     return (
-        f"{metric} fell at {num_falls} checkpoints in a row, from {values[begin]:.4g} to {values[-1]:.4g}, while {score} rose from "
-        f"{scores[begin]:.4g} to {scores[-1]:.4g} (stop_after_falls={num_falls})"
+        f"{metric} fell at {num_falls} checkpoints in a row, {fell}, while {score} rose from {scores[begin]:.4g} to {scores[-1]:.4g} "
+        f"(stop_after_falls={num_falls})"
     )

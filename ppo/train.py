@@ -37,7 +37,15 @@ def train(
     """
     with Preemption().listening() as preemption:
         with preemption.interruptible():
-            session = open_session(config, prompts=prompts, scorer=scorer, reward_model=reward_model, world=context.world, say=context.say)
+            session = open_session(
+                config,
+                prompts=prompts,
+                scorer=scorer,
+                reward_model=reward_model,
+                world=context.world,
+                say=context.say,
+                progress=context.progress,
+            )
             tell_dropped(context, session.num_dropped_prompts, len(prompts), config.max_prompt_length)
             if session.networks.padding_reason:
                 context.say(f"training with padding: {session.networks.padding_reason}")

@@ -4,20 +4,23 @@ Training, PPO and the benchmarks all come through here, so that a model sees the
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError
 
 from core.data.dates import note_date
 from core.data.dialogues import template_input, turn_of
 from core.data.template_check import Check, TemplateCheck
+from core.progress import NoProgress, Progress
 from core.records import Answer, Dialogue, Message, user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 MAX_REPORTED = 5
 """Dialogues that an error lists with their reasons."""
@@ -97,15 +100,28 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", dialogues: Iterable[Dia
     return encode(tokenizer, dialogues, answered=False).rows
 
 
-def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue]) -> list[int]:
+def at_once(texts: Sequence[T], what: str, progress: Progress | None) -> Iterator[tuple[int, Sequence[T]]]:
+    """The texts in parts of a bounded size, each with the index of its first. Where there are several, `progress` is told of `what`."""
+    told = progress if progress is not None and len(texts) > AT_ONCE else NoProgress()
+    told.start(what, len(texts))
+    try:
+        for start in range(0, len(texts), AT_ONCE):
+            part = texts[start : start + AT_ONCE]
+            yield start, part
+            told.advance(len(part))
+    finally:
+        told.finish()
+
+
+def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Dialogue], progress: Progress | None = None) -> list[int]:
     """Number of tokens of each prompt, up to where the assistant's turn begins; the ids of few of them are in memory at a time.
 
     Raises `UnreadableError` as `encode`.
     """
     lengths: list[int] = []
     broken: dict[int, str] = {}
-    for start in range(0, len(prompts), AT_ONCE):
-        found = encode(tokenizer, prompts[start : start + AT_ONCE], answered=False, skip=True)
+    for start, part in at_once(prompts, "counting the tokens of prompts", progress):
+        found = encode(tokenizer, part, answered=False, skip=True)
         lengths += map(len, found.rows)
         broken |= {start + place: reason for place, reason in found.broken.items()}
     if broken:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from core.data.chat import AT_ONCE, UnreadableError, encode, specials
+from core.data.chat import UnreadableError, at_once, encode, specials
 from core.data.dialogues import turn_of
 from core.data.template_check import counted, described
+from core.progress import Progress
 from core.records import Answer, CompletionScore, Dialogue
 
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ def _cut(row: list[int], max_length: int, after: Sequence[int]) -> list[int]:
 
 
 def require_readable(
-    tokenizer: "PreTrainedTokenizerBase", dialogues: Mapping[str, Dialogue], what: str, say: Callable[[str], None] = print
+    tokenizer: "PreTrainedTokenizerBase",
+    dialogues: Mapping[str, Dialogue],
+    what: str,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
 ) -> None:
     """Raises `ValueError` that names the prompts which the chat template refuses, or writes nothing sensible of.
 
@@ -101,8 +106,8 @@ def require_readable(
     broken: dict[int, str] = {}
     lost = Counter[str]()
     asked = list(tried.values())
-    for start in range(0, len(asked), AT_ONCE):
-        encoded = encode(tokenizer, asked[start : start + AT_ONCE], answered=False, skip=True)
+    for start, part in at_once(asked, f"trying the chat template on prompts ({what})", progress):
+        encoded = encode(tokenizer, part, answered=False, skip=True)
         broken |= {start + place: reason for place, reason in encoded.broken.items()}
         lost.update(counted(encoded.checks))
     if broken:

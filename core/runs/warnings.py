@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.shares import in_points
+
 MIN_ROWS = 30
 """Below it an accuracy has a 95% interval of more than 18 points to either side (1.96 * sqrt(0.25 / 30))."""
 MAX_LOST = 0.1
@@ -198,7 +200,7 @@ def untrained_is_best(best_metric: str, value: float | None, kl: float) -> RunWa
         if moved
         else f"it hardly moved from its start ({kl:.2g} nats): raise optim.lr or num_batches"
     )
-    at = "" if value is None else f" ({value:.3g})"
+    at = "" if value is None else f" ({in_points(best_metric, value)})"
     text = f"no checkpoint is better than the untrained policy by {best_metric}{at}; {remedy}."
     return RunWarning(what="untrained_is_best", key="optim.lr", text=text, numbers={"kl": kl} | ({} if value is None else {"best": value}))
 

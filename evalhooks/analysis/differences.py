@@ -5,11 +5,14 @@ Differences have percentile bootstrap intervals (Efron and Tibshirani, 1993), an
 Shape suffixes: N rows, R resamples, F subsets of the rows.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from core.shares import wilson
 
 _CHUNK = 1_000_000
 """Numbers held at once while resampling; bounds the memory at some 10 MB per array."""
@@ -78,6 +81,20 @@ def sign_flip_estimate(
     ends_F = np.sort(sums_F[weights_F > 0] / weights_F[weights_F > 0])
     outside = int(0.025 * len(sums_F))
     return DifferenceEstimate(ci95=(float(ends_F[outside - 1]), float(ends_F[-outside])), p_value=p_value), p_value
+
+
+def no_difference_estimate(contributions: Sequence[NDArray[np.float64]], weights: Sequence[float]) -> DifferenceEstimate | None:
+    """What strata of paired rows in which no row differs say of the weighted sum of their mean differences; None if a row differs.
+
+    Neither a bootstrap nor flipped signs can show a width then, and among rows not yet seen some may differ. Of n rows of which none
+    does, the share that differs is at most z^2 / (n + z^2) by Tango's (1998) score interval for paired shares, which here is Wilson's
+    limit of 0 in n; credits lie in 0..1, so the mean difference is no further from 0. Independent strata add by their squares (Zou and
+    Donner 2008).
+    """
+    if any(np.any(np.abs(stratum) > _ROUNDING) for stratum in contributions):
+        return None
+    half = math.hypot(*(weight * wilson(0.0, len(stratum))[1] for weight, stratum in zip(weights, contributions, strict=True)))
+    return DifferenceEstimate(ci95=(-half, half), p_value=1.0)
 
 
 def resampled_sums(strata: Sequence[NDArray[np.float64]], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:

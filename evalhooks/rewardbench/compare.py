@@ -3,7 +3,8 @@
 Everything is paired: only rows that both models scored count, and a resample draws a row (for Ties: a pair of prompts)
 with both models' results. That is far sharper than comparing two standard errors, since a hard row is hard for both. The
 intervals do not cover training noise: two seeds of one recipe differ too. Where there are fewer than 20 rows to resample, which a
-bootstrap takes for more than they are, the signs of the differences are flipped instead (`evalhooks.analysis.sign_flip_estimate`).
+bootstrap takes for more than they are, the signs of the differences are flipped instead (`evalhooks.analysis.sign_flip_estimate`);
+where no row differs, the interval says how often rows could differ without any of these doing so (`no_difference_estimate`).
 """
 
 from collections import Counter
@@ -15,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import ScoredRow
-from evalhooks.analysis.differences import EXACT_BELOW, DifferenceEstimate, difference_estimate, resampled_sums, sign_flip_estimate
+from evalhooks.analysis.differences import (
+    EXACT_BELOW,
+    DifferenceEstimate,
+    difference_estimate,
+    no_difference_estimate,
+    resampled_sums,
+    sign_flip_estimate,
+)
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import remark, rows_not_finite, without_finite_row
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
@@ -375,8 +383,11 @@ def _estimate(
     strata = [
         weight * (a - b) for weight, part in zip(share, parts, strict=True) for a, b in zip(part.strata_a, part.strata_b, strict=True)
     ]
+    unit_weights = [weight * units for weight, part in zip(share, parts, strict=True) for units in part.unit_weights]
     if min(map(len, strata)) < EXACT_BELOW:
-        unit_weights = [weight * units for weight, part in zip(share, parts, strict=True) for units in part.unit_weights]
-        return sign_flip_estimate(np.concatenate(strata), np.concatenate(unit_weights), num_resamples=num_resamples, rng=rng)
-    estimate = difference_estimate(share @ np.array(draws))
-    return estimate, estimate.p_value
+        estimate, p_value = sign_flip_estimate(np.concatenate(strata), np.concatenate(unit_weights), num_resamples=num_resamples, rng=rng)
+    else:
+        estimate = difference_estimate(share @ np.array(draws))
+        p_value = estimate.p_value
+    alike = no_difference_estimate(strata, [float(units.sum()) for units in unit_weights]) if estimate else None
+    return alike or estimate, p_value

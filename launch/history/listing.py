@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from core.shares import in_points
 from core.text import duration, shown
 from evalhooks.measured_rows import rows_text
 from launch.history.arguments import Arguments, parse, said
@@ -27,7 +28,8 @@ job=rm             only runs of rm, ppo, bench; several as rm,ppo
 sort=age           by age (the newest last), score, size, time or name
 runs_dir=runs      where the runs lie
 
-The score is that of the best checkpoint, by the metric that chose it. `rewardloop show RUN` says more of one."""
+The score is that of the best checkpoint, by the metric that chose it, accuracies in points of 100.
+`rewardloop show RUN` says more of one."""
 
 STATUSES = ("running", "finished", "failed", "stopped", KILLED)
 
@@ -123,21 +125,21 @@ def _print(lines: Sequence[Line], runs_dir: str) -> None:
         table.add_column(heading, justify="left" if heading in ("id", "run", "status", "metric") else "right", overflow="fold")
     for line in lines:
         folder, scores = Path(line.record["dir"]), line.scores
-        best = "" if scores is None or scores.best is None else f"{scores.best:.3f}" + _at(scores.best_step)
+        best = "" if scores is None or scores.best is None else in_points(scores.metric, scores.best) + _at(scores.best_step)
         table.add_row(
             line.record["id"],
             Text(shown(f"{study_of(line.record)}/{folder.name.rpartition('-')[0]}")),
             line.status,
             _metric(line.record, scores.metric) if scores else "",
             best,
-            "" if scores is None or scores.last is None else f"{scores.last:.3f}",
+            "" if scores is None or scores.last is None else in_points(scores.metric, scores.last),
             duration(line.age),
             duration(line.record.get("wall_s", 0.0)),
             bytes_text(line.size),
         )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
     Console(width=width, highlight=False).print(table)
-    print(f"{len(lines)} run{'' if len(lines) == 1 else 's'}, {bytes_text(sum(line.size for line in lines))}")
+    print(f"{len(lines)} run{'' if len(lines) == 1 else 's'}, {bytes_text(sum(line.size for line in lines))}; accuracies in points of 100")
 
 
 def _metric(record: Record, metric: str) -> str:

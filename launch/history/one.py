@@ -14,6 +14,7 @@ from core.hooks.hook import best_step
 from core.runs.checkpoints import saved_steps, step_folder
 from core.runs.record import CONFIG, RunStatus
 from core.runs.warnings import texts_of
+from core.shares import in_points
 from core.text import duration, shown
 from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.v2 import DOMAINS
@@ -72,7 +73,8 @@ def described(record: Record) -> Iterator[str]:
         yield f"  warning: {warning}"
     yield from _settings(folder)
     if (scores := scores_of(record)) is not None and scores.best is not None and scores.best_step is not None:
-        yield f"best checkpoint: step {scores.best_step}, {scores.metric} {scores.best:.4f} (last {scores.last:.4f})"
+        last = "" if scores.last is None else f" (last {_value(scores.metric, scores.last)})"
+        yield f"best checkpoint: step {scores.best_step}, {scores.metric} {_value(scores.metric, scores.best)}{last}"
 
 
 def what_next(record: Record) -> list[str]:
@@ -136,8 +138,11 @@ def _print_checkpoints(record: Record) -> None:
         table.add_column(name.replace("rewardbench2/", "RB2 ").replace("_", " "), justify="right", overflow="fold")
     table.add_column("weights")
     for step in steps:
-        values = [f"{course[step][name]:.3f}" if name in course.get(step, {}) else "" for name in columns]
+        values = [_value(name, course[step][name]) if name in course.get(step, {}) else "" for name in columns]
         table.add_row(f"{step}{' *' if step == best else ''}", *values, "kept" if step in kept else "")
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
-    if best is not None:
-        print("* best")
+    print(f"{'* best; ' if best is not None else ''}accuracies in points of 100")
+
+
+def _value(metric: str, value: float) -> str:
+    return in_points(metric, value, ".3f")

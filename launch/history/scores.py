@@ -13,6 +13,7 @@ MAIN = (
     "rewardbench2/overall",
     *(f"rewardbench2/{key}" for key in LABELS),
     "held_out/accuracy",
+    "pairs/accuracy",
     "rewardbench1/overall",
     "bon/average",
     "downstream/average",

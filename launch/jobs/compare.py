@@ -205,6 +205,8 @@ def show(result: Comparison, a: Side, b: Side, num_flips: int) -> None:
         f"\nScores and differences in points of 100, on the {result.num_shared} rows that both models scored; "
         f"left out: {result.num_only_a} rows that only A has, {result.num_only_b} that only B has."
     )
+    if {(row.subset, row.id): row.scores for row in a.rows} == {(row.subset, row.id): row.scores for row in b.rows}:
+        console.print("A and B have the same scores on every row: one model twice, or two that score alike.")
     for line in (*result.refusals, *result.remarks):
         console.print(escape(printable(line)), soft_wrap=True)
     if result.reason:

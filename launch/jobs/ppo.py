@@ -13,7 +13,7 @@ from core.hooks.hook import read_evaluations
 from core.hooks.run_context import RunContext
 from core.models.load import load_tokenizer
 from core.process.world import World, join_world
-from core.progress import Progress
+from core.progress import NoProgress, Progress
 from core.records import AXIS, Sampling, Scorer, Tracker
 from core.runs.record import Run
 from core.runs.retention import kept
@@ -78,7 +78,7 @@ def _trained(
     warn(*samples.of_hooks(job.hooks, inputs.rewardbench2, ()))
     tokenizer = load_tokenizer(job.model)
     scorer = build_terms(job, inputs.rewards, inputs.prompts, tokenizer, say=print_on_main)
-    _require_readable(job, inputs, scorer, tokenizer)
+    _require_readable(job, inputs, scorer, tokenizer, progress if world.is_main else NoProgress())
     prompts = [prompt.dialogue for prompt in inputs.prompts]
     hooks = [_hook(job, run_dir, inputs, scorer, world)]
     context = RunContext(dir=run_dir, world=world, hooks=hooks, tracker=tracker, progress=progress)
@@ -90,15 +90,15 @@ def _trained(
     return train(job, context, prompts=prompts, scorer=scorer, reward_model=reward_model)
 
 
-def _require_readable(job: PPOJob, inputs: PPOInputs, scorer: WeightedScorer, policy: PreTrainedTokenizerBase) -> None:
+def _require_readable(job: PPOJob, inputs: PPOInputs, scorer: WeightedScorer, policy: PreTrainedTokenizerBase, progress: Progress) -> None:
     """Raises `ValueError` for prompts that the chat template of the policy or of a reward refuses: it might come to them days later."""
     asked = {prompt.id: prompt.dialogue for prompt in inputs.prompts}
     drawn = {name: task for name, task in inputs.tasks.items() if task.choices is None}
     tasks = {f"{name}, {prompt.id}": prompt.dialogue for name, task in drawn.items() for prompt in task.prompts}
-    require_readable(policy, asked | tasks, job.model.path, say=print_on_main)
+    require_readable(policy, asked | tasks, job.model.path, say=print_on_main, progress=progress)
     for term in scorer.terms:
         for tokenizer in _tokenizers(term.scorer):
-            require_readable(tokenizer, asked | tasks, f"reward {term.name}", say=print_on_main)
+            require_readable(tokenizer, asked | tasks, f"reward {term.name}", say=print_on_main, progress=progress)
 
 
 def _tokenizers(scorer: Scorer) -> list[PreTrainedTokenizerBase]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from core.shares import in_points, is_share
 from core.text import duration
 from evalhooks.measured_rows import rows_text
 from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
@@ -144,10 +145,12 @@ def _best(record: Record, where: str, metric: str, final: Mapping[str, float]) -
     if not metric or value is None:
         return f"best checkpoint: {where}, the last one: nothing was measured to choose by (held-out pairs: data.held_out=0.05)"
     beside = ""
+    best = in_points(metric, value)
     if metric in final and final[metric] != value:
-        last = f"{final[metric]:.4g}"
-        beside = f"; the last one has {last}" if last != f"{value:.4g}" else f"; the last one is behind by {value - final[metric]:.1g}"
-    return f"best checkpoint: {where}, by the highest {metric}, {value:.4g}{beside}"
+        last, gap = in_points(metric, final[metric]), value - final[metric]
+        behind = f"{100 * gap:.1g} points" if is_share(metric) else f"{gap:.1g}"
+        beside = f"; the last one has {last}" if last != best else f"; the last one is behind by {behind}"
+    return f"best checkpoint: {where}, by the highest {metric}, {best}{beside}"
 
 
 def _pairs(record: Record) -> str:

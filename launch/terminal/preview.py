@@ -9,6 +9,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,26 @@ from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
 from core.disk import is_complete
 from core.models.locate import CACHE, resolve
-from core.records import Preference
+from core.records import BenchmarkRow, Preference, Prompt
 from core.runs.checkpoints import checkpoint_steps
-from core.runs.record import read_records, run_of
+from core.runs.record import RECORD, is_finished, read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.measured_rows import listed, rows_texts
 from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained, budget_exceeded, row_share
 from evalhooks.tasks.task import Task, load_tasks
+from launch.bench import plan_of as bench_plan
+from launch.bench import plan_of_scores, saved_rows
 from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
 from launch.identity import identity_of
-from launch.inputs import BenchmarkRows, benchmark_rows, preferences_of
-from launch.rewards.locate import chosen
+from launch.inputs import BenchmarkRows, bench_rows, benchmark_rows, preferences_of
+from launch.jobs.lifecycle import RunPlan
+from launch.rewards.config import KINDS
+from launch.rewards.locate import at_best_checkpoint, chosen, locate_reward, reward_path, try_program
 from launch.rm import plan_of
-from launch.schema import BoNJob, PPOJob, RMJob, StudyJob, reward_key
-from launch.settings import Launch
+from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob, reward_key
+from launch.settings import Launch, RunSettings
 from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
 from ppo.prompts import read_prompts
@@ -44,11 +49,13 @@ from rmtrain.data import PreferenceData
 
 MAX_JOBS = 12
 """Jobs of a sweep that are looked at one by one: each reads its data."""
+CONVERTED = CACHE / "smollm2-135m"
+"""The model from a package, which is converted the first time that it is used: no work for a dry run."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the tokenizers of today's models, roughly; a dry run loads none."""
 
 
-def of_jobs(jobs: Sequence[Launch]) -> list[str]:
+def of_jobs(jobs: Sequence[RunSettings]) -> list[str]:
     """The lines about the jobs of a command, each job's under its number if there are several. Those of a large sweep are cut short."""
     told: list[str] = []
     for number, job in enumerate(jobs[:MAX_JOBS], 1):
@@ -86,7 +93,7 @@ def of_study(composed: Composed[StudyJob]) -> list[str]:
     return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
 
 
-def preview(job: Launch) -> list[str]:
+def preview(job: RunSettings) -> list[str]:
     """The lines about one job, in the order in which one asks."""
     notes: list[str] = []
     lines: list[str] = []
@@ -96,6 +103,8 @@ def preview(job: Launch) -> list[str]:
         lines += _policy(job, notes)
     elif isinstance(job, BoNJob):
         lines += _pools(job, notes)
+    elif isinstance(job, BenchJob):
+        lines += _saved_scores(job, notes) if job.from_scores else _benchmark(job, notes)
     kind = "rm" if isinstance(job, RMJob) else "ppo" if isinstance(job, PPOJob) else ""
     lines += list(_former(job, kind)) if kind else []
     return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
@@ -227,9 +236,56 @@ def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
         folder = pools_folder(job, inputs)
         state = "complete" if is_complete(Path(folder)) else "to be gone on with" if (Path(folder) / MANIFEST).is_file() else "to be drawn"
         yield f"pools in: {folder}" + ("" if job.takes_pools else f" ({state})")
-        plan = bon_plan(job, inputs, folder)
-        run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
-        yield f"folder: {run.dir}"
+        yield _run_folder(job, bon_plan(job, inputs, folder))
+
+
+def _benchmark(job: BenchJob, notes: list[str]) -> Iterator[str]:
+    said: list[str] = []
+    rows = _read(lambda: bench_rows(job), notes) if _all_here([job.source], notes) else None
+    if rows is not None:
+        yield from _texts(job, rows)
+    reward = _read(lambda: at_best_checkpoint(chosen(job.reward, job.runs_dir, say=said.append), job.runs_dir, said.append), notes)
+    yield from said
+    if reward is None:
+        return
+    models = KINDS[reward.kind].models(reward)
+    for own, path in models.items():
+        place = _read(partial(reward_path, path, job.runs_dir, f"reward.{own}"), notes)
+        if place is None or not _model(ModelConfig(path=str(place)), notes, key=f"reward.{own}"):
+            rows = None
+    if rows is None:
+        return
+    job = replace(job, reward=reward)
+    located = _read(lambda: locate_reward(reward, job.runs_dir, say=lambda line: None), notes)
+    if located is not None:
+        first = Prompt(id=rows[0].id, dialogue=rows[0].dialogue)
+        _read(lambda: try_program(reward, first, completions=rows[0].completions), notes)
+        yield f"reward: {located.name}"
+        yield _run_folder(job, bench_plan(job, located))
+
+
+def _texts(job: BenchJob, rows: Sequence[BenchmarkRow]) -> Iterator[str]:
+    """The rows of a benchmark, and what scoring them takes."""
+    lengths = [(len(row.prompt) + len(text)) / CHARACTERS_PER_TOKEN for row in rows for text in row.completions]
+    sizes = ", ".join(f"{num} {subset}" for subset, num in Counter(row.subset for row in rows).most_common(MAX_JOBS))
+    yield f"rows: {len(rows)} ({sizes}), {len(lengths)} texts to score, about {_short(sum(lengths))} tokens without sharing prompts"
+    if long := sum(length > job.max_length for length in lengths):
+        yield f"about {long} of {len(lengths)} texts are longer than max_length={job.max_length} tokens, and would be cut at their end"
+
+
+def _saved_scores(job: BenchJob, notes: list[str]) -> Iterator[str]:
+    rows = _read(lambda: saved_rows(job), notes) if _all_here([job.from_scores, *filter(None, [job.prior_sets])], notes) else None
+    if rows is not None:
+        yield f"scores: {len(rows)} rows; no model is needed"
+        yield _run_folder(job, plan_of_scores(job))
+
+
+def _run_folder(job: RunSettings, plan: RunPlan) -> str:
+    """The folder of a run, and what is there already."""
+    run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
+    begun = "begun, and gone on with" if (run.dir / RECORD).is_file() else ""
+    state = "finished, and not run again" if is_finished(run) else begun
+    return f"folder: {run.dir}{state and f' ({state})'}"
 
 
 def _tasks(job: Launch, notes: list[str]) -> Mapping[str, Task] | None:
@@ -252,14 +308,14 @@ def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) 
 
 def _folder(job: RMJob, notes: list[str]) -> Iterator[str]:
     path = job.model.path
-    known = is_complete(CACHE / "smollm2-135m") if path.startswith("pip:") else Path(path).expanduser().is_dir()
+    known = is_complete(CONVERTED) if _is_packaged(path) else Path(path).expanduser().is_dir()
     planned = _read(lambda: plan_of(job), notes) if known else None
     if planned is not None:
         name = job.name or planned.name
         yield f"folder: {run_of(runs_dir=Path(job.runs_dir), study=job.study, job='rm', name=name, identity=identity_of(job)).dir}"
 
 
-def _former(job: Launch, kind: str) -> Iterator[str]:
+def _former(job: RunSettings, kind: str) -> Iterator[str]:
     """The share of the hooks in the newest finished run of the study, which tells what to expect."""
     records = read_records(Path(job.runs_dir) / job.study, f"{kind}-*", lambda line: None)
     timed = [record for record in records if record.get("train_s") and record.get("hooks_s") is not None]
@@ -271,16 +327,18 @@ def _former(job: Launch, kind: str) -> Iterator[str]:
         yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks{measured}"
 
 
-def _model(config: ModelConfig, notes: list[str]) -> None:
-    """Notes a local model that cannot be used; one on a hub is not asked for."""
-    if config.path.startswith("pip:") or Path(config.path).expanduser().exists():
-        # A model from a package is converted the first time that it is used, which is no work for a dry run.
-        if not config.path.startswith("pip:"):
-            _read(lambda: resolve(config), notes)
-    elif _is_missing(config.path):
-        notes.append(f"model.path={config.path} does not exist here")
-    else:
-        notes.append(f"model.path={config.path} lies on a hub and was not looked at")
+def _model(config: ModelConfig, notes: list[str], key: str = "model.path") -> bool:
+    """Whether a model is here and can be used; notes why not. One on a hub is not asked for."""
+    if _is_packaged(config.path):
+        return is_complete(CONVERTED)
+    if Path(config.path).expanduser().exists():
+        return _read(lambda: resolve(config, key), notes) is not None
+    notes.append(f"{key}={config.path} {'does not exist here' if _is_missing(config.path) else 'lies on a hub and was not looked at'}")
+    return False
+
+
+def _is_packaged(path: str) -> bool:
+    return path.startswith("pip:")
 
 
 def _all_here(paths: Sequence[str], notes: list[str]) -> bool:
@@ -317,7 +375,7 @@ def _num_tokens(pair: Preference) -> float:
 
 def _num_weights(path: str) -> int | None:
     """The weights of a local model in safetensors, from the headers of its files; None where they cannot be told."""
-    folder = CACHE / "smollm2-135m" if path.startswith("pip:") else Path(path).expanduser()
+    folder = CONVERTED if _is_packaged(path) else Path(path).expanduser()
     try:
         return sum(math.prod(shape) for file in folder.glob("*.safetensors") for shape in _shapes(file)) or None
     except (OSError, ValueError, struct.error):

@@ -68,7 +68,7 @@ def train_critic_free(config: PPOConfig, run: RunContext, *, prompts: Sequence[D
         run = replace(run, hooks=hooks)
         with preemption.interruptible():
             policy, tokenizer = load_trainable(config)
-            fitting = usable_prompts(prompts, policy, tokenizer, config, run.world)
+            fitting = usable_prompts(prompts, policy, tokenizer, config, run)
             tell_dropped(run, len(prompts) - len(fitting), len(prompts), config.max_prompt_length)
             weighted, last = WeightedScorer.of(scorer), config.num_batches
             ended = run.world.from_main(eval_file(run.dir, last).exists)

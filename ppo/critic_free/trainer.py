@@ -21,13 +21,13 @@ from trl.trainer.utils import add_fused_lm_head
 from core.config import Dtype
 from core.data.chat import encode_prompts
 from core.data.turn_ends import turn_ends
+from core.hooks.run_context import RunContext
 from core.models.adapters import require_no_adapter
 from core.models.load import load_policy
 from core.models.locate import locate
 from core.models.logprobs import compute_head_in_fp32
 from core.models.modes import require_equal_modes
 from core.models.positions import require_room
-from core.process.world import World
 from core.records import Dialogue
 from ppo.config import PPOConfig
 from ppo.critic_free.arguments import peft_arguments, trl_arguments
@@ -58,7 +58,7 @@ def load_trainable(config: PPOConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def usable_prompts(
-    prompts: Sequence[Dialogue], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig, world: World
+    prompts: Sequence[Dialogue], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig, run: RunContext
 ) -> list[Dialogue]:
     """The prompts that fit (`ppo.prompts.fitting_prompts`).
 
@@ -70,7 +70,7 @@ def usable_prompts(
             f"algo={config.algo}: TRL is handed role and content of each turn alone, and the prompt {rich[-1].content!r:.80} has tools or "
             "tool calls; leave such prompts out, or use algo=ppo."
         )
-    fitting, longest = fitting_prompts(prompts, tokenizer, config, world)
+    fitting, longest = fitting_prompts(prompts, tokenizer, config, run.world, run.progress)
     require_room(policy, longest, config.max_new_tokens)
     rendered: Any = tokenizer.apply_chat_template(_messages(prompts[0]), add_generation_prompt=True, return_dict=True)
     if rendered["input_ids"] != encode_prompts(tokenizer, prompts[:1])[0]:

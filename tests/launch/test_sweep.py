@@ -173,7 +173,7 @@ def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Pa
     assert all(float(row["wall_s"]) >= 0 for row in rows[:2])
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".tmp")] == []
 
-    for text in ("finished", "skipped: finished before", "failed", "0.750", "0.500", rows[0]["dir"]):
+    for text in ("finished", "skipped: finished before", "failed", "75.0", "50.0", "points of 100", rows[0]["dir"]):
         assert text in said.out
     assert said.out.endswith(f"{path.relative_to(tmp_path)}\n")
     assert "held_out/accuracy" not in said.out  # measured nowhere

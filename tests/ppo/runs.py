@@ -9,6 +9,7 @@ from transformers import LlamaForSequenceClassification
 from core.config import ModelConfig, OptimConfig
 from core.hooks.hook import Hook
 from core.hooks.run_context import RunContext
+from core.progress import NoProgress, Progress
 from core.records import Dialogue, Scorer, Tracker, user
 from ppo.config import PPOConfig
 from ppo.run import PPOResult
@@ -45,8 +46,10 @@ def run(
     prompts: list[Dialogue] | None = None,
     said: list[str] | None = None,
     scorer: Scorer | None = None,
+    progress: Progress | None = None,
 ) -> PPOResult:
     run_dir.mkdir(exist_ok=True)
     say = ([] if said is None else said).append
-    context = RunContext(dir=run_dir, hooks=hooks or [], tracker=tracker or ListTracker(), say=say)
+    progress = progress or NoProgress()
+    context = RunContext(dir=run_dir, hooks=hooks or [], tracker=tracker or ListTracker(), progress=progress, say=say)
     return train(config, context, prompts=prompts or PROMPTS, scorer=scorer or LengthScorer(), reward_model=reward_model)

@@ -1,5 +1,6 @@
 """PPO on a tiny policy: it learns, logs what tells a healthy run from a sick one, and keeps its promises on disk."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from core.config import ModelConfig, OptimConfig
 from core.engines.resume import resumable_steps
 from core.hooks.hook import Hook, read_evaluation
 from core.models.load import load_policy
+from core.progress import LineProgress
 from core.records import AXIS, user
 from core.runs.checkpoints import complete_steps, step_folder
 from ppo.config import CriticStart
@@ -35,6 +37,15 @@ def test_training_for_length_makes_the_answers_longer(policy_folder: Path, tmp_p
     assert all(row["train/first_ratio_error"] < 1e-5 for row in logged.values())
     # 4 updates a batch, 48 in all: update k is taken at 2e-2 (1 - (k - 1) / 48), and a batch logs that of its last one.
     assert [row["train/lr"] for row in logged.values()] == pytest.approx([2e-2 * (1 - (4 * batch - 1) / 48) for batch in logged])
+
+
+def test_a_run_with_very_many_prompts_tells_that_it_counts_them(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.chat.AT_ONCE", 4)
+    log = io.StringIO()
+    run(config_of(policy_folder, num_batches=1, num_checkpoints=1), tmp_path, progress=LineProgress(log))
+    assert log.getvalue().startswith("counting the tokens of prompts: 10/10 in ")
 
 
 def test_a_run_leaves_loadable_checkpoints_evaluations_and_a_link_to_the_best(

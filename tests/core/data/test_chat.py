@@ -1,6 +1,7 @@
 """A dialogue becomes the same token ids everywhere: rendered by the template, tokenised once, with one BOS."""
 
 import copy
+import io
 import pickle
 from typing import Any
 
@@ -9,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from core.data.chat import UnreadableError, encode_answered, encode_prompts, preamble, prompt_lengths
 from core.data.dialogues import parse_dialogue
+from core.data.token_rows import require_readable
+from core.progress import LineProgress
 from core.records import Message, user
 from tests.fakes import word_tokenizer
 
@@ -65,6 +68,23 @@ def test_lengths_are_those_of_the_rows_and_an_unreadable_prompt_is_named_by_its_
         prompt_lengths(refusing, [*prompts[:3], user("5"), user("6")])
     again = pickle.loads(pickle.dumps(refused.value))
     assert (str(again), again.reasons) == (str(refused.value), refused.value.reasons)
+
+
+def test_counting_and_trying_very_many_prompts_is_told_and_few_say_nothing(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.chat.AT_ONCE", 2)
+    log, minutes = io.StringIO(), iter(range(0, 6000, 60))
+    progress = LineProgress(log, clock=lambda: float(next(minutes)))
+    prompts = [(Message(role="system", content="short"), *user(f"Name {number}.")) for number in range(5)]
+    prompt_lengths(tokenizer, prompts, progress)
+    require_readable(tokenizer, dict(zip("abcde", prompts, strict=True)), "the policy", progress=progress)
+    counted, tried = "counting the tokens of prompts", "trying the chat template on prompts (the policy)"
+    told = [line.split(",")[0] for line in log.getvalue().splitlines()]
+    shares = ["2/5 (40%)", "4/5 (80%)", "5/5 (100%)", "5/5 in 240.0 s"]
+    assert told == [f"{what}: {share}" for what in (counted, tried) for share in shares]
+    prompt_lengths(tokenizer, prompts[:2], progress)
+    assert len(log.getvalue().splitlines()) == len(told)
 
 
 def test_no_dialogues_give_no_rows() -> None:

@@ -85,14 +85,26 @@ def test_the_verdict_is_more_than_noise_only_where_the_interval_excludes_0(diffe
         assert (min(sign * end for end in line.ci95) > 0) == (verdict == "more than noise")
 
 
-def test_a_model_does_not_differ_from_itself() -> None:
+def test_a_model_does_not_differ_from_itself_and_the_interval_says_what_rows_not_seen_may_add() -> None:
     rows = drawn(0, 20, skill=0.2, num_pairs=6)
     result = compare(rows, rows)
     assert result.overall is not None
     assert result.flips == ()
-    for line in (*result.lines, result.overall):
-        assert (line.difference, line.ci95, line.p_value, line.verdict) == (0.0, (0.0, 0.0), 1.0, "within noise")
+    # Of 20 rows none differs: z^2 / (20 + z^2) = 3.8415 / 23.8415 = 0.16113; of the 6 pairs of Ties 3.8415 / 9.8415 = 0.39034.
+    # Overall is a sixth of each: sqrt(5 x 0.16113^2 + 0.39034^2) / 6 = sqrt(0.12981 + 0.15237) / 6 = 0.08853.
+    limits = [*(0.16113 for _ in BEST_OF_N), 0.39034, 0.08853]
+    for line, limit in zip((*result.lines, result.overall), limits, strict=True):
+        assert line.ci95 == pytest.approx((-limit, limit), abs=1e-5)
+        assert (line.difference, line.p_value, line.verdict) == (0.0, 1.0, "within noise")
         assert (line.num_won, line.num_lost) == (0, 0)
+    assert [line.ci95 for line in compare(rows[:5], rows[:5]).lines] == [None]  # as wherever there are fewer than six rows
+
+
+def test_a_section_in_which_no_pair_differs_weighs_its_subsets() -> None:
+    # Of 20 pairs of each of two subsets of 164 problems none differs: each may be 0.16113 off, and each is half of the section.
+    same = pairs_of({"hep-cpp": 0.5, "hep-go": 1.0}, 20)
+    half = 0.16113 / math.sqrt(2)
+    assert compare1(same, same).lines[0].ci95 == pytest.approx((-half, half), abs=1e-5)
 
 
 def test_resamples_that_are_0_but_for_rounding_lie_on_both_sides() -> None:

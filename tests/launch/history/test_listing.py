@@ -55,7 +55,7 @@ def test_show_says_how_a_run_ended_what_was_measured_and_what_to_do(
     out = capsys.readouterr().out
     assert f"rm {run.id} of study demo: stopped" in out
     assert "stopped by Ctrl-C and saved at step 5 of 9" in out
-    assert "best checkpoint: step 1, held_out/accuracy 0.7000 (last 0.6000)" in out
+    assert "best checkpoint: step 1, held_out/accuracy 70.0 (last 60.0)" in out
     assert f"go on with it: rewardloop rerun {run.id}" in out
 
 

@@ -43,7 +43,7 @@ def test_a_reward_model_ends_with_all_that_came_out() -> None:
         "(points of 100 +- standard error)",
         "best of N, accuracy of the choice: average@16 25.0",
         "held-out accuracy: 62.5 on 8 pairs, 95% interval 30.6 to 86.3",
-        "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one has 0.625",
+        "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 75.0; the last one has 62.5",
         "pairs: 23 trained on; dropped: 44 too long, 1 equal after tokenising",
         "time: 6 min 40 s: training 5 min 0 s, hooks 1 min 40 s (25%)",
         "warnings: 1, above and in runs/s/rm-a/record.json; they concern max_length",
@@ -53,7 +53,7 @@ def test_a_reward_model_ends_with_all_that_came_out() -> None:
 
 def test_a_last_checkpoint_that_is_hardly_worse_is_told_from_the_best() -> None:
     lines = rm_lines(rm_record(final=FINAL | {"held_out/accuracy": 0.74999}))
-    assert "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 0.75; the last one is behind by 1e-05" in lines
+    assert "best checkpoint: step 4 of 6, by the highest held_out/accuracy, 75.0; the last one is behind by 0.001 points" in lines
 
 
 def test_scores_of_a_part_of_the_rows_stand_beside_its_size() -> None:
@@ -89,7 +89,7 @@ def test_a_policy_ends_with_its_tasks_from_start_to_end_and_the_untrained_one_wh
     lines = ppo_lines(record, best_metric="downstream/gsm8k")
     assert "downstream/gsm8k: start 25.0, best 25.0, last 12.5" in lines
     assert "from start to end: rm_score -1 to 2, kl 0 to 12.5" in lines
-    assert "best checkpoint: the untrained policy (step 0), by the highest downstream/gsm8k, 0.25; the last one has 0.125" in lines
+    assert "best checkpoint: the untrained policy (step 0), by the highest downstream/gsm8k, 25.0; the last one has 12.5" in lines
     assert "prompts: 2 dropped as too long" in lines
     assert "time: 1 min 0 s: training 45 s, hooks 15 s (25%)" in lines
     assert lines[-1].startswith("next: rewardloop show ")

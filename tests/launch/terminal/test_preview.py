@@ -2,12 +2,16 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.progress import NoProgress
+from launch.bench import run as run_bench
 from launch.compose import composed
-from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
+from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob
 from launch.terminal.preview import of_jobs, of_study, preview
 from tests.launch.sweeps import code_of, never
 
@@ -143,3 +147,41 @@ def test_a_dry_study_lists_its_jobs_and_runs_none(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
     broken = composed(StudyJob, ["experiment=demo", "ppo.flipped.reward.lineage=other"])
     assert of_study(broken)[0].startswith("note: this would not start: ppo.flipped")
+
+
+def length(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    """A reward for `reward=function`."""
+    return [[float(len(text)) for text in answers] for answers in completions]
+
+
+def test_a_benchmark_is_told_by_its_rows_its_reward_and_the_run_that_is_there(tmp_path: Path) -> None:
+    rows = [{"id": n, "prompt": "Q" * 20, "chosen": ["a" * 20], "rejected": ["b" * 60, "c"], "subset": "Math"} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["reward=function", f"reward.function={__name__}:length", f"rows={tmp_path / 'rows.jsonl'}", "max_length=15", "dry_run=true"]
+    lines = preview(composed(BenchJob, own).job)
+    # Each prompt of 20 characters before 20, 60 and 1 more, at 4 a token: 10 + 20 + 5.25, three times; the second is above 15.
+    assert lines[0] == "rows: 3 (3 Math), 9 texts to score, about 106 tokens without sharing prompts"
+    assert lines[1] == "about 3 of 9 texts are longer than max_length=15 tokens, and would be cut at their end"
+    assert lines[2] == f"reward: {__name__}:length"
+    assert lines[3].startswith("folder: runs/default/bench-rewardbench2-tests.launch.terminal.test_preview-length-")
+
+
+def test_saved_scores_are_told_and_a_finished_run_of_them_is(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "subset": "Math", "num_correct": 1, "scores": [1.0, 0.0]} for n in range(3)]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before, scored = (composed(BenchJob, [f"from_scores={tmp_path / 'scores.jsonl'}", f"dry_run={dry}"]) for dry in ("true", "false"))
+    told, folder = preview(before.job)
+    assert told == "scores: 3 rows; no model is needed"
+    assert folder.startswith("folder: runs/default/bench-rewardbench2-scores-")
+    run_bench(scored, NoProgress())
+    assert preview(before.job) == [told, f"{folder} (finished, and not run again)"]
+
+
+def test_a_benchmark_of_what_is_not_there_or_lies_on_a_hub_is_a_note(tmp_path: Path) -> None:
+    said = preview(composed(BenchJob, ["reward.path=org/rm"]).job)
+    assert said == ["note: allenai/reward-bench-2 lies on a hub and was not looked at, nor were its rows"] or said[0].startswith(
+        "note: allenai/reward-bench-2"
+    ), said
+    assert [
+        line for line in preview(composed(BenchJob, ["reward.path=nowhere"]).job) if "this would not start: reward.path=nowhere" in line
+    ]

@@ -52,7 +52,7 @@ def test_a_run_that_falls_downstream_while_its_reward_rises_ends_as_finished_and
     config, said, recording = config_of(policy_folder, Algo.rloo, stop_after_falls=2), list[str](), RecordingHook()
     hooks: list[Hook] = [ValuesByStep({0: 0.3, 1: 0.5, 2: 0.4, 3: 0.2}), recording]
     outcome = run(config, tmp_path, hooks=hooks, scorer=RisingScorer(), said=said)
-    reason = "downstream/average fell at 2 checkpoints in a row, from 0.5 to 0.2, while rm_score rose from 2 to 4 (stop_after_falls=2)"
+    reason = "downstream/average fell at 2 checkpoints in a row, from 50.0 to 20.0, while rm_score rose from 2 to 4 (stop_after_falls=2)"
     assert outcome == PPOResult(last_step=3, best_step=1, best_value=0.5, num_dropped_prompts=0, stopped_because=reason)
     said = [line for line in said if not line.startswith("warning: ")]
     assert said == [f"stopped after batch 3 of 4: {reason}"]

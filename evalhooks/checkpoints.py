@@ -35,7 +35,7 @@ from evalhooks.rewardbench.finite import REMEDY, remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import NUM_PROMPTS, answered, worst_pairs, worst_rows
 from evalhooks.selection.biases import style_of
-from evalhooks.tasks.results import Answered, downstream, in_turn
+from evalhooks.tasks.results import Answered, at_equal_lengths, downstream, in_turn
 from evalhooks.tasks.task import Task, judged
 
 MODELS = (RewardModelScorer, EnsembleScorer, ImplicitRewardScorer, VLLMScorer)
@@ -310,7 +310,7 @@ class PolicyHook(SharedHook):
 
     def _metrics(self, event: CheckpointSaved, tasks: Mapping[str, Answered], chosen: Mapping[str, float]) -> dict[str, float]:
         drawn = {name: found.judged for name, found in tasks.items()}
-        metrics = downstream(drawn, chosen, [*self.tasks, *self.choices], self._say_once)
+        metrics = downstream(drawn, chosen, [*self.tasks, *self.choices], self._say_once) | at_equal_lengths(self.tasks, tasks)
         if not tasks:
             return {**self.static, **metrics}
         samples = [

@@ -10,6 +10,9 @@ from evalhooks.judges.config import JudgeConfig, build
 from evalhooks.judges.config import require_usable as require_usable_judge
 from evalhooks.judges.judge import RankingJudge
 
+BASELINE = "output"
+"""The key of a row's answer that the judge compares with."""
+
 
 def preferred_by(config: JudgeConfig) -> Verifier:
     """The verifier that asks a judge: 1.0 if it prefers the completion to `reference["output"]`, else 0.0.
@@ -25,14 +28,14 @@ def preferred_by(config: JudgeConfig) -> Verifier:
         return RankingJudge(built.chat, parser=config.parser, seed=config.seed)
 
     def preferred(completion: str, reference: Mapping[str, Any]) -> float:
-        for key in ("instruction", "output"):
+        for key in ("instruction", BASELINE):
             if not isinstance(reference.get(key), str):
                 raise ValueError(f"a row of AlpacaEval needs the text {key!r}; this one has {sorted(reference)}.")
         ranking = judge()
         if not completion.strip():
             return 0.0  # the judge need not be asked
         before = ranking.num_unparsable
-        ((own, _),) = ranking.score([user(reference["instruction"])], [[completion, reference["output"]]])
+        ((own, _),) = ranking.score([user(reference["instruction"])], [[completion, reference[BASELINE]]])
         if ranking.num_unparsable > before:
             raise SkippedError("the judge gave no verdict")
         return own

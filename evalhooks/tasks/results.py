@@ -4,9 +4,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bon.estimators import mean
+from core.data.thinking import answer_of
 from core.records import Completion
 from evalhooks.halves import halves
-from evalhooks.tasks.task import Judged, together
+from evalhooks.tasks.length_control import length_controlled
+from evalhooks.tasks.task import Judged, Task, together
 
 _MAX_REASONS = 3
 """Reasons for skipping answers that a message gives."""
@@ -54,4 +56,23 @@ def downstream(
     if values and len(values) < len(tasks):
         left_out = ", ".join(name for name in tasks if name not in values)
         say(f"downstream/average is over {len(values)} of {len(tasks)} tasks, without {left_out}, which was skipped", "average")
+    return metrics
+
+
+def at_equal_lengths(tasks: Mapping[str, Task], found: Mapping[str, Answered]) -> dict[str, float]:
+    """`length_controlled/<task>` of tasks that compare answers with a baseline's: the win rate were they as long as that."""
+    metrics: dict[str, float] = {}
+    for name, task in tasks.items():
+        if not task.baseline or name not in found:
+            continue
+        own = found[name]
+        judged = [
+            (verdict, len(answer_of(answer.text)), len(str(prompt.reference[task.baseline])))
+            for prompt, answers, verdicts in zip(task.prompts, own.answers, own.judged.correct, strict=True)
+            for answer, verdict in zip(answers, verdicts, strict=True)
+            if verdict is not None
+        ]
+        wins, lengths, baseline = zip(*judged, strict=True) if judged else ((), (), ())
+        if (rate := length_controlled(wins, lengths, baseline)) is not None:
+            metrics[f"length_controlled/{name}"] = rate
     return metrics

@@ -15,7 +15,7 @@ from core.records import Completion, Prompt
 from core.scorers.verifier import correctness, try_verifier
 from evalhooks.config import TaskConfig, require_task_names
 from evalhooks.tasks.lm_evals import load_harness_task
-from evalhooks.tasks.preference import preferred_by
+from evalhooks.tasks.preference import BASELINE, preferred_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,13 +38,14 @@ class Task:
     """A downstream task: prompts with references, and the function that scores an answer.
 
     In multiple choice no answer is drawn: `choices` gives the metric from the likelihoods of given answers, and the verifier skips every
-    text.
+    text. `baseline` is the key of a reference's answer that a judge compares with, where the task is won rather than right.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     verifier: Verifier
     choices: Choices | None = None
+    baseline: str = ""
 
 
 def load_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
@@ -75,7 +76,8 @@ def load_drawn_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
 
 def _task(name: str, config: TaskConfig) -> Task:
     if not config.lm_eval:
-        return Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config))
+        baseline = BASELINE if config.judge is not None else ""
+        return Task(name=name, prompts=_prompts(name, config), verifier=_verifier(config), baseline=baseline)
     found = load_harness_task(name, config)
     return Task(name=name, prompts=found.prompts, verifier=found.verifier or _no_text, choices=found.choices)
 

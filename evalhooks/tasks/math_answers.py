@@ -1,15 +1,21 @@
 """Answers to MATH's problems: the final one of a text, and whether it equals the expected one by math-verify."""
 
-import logging
+import atexit
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
-from functools import cache
-from typing import Any
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 from core.functions import SkippedError
 
 _SECONDS = 5
-"""For reading an answer, and for comparing two."""
+"""For reading an answer and comparing it."""
 _MAX_LENGTH = 20_000
 """Characters of a completion, from its end, in which its answer is looked for."""
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\boxed\s+(\w)")
@@ -30,22 +36,69 @@ def equal_answers(completion: str, answer: str, solution: str = "") -> bool:
     given = boxed(completion)
     if given is not None and _plain(given) == _plain(expected):
         return True
-    parse, verify, ran_out = _math_verify()
-    # It stops itself by a signal, which only the main thread may ask for.
-    seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
-    try:
-        gold = parse(f"\\boxed{{{expected}}}", parsing_timeout=seconds)
-        if not gold:  # which no answer would equal
-            raise SkippedError(f"math-verify reads nothing in the reference {expected!r:.80}")
-        # Without one it would read any number of the text.
-        found = parse(f"\\boxed{{{given}}}" if given is not None else completion, parsing_timeout=seconds, raise_on_error=True)
-        return bool(verify(gold, found, timeout_seconds=seconds, raise_on_error=True))
-    except SkippedError:
-        raise
-    except ran_out as error:
-        raise SkippedError(f"math-verify found no verdict on {given or completion[-80:]!r} within {_SECONDS} s") from error
-    except Exception:  # sympy raises anything on what is no formula
-        return False
+    # Without the box it would read any number of the text.
+    return _COMPARER.equal(f"\\boxed{{{expected}}}", f"\\boxed{{{given}}}" if given is not None else completion)
+
+
+class _Comparer:
+    """The process that compares answers; started at the first question, and again after one that it did not survive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._starter = 0
+
+    def equal(self, expected: str, given: str) -> bool:
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(json.dumps({"expected": expected, "given": given, "seconds": _SECONDS}) + "\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except BrokenPipeError:
+                answer = ""
+            except BaseException:  # an interrupt: what it answers would be taken for the answer to the next question
+                self.close()
+                raise
+            if not answer:
+                ended = self.close()
+                if ended is not None and ended < 0:
+                    why = f"within {_SECONDS} s" if ended == -signal.SIGALRM else f"before its process was killed by signal {-ended}"
+                    raise SkippedError(f"math-verify found no verdict on {given[-80:]!r} {why}")
+                raise ValueError(
+                    f"the process that compares answers of MATH ended ({ended}). Its message is above; if it lacks math-verify, "
+                    "pip install 'rewardloop[tasks]'."
+                )
+        verdict = json.loads(answer)
+        if "skipped" in verdict:
+            raise SkippedError(verdict["skipped"])
+        return verdict["equal"]
+
+    def _running(self) -> subprocess.Popen[str]:
+        # A process forked since would share the pipes with the one that started it.
+        if self._process is None or self._starter != os.getpid():
+            if find_spec("math_verify") is None:
+                raise ValueError("answers of MATH are compared by the package math-verify; pip install 'rewardloop[tasks]'.")
+            command = [sys.executable, "-P", str(Path(__file__).with_name("math_process.py"))]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+            self._starter = os.getpid()
+        return self._process
+
+    def close(self) -> int | None:
+        """Ends the process, if this one has started it; returns its exit code."""
+        process, self._process = self._process, None
+        if process is None or self._starter != os.getpid():
+            return None
+        process.kill()
+        with suppress(BrokenPipeError), process:  # closes the pipes, one perhaps with a question unsent, and waits
+            pass
+        return process.returncode
+
+
+_COMPARER = _Comparer()
+atexit.register(_COMPARER.close)
 
 
 def boxed(text: str) -> str | None:
@@ -70,15 +123,3 @@ def boxed(text: str) -> str | None:
 def _plain(answer: str) -> str:
     """An answer without what changes its looks alone."""
     return _WRITTEN.sub(lambda found: found[1] or "", answer).replace("dfrac", "frac").replace("tfrac", "frac").rstrip(".")
-
-
-@cache
-def _math_verify() -> tuple[Any, Any, type[BaseException]]:
-    try:
-        from math_verify import parse, verify
-        from math_verify.errors import TimeoutException
-    except ImportError as error:
-        raise ValueError(f"answers of MATH are compared by the package math-verify ({error}); pip install 'rewardloop[tasks]'.") from error
-    for name in ("math_verify.parser", "math_verify.grader", "math_verify.utils"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # it warns of every answer that it cannot read
-    return parse, verify, TimeoutException

@@ -1,7 +1,12 @@
 """The verifiers of MATH, BIG-Bench Hard and PopQA: every reference is accepted, and a perturbed one refused."""
 
+# pyright: reportPrivateUsage=false
+
 import json
+import os
 import re
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,6 +14,7 @@ from typing import Any
 import pytest
 
 from core.functions import SkippedError
+from evalhooks.tasks import math_answers, math_process
 from evalhooks.tasks.verifiers import bbh, gsm8k, math, popqa, preferred
 
 DATA = Path(__file__).parents[4] / "shared" / "data"  # beside the checkout, where there is one
@@ -64,10 +70,59 @@ def test_equal_answers_of_math_are_equal_however_they_are_written(completion: st
     assert math(completion, {"answer": answer}) == verdict
 
 
-def test_what_math_verify_does_not_finish_is_skipped_and_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalhooks.tasks.math_answers._SECONDS", 1)
-    with pytest.raises(SkippedError, match="math-verify found no verdict"):
-        math(r"\boxed{\sum_{n=1}^{99999999} \frac{1}{n^{3}} \sin(n)}", {"answer": r"\int_0^1 x^x dx"})
+SUM = r"\boxed{\sum_{n=1}^{99999999} \frac{1}{n^{3}} \sin(n)}"
+ENDLESS = {"a sum": (SUM, r"\int_0^1 x^x dx"), "a number of ten billion digits, in C": (r"\boxed{10^{10^{10}}}", "5")}
+
+
+@pytest.mark.parametrize(("completion", "answer"), ENDLESS.values(), ids=ENDLESS)
+def test_what_math_verify_does_not_finish_is_skipped_and_not_wrong(monkeypatch: pytest.MonkeyPatch, completion: str, answer: str) -> None:
+    monkeypatch.setattr("evalhooks.tasks.math_answers._SECONDS", 0.5)
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(SkippedError, match=r"math-verify found no verdict on .* within 0\.5 s"):
+        pool.submit(math, completion, {"answer": answer}).result()  # in a thread, where no alarm may be asked for
+    assert time.monotonic() - began < 30
+    assert math(r"\boxed{0.5}", {"answer": r"\frac{1}{2}"}) == 1.0
+
+
+def test_an_answer_that_takes_too_much_memory_is_skipped_and_any_other_failure_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: Exception) -> Callable[..., bool]:
+        def verify(*_: object, **__: object) -> bool:
+            raise error
+
+        return verify
+
+    monkeypatch.setattr(math_process, "verify", fails(MemoryError()))
+    assert math_process.verdict("$1$", "$2$") == {"skipped": "math-verify found no verdict on '$2$' in 4 GiB"}
+    monkeypatch.setattr(math_process, "verify", fails(TypeError()))
+    assert math_process.verdict("$1$", "$2$") == {"equal": False}
+
+
+def test_without_math_verify_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_answers, "_COMPARER", math_answers._Comparer())
+    monkeypatch.setattr(math_answers, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'rewardloop\[tasks\]'"):
+        math(r"\boxed{0.5}", {"answer": r"\frac{1}{2}"})
+
+
+def test_math_is_compared_again_after_its_process_was_killed_and_in_a_fork() -> None:
+    half = {"answer": r"\frac{1}{2}"}
+    assert math(r"\boxed{0.5}", half) == 1.0
+    comparer = math_answers._COMPARER
+    first = comparer._process
+    assert first is not None
+    child = os.fork()
+    if child == 0:
+        own = math(r"\boxed{0.5}", half) == 1.0 and math(r"\boxed{0.6}", half) == 0.0
+        comparer.close()
+        os._exit(0 if own else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert comparer._process is first
+    assert math(r"\boxed{0.7}", half) == 0.0
+    first.kill()
+    first.wait()
+    with pytest.raises(SkippedError, match="before its process was killed by signal 9"):
+        math(r"\boxed{0.5}", half)
+    assert math(r"\boxed{0.5}", half) == 1.0
 
 
 def test_math_is_judged_in_any_thread() -> None:
@@ -138,7 +193,6 @@ def test_without_a_judge_a_preference_is_skipped() -> None:
         preferred("An answer.", {"instruction": "Ask.", "output": "Another."})
 
 
-def test_a_reference_that_cannot_be_read_makes_no_answer_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalhooks.tasks.math_answers._math_verify", lambda: (lambda text, **_: [], None, TimeoutError))
-    with pytest.raises(SkippedError, match="reads nothing in the reference '12'"):
-        math("It is 13.", {"answer": "12"})
+def test_a_reference_that_cannot_be_read_makes_no_answer_wrong() -> None:
+    with pytest.raises(SkippedError, match=r"reads nothing in the reference .*ldots"):
+        math("It is 13.", {"answer": r"\ldots"})

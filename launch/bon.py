@@ -24,13 +24,13 @@ from core.models.origin import lineage_of, trained_from
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import Prompt
-from core.runs.identity import clean_name, identity_hash
+from core.runs.identity import INPUTS, clean_name, identity_hash
 from core.text import printable
 from evalhooks.judges.config import require_usable
 from evalhooks.tasks.task import Task, load_drawn_tasks
 from launch.compose import ConfigError
 from launch.entry import Composed, print_on_main, rank, start
-from launch.identity import INPUTS, identity_of, identity_of_part
+from launch.identity import identity_of, identity_of_part
 from launch.inputs import BoNInputs, BoNResult, read_pools
 from launch.jobs import generators
 from launch.jobs.bon_result import AVERAGE, ORACLE, RANDOM, RESERVED, RESULT

@@ -13,6 +13,7 @@ from core.config import IdentityRole, ModelConfig
 from core.data.fingerprint import fingerprint, program_fingerprint
 from core.models.adapters import model_fingerprint
 from core.models.locate import template_of
+from core.runs.identity import INPUTS
 from evalhooks.config import TaskConfig
 from evalhooks.tasks.lm_evals import definition_files
 from launch.rewards.config import RewardConfig
@@ -21,9 +22,6 @@ from launch.schema import MAIN_REWARD, BenchJob, PPOJob
 from launch.settings import RunSettings
 from rmtrain.config import PreferenceDataConfig
 from rmtrain.data import named_sources
-
-INPUTS = "inputs"
-"""The key of an identity that holds the hashes of the inputs."""
 
 
 def identity_of(job: RunSettings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from core.config import (
 from core.disk import is_complete
 from evalhooks.rewardbench.rows import HUB1, HUB2
 from launch.rewards.config import RewardConfig, RewardKind, typed_reward
-from launch.settings import Launch, RunSettings
+from launch.settings import Launch, RunSettings, typed
 from launch.studies.config import Part, UsePlan
 from microworld.config import PolicyConfig, WorldConfig
 from ppo.config import PPOConfig
@@ -243,9 +243,9 @@ class StudyJob:
     reward_models: Unhashed[list[str]] = field(default_factory=list)
     """Each a line of overrides of `rewardloop rm`, as under -m: commas sweep, and so do experiments that sweep themselves. Reward models
     whose hooks have no pools are given the study's when they are trained."""
-    ppo: Unhashed[dict[str, UsePlan]] = field(default_factory=dict)
-    """PPO runs by the user's names, each against a reward model of the study's own."""
-    bon: Unhashed[dict[str, UsePlan]] = field(default_factory=dict)
+    ppo: Unhashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": UsePlan})
+    """PPO runs by the user's names, each against a reward model of the study's own, as in ppo.mine.reward.by=held_out."""
+    bon: Unhashed[dict[str, Any]] = field(default_factory=dict, metadata={"item_type": UsePlan})
     """Runs of best-of-N on the study's pools, likewise. Every reward model also reranks them at its checkpoints (hooks.pools)."""
     policies: Unhashed[list[str]] = field(default_factory=list)
     """Further PPO runs, each a line of overrides of `rewardloop ppo` that names its reward, or by reward.path=rm-01 a reward model of the
@@ -259,6 +259,9 @@ class StudyJob:
 
     def __post_init__(self) -> None:
         require_not_negative("parallel", self.parallel)
+        for key, uses in {"ppo": self.ppo, "bon": self.bon}.items():
+            for name, value in uses.items():
+                uses[name] = typed(f"{key}.{name}", value, UsePlan, what="use of a reward model", example="reward.by=held_out")
         inputs = {"preferences": self.preferences, "benchmark": self.benchmark, "prompts": self.prompts}
         if unknown := [key for key in self.needs if key not in inputs]:
             raise ValueError(f"needs holds {unknown[0]}, which is no input of a study; choose among {', '.join(inputs)}.")
@@ -272,8 +275,15 @@ class StudyJob:
             raise ValueError("reward_models is empty; choose a study with experiment=demo or experiment=smollm2.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} has one twice, which would count as two; leave it out.")
-        if self.seeds and max(len(self.ppo), len(self.bon)) < 2:
-            raise ValueError("seeds compares what reward models are used for over seeds; give two entries or more in ppo, or in bon.")
+        counts = [len(own) for part, own in ((Part.ppo, self.ppo), (Part.bon, self.bon)) if part in self.parts]
+        if self.seeds and max(counts, default=0) < 2:
+            one = f"study={self.study}-seed{self.seeds[0]} seed={self.seeds[0]} seeds=[]"
+            raise ValueError(
+                "seeds compares what reward models are used for over seeds; give two entries or more in ppo, or in bon, and leave that one "
+                f"among the parts (parts={[str(part) for part in self.parts]}). A part of one seed is done by {one}."
+            )
+        if self.parts == [Part.ppo] and not self.ppo and not self.policies:
+            raise ValueError("parts=[ppo] leaves nothing to do: ppo and policies are empty; give one of them, or other parts.")
 
 
 @dataclass(kw_only=True)

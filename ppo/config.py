@@ -327,6 +327,13 @@ class PPOConfig:
         return self.seed * 100_003 + step
 
 
+def require_shares(config: PPOConfig, num_processes: int) -> None:
+    """Raises `ValueError` for batches of which the processes of PPO cannot have equal shares."""
+    for key in ("batch_size", "minibatch_size"):
+        if getattr(config, key) % num_processes:
+            raise ValueError(f"{key}={getattr(config, key)} cannot be divided evenly among {num_processes} processes; choose a multiple.")
+
+
 def _require_choice(key: str, value: str, choices: type[StrEnum]) -> None:
     """Refuses a word that is none of the choices. Configurations built in Python reach the dataclass unconverted."""
     *most, last = choices

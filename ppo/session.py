@@ -27,7 +27,7 @@ from core.records import Dialogue, Generator, RolloutEngine, Sampling, Scorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import WeightedScorer
 from ppo.advantages import Advantages
-from ppo.config import CriticStart, PPOConfig
+from ppo.config import CriticStart, PPOConfig, require_shares
 from ppo.metrics import Metric
 from ppo.model import ActorCritic, actor_critic
 from ppo.prompts import batch_prompts, fitting_prompts
@@ -168,7 +168,7 @@ def open_session(
 
     Where the engine shards, no process ever holds all weights of a network that is trained, nor of the reference.
     """
-    _require_shares(config, world)
+    require_shares(config, world.size)
     require_no_adapter(config.model, config.lora)
     # Trained weights are kept in fp32, where small steps are not lost; frozen weights under an adapter need not be.
     held = config.model if config.lora.rank else replace(config.model, dtype=Dtype.fp32)
@@ -236,12 +236,6 @@ def _whole_copy(actor: PreTrainedModel, config: PPOConfig, world: World) -> Whol
     """A copy of the policy to sample from that is not sharded, in the formats that the engine's products are in."""
     products = torch.bfloat16 if config.model.dtype == Dtype.bf16 else torch.float32
     return WholeCopy(actor, dtype=products if holds_fp32(config.model, config.lora) else None, device=world.device)
-
-
-def _require_shares(config: PPOConfig, world: World) -> None:
-    for key in ("batch_size", "minibatch_size"):
-        if getattr(config, key) % world.size:
-            raise ValueError(f"{key}={getattr(config, key)} cannot be divided evenly among {world.size} processes; choose a multiple.")
 
 
 def _parameter_groups(networks: ActorCritic, config: PPOConfig) -> list[dict[str, Any]]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from core.disk import jsonable
 
+INPUTS = "inputs"
+"""The key of an identity that holds the hashes of the inputs."""
+
 _NAME_BYTES = 100
 """A folder's name has at most 255, and a run's also holds its job, its hash and marks such as `.old-1`."""
 

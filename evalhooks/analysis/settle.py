@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+_ROUNDING = 1e-12
+"""Differences of shares that are equal by counting miss each other by less than this."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
     """The mean of paired differences with its 95% interval, that of Student's t with n - 1 degrees of freedom.
 
-    None where there are fewer than 2 differences, or where all are equal, which says nothing of their spread.
+    None where there are fewer than 2 differences, or where all are equal up to rounding, which says nothing of their spread.
 
     >>> paired([0.01, 0.03]).excludes_zero
     False
@@ -39,7 +42,7 @@ def paired(differences: Sequence[float]) -> Paired:
     values_N = np.asarray(differences, dtype=np.float64)
     mean = float(values_N.mean()) if n else None
     error = float(values_N.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    if mean is None or error == 0:
+    if mean is None or error < _ROUNDING:
         return Paired(mean=mean, ci95=None, n=n)
     half = float(stats.t.ppf(0.975, n - 1)) * error
     return Paired(mean=mean, ci95=(mean - half, mean + half), n=n)
@@ -122,7 +125,7 @@ def _compared(picks: Sequence[Picked], a: Criterion, b: Criterion, use: str) -> 
 def _difference(entry: Mapping[str, Any]) -> str:
     """A comparison in words, from its mean to what it tells."""
     n = entry["n"]
-    if n and entry["same"] == n:
+    if n and entry["same"] == n and not any(entry["differences"]):  # what they were used for may differ
         return f"the same reward model in all n = {n} seeds, so there is nothing to compare"
     if entry["mean"] is None:
         return "cannot tell, no seed has both"

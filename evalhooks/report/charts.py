@@ -32,6 +32,9 @@ MARKS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"
 MAX_ROWS = 60
 """Reward models in a picture, but for points without names; one with more could not be read, and takes long. The page shows all."""
 
+MAX_KEYS = 12
+"""Entries of one kind in a legend: one that is larger than its picture leaves no room for it."""
+
 INK, FAINT = "#1c2430", "#7c8794"
 SEQUENTIAL = LinearSegmentedColormap.from_list("share", ["#f6f8fb", "#2f7ed8"])
 FONT = "DejaVu Sans"
@@ -167,12 +170,19 @@ def benchmark_vs_bon(study: Study) -> Figure:
 
 def _keys(study: Study) -> list[Line2D]:
     """Legend entries for mixes, for lineages where there are several, and for controls where there are any."""
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour(study, mix), label=plain(mix)) for mix in study.mixes]
+    handles = few([Line2D([], [], marker="o", linestyle="", color=colour(study, mix), label=plain(mix)) for mix in study.mixes])
     if len(study.bases) > 1:
-        handles += [Line2D([], [], marker=mark(study, b)[0], linestyle="", color=FAINT, label=plain(b or "no base")) for b in study.bases]
+        marks = [Line2D([], [], marker=mark(study, b)[0], linestyle="", color=FAINT, label=plain(b or "no base")) for b in study.bases]
+        handles += few(marks)
     if any(rm.control for rm in study.models):
         handles.append(Line2D([], [], marker="o", linestyle="", color=FAINT, markerfacecolor="white", label="hollow: control"))
     return handles
+
+
+def few(handles: Sequence[Line2D]) -> list[Line2D]:
+    """The first `MAX_KEYS` entries of a legend, and one that says how many more there would be."""
+    more = len(handles) - MAX_KEYS
+    return [*handles[:MAX_KEYS], *([Line2D([], [], linestyle="", label=f"and {more} more")] if more > 0 else [])]
 
 
 def _name_points(figure: Figure, axes: Axes, models: Sequence[RewardModel]) -> None:
@@ -290,10 +300,8 @@ def ppo(study: Study) -> Figure:
             panels[0].plot(run.best_step, 100 * run.best, marker="*", color=tint, markersize=15, markeredgecolor="white", zorder=4)
     for start in sorted({run.start for run in study.runs if run.start is not None}):
         panels[0].axhline(100 * start, color=FAINT, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
-    handles = [
-        Line2D([], [], color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", label=plain(run_label(run), 60))
-        for i, run in enumerate(study.runs)
-    ]
+    runs = enumerate(study.runs)
+    handles = few([Line2D([], [], color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", label=plain(run_label(run), 60)) for i, run in runs])
     handles += [
         Line2D([], [], color=FAINT, linestyle="--", label="start"),
         Line2D([], [], color=FAINT, marker="*", linestyle="", label="best"),

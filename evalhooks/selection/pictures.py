@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from bon.bias import Panel
 from bon.ensembles import MEMBERS
 from bon.selection import Curve, Selection
-from evalhooks.report.charts import FAINT, INK, MIX_COLOURS, SEQUENTIAL, STYLE, plain
+from evalhooks.report.charts import FAINT, INK, MIX_COLOURS, SEQUENTIAL, STYLE, few, plain
 
 MAX_PANELS = 12
 """Tasks with a panel of their own; the file `bon.csv` has all."""
@@ -89,7 +89,7 @@ def _keys(names: Sequence[str]) -> list[Line2D]:
         for index, name in enumerate(names)
     ]
     return [
-        *own,
+        *few(own),
         Line2D([], [], color=INK, linestyle=(0, (3, 1, 1, 1)), label="majority vote"),
         Line2D([], [], color=FAINT, linestyle=(0, (5, 3)), label="perfect reward (pass@n)"),
         Line2D([], [], color=FAINT, linestyle=(0, (1, 2)), label="random pick"),

@@ -21,7 +21,7 @@ from core.models.positions import require_room
 from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import AXIS, Dialogue, Generator, RolloutEngine, Sampling, Tracker, num_truncated
-from core.runs.identity import clean_name
+from core.runs.identity import INPUTS, clean_name
 from core.runs.record import Run
 from core.runs.tracking import METRICS, forget_later
 from core.runs.warnings import answers_cut, few_rows, plain, texts_cut
@@ -31,7 +31,7 @@ from evalhooks.selection.biases import bias_metrics, panels_of
 from evalhooks.selection.pictures import draw_biases, draw_curves, draw_table
 from launch.compose import Composed
 from launch.entry import print_on_main
-from launch.identity import INPUTS, identity_of_part
+from launch.identity import identity_of_part
 from launch.inputs import BoNInputs
 from launch.jobs.bon_result import (
     BIASES,

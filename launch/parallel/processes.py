@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from core.process.shortage import killed
 from core.process.signals import Preempted
 from core.progress import Progress
 from core.runs.record import read_record
@@ -50,8 +51,7 @@ def run_in_processes(name: str, overrides: Sequence[str], processes: int, progre
     if stopping:
         raise Preempted("stopped by a signal; what is saved is kept")
     if "failed" in said or any(worker.returncode for worker in workers):
-        codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise RuntimeError(said.get("failed", f"its processes ended with the codes {codes}"))
+        raise RuntimeError(said.get("failed") or said["ended"])
     return {**read_record(Path(said["run"])), "dir": said["run"]}
 
 
@@ -86,7 +86,8 @@ def _started(arguments: Sequence[str], processes: int, writer: int) -> list[subp
 
 
 def _heard(reader: int, workers: Sequence[subprocess.Popen[bytes]], progress: Progress) -> dict[str, str]:
-    """What the processes have said until all have ended: the folder of the `run`, or why the first that `failed` did."""
+    """What the processes have said until all have ended: the folder of the `run`, or why the first that `failed` did; and of the first
+    that `ended` badly how, since it may have been killed before it could say so."""
     said: dict[str, str] = {}
     rest, failed_at = b"", None
     while True:
@@ -97,14 +98,25 @@ def _heard(reader: int, workers: Sequence[subprocess.Popen[bytes]], progress: Pr
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
                 _take(json.loads(line), said, progress)
-        if failed_at is None and any(worker.poll() for worker in workers):
+        if failed_at is None and _note_end(workers, said):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > PATIENCE_S:
             for worker in workers:
                 worker.kill()
     for worker in workers:
         worker.wait()
+    _note_end(workers, said)
     return said
+
+
+def _note_end(workers: Sequence[subprocess.Popen[bytes]], said: dict[str, str]) -> bool:
+    """Notes how the first of the processes that failed has ended; whether one has."""
+    codes = {rank: code for rank, worker in enumerate(workers) if (code := worker.poll())}
+    for rank, code in list(codes.items())[:1]:
+        smaller = "lower processes, so that fewer share the memory, or what each needs"
+        how = f"was {killed(code, smaller)}" if code < 0 else f"ended with code {code}"
+        said.setdefault("ended", f"process {rank} {how}")
+    return bool(codes)
 
 
 def _take(message: Sequence[Any], said: dict[str, str], progress: Progress) -> None:

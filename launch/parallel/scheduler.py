@@ -43,7 +43,7 @@ class Same:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One piece of work; `task` makes it from the results of the jobs in `after`. A `ValueError` that it raises is the job's failure.
+    """One piece of work; `task` makes it from the results of those in `waits_for`. A `ValueError` that it raises is the job's failure.
 
     >>> Job(key="world", task=lambda results: print).after
     ()
@@ -52,12 +52,18 @@ class Job:
     key: str
     task: Callable[[Results], Task | Same]
     after: tuple[str, ...] = ()
-    any_of: bool = False
-    """Whether one result among the jobs in `after` is enough once all of them have ended; else all of them must succeed."""
+    """The jobs that must have succeeded."""
+    any_of: tuple[str, ...] = ()
+    """Jobs that must have ended, at least one of them, if there are any, with success."""
     what: str = ""
     """What it is, for a list of jobs; empty where the key says it."""
     settings: object = None
     """The configuration that it carries out, where that is known before others have ended."""
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """All jobs that must have ended."""
+        return tuple(dict.fromkeys((*self.after, *self.any_of)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +145,10 @@ def run_jobs(
     try:
         while waiting or running:
             _share(shared, results, display)
-            for job in [job for job in waiting if all(key in results for key in job.after)]:
-                failures = {key: found for key in job.after if isinstance(found := results[key], Failure)}
-                if failures and (not job.any_of or len(failures) == len(job.after)):
-                    failed, why = next(iter(failures.items()))
+            for job in [job for job in waiting if all(key in results for key in job.waits_for)]:
+                if (skipped := _skipped(job, results)) is not None:
                     waiting.remove(job)
-                    results[job.key] = skipped = Failure(message=f"not run because {failed} failed", log=why.log)
+                    results[job.key] = skipped
                     display.ended(job.key, skipped)
                 elif free:
                     waiting.remove(job)
@@ -182,6 +186,14 @@ def _started(context: ForkServerContext, task: Task, settings: "_Settings") -> t
     process.start()
     theirs.close()
     return ours, process
+
+
+def _skipped(job: Job, results: Results) -> Failure | None:
+    """The failure of a job that is not run because others failed; None if it can run."""
+    failures = {key: found for key in job.waits_for if isinstance(found := results[key], Failure)}
+    in_vain = job.any_of if failures.keys() >= set(job.any_of) else ()
+    failed = next((key for key in (*job.after, *in_vain) if key in failures), None)
+    return None if failed is None else Failure(message=f"not run because {failed} failed", log=failures[failed].log)
 
 
 def _task(job: Job, results: Results, logs: Path) -> Task | Same | Failure:

@@ -1,12 +1,15 @@
 """Which of several reward models is taken, by what is known of them before they are used."""
 
 import hashlib
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from core.runs.identity import INPUTS
 from evalhooks.rewardbench.domains import score_key, scores_of
 from launch.history.find import Record
 
@@ -65,11 +68,11 @@ def choose(
 ) -> Record:
     """The record with the best or worst score; by chance the one that `seed` draws, whatever the order of the records.
 
-    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it. The draw ranks the records by a
-    hash of the seed and their ids, so that it stays the same where another one is missing. Raises `ValueError` if none has a score.
+    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it. Raises `ValueError` if none has a
+    score.
     """
     if by == By.random and records:
-        return min(records, key=lambda record: hashlib.sha256(f"{seed} {record['id']}".encode()).digest())
+        return _drawn(records, seed)
     found = scores(records, by)
     scored = [(score, record) for score, record in zip(found, records, strict=True) if score is not None]
     if not scored:
@@ -81,6 +84,26 @@ def choose(
         say(f"not chosen from, without a finite score on {_CRITERIA[by].label}: {', '.join(missing)}")
     best = max if pick == Pick.best else min
     return best(scored, key=lambda pair: pair[0])[1]
+
+
+def _drawn(records: Sequence[Record], seed: int) -> Record:
+    """The record that `seed` draws: the first by a hash of the seed and of what each is, so that it stays the same where another one is
+    missing. Ids would not do, which differ by machine: there, what was trained before has other weights in its last digits."""
+    found = sorted(((_what(record), str(record["id"]), record) for record in records), key=lambda one: one[:2])
+    twins: Counter[str] = Counter()
+    tickets: list[tuple[bytes, Record]] = []
+    for what, _, record in found:
+        tickets.append((hashlib.sha256(f"{seed} {twins[what]} {what}".encode()).digest(), record))
+        twins[what] += 1  # of the same settings, on other files
+    return min(tickets, key=lambda ticket: ticket[0])[1]
+
+
+def _what(record: Record) -> str:
+    """What a reward model is on any machine: its settings, and the names of its model and its data, without the contents of files."""
+    settings = {key: value for key, value in record.get("identity", {}).items() if key != INPUTS}
+    lineage = record.get("lineage", {})
+    names = [str(lineage.get(key) or "").rpartition("/")[2] for key in ("model", "base", "data")]
+    return json.dumps([settings, names], sort_keys=True)
 
 
 def scores(records: Sequence[Mapping[str, Any]], by: By) -> list[float | None]:

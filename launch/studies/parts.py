@@ -1,7 +1,7 @@
 """The parts of a study as jobs: reward models to train or trained already, pools and what reranks them, and PPO runs with a reward of
 their own. Imports no torch."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from core.runs.record import RunStatus, read_record, read_records
 from launch import bench, bon, rm
 from launch.compose import Composed, composed, sweep
 from launch.history.saved_config import saved_job
+from launch.identity import unhashed_keys
 from launch.inputs import check_inputs, read_alike
 from launch.jobs.lifecycle import Record, finished_record
 from launch.obstacles import task_obstacle
@@ -23,10 +24,12 @@ from launch.parallel.processes import run_in_processes
 from launch.parallel.scheduler import Job, Results, Task
 from launch.parallel.sweep_jobs import run_one
 from launch.rewards.config import RewardConfig, RewardKind
-from launch.rewards.locate import locate_reward
-from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob
+from launch.rewards.locate import locate_reward, reward_path
+from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch
 from launch.studies.config import Part
+from launch.sweep import settings_of
+from ppo.config import Algo, require_shares
 
 JobT_co = TypeVar("JobT_co", bound=Launch, covariant=True)
 
@@ -56,23 +59,51 @@ def constant(task: Task) -> Callable[[Results], Task]:
 def models_of(study: StudyJob, folder: Path, common: Sequence[str]) -> dict[str, Planned[RMJob]]:
     """The reward models of a study by the key of their job, with sweeps expanded: those to train, or without that part those that are
     trained already. Raises `ValueError` if there are none."""
+    lines = [as_typed(RMJob, split_line(text)) for text in study.reward_models]
+    jobs = [job for line in lines for job in sweep(RMJob, [*common, f"seed={study.seed}", *line])]
+    found = [_planned("rm", model, overrides, study.processes, partial(rm.run, model)) for overrides, model in jobs]
+    planned = {_rm_key(number): one for number, one in enumerate(found, 1)}
     if Part.rm in study.parts:
-        lines = [as_typed(RMJob, split_line(text)) for text in study.reward_models]
-        jobs = [job for line in lines for job in sweep(RMJob, [*common, f"seed={study.seed}", *line])]
-        found = [_planned("rm", model, overrides, study.processes, partial(rm.run, model)) for overrides, model in jobs]
-        return {f"rm-{number:02d}": planned for number, planned in enumerate(found, 1)}
-    records = [record for record in read_records(folder, "rm-*", print) if record["status"] == RunStatus.finished]
-    if not records and (study.ppo or Part.bon in study.parts) and not (study.policies and not study.ppo):
+        return planned
+    models = _trained(folder, planned)
+    on_others_alone = Part.ppo in study.parts and study.policies and not study.ppo
+    if not models and (study.ppo or Part.bon in study.parts) and not on_others_alone:
         raise ValueError(
             f"parts={[str(part) for part in study.parts]} takes reward models that are trained already, and {folder} holds no finished "
             "one; add rm to the parts, or name the study that has them."
         )
-    models: dict[str, Planned[RMJob]] = {}
-    for number, record in enumerate((record for record in records if ".old-" not in record["dir"]), 1):
+    return models
+
+
+def _trained(folder: Path, planned: Mapping[str, Planned[RMJob]]) -> dict[str, Planned[RMJob]]:
+    """The finished reward models of a study: those of its lines under the keys that they are trained under, which policies may name, then
+    others of the folder. Of several with the same settings, whose data has changed between them, the newest is that of the line."""
+    records = [record for record in read_records(folder, "rm-*", print) if record["status"] == RunStatus.finished]
+    records.sort(key=lambda record: str(record.get("finished", "")), reverse=True)
+    lines = {key: _counting(one.job) for key, one in planned.items()}
+    own: dict[str, Planned[RMJob]] = {}
+    others: list[Planned[RMJob]] = []
+    for record in (record for record in records if ".old-" not in record["dir"]):
         job = saved_job(Path(record["dir"]))
         assert isinstance(job, RMJob)
-        models[f"rm-{number:02d}"] = Planned(job=job, overrides=(), task=partial(taken, record["dir"]))
-    return models
+        one = Planned(job=job, overrides=(), task=partial(taken, record["dir"]))
+        settings = _counting(job)
+        if line := next((key for key, wanted in lines.items() if key not in own and wanted == settings), None):
+            own[line] = one
+        else:
+            others.append(one)
+    return {key: own[key] for key in planned if key in own} | {_rm_key(number): one for number, one in enumerate(others, len(planned) + 1)}
+
+
+def _rm_key(number: int) -> str:
+    return f"rm-{number:02d}"
+
+
+def _counting(job: RMJob) -> dict[str, object]:
+    """The settings of a job that can change its result, and where its inputs lie."""
+    left_out = unhashed_keys(job)
+    found = {key: setting.value for key, setting in settings_of(job).items()}
+    return {key: value for key, value in found.items() if not any(key == other or key.startswith(f"{other}.") for other in left_out)}
 
 
 def pools_of(study: StudyJob, folder: Path, common: Sequence[str], models: Sequence[RMJob]) -> Planned[BoNJob] | None:
@@ -103,10 +134,10 @@ def rerank_job(pools: Planned[BoNJob], model: str, processes: int) -> Job:
 
 
 def policies_of(
-    study: StudyJob, common: Sequence[str], models: Collection[str], pools: Planned[BoNJob] | None, before: Sequence[str]
+    study: StudyJob, common: Sequence[str], models: Collection[str], pools: Planned[BoNJob] | None, makers: Callable[[str], tuple[str, ...]]
 ) -> Policies:
     """The PPO runs of `policies`, and for each reward model that they name, but those of the study's own jobs `models`, a job that
-    benchmarks it and one that gives it the pools."""
+    benchmarks it and one that gives it the pools. `makers` has the jobs that make the model of this path, and what comes with it."""
     found = Policies()
     benched: dict[str, str] = {}
     for line in (as_typed(PPOJob, split_line(text)) for text in study.policies):
@@ -116,24 +147,50 @@ def policies_of(
                 raise ValueError(f"policies: {missing}")
             key = f"ppo-{clean_name(job.name) if job.name else f'{len(found.planned) + 1:02d}'}"
             found.planned.append(job)
-            for term in job.terms.values():
-                if term.kind == RewardKind.model and (place := _place(term)) not in (*models, *benched):
-                    benched[place] = f"bench-{clean_name(_name(place))}"
-            own = job.reward.path in models
-            task = _against(job.reward.path, overrides, study.processes) if own else constant(one_of("ppo", overrides, study.processes))
-            after = (job.reward.path,) if own else tuple(before)
-            found.jobs.append(Job(key=key, task=task, after=after, what=told_of(job), settings=job))
-    measured = [job for place, key in benched.items() for job in _measured(study, place, key, pools, before)]
+            own: dict[str, str] = {}
+            for name, term in job.terms.items():
+                if term.kind != RewardKind.model:
+                    continue
+                if (place := _place(term)) in models:
+                    own[f"{reward_key(name)}.path"] = place
+                    continue
+                _require_known(study, reward_key(name), term, models)
+                benched.setdefault(place, f"bench-{clean_name(_name(place))}")
+            after = (*makers(job.model.path), *own.values())
+            task = _against(own, overrides, study.processes)
+            found.jobs.append(Job(key=key, task=task, after=tuple(dict.fromkeys(after)), what=told_of(job), settings=job))
+    measured = [job for place, key in benched.items() for job in _measured(study, place, key, pools, makers(""))]
     return replace(found, jobs=[*measured, *found.jobs])
 
 
-def _against(model: str, overrides: Sequence[str], processes: int) -> Callable[[Results], Task]:
-    """The task of a PPO run against the reward model of the job `model`."""
+def _require_known(study: StudyJob, key: str, reward: RewardConfig, models: Collection[str]) -> None:
+    """Raises `ValueError` for a policy's reward model that is known only while the study runs, or looks like one of the study's."""
+    if reward.among:
+        raise ValueError(
+            f"policies: {key}.among chooses when the run starts, and the study scores the reward models of policies before; name one by "
+            f"{key}.path, or have the study choose among its own, as in ppo.NAME.reward.by=held_out."
+        )
+    if reward.path.startswith("rm-") and reward.path[3:].isdecimal() and not Path(reward.path).exists():
+        remedy = "choose one of these" if Part.rm in study.parts else "choose one of these, or add rm to the parts, which trains the others"
+        raise ValueError(f"policies: {key}.path={reward.path} is no reward model of the study, which has {_short_list(models)}; {remedy}.")
+
+
+def _short_list(models: Collection[str]) -> str:
+    """The keys of all reward models: the first and the last of many."""
+    keys = list(models)
+    return f"{keys[0]} to {keys[-1]}, {len(keys)} in all" if len(keys) > 8 else ", ".join(keys) or "none"
+
+
+def _against(own: Mapping[str, str], overrides: Sequence[str], processes: int) -> Callable[[Results], Task]:
+    """The task of a PPO run, with its `own` settings that name jobs of the study filled in: the places of their reward models."""
 
     def task(results: Results) -> Task:
-        record = results[model]
-        assert isinstance(record, dict)
-        return one_of("ppo", (*overrides, f"reward.path={quoted(str(record['dir']))}"), processes)
+        places: dict[str, str] = {}
+        for setting, model in own.items():
+            record = results[model]
+            assert isinstance(record, dict)
+            places[setting] = str(record["dir"])
+        return one_of("ppo", (*overrides, *(f"{setting}={quoted(place)}" for setting, place in places.items())), processes)
 
     return task
 
@@ -181,8 +238,11 @@ def _short(path: str) -> str:
 
 
 def require_engines(study: StudyJob, jobs: Sequence[Launch]) -> None:
-    """Raises `ValueError` for an engine that the number of processes does not do for: it would come to light when the job starts."""
+    """Raises `ValueError` for an engine or batches that the number of processes does not do for: it would come to light when the job
+    starts."""
     for job in jobs:
+        if isinstance(job, PPOJob) and job.algo == Algo.ppo:
+            require_shares(job, study.processes)
         if not isinstance(job, RMJob | PPOJob) or job.engine.kind == EngineKind.auto:
             continue
         if (job.engine.kind == EngineKind.single) != (study.processes == 1):
@@ -232,8 +292,13 @@ def in_processes(name: str, overrides: Sequence[str], processes: int, progress: 
 
 
 def benchmarked(overrides: Sequence[str], progress: Progress) -> Record:
-    """Scores a reward model and returns the record of the run, not what `rewardloop bench` prints of it."""
-    folder = bench.run(composed(BenchJob, overrides), progress)["dir"]
+    """Scores a reward model and returns the record of the run, not what `rewardloop bench` prints of it.
+
+    Of a run it is the last checkpoint, which policies are trained against, where `rewardloop bench` takes the best.
+    """
+    job = composed(BenchJob, overrides).job
+    checkpoint = reward_path(job.reward.path, job.runs_dir)
+    folder = bench.run(composed(BenchJob, (*overrides, f"reward.path={quoted(str(checkpoint))}")), progress)["dir"]
     return {**read_record(Path(folder)), "dir": folder}
 
 

@@ -47,20 +47,20 @@ def plan(study: StudyJob, folder: Path, *, check: bool = True) -> Plan:
     """
     common = _common(study, folder)
     worlds = _worlds(study, folder)
-    made = tuple(job.key for job in worlds)
+    makers = partial(_makers, tuple(job.key for job in worlds))
     models = models_of(study, folder, common)
     pools = pools_of(study, folder, common, [model.job for model in models.values()])
     uses = uses_of(study, common, models, pools)
-    named = policies_of(study, common, models, pools, made) if Part.ppo in study.parts else Policies()
+    named = policies_of(study, common, models, pools, makers) if Part.ppo in study.parts else Policies()
     jobs = list(worlds)
     if pools is not None:
-        needed = tuple(key for key in made if key in ("world", f"policy-{Path(pools.job.model.path).name}"))
-        jobs.append(Job(key="pools", task=constant(pools.task), after=needed, what=told_of(pools.job), settings=pools.job))
+        after = makers(pools.job.model.path)
+        jobs.append(Job(key="pools", task=constant(pools.task), after=after, what=told_of(pools.job), settings=pools.job))
     # PPO runs take longest, so they come before the reward models: each starts as soon as those it chooses from are done.
-    jobs += use_jobs(uses, models, folder, study.processes)
+    jobs += use_jobs(uses, models, folder, study.processes, makers)
     for key, model in models.items():
         is_new = Part.rm in study.parts
-        waits = (*(k for k in made if k == f"policy-{Path(model.job.model.path).name}"), *(["pools"] if model.job.hooks.pools else []))
+        waits = (*makers(model.job.model.path), *(["pools"] if model.job.hooks.pools else []))
         what = told_of(model.job) if is_new else f"{told_of(model.job)}, trained already"
         jobs.append(Job(key=key, task=constant(model.task), after=waits if is_new else (), what=what, settings=model.job))
         if pools is not None and Part.bon in study.parts and not model.job.hooks.pools:
@@ -78,6 +78,12 @@ def plan(study: StudyJob, folder: Path, *, check: bool = True) -> Plan:
         check_all(planned)
         check_rewards(named.planned, models)
     return Plan(jobs=jobs, uses=uses)
+
+
+def _makers(made: Sequence[str], model: str) -> tuple[str, ...]:
+    """Of the jobs that make an embedded world, the one that makes the model of this path, after the world; else that of the world alone."""
+    policy = f"policy-{Path(model).name}"
+    return (policy,) if policy in made else tuple(made[:1])
 
 
 def _worlds(study: StudyJob, folder: Path) -> list[Job]:

@@ -44,7 +44,8 @@ def _at(job: Job, seed: int) -> Job:
         made = job.task(at(results, seed))
         return Same(key=key_at(made.key, seed)) if isinstance(made, Same) else made
 
-    return replace(job, key=key_at(job.key, seed), after=tuple(key_at(key, seed) for key in job.after), task=task)
+    after, any_of = (tuple(key_at(key, seed) for key in keys) for keys in (job.after, job.any_of))
+    return replace(job, key=key_at(job.key, seed), after=after, any_of=any_of, task=task)
 
 
 def at(results: Results, seed: int) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,11 +98,13 @@ def _done(uses: Sequence[Use], results: Results) -> list[Use]:
 
 
 def _labels(uses: Sequence[Use]) -> dict[str, str]:
-    """What each use is called: what it picks by where they differ in nothing else, else its own name."""
+    """What each use is called: what it picks by where that tells it from the others, else its own name."""
     plain = {use.setting: (use.choice.lineage, use.choice.control, use.choice.pick) for use in uses}
     if len(set(plain.values())) > 1:
         return {use.setting: use.setting for use in uses}
-    return {use.setting: f"{label_of(use.choice.by)}{', its recipe' if use.choice.recipe else ''}" for use in uses}
+    labels = {use.setting: f"{label_of(use.choice.by)}{', its recipe' if use.choice.recipe else ''}" for use in uses}
+    counts = Counter((setting.partition(".")[0], label) for setting, label in labels.items())
+    return {setting: label if counts[setting.partition(".")[0], label] == 1 else setting for setting, label in labels.items()}
 
 
 def _is_recipe_of(choice: RewardChoice, first: RewardChoice) -> bool:

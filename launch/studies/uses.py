@@ -98,10 +98,9 @@ def _use(study: StudyJob, kind: str, name: str, plan: UsePlan, common: Sequence[
     seed = study.seed if plan.reward.seed is None else plan.reward.seed
     key = f"{kind}-{clean_name(name)}"
     use = Use(key=key, setting=setting, choice=plan.reward, candidates=fits, overrides=overrides, job=job, seed=seed)
-    if Part.rm in study.parts:
-        _require_scores(use, {key: models[key].job for key in fits})
-    elif plan.reward.recipe:
+    if plan.reward.recipe and Part.rm not in study.parts:
         raise ValueError(f"{setting}.reward.recipe trains a reward model anew, and without rm among the parts none is.")
+    _require_scores(use, {key: models[key].job for key in fits}, are_new=Part.rm in study.parts)
     return use
 
 
@@ -112,14 +111,16 @@ def _could_be(choice: RewardChoice, model: RMJob, policy: str) -> bool:
     return fits and choice.control == (model.data.flip > 0)
 
 
-def _require_scores(use: Use, models: Mapping[str, RMJob]) -> None:
-    """Raises `ValueError` where reward models will not have the score by which they are chosen, with the key to set."""
+def _require_scores(use: Use, models: Mapping[str, RMJob], *, are_new: bool) -> None:
+    """Raises `ValueError` where reward models do not have the score by which they are chosen, with the key to set. Of those that are
+    trained already, which are taken as they are, some may lack it."""
     by = use.choice.by
     lack = [key for key, job in models.items() if not _measures(by, job)]
-    if lack and (by != By.rewardbench2 or len(lack) == len(models)):
+    if lack and (len(lack) == len(models) or (are_new and by != By.rewardbench2)):
+        needs = f"{use.setting}.reward.by={by} needs {label_of(by)} of every reward model it chooses from, and {', '.join(lack)}"
+        have, remedy = ("will have none", "") if are_new else ("have none", " and rm to the parts")
         raise ValueError(
-            f"{use.setting}.reward.by={by} needs {label_of(by)} of every reward model it chooses from, and {', '.join(lack)} will have "
-            f"none; add {remedy_of(by)} to their lines in reward_models, or leave them out by lineage or control."
+            f"{needs} {have}; add {remedy_of(by)} to their lines in reward_models{remedy}, or leave them out by lineage or control."
         )
 
 
@@ -153,19 +154,31 @@ def _measures(by: By, job: RMJob) -> bool:
             return True
 
 
-def use_jobs(uses: Sequence[Use], models: Models, folder: Path, processes: int) -> list[Job]:
-    """The jobs of the uses of a study in `folder`, and of the reward models that are trained for them."""
+def use_jobs(uses: Sequence[Use], models: Models, folder: Path, processes: int, makers: Callable[[str], tuple[str, ...]]) -> list[Job]:
+    """The jobs of the uses of a study in `folder`, and of the reward models that are trained for them.
+
+    `makers` has the jobs that make the model of this path, and what comes with it; `pools` is the job of the pools.
+    """
     jobs: list[Job] = []
     for place, use in enumerate(uses):
+        made = makers(use.job.model.path)
         if use.choice.recipe:
             others = [other for other in uses[:place] if other.choice.recipe]
-            after = tuple(dict.fromkeys(key for one in (*others, use) for key in one.candidates))
-            jobs.append(Job(key=RECIPES + use.key, task=partial(_recipe_task, use, others, models, processes), after=after, any_of=True))
+            pools = ("pools",) if any(models[key].job.hooks.pools for key in use.candidates) else ()
+            task = partial(_recipe_task, use, others, models, processes)
+            candidates = _of_all(*(one.candidates for one in (*others, use)))
+            jobs.append(Job(key=RECIPES + use.key, task=task, after=(*made, *pools), any_of=candidates))
         # Only those that may choose the same reward model are waited for.
         rivals = [other for other in uses[:place] if use.shares(other) and _may_agree(use, other)]
-        after = tuple(dict.fromkeys(key for one in (*rivals, use) for key in one.trained_for))
-        jobs.append(Job(key=use.key, task=partial(_use_task, use, rivals, folder, processes), after=after, any_of=True))
+        after = ("pools",) if isinstance(use.job, BoNJob) else made
+        task = partial(_use_task, use, rivals, folder, processes)
+        jobs.append(Job(key=use.key, task=task, after=after, any_of=_of_all(*(one.trained_for for one in (*rivals, use)))))
     return jobs
+
+
+def _of_all(*keys: Sequence[str]) -> tuple[str, ...]:
+    """The keys of several lists, each once."""
+    return tuple(dict.fromkeys(key for own in keys for key in own))
 
 
 def _may_agree(use: Use, other: Use) -> bool:

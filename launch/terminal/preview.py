@@ -80,7 +80,7 @@ def of_study(composed: Composed[StudyJob]) -> list[str]:
     if study.processes > 1:
         told.append(f"each job that trains, draws or reranks runs in {study.processes} processes, one for each GPU")
     for job in jobs:
-        waits = f" (after {', '.join(job.after)})" if job.after else ""
+        waits = f" (after {', '.join(job.waits_for)})" if job.waits_for else ""
         told.append(f"{job.key}{f': {job.what}' if job.what else ''}{waits}")
     if not study.embedded:  # whose inputs do not exist yet
         told += of_jobs([job.settings for job in jobs if isinstance(job.settings, RMJob)])

@@ -19,7 +19,8 @@ from launch.terminal.preview import preview
 
 
 def record(name: str, **final: float | str) -> dict[str, Any]:
-    return {"dir": name, "id": name, "final": {key.replace("__", "/"): value for key, value in final.items()}}
+    known = {"dir": name, "id": name, "lineage": {"base": name}}
+    return known | {"final": {key.replace("__", "/"): value for key, value in final.items()}}
 
 
 def told(line: str) -> None:
@@ -69,6 +70,30 @@ def test_a_draw_is_that_of_its_seed_whatever_the_order_and_whoever_else_is_missi
     without = [one for one in records if one["id"] != drawn[0]]
     kept = [seed for seed in range(400) if drawn[seed] != drawn[0]]
     assert [choose(without, By.random, seed=seed)["id"] for seed in kept] == [drawn[seed] for seed in kept]
+
+
+def settled(rate: float, model: str, data: str, run_id: str) -> dict[str, Any]:
+    """The record of a reward model, on files of which a machine has its own."""
+    identity = {"optim": {"lr": rate}, "data": {"flip": 0.0}, "seed": 0, "inputs": {"model.path": f"sha of {run_id}"}}
+    return {"dir": f"/of/{run_id}", "id": run_id, "identity": identity, "lineage": {"base": "tulu", "model": model, "data": data}}
+
+
+def test_a_draw_is_the_same_on_another_machine_where_the_same_settings_have_other_ids() -> None:
+    kinds = [(rate, model, data) for rate in (1e-3, 1e-4) for model in ("coast", "ridge") for data in ("union", "atlas")]
+    here = [settled(*kind, f"{place:08x}") for place, kind in enumerate(kinds)]
+    there = [settled(rate, f"/elsewhere/{model}", data, f"{99 - place:08x}") for place, (rate, model, data) in enumerate(kinds)]
+    drawn = [choose(here, By.random, seed=seed) for seed in range(40)]
+    assert len({one["id"] for one in drawn}) == 8
+    for seed, one in enumerate(drawn):
+        other = choose(there[::-1], By.random, seed=seed)
+        assert here.index(one) == there.index(other)
+
+
+def test_reward_models_of_equal_settings_on_other_files_are_drawn_equally_often() -> None:
+    records = [settled(1e-3, "coast", "mine", run_id) for run_id in ("a", "b", "c")]
+    drawn = [choose(records, By.random, seed=seed)["id"] for seed in range(300)]
+    # 100 of 300 each, give or take 3 standard deviations of 8.2.
+    assert all(76 <= drawn.count(run_id) <= 124 for run_id in ("a", "b", "c"))
 
 
 def trained(runs_dir: Path, name: str, *, status: str = "finished", flip: float = 0.0, **final: float) -> Path:

@@ -1,6 +1,9 @@
 """The parts of a study of real models: what each job is, what it waits for, what can be left out, and what is taken as it is."""
 
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from core.progress import NoProgress
 from launch.compose import command, composed
 from launch.identity import unhashed_keys
 from launch.overrides.grammar import quoted
+from launch.parallel import processes
 from launch.parallel.processes import run_in_processes
 from launch.parallel.scheduler import Job
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
@@ -98,16 +102,40 @@ def test_a_part_can_be_left_out() -> None:
 def test_without_training_the_finished_reward_models_of_the_folder_are_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no finished one; add rm to the parts"):
         jobs_of("policies=[]", "parts=[bon]", folder=tmp_path)
+    with pytest.raises(ValueError, match=r"holds no finished one; add rm to the parts"):
+        jobs_of("parts=[bon]", folder=tmp_path)  # the policies, which have reward models of others, are no part of it
     for status in ("finished", "running"):
         run = tmp_path / f"rm-{status}-00000000"
         write_json(run / "record.json", {"id": status, "job": "rm", "identity": {}, "status": status})
         (run / "config.yaml").write_text("model: {path: org/base}\ndata: {name: mine, paths: [a.jsonl]}\n")
-    jobs = jobs_of("parts=[bon]", folder=tmp_path)
+    jobs = jobs_of("parts=[bon]", "reward_models=[]", folder=tmp_path)
     assert list(jobs) == ["pools", "rm-01", "bon-rm-01"]
     assert jobs["rm-01"].what == "base on mine, lr 3e-06, epochs 1, trained already"
     task = jobs["rm-01"].task({})
     assert isinstance(task, partial)
     assert task.args == (f"{tmp_path}/rm-finished-00000000",)
+
+
+def test_without_training_a_reward_model_keeps_the_key_of_its_line(tmp_path: Path) -> None:
+    line = "reward_models=['model=custom model.path=org/base data=custom data.paths=[a.jsonl] optim.lr=1e-3,1e-4,1e-5']"
+    for rate, when in ((1e-4, "2026-01-01"), (1e-4, "2026-01-02"), (1e-3, "2026-01-03"), (0.5, "2026-01-04")):
+        run = tmp_path / f"rm-{rate}-{when}"
+        write_json(run / "record.json", {"id": when, "job": "rm", "identity": {}, "status": "finished", "finished": when})
+        (run / "config.yaml").write_text(f"model: {{path: org/base}}\ndata: {{name: custom, paths: [a.jsonl]}}\noptim: {{lr: {rate}}}\n")
+    policy = "policies=['experiment=rb2_ppo experiment/rb2_ppo_reward=rm01 reward.path=rm-0{} name=own']"
+    jobs = jobs_of(line, policy.format(2), "parts=[ppo]", folder=tmp_path)
+    # No run has the third line's rate. The newer one of the second line's, on other data, is that line's; the rest follows.
+    places = {key: Path(task.args[0]).name for key in jobs if isinstance(task := jobs[key].task({}) if key[:2] == "rm" else None, partial)}
+    assert places == {
+        "rm-01": "rm-0.001-2026-01-03",
+        "rm-02": "rm-0.0001-2026-01-02",
+        "rm-04": "rm-0.5-2026-01-04",
+        "rm-05": "rm-0.0001-2026-01-01",
+    }
+    assert jobs["ppo-own"].after == ("rm-02",)
+    said = r"policies: reward\.path=rm-03 is no reward model of the study, which has rm-01, rm-02, rm-04, rm-05; .*add rm to the parts"
+    with pytest.raises(ValueError, match=said):
+        jobs_of(line, policy.format(3), "parts=[ppo]", folder=tmp_path)
 
 
 def test_a_policy_may_name_a_reward_model_of_the_study_by_its_job(tmp_path: Path) -> None:
@@ -119,14 +147,30 @@ def test_a_policy_may_name_a_reward_model_of_the_study_by_its_job(tmp_path: Path
     assert composed(PPOJob, task.args[1]).job.reward.path == str(tmp_path)
 
 
+def test_several_rewards_of_a_policy_may_be_reward_models_of_the_study() -> None:
+    two = "policies=['experiment=rb2_ppo experiment/rb2_ppo_reward=rm01 reward.path=rm-03 +rewards.other.path=rm-01 name=own']"
+    jobs = jobs_of(FEW[0], two)
+    assert jobs["ppo-own"].after == ("rm-03", "rm-01")
+    task = jobs["ppo-own"].task({"rm-01": {"dir": "runs/one"}, "rm-03": {"dir": "runs/three"}})
+    assert isinstance(task, partial)
+    terms = composed(PPOJob, task.args[1]).job.terms
+    assert {name: term.path for name, term in terms.items()} == {"reward": "runs/three", "other": "runs/one"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["processes=1"], "engine=fsdp2 does not work with processes=1 of the study; give processes=N"),
         (["processes=0"], "processes"),
+        (["processes=3"], "batch_size=.* cannot be divided evenly among 3 processes; choose a multiple"),
         (["pools=['experiment=rb2_bon', 'rewards=[x]']"], "pools names rewards"),
         (["policies=['experiment=rb2_ppo experiment/rb2_ppo_reward=rm01,rm02 name=a']"], "two jobs of the study would be called ppo-a"),
         (["reward_models=['experiment=rb2_rm_grid model=llama_8b_bse']"], "llama_8b_bse"),
+        (
+            ["policies=['experiment=rb2_ppo experiment/rb2_ppo_reward=rm01 reward.path=rm-09']"],
+            r"rm-09 is no .* rm-01, rm-02, rm-03; choose",
+        ),
+        (["policies=['reward.among=[rb2]']"], r"policies: reward\.among chooses when the run starts.*name one by reward\.path"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(overrides: list[str], said: str) -> None:
@@ -142,3 +186,15 @@ def test_a_job_of_several_processes_that_fails_says_why(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match=r"nowhere does not exist; give the folder of a saved model"):
             run_in_processes("rm", [*overrides, f"data.paths=[{quoted(str(tmp_path / 'pairs.jsonl'))}]"], 2, NoProgress())
     assert "nowhere does not exist" in (tmp_path / "log").read_text()
+
+
+def test_a_process_that_is_killed_is_named_and_not_those_that_it_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+
+    def started(arguments: Sequence[str], count: int, writer: int) -> "list[subprocess.Popen[bytes]]":
+        return [subprocess.Popen([sys.executable, "-c", program], pass_fds=[writer]) for program in programs]
+
+    monkeypatch.setattr(processes, "_started", started)
+    monkeypatch.setattr(processes, "PATIENCE_S", 0.2)
+    with pytest.raises(RuntimeError, match=r"^process 1 was killed by SIGKILL, as the system does when memory runs out: lower processes"):
+        run_in_processes("rm", [], 2, NoProgress())

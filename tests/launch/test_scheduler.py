@@ -238,8 +238,9 @@ def test_no_more_jobs_run_at_a_time_than_there_are_slots(tmp_path: Path) -> None
 
 def test_a_job_that_needs_any_of_several_runs_once_one_of_them_has_a_result(tmp_path: Path) -> None:
     jobs = [
-        Job(key="chooses", task=lambda results: partial(double, number(results["good"])), after=("bad", "good"), any_of=True),
-        Job(key="in-vain", task=task(double, 1), after=("bad", "worse"), any_of=True),
+        Job(key="chooses", task=lambda results: partial(double, number(results["good"])), any_of=("bad", "good")),
+        Job(key="in-vain", task=task(double, 1), after=("good",), any_of=("bad", "worse")),
+        Job(key="lacks", task=task(double, 1), after=("good", "worse"), any_of=("bad", "good")),
         Job(key="bad", task=task(fail)),
         Job(key="worse", task=task(fail)),
         Job(key="good", task=task(double, 1)),
@@ -247,6 +248,7 @@ def test_a_job_that_needs_any_of_several_runs_once_one_of_them_has_a_result(tmp_
     results, _ = run(jobs, tmp_path)
     assert results["chooses"] == 4
     assert "bad failed" in results["in-vain"].message
+    assert "worse failed" in results["lacks"].message  # what it needs besides those that it chooses from
 
 
 def test_a_failure_with_brackets_in_its_message_is_shown_as_it_is() -> None:

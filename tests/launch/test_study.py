@@ -157,12 +157,25 @@ def study_of(folder: Path, *more: str) -> StudyJob:
 
 def test_the_plan_lets_every_job_wait_for_what_it_needs(tmp_path: Path) -> None:
     study = study_of(tmp_path)
-    jobs = {job.key: set(job.after) for job in plan(study, Path("runs/tiny")).jobs}
-    assert jobs["policy-coast"] == {"world"}
-    assert jobs["pools"] == {"world", "policy-coast"}
-    assert jobs["rm-03"] == {"policy-coast", "pools"}
+    jobs = {job.key: job for job in plan(study, Path("runs/tiny")).jobs}
+    assert jobs["policy-coast"].after == ("world",)
+    assert jobs["pools"].after == ("policy-coast",)
+    assert jobs["rm-03"].after == ("policy-coast", "pools")
     # The third is a control, and the PPO run chooses among the others.
-    assert jobs["ppo-same-lineage"] == {"rm-01", "rm-02"}
+    assert (jobs["ppo-same-lineage"].after, jobs["ppo-same-lineage"].any_of) == (("policy-coast",), ("rm-01", "rm-02"))
+
+
+def test_what_is_made_of_an_embedded_world_is_waited_for_by_all_that_use_it_whatever_else_does(tmp_path: Path) -> None:
+    # Policies and pools are of coast; all reward models are of ridge, or of a model that is no part of the world, and have no pools.
+    lines = """["model=ridge data=union hooks.pools=''", "model=custom model.path=org/base data=union hooks.pools=''"]"""
+    entries = ["bon.mine.reward.by=rewardbench2", "ppo.recipe.reward.recipe=true", f"reward_models={lines}"]
+    study = study_of(tmp_path, *entries, "policies=['reward.path=rm-01 name=own']", "ppo.same-lineage.reward.lineage=other")
+    jobs = {job.key: job for job in plan(study, Path("runs/tiny")).jobs}
+    assert jobs["rm-01"].after == ("policy-ridge",)
+    assert jobs["rm-02"].after == ("world",)
+    assert jobs["ppo-same-lineage"].after == jobs["ppo-recipe"].after == jobs["rm-for-ppo-recipe"].after == ("policy-coast",)
+    assert jobs["ppo-own"].after == ("policy-coast", "rm-01")
+    assert jobs["bon-mine"].after == ("pools",)
 
 
 def test_only_the_ppo_run_against_the_chosen_reward_model_stays_in_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from launch.compose import composed
 from launch.parallel.scheduler import Job, Same
 from launch.schema import RMJob, StudyJob
+from launch.studies import settled
 from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, plan_seeds
 
@@ -28,7 +29,7 @@ def study_of(folder: Path, *, ppo: str = "{}", bon: str = "{}", lines: Sequence[
 
 def record(name: str, rb2: float, rb1: float, held_out: float) -> dict[str, Any]:
     final = {"rewardbench2/overall": rb2, "rewardbench1/overall": rb1, "held_out/accuracy": held_out}
-    return {"dir": f"runs/s/rm-{name}", "id": name, "final": final}
+    return {"dir": f"runs/s/rm-{name}", "id": name, "final": final, "lineage": {"base": name}}
 
 
 RESULTS: dict[str, object] = {
@@ -54,7 +55,7 @@ def test_each_use_takes_the_reward_model_of_its_criterion_and_equal_choices_shar
     assert "reward.path='runs/s/rm-one'" in overrides_of(jobs["ppo-two"].task(RESULTS))
     assert "reward.path='runs/s/rm-two'" in overrides_of(jobs["ppo-one"].task(RESULTS))
     assert jobs["ppo-out"].task(RESULTS) == Same(key="ppo-two")
-    assert set(jobs["ppo-out"].after) == {"rm-01", "rm-02", "rm-03"}
+    assert set(jobs["ppo-out"].any_of) == {"rm-01", "rm-02", "rm-03"}
 
 
 def test_uses_of_other_settings_share_no_run(tmp_path: Path) -> None:
@@ -139,11 +140,33 @@ def test_sections_that_rewardbench_1_lacks_are_refused_where_it_chooses(tmp_path
         ("{a: {reward: {by: held_out, seed: 1}}}", [], r"reward\.seed=1 is of a draw"),
         ("{a: {}, b: {}}", ["seeds=[1,1]"], r"seeds=\[1, 1\] has one twice"),
         ("{a: {}}", ["seeds=[1,2]"], r"two entries or more in ppo, or in bon"),
+        (
+            "{a: {}, b: {}}",
+            ["seeds=[4,5]", "parts=[rm,bon]"],
+            r"among the parts.*A part of one seed is done by study=s-seed4 seed=4 seeds=\[\]",
+        ),
+        ("{}", ["parts=[ppo]"], r"parts=\[ppo\] leaves nothing to do: ppo and policies are empty"),
     ],
 )
 def test_a_choice_without_a_meaning_is_refused(ppo: str, more: list[str], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         study_of(tmp_path, ppo=ppo, more=more)
+
+
+def test_uses_can_be_named_on_the_command_line_and_mistakes_in_them_are_refused_with_their_key(tmp_path: Path) -> None:
+    study = study_of(tmp_path, more=["ppo.mine.reward.by=held_out", "ppo.mine.overrides=['num_batches=3']", "bon.again.reward.by=random"])
+    jobs = {job.key: job for job in plan(study, tmp_path).jobs}
+    assert "num_batches=3" in overrides_of(jobs["ppo-mine"].task(RESULTS))
+    assert "bon-again" in jobs
+    mistakes = {
+        "ppo.mine.reward.by=held_ot": r"ppo\.mine\.reward\.by.*held_ot",
+        "ppo.mine.rewards.by=random": r"ppo\.mine\.rewards is no setting of a use of a reward model; choose among reward, overrides",
+        "bon.mine=held_out": r"bon\.mine=held_out is no use of a reward model; give its settings, as in bon\.mine\.reward\.by=held_out",
+        "ppo.mine.reward.seed=3": r"reward\.seed=3 is of a draw",
+    }
+    for mistake, said in mistakes.items():
+        with pytest.raises(ValueError, match=said):
+            study_of(tmp_path, more=[mistake])
 
 
 def test_a_reward_model_beside_the_choice_is_refused(tmp_path: Path) -> None:
@@ -166,7 +189,14 @@ def test_every_seed_has_a_study_of_its_own_and_its_jobs_wait_for_none_of_another
     }
     plans = plan_seeds(studies)
     jobs = {job.key: job for own in plans.values() for job in own.jobs}
-    assert jobs["ppo-a@5"].after == ("rm-01@5",)
+    assert (jobs["ppo-a@5"].after, jobs["ppo-a@5"].any_of) == (("policy-coast@5",), ("rm-01@5",))
     results = {"rm-01@3": record("x", 0.1, 0, 0), "rm-01@5": record("y", 0.2, 0, 0)}
     assert "reward.path='runs/s/rm-y'" in overrides_of(jobs["ppo-a@5"].task(results))
     assert jobs["ppo-b@5"].task(results) == Same(key="ppo-a@5")
+
+
+def test_uses_that_pick_alike_go_by_their_names_in_what_is_said_of_them(tmp_path: Path) -> None:
+    uses = "{a: {reward: {by: random}}, b: {reward: {by: random, seed: 7}}, c: {reward: {by: rewardbench2}}}"
+    study = study_of(tmp_path, ppo=uses, bon="{d: {reward: {by: random}}}")
+    labels = settled._labels(plan(study, tmp_path).uses)  # pyright: ignore[reportPrivateUsage]
+    assert labels == {"ppo.a": "ppo.a", "ppo.b": "ppo.b", "ppo.c": "RewardBench 2", "bon.d": "chance"}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from evalhooks.analysis.table import Group
-from evalhooks.report.charts import FAINT, INK, MARKS, MIX_COLOURS, STYLE, plain
+from evalhooks.report.charts import FAINT, INK, MARKS, MIX_COLOURS, STYLE, few, plain
 from evalhooks.report.scores.preference import write_preference
 from evalhooks.report.scores.sections import headline
 
@@ -139,18 +139,20 @@ def _groups(found: Findings) -> list[str]:
 
 
 def _keys(found: Findings, *, line_of_equals: bool) -> list[Line2D]:
-    keys = [
-        Line2D(
-            [],
-            [],
-            marker=MARKS[place % len(MARKS)][0],
-            linestyle="",
-            color=MIX_COLOURS[place % len(MIX_COLOURS)],
-            markerfacecolor="white" if group == Group.controls else MIX_COLOURS[place % len(MIX_COLOURS)],
-            label=plain(group),
-        )
-        for place, group in enumerate(_groups(found)[:12])
-    ]
+    keys = few(
+        [
+            Line2D(
+                [],
+                [],
+                marker=MARKS[place % len(MARKS)][0],
+                linestyle="",
+                color=MIX_COLOURS[place % len(MIX_COLOURS)],
+                markerfacecolor="white" if group == Group.controls else MIX_COLOURS[place % len(MIX_COLOURS)],
+                label=plain(group),
+            )
+            for place, group in enumerate(_groups(found))
+        ]
+    )
     if any(found["seed_noise"].values()):
         keys.append(Line2D([], [], color="#d5dae1", linewidth=8, label="within seed noise of the best"))
     if any(source.get("points") for source in found.get("reference") or []):

@@ -1,5 +1,7 @@
 """The pick: its probability by simulation, its choice where errors and groups differ, and what it refuses."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,94 @@ def test_a_measured_result_outweighs_the_score() -> None:
     found = pick([*measured, Candidate(score=61.0, measured=70.0, measured_error=0.1)])
     assert found.index == 8
     assert found.probability > 0.99
+
+
+SPREADS, SLOPES, RESTS, OFFSETS = (np.array(values) for values in ([0.6, 1.1], [0.2, 0.9], [0.2, 0.7], [0.3, 1.0]))
+CANDIDATES = [
+    Candidate(score=61.0, error=1.0, group="a", measured=50.0, measured_error=0.5),
+    Candidate(score=64.0, error=4.0, group="a"),
+    Candidate(score=66.0, error=1.5, group="b", measured=51.5, measured_error=1.0),
+    Candidate(score=70.0, error=3.0, group="b"),
+    Candidate(score=63.0, error=0.5, group="a", measured=53.0, measured_error=0.2),
+    Candidate(score=58.0, error=2.0, group="b", measured=47.0, measured_error=0.4),
+]
+
+
+def standardised(values: list[float]) -> tuple[np.ndarray, float, float]:
+    return (np.array(values) - np.mean(values)) / np.std(values), float(np.mean(values)), float(np.std(values))
+
+
+def conditioned(joint: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of a normal distribution with mean 0 whose last variables were seen: mean and covariance of the others, and the log-density."""
+    hidden = len(joint) - len(seen)
+    inverse = np.linalg.inv(joint[hidden:, hidden:])
+    gain = joint[:hidden, hidden:] @ inverse
+    density = -0.5 * seen @ inverse @ seen - 0.5 * np.linalg.slogdet(joint[hidden:, hidden:])[1]
+    return gain @ seen, joint[:hidden, :hidden] - gain @ joint[hidden:, :hidden], float(density)
+
+
+def mixed(parts: list[tuple[float, np.ndarray, np.ndarray]], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The weights of normal distributions by their log-densities, the mean of the mixture, and how often each variable is the highest."""
+    density = np.array([part[0] for part in parts])
+    weight = np.exp(density - density.max()) / np.exp(density - density.max()).sum()
+    numbered = list(zip(weight, parts, strict=True))
+    draws = np.concatenate(
+        [rng.multivariate_normal(mean, covariance, round(200_000 * own), "ignore") for own, (_, mean, covariance) in numbered]
+    )
+    best = np.bincount(draws.argmax(axis=1), minlength=draws.shape[1]) / len(draws)
+    return weight, np.sum([own * mean for own, (_, mean, _) in numbered], axis=0), best
+
+
+def by_the_joint_distribution(candidates: list[Candidate], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+    """Expected results, probabilities of being the best, and the slope, from all that was seen and is asked for as one normal vector at
+    each point of the grid."""
+    score, _, scale = standardised([one.score for one in candidates])
+    error = np.array([one.error for one in candidates]) / scale
+    rows = [place for place, one in enumerate(candidates) if one.measured is not None]
+    result, base, unit = standardised([candidates[place].measured or 0.0 for place in rows])
+    noise = np.array([candidates[place].measured_error for place in rows]) / unit
+    group = np.array([one.group for one in candidates])
+    same, ones, eye = np.equal.outer(group, group).astype(float), np.ones((len(group),) * 2), np.eye(len(group))
+    parts: list[tuple[float, float, np.ndarray, np.ndarray]] = []
+    for spread, slope, rest, offset in product(SPREADS, SLOPES, RESTS, OFFSETS):
+        skill = 1e5 * ones + spread**2 * eye  # any level, and 30 standard deviations for that of the results
+        use = 900 * ones + slope**2 * skill + offset**2 * same + rest**2 * eye
+        measured = use[np.ix_(rows, rows)] + np.diag(noise**2)
+        joint = np.block(
+            [
+                [use, slope * skill, use[:, rows]],
+                [slope * skill, skill + np.diag(error**2), slope * skill[:, rows]],
+                [use[rows], slope * skill[rows], measured],
+            ]
+        )
+        mean, covariance, density = conditioned(joint, np.concatenate([score, result]))
+        parts.append((density - offset**2 / 2 - rest**2 / 2, slope, mean, covariance))
+    weight, expected, best = mixed([(density, mean, covariance) for density, _, mean, covariance in parts], rng)
+    return base + unit * expected, best, float(weight @ np.array([slope for _, slope, _, _ in parts])) * unit / scale
+
+
+def test_with_results_the_answer_is_that_of_the_joint_normal_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in {"_SPREADS": SPREADS, "_SLOPES": SLOPES, "_RESTS": RESTS, "_OFFSETS": OFFSETS, "POINTS": 20_000}.items():
+        monkeypatch.setattr(picks, name, values)
+    monkeypatch.setattr(picks, "DRAWS", 4)
+    found = pick(CANDIDATES)
+    expected, best, slope = by_the_joint_distribution(CANDIDATES, rng=np.random.default_rng(5))
+    assert found.slope == pytest.approx(slope, abs=1e-4)
+    assert found.expected == pytest.approx(expected.tolist(), abs=2e-3)
+    assert found.probabilities == pytest.approx(best.tolist(), abs=0.008)  # 80,000 and 200,000 draws: at most 0.002 each
+
+
+def test_without_results_the_answer_is_that_of_the_joint_normal_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picks, "_SPREADS", SPREADS)
+    monkeypatch.setattr(picks, "POINTS", 20_000)
+    found = pick([Candidate(score=one.score, error=one.error) for one in CANDIDATES])
+    score, level, scale = standardised([one.score for one in CANDIDATES])
+    noise = np.diag([(one.error / scale) ** 2 for one in CANDIDATES])
+    skills = [1e5 + spread**2 * np.eye(len(score)) for spread in SPREADS]
+    parts = [conditioned(np.block([[skill, skill], [skill, skill + noise]]), score) for skill in skills]
+    _, expected, best = mixed([(density, mean, covariance) for mean, covariance, density in parts], np.random.default_rng(6))
+    assert found.expected == pytest.approx((level + scale * expected).tolist(), abs=2e-3)
+    assert found.probabilities == pytest.approx(best.tolist(), abs=0.008)
 
 
 def test_hundreds_of_reward_models_are_drawn_from_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ def test_one_difference_and_equal_ones_have_no_interval() -> None:
     assert paired([]).mean is None
     assert (paired([0.2]).mean, paired([0.2]).ci95, paired([0.2]).excludes_zero) == (0.2, None, False)
     assert paired([0.0, 0.0, 0.0]).ci95 is None
+    # Both 2 of 40 right answers more, which is 0.050000000000000044 once and 0.04999999999999993 once.
+    assert (paired([0.8 - 0.75, 0.65 - 0.6, 0.55 - 0.5]).ci95, paired([0.8 - 0.75, 0.65 - 0.6]).excludes_zero) == (None, False)
 
 
 def test_a_planted_winner_is_found() -> None:
@@ -89,6 +91,19 @@ def test_the_same_reward_model_at_every_seed_leaves_nothing_to_compare() -> None
     told = settle(same, CRITERIA[:2])
     assert told["comparisons"][0]["same"] == 3
     assert "against held-out accuracy the same reward model in all n = 3 seeds, so there is nothing to compare" in told["answer"]
+
+
+def test_the_same_reward_model_used_otherwise_is_compared() -> None:
+    worth = {"ppo.rb2": 0.5, "ppo.held-out": 0.4}
+    found = [
+        Picked(seed=k, criterion=one.name, reward_model="x", worth={"PPO": worth[one.name] + 0.01 * k * k})
+        for k in range(3)
+        for one in CRITERIA[:2]
+    ]
+    found[0] = Picked(seed=0, criterion="ppo.rb2", reward_model="x", worth={"PPO": 0.51})
+    told = settle(found, CRITERIA[:2])
+    assert "+10.3 points" in told["answer"]
+    assert "the same reward model in 3" in told["answer"]
 
 
 def test_a_seed_that_lacks_one_of_both_is_left_out() -> None:

@@ -89,7 +89,9 @@ def chosen(reward: RewardConfig, runs_dir: str, key: str = "reward", say: Callab
         finished = [record for record in found if record["status"] == RunStatus.finished]
         able = [record for record in finished if not record["identity"].get("data", {}).get("flip")]
         if not able:
-            raise ValueError(f"{len(found)} reward models, and none of them is finished and no control.")
+            raise ValueError(
+                f"of {len(found)} reward models none is finished and trained on labels as they are; flipped ones are controls."
+            )
         taken = choose(able, by, seed=reward.seed, say=say)
     except ValueError as error:
         raise ValueError(f"{key}.among=[{','.join(reward.among)}]: {error}") from error

@@ -171,8 +171,9 @@ def _require_known(study: StudyJob, key: str, reward: RewardConfig, models: Coll
             f"{key}.path, or have the study choose among its own, as in ppo.NAME.reward.by=held_out."
         )
     if reward.path.startswith("rm-") and reward.path[3:].isdecimal() and not Path(reward.path).exists():
-        remedy = "choose one of these" if Part.rm in study.parts else "choose one of these, or add rm to the parts, which trains the others"
-        raise ValueError(f"policies: {key}.path={reward.path} is no reward model of the study, which has {_short_list(models)}; {remedy}.")
+        remedies = [*(["choose one of these"] if models else []), *([] if Part.rm in study.parts else ["add rm to the parts"])]
+        known = f"no reward model of the study, which has {_short_list(models)}"
+        raise ValueError(f"policies: {key}.path={reward.path} is {known}; {', or '.join(remedies)}.")
 
 
 def _short_list(models: Collection[str]) -> str:

@@ -38,7 +38,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 def test_a_job_in_two_processes_goes_on_where_a_killed_study_left_it_and_stands_in_the_table(tmp_path: Path, policy_folder: Path) -> None:
     pairs(tmp_path / "pairs.jsonl")
     process = start(tmp_path, policy_folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (saved := list(tmp_path.glob("runs/s/rm-*/checkpoints/*/COMPLETE"))):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -53,7 +53,7 @@ def test_a_job_in_two_processes_goes_on_where_a_killed_study_left_it_and_stands_
     assert before["status"] == "running"
 
     again = start(tmp_path, policy_folder)
-    said, _ = again.communicate(timeout=200)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     record = record_of(tmp_path)
     assert (record["status"], record["id"], record["started"]) == ("finished", before["id"], before["started"])

@@ -204,7 +204,9 @@ def picks(found: Findings) -> Figure:
     figure = Figure(figsize=(5.6 * min(3, len(entries)), 4.2 * -(-len(entries) // 3)), layout="constrained")
     spaces = np.ravel(figure.subplots(-(-len(entries) // 3), min(3, len(entries)), squeeze=False))
     for axes, (key, entry) in zip(spaces, entries, strict=False):
-        ordered = sorted(entry["candidates"], key=lambda one: (one["name"] != entry["model"], -one["probability"]))[:10][::-1]
+        ordered = sorted(entry["candidates"], key=lambda one: (one["name"] != entry["model"], -one["probability"], one["regret"]))[:10][
+            ::-1
+        ]
         colours = [MIX_COLOURS[2] if one["name"] == entry["model"] else MIX_COLOURS[0] for one in ordered]
         axes.barh(range(len(ordered)), [one["probability"] for one in ordered], color=colours, height=0.62)
         axes.set_yticks(range(len(ordered)), [plain(one["name"], 30) for one in ordered])

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from evalhooks.report import print_report, terminal_table, write_report
-from evalhooks.report.charts import regression
+from evalhooks.report.charts import benchmark_vs_bon, regression, training
 from evalhooks.report.facts import read
 from evalhooks.report.prose import missing, result
 
@@ -190,6 +190,17 @@ def test_the_regression_runs_through_points_that_lie_on_a_line() -> None:
     # average = 30 + overall / 2 in points, from overall 10 to 84.49
     assert line[0] == pytest.approx([10, 84.49])
     assert line[1] == pytest.approx([35, 72.245])
+
+
+def test_hundreds_of_mixes_and_bases_leave_room_for_the_picture_and_are_counted() -> None:
+    models = [reward_model(f"rm {k}", k / 400, 0.5, data=f"a mix with a long name {k}", base=f"base {k % 50}") for k in range(400)]
+    study = read(summary() | {"reward_models": models})
+    for draw in (benchmark_vs_bon, training):
+        figure = draw(study)
+        figure.savefig(io.BytesIO())  # matplotlib warns where the layout does not fit, and a warning is an error
+        [legend] = figure.legends
+        assert [text.get_text() for text in legend.get_texts() if text.get_text().startswith("and ")] == ["and 388 more", "and 38 more"]
+        assert figure.axes[0].get_position().height > 0.4
 
 
 def test_the_terminal_shows_every_column_at_120_and_ends_with_the_path() -> None:

@@ -30,6 +30,7 @@ from core.text import shown
 from evalhooks.measured_rows import rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
+from launch.schema import PPOJob, RMJob
 from launch.settings import RunSettings, TrackerMode
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",), "bon": ("bon/average",)}
@@ -126,16 +127,17 @@ def differences(jobs: Sequence[object]) -> Differences:
 
 
 CHOSEN = {"tracker.mode": TrackerMode.auto}
-"""Defaults that the files of conf/ choose and not the dataclasses."""
+"""Defaults that the files of conf/ choose for trainers, and not the dataclasses."""
 
 
 def common(jobs: Sequence[object]) -> dict[str, str]:
     """The settings that all jobs share and that are not the defaults."""
     first, *others = (settings_of(job) for job in jobs)
+    chosen = CHOSEN if isinstance(jobs[0], RMJob | PPOJob) else {}
     return {
         key: text_of(setting.value)
         for key, setting in first.items()
-        if setting.value != CHOSEN.get(key, setting.default) and all(key in other and other[key].value == setting.value for other in others)
+        if setting.value != chosen.get(key, setting.default) and all(key in other and other[key].value == setting.value for other in others)
     }
 
 
@@ -153,7 +155,8 @@ def print_plan(name: str, jobs: Sequence[RunSettings], console: Console, asked: 
     table = _table(["job", *found.keys, *(states[0] if states else ())])
     for number, row in enumerate(found.rows):
         table.add_row(*map(Text, [str(number + 1), *row.values(), *(states[number].values() if states else ())]))
-    console.print(Text(f"jobs of rewardloop {name}"), table)
+    if len(jobs) > 1 or states:
+        console.print(Text(f"jobs of rewardloop {name}"), table)
     if found.with_them:
         table = _table(["where", "also"])
         for (key, value), settings in sorted(found.with_them.items(), key=lambda item: found.keys.index(item[0][0])):

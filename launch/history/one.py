@@ -23,6 +23,7 @@ from launch.history.find import KILLED, Record, one_run, status_of, study_of
 from launch.history.listing import age_of, bytes_text, size_of
 from launch.history.saved_config import changed_settings
 from launch.history.scores import MAIN, evaluations_of, scores_of
+from launch.terminal.closing import bench_scores, bon_findings
 
 HELP = """usage: rewardloop show RUN [runs_dir=runs]
 
@@ -72,6 +73,10 @@ def described(record: Record) -> Iterator[str]:
     for warning in texts_of(record):
         yield f"  warning: {warning}"
     yield from _settings(folder)
+    if record["job"] == "bench":
+        yield from bench_scores(record)
+    if record["job"] == "bon":
+        yield from bon_findings(record)
     if (scores := scores_of(record)) is not None and scores.best is not None and scores.best_step is not None:
         last = "" if scores.last is None else f" (last {_value(scores.metric, scores.last)})"
         yield f"best checkpoint: step {scores.best_step}, {scores.metric} {_value(scores.metric, scores.best)}{last}"
@@ -87,9 +92,11 @@ def what_next(record: Record) -> list[str]:
         case "rm":
             return [f"next: rewardloop bench reward.path={folder}, or rewardloop ppo reward.path={folder}"]
         case "ppo":
-            return [f"next: rewardloop report runs=[{record['id']}]"]
+            return [f"next: rewardloop report 'runs=[{record['id']}]'"]
         case "bon":
             return [f"next: rewardloop bon generators {record['id']} OTHER, to compare its pools with those of another policy"]
+        case "bench":
+            return [f"next: rewardloop bench compare {record['id']} OTHER, where OTHER is another result or a run"]
         case _:
             return []
 
@@ -135,7 +142,8 @@ def _print_checkpoints(record: Record) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("step", justify="right")
     for name in columns:
-        table.add_column(name.replace("rewardbench2/", "RB2 ").replace("_", " "), justify="right", overflow="fold")
+        heading = name.replace("rewardbench2/", "RB2 ").replace("rewardbench1/", "RB1 ").replace("_", " ")
+        table.add_column(heading, justify="right", overflow="fold")
     table.add_column("weights")
     for step in steps:
         values = [_value(name, course[step][name]) if name in course.get(step, {}) else "" for name in columns]

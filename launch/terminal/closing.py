@@ -71,13 +71,20 @@ def bench_lines(record: Record) -> list[str]:
     ]
 
 
-def bon_lines(record: Record) -> list[str]:
-    """Of `rewardloop bon`."""
-    final, folder = _numbers(record.get("final", {})), record["dir"]
-    rewards = record.get("lineage", {}).get("rewards", [])
-    pools = record.get("pools", "")
-    size = max((int(key.rpartition("@")[2]) for key in final if key.startswith("bon/random/average@")), default=0)
-    lines = [f"best of n: {folder}", f"pools: {pools}"]
+def bench_scores(record: Record) -> list[str]:
+    """What a run of `rewardloop bench` has measured, as one line."""
+    final = _numbers(record.get("final", {}))
+    shares = sorted((name for name in final if is_share(name) and "_se/" not in name), key=lambda name: not name.endswith("/overall"))
+    if not shares:
+        return []
+    parts = [f"{name.partition('/')[2]} {_points(final[name], final.get(name.replace('/', '_se/', 1)))}" for name in shares]
+    return [f"{shares[0].partition('/')[0]}: {'; '.join(parts)} (points of 100 +- standard error)"]
+
+
+def bon_findings(record: Record) -> list[str]:
+    """What a run of `rewardloop bon` has found: the headroom, the best reward, and what rewards pay for beside correctness."""
+    final, rewards = _numbers(record.get("final", {})), record.get("lineage", {}).get("rewards", [])
+    size, lines = _largest(final), list[str]()
     if size:
         random, oracle = final[f"bon/random/average@{size}"], final[f"bon/oracle/average@{size}"]
         headroom = 100 * (oracle - random)
@@ -92,6 +99,19 @@ def bon_lines(record: Record) -> list[str]:
     for name, features in record.get("biases", {}).items():
         if features:
             lines.append(f"{name} pays for {', '.join(features)} beside correctness: bias.csv has how much")
+    return lines
+
+
+def _largest(final: Mapping[str, float]) -> int:
+    """Of how many completions the accuracies go up to; 0 where no correctness is known."""
+    return max((int(key.rpartition("@")[2]) for key in final if key.startswith("bon/random/average@")), default=0)
+
+
+def bon_lines(record: Record) -> list[str]:
+    """Of `rewardloop bon`."""
+    rewards, pools, folder = record.get("lineage", {}).get("rewards", []), record.get("pools", ""), record["dir"]
+    size = _largest(_numbers(record.get("final", {})))
+    lines = [f"best of n: {folder}", f"pools: {pools}", *bon_findings(record)]
     lines += [f"time: {duration(record.get('wall_s'))}", *_warned(record)]
     files = "bon.csv (every n), picks.jsonl (the chosen answers), bon.png" if rewards else "bon.csv (every n), bon.png"
     lines.append(f"files: {files} in {folder}" if size else f"files: bon.csv{', picks.jsonl' if rewards else ''} in {folder}")

@@ -8,7 +8,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 
 from bon.config import MANIFEST
 from bon.pools import load_pools
+from bon.store import read_manifest
 from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
 from core.disk import is_complete
-from core.models.locate import CACHE, resolve
 from core.records import BenchmarkRow, Preference, Prompt
 from core.runs.checkpoints import checkpoint_steps
-from core.runs.record import RECORD, is_finished, read_records, run_of
+from core.runs.record import read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.measured_rows import listed, rows_texts
 from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained, budget_exceeded, row_share
@@ -34,14 +34,15 @@ from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
 from launch.identity import identity_of
 from launch.inputs import BenchmarkRows, bench_rows, benchmark_rows, preferences_of
-from launch.jobs.lifecycle import RunPlan
+from launch.ppo import plan_of as ppo_plan
 from launch.rewards.config import KINDS
-from launch.rewards.locate import at_best_checkpoint, chosen, locate_reward, reward_path, try_program
+from launch.rewards.locate import at_best_checkpoint, chosen, locate_reward, locate_terms, reward_path, try_program
 from launch.rm import plan_of
 from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch, RunSettings
 from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
+from launch.terminal.found_here import CONVERTED, all_here, is_missing, is_packaged, readable, run_folder, usable_model
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps
 from rmtrain.config import Overlong
@@ -49,8 +50,6 @@ from rmtrain.data import PreferenceData
 
 MAX_JOBS = 12
 """Jobs of a sweep that are looked at one by one: each reads its data."""
-CONVERTED = CACHE / "smollm2-135m"
-"""The model from a package, which is converted the first time that it is used: no work for a dry run."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the tokenizers of today's models, roughly; a dry run loads none."""
 
@@ -113,13 +112,13 @@ def preview(job: RunSettings) -> list[str]:
 def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     paths = [*job.data.paths, *(source.path for source in job.data.sources.values())]
     benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
-    _model(job.model, notes)
-    if not _all_here([*paths, *benchmarks], notes):
+    usable_model(job.model, notes)
+    if not all_here([*paths, *benchmarks], notes):
         yield from _unknown_rows(job)
         return
     said: list[str] = []
-    rows = _read(lambda: benchmark_rows(job.hooks), notes)
-    data = None if rows is None else _read(lambda: preferences_of(job, rows, say=said.append), notes)
+    rows = readable(lambda: benchmark_rows(job.hooks), notes)
+    data = None if rows is None else readable(lambda: preferences_of(job, rows, say=said.append), notes)
     if rows is None or data is None:
         return
     yield from (f"data: {line}" for line in said)
@@ -152,7 +151,7 @@ def _row_budget(
     budget, folder = job.hooks.budget, job.hooks.pools
     if budget is None:
         return
-    pools = _read(lambda: load_pools(Path(folder)), notes) if folder and is_complete(Path(folder)) else {}
+    pools = readable(lambda: load_pools(Path(folder)), notes) if folder and is_complete(Path(folder)) else {}
     if pools is None or (folder and not pools):
         yield from _unknown_rows(job)
         return
@@ -197,35 +196,41 @@ def _task_budget(job: PPOJob, tasks: Mapping[str, Task] | None) -> Iterator[str]
 
 
 def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
-    _model(job.model, notes)
+    is_here = usable_model(job.model, notes)
     paths = [*job.prompts, *([job.hooks.rewardbench2] if job.hooks.rewardbench2 else [])]
-    if _all_here(paths, notes) and (prompts := _read(lambda: read_prompts(job.prompts), notes)) is not None:
+    prompts = readable(lambda: read_prompts(job.prompts), notes) if all_here(paths, notes) else None
+    if prompts is not None:
         yield f"prompts: {len(prompts)}, each asked {job.num_batches * job.batch_size / len(prompts):.2g} times"
-        _read(lambda: benchmark_rows(job.hooks), notes)
+        readable(lambda: benchmark_rows(job.hooks), notes)
     tasks = _tasks(job, notes)
     if tasks is not None:
         yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
     yield from _task_budget(job, tasks)
     for name, term in job.terms.items():
         said: list[str] = []
-        _read(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)
+        readable(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)
         yield from said
-        if term.path and _is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}*")):
+        if term.path and is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}*")):
             notes.append(f"the reward {name} names {term.path}, which does not exist here")
+        if prompts is not None and KINDS[term.kind].program:
+            readable(partial(try_program, term, prompts[0], reward_key(name)), notes)
     tokens = job.num_batches * job.batch_size * job.max_new_tokens
     yield f"batches: {job.num_batches} of {job.batch_size} answers, {job.num_updates} updates, up to {_short(tokens)} tokens to sample"
     steps = checkpoint_steps(job.num_batches, num_checkpoints=job.num_checkpoints, to_step=round)
     yield from _checkpoints(job, steps, saved_as=Dtype.fp32)
+    if is_here and prompts is not None:  # what is not here has been noted, or is a study's own reward model to come
+        planned = readable(lambda: ppo_plan(job, locate_terms(job, prompts, say=lambda line: None)), [])
+        yield from [run_folder(job, planned)] if planned is not None else []
 
 
 def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
-    is_here = job.takes_pools or _all_here([task.path for task in job.tasks.values() if task.path], notes)
-    inputs = _read(lambda: bon_inputs(job), notes) if is_here else None
+    is_here = job.takes_pools or all_here([task.path for task in job.tasks.values() if task.path], notes)
+    inputs = readable(lambda: bon_inputs(job), notes) if is_here else None
     if job.takes_pools:
         if inputs is not None:
             yield f"pools: {sum(map(len, inputs.given.values()))} prompts of {', '.join(inputs.given)}, taken as they are"
     else:
-        _model(job.model, notes)
+        usable_model(job.model, notes)
         tasks = _tasks(job, notes) if is_here else None
         if tasks is not None:
             sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
@@ -236,32 +241,42 @@ def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
         folder = pools_folder(job, inputs)
         state = "complete" if is_complete(Path(folder)) else "to be gone on with" if (Path(folder) / MANIFEST).is_file() else "to be drawn"
         yield f"pools in: {folder}" + ("" if job.takes_pools else f" ({state})")
-        yield _run_folder(job, bon_plan(job, inputs, folder))
+        notes += _other_sampling(job, Path(folder)) if state == "complete" and not job.takes_pools else []
+        yield run_folder(job, bon_plan(job, inputs, folder))
+
+
+def _other_sampling(job: BoNJob, folder: Path) -> list[str]:
+    """That pools which are there were drawn otherwise, as a note; who draws looks closer, at policy and prompts too."""
+    there = (readable(lambda: read_manifest(folder), []) or {}).get("sampling", {})
+    asked = {key: getattr(job.pool, key) for key in ("n", "temperature", "max_new_tokens", "seed")}
+    other = [f"pool.{key}={asked[key]} here and {there[key]} there" for key in asked if key in there and there[key] != asked[key]]
+    remedy = "name another folder (pools=OTHER), or take them as they are (tasks=none)"
+    return [f"this would not start: {folder} holds pools of other sampling ({', '.join(other)}); {remedy}"] if other else []
 
 
 def _benchmark(job: BenchJob, notes: list[str]) -> Iterator[str]:
     said: list[str] = []
-    rows = _read(lambda: bench_rows(job), notes) if _all_here([job.source], notes) else None
+    rows = readable(lambda: bench_rows(job), notes) if all_here([job.source], notes) else None
     if rows is not None:
         yield from _texts(job, rows)
-    reward = _read(lambda: at_best_checkpoint(chosen(job.reward, job.runs_dir, say=said.append), job.runs_dir, said.append), notes)
+    reward = readable(lambda: at_best_checkpoint(chosen(job.reward, job.runs_dir, say=said.append), job.runs_dir, said.append), notes)
     yield from said
     if reward is None:
         return
     models = KINDS[reward.kind].models(reward)
     for own, path in models.items():
-        place = _read(partial(reward_path, path, job.runs_dir, f"reward.{own}"), notes)
-        if place is None or not _model(ModelConfig(path=str(place)), notes, key=f"reward.{own}"):
+        place = readable(partial(reward_path, path, job.runs_dir, f"reward.{own}"), notes)
+        if place is None or not usable_model(ModelConfig(path=str(place)), notes, key=f"reward.{own}"):
             rows = None
     if rows is None:
         return
     job = replace(job, reward=reward)
-    located = _read(lambda: locate_reward(reward, job.runs_dir, say=lambda line: None), notes)
+    located = readable(lambda: locate_reward(reward, job.runs_dir, say=lambda line: None), notes)
     if located is not None:
         first = Prompt(id=rows[0].id, dialogue=rows[0].dialogue)
-        _read(lambda: try_program(reward, first, completions=rows[0].completions), notes)
+        readable(lambda: try_program(reward, first, completions=rows[0].completions), notes)
         yield f"reward: {located.name}"
-        yield _run_folder(job, bench_plan(job, located))
+        yield run_folder(job, bench_plan(job, located))
 
 
 def _texts(job: BenchJob, rows: Sequence[BenchmarkRow]) -> Iterator[str]:
@@ -274,24 +289,16 @@ def _texts(job: BenchJob, rows: Sequence[BenchmarkRow]) -> Iterator[str]:
 
 
 def _saved_scores(job: BenchJob, notes: list[str]) -> Iterator[str]:
-    rows = _read(lambda: saved_rows(job), notes) if _all_here([job.from_scores, *filter(None, [job.prior_sets])], notes) else None
+    rows = readable(lambda: saved_rows(job), notes) if all_here([job.from_scores, *filter(None, [job.prior_sets])], notes) else None
     if rows is not None:
         yield f"scores: {len(rows)} rows; no model is needed"
-        yield _run_folder(job, plan_of_scores(job))
-
-
-def _run_folder(job: RunSettings, plan: RunPlan) -> str:
-    """The folder of a run, and what is there already."""
-    run = run_of(runs_dir=Path(job.runs_dir), study=job.study, job=plan.kind, name=job.name or plan.name, identity=plan.identity)
-    begun = "begun, and gone on with" if (run.dir / RECORD).is_file() else ""
-    state = "finished, and not run again" if is_finished(run) else begun
-    return f"folder: {run.dir}{state and f' ({state})'}"
+        yield run_folder(job, plan_of_scores(job))
 
 
 def _tasks(job: Launch, notes: list[str]) -> Mapping[str, Task] | None:
     """The tasks of a job; None, with notes, where they cannot be read, or lie on a hub."""
     paths = [task.path for task in job.tasks.values() if task.path]
-    return _read(lambda: load_tasks(job.tasks), notes) if _all_here(paths, notes) else None
+    return readable(lambda: load_tasks(job.tasks), notes) if all_here(paths, notes) else None
 
 
 def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) -> Iterator[str]:
@@ -308,8 +315,8 @@ def _checkpoints(job: RMJob | PPOJob, steps: Sequence[int], *, saved_as: Dtype) 
 
 def _folder(job: RMJob, notes: list[str]) -> Iterator[str]:
     path = job.model.path
-    known = is_complete(CONVERTED) if _is_packaged(path) else Path(path).expanduser().is_dir()
-    planned = _read(lambda: plan_of(job), notes) if known else None
+    known = is_complete(CONVERTED) if is_packaged(path) else Path(path).expanduser().is_dir()
+    planned = readable(lambda: plan_of(job), notes) if known else None
     if planned is not None:
         name = job.name or planned.name
         yield f"folder: {run_of(runs_dir=Path(job.runs_dir), study=job.study, job='rm', name=name, identity=identity_of(job)).dir}"
@@ -327,46 +334,6 @@ def _former(job: RunSettings, kind: str) -> Iterator[str]:
         yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks{measured}"
 
 
-def _model(config: ModelConfig, notes: list[str], key: str = "model.path") -> bool:
-    """Whether a model is here and can be used; notes why not. One on a hub is not asked for."""
-    if _is_packaged(config.path):
-        return is_complete(CONVERTED)
-    if Path(config.path).expanduser().exists():
-        return _read(lambda: resolve(config, key), notes) is not None
-    notes.append(f"{key}={config.path} {'does not exist here' if _is_missing(config.path) else 'lies on a hub and was not looked at'}")
-    return False
-
-
-def _is_packaged(path: str) -> bool:
-    return path.startswith("pip:")
-
-
-def _all_here(paths: Sequence[str], notes: list[str]) -> bool:
-    """Whether all are local; notes the others."""
-    missing = [path for path in paths if not Path(path).expanduser().exists()]
-    for path in missing:
-        notes.append(
-            f"{path} does not exist here" if _is_missing(path) else f"{path} lies on a hub and was not looked at, nor were its rows"
-        )
-    return not missing
-
-
-def _is_missing(path: str) -> bool:
-    """Whether a path that is not there can only be a file or folder: an id of a hub is `org/name`."""
-    if Path(path).expanduser().exists():
-        return False
-    return path.count("/") != 1 or path.startswith((".", "/", "~")) or path.endswith((".jsonl", ".json", ".parquet"))
-
-
-def _read(read: Callable[[], Any], notes: list[str]) -> Any:
-    """What `read` returns; None, with a note, where it refuses."""
-    try:
-        return read()
-    except (ValueError, OSError) as error:
-        notes.append(f"this would not start: {error}")
-        return None
-
-
 def _num_tokens(pair: Preference) -> float:
     """Tokens of the longer side of a pair, roughly."""
     prompt = sum(len(turn.content) for turn in pair.prompt)
@@ -375,7 +342,7 @@ def _num_tokens(pair: Preference) -> float:
 
 def _num_weights(path: str) -> int | None:
     """The weights of a local model in safetensors, from the headers of its files; None where they cannot be told."""
-    folder = CONVERTED if _is_packaged(path) else Path(path).expanduser()
+    folder = CONVERTED if is_packaged(path) else Path(path).expanduser()
     try:
         return sum(math.prod(shape) for file in folder.glob("*.safetensors") for shape in _shapes(file)) or None
     except (OSError, ValueError, struct.error):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from core.runs.record import fail_run, finish_run
 from launch.compose import command, composed
-from launch.schema import BoNJob, PPOJob, RMJob
+from launch.schema import BenchJob, BoNJob, PPOJob, RMJob
 from launch.sweep import print_plan, states_of
 from tests.launch.sweeps import OWN, code_of, never, opened
 
@@ -25,6 +25,13 @@ def test_a_dry_run_lists_every_job_and_runs_and_writes_none(tmp_path: Path, caps
     assert ["model.path", "org/base"] in rows
     assert "4 jobs" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_conf_chooses_for_a_command_is_no_setting_of_the_user_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(never, ["reward.path=org/rm", "dry_run=true"], schema=BenchJob) == 0
+    assert "tracker" not in capsys.readouterr().out  # bench writes to files alone unless told otherwise, rm to W&B
+    assert code_of(never, [*OWN, "tracker=files", "dry_run=true"]) == 0
+    assert "tracker.mode" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_one_job_lists_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.terminal.closing import bench_lines, bon_lines, ppo_lines, rm_lines
+from launch.terminal.closing import bench_lines, bench_scores, bon_lines, ppo_lines, rm_lines
 
 FINAL = {
     "rewardbench2/factuality": 0.3,
@@ -103,6 +103,14 @@ def test_records_of_before_which_lack_times_and_courses_can_be_told() -> None:
     assert bench_lines({"dir": "d", "wall_s": 5.0})[-1].startswith("next: rewardloop bench compare d OTHER")
     assert "hooks.pools=p" in bon_lines({"dir": "d", "pools": "p", "lineage": {"model": "m"}})[-1]
     assert bon_lines({"dir": "d", "pools": "p.jsonl"})[-1] == "next: rewardloop bon pools=p.jsonl 'rewards=[FOLDER]' to rank them"
+
+
+def test_a_bench_run_is_told_in_a_line_overall_first_with_what_is_no_share_left_out() -> None:
+    final = {"pairs/accuracy_low": 0.5, "pairs/margin": 0.3, "pairs/accuracy": 0.625}
+    assert bench_scores({"final": final}) == ["pairs: accuracy_low 50.0; accuracy 62.5 (points of 100 +- standard error)"]
+    final = {"rewardbench2/math": 0.25, "rewardbench2_se/math": 0.05, "rewardbench2/overall": 0.5}
+    assert bench_scores({"final": final}) == ["rewardbench2: overall 50.0; math 25.0 +- 5.0 (points of 100 +- standard error)"]
+    assert bench_scores({"final": {"rewardbench2/overall": float("nan")}}) == []
 
 
 def test_best_of_n_ends_with_the_headroom_and_the_reward_that_chose_best() -> None:

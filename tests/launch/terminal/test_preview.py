@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from bon.config import MANIFEST
+from core.disk import mark_complete, write_json
 from core.progress import NoProgress
 from launch.bench import run as run_bench
 from launch.compose import composed
@@ -185,3 +187,26 @@ def test_a_benchmark_of_what_is_not_there_or_lies_on_a_hub_is_a_note(tmp_path: P
     assert [
         line for line in preview(composed(BenchJob, ["reward.path=nowhere"]).job) if "this would not start: reward.path=nowhere" in line
     ]
+
+
+def test_a_policy_s_run_has_its_folder_and_a_reward_that_does_not_work_is_a_note(tmp_path: Path, policy_folder: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4, 4)
+    own = ["model=custom", f"model.path={policy_folder}", "tasks=none", "best_metric=rm_score", f"prompts={tmp_path / 'pairs.jsonl'}"]
+    own += ["reward=function", "dry_run=true"]
+    folder = preview(composed(PPOJob, [*own, f"reward.function={__name__}:length"]).job)[-1]
+    assert folder.startswith("folder: runs/default/ppo-policy-by-tests.launch.terminal.test_preview-length-")
+    lines = preview(composed(PPOJob, [*own, f"reward.function={__name__}:absent"]).job)
+    assert [line for line in lines if line.startswith("note: this would not start: reward.function does not fit the prompts")]
+    assert not [line for line in lines if line.startswith("folder: ")]
+
+
+def test_pools_that_are_there_with_other_sampling_are_a_note(tmp_path: Path, policy_folder: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    pools = tmp_path / "pools"
+    pools.mkdir()
+    write_json(pools / MANIFEST, {"tasks": {}, "sampling": {"n": 16, "temperature": 1.0, "max_new_tokens": 1024, "seed": 0}})
+    mark_complete(pools)
+    own = ["model=custom", f"model.path={policy_folder}", "tasks=gsm8k", f"tasks.gsm8k.path={tmp_path / 'tasks.jsonl'}", f"pools={pools}"]
+    other = f"note: this would not start: {pools} holds pools of other sampling (pool.n=4 here and 16 there); "
+    assert [line for line in preview(composed(BoNJob, [*own, "pool.n=4"]).job) if line.startswith(other)]
+    assert not [line for line in preview(composed(BoNJob, own).job) if line.startswith("note: ")]

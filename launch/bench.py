@@ -38,7 +38,7 @@ from launch.jobs.lifecycle import Record, RunPlan, carry_out_alone, finished_rec
 from launch.rewards.config import KINDS, RewardKind
 from launch.rewards.locate import LocatedReward, at_best_checkpoint, locate_reward, try_program, with_chosen
 from launch.schema import BenchJob, Benchmark
-from launch.sweep import WIDTH, JobOutcome, replaceable
+from launch.sweep import WIDTH, JobOutcome, JobStatus, replaceable
 from launch.terminal.closing import bench_lines
 
 
@@ -188,34 +188,47 @@ def _command(composed: Composed[BenchJob]) -> Result:
 
 
 def print_together(jobs: Sequence[BenchJob], outcomes: Sequence[JobOutcome]) -> None:
-    """Prints one table of the results of a sweep, a row for each, and writes it as CSV beside their runs; nothing for fewer than two."""
-    results = [dict(outcome.record) for outcome in outcomes if outcome.record is not None]
-    if len(results) < 2:
+    """Prints one table of a sweep, a row for each of its jobs, and writes it beside their runs, as CSV with shares of 1.
+
+    A sweep of one job, or without a result, has none.
+    """
+    results = [outcome.record for outcome in outcomes if outcome.record is not None]
+    if len(outcomes) < 2 or not results:
         return
-    parts = list(dict.fromkeys(part for result in results for part in parts_of(result)))
-    rows: list[dict[str, Any]] = [
-        {"benchmark": str(result["benchmark"]), "reward": printable(str(result["reward"]))}
-        | {part: parts_of(result).get(part) for part in parts}
-        | {f"{part} standard error": error for part, error in result.get("standard_errors", {}).items()}
-        | {"dir": str(result.get("dir", ""))}
-        for result in results
-    ]
-    table = Table(title=f"{len(rows)} results, points of 100", title_justify="left")
+    parts = list(dict.fromkeys(part for result in results for part in parts_of(dict(result))))
+    rows = [_row(job, outcome, parts) for job, outcome in zip(jobs, outcomes, strict=True)]
+    table = Table(title=f"{len(results)} results, points of 100", title_justify="left")
     for column in ("benchmark", "reward", *parts):
         table.add_column(escape(column), overflow="fold", justify="left" if column in ("benchmark", "reward") else "right")
     for row in rows:
-        scores = [row[part] for part in parts]
-        table.add_row(row["benchmark"], escape(row["reward"]), *("" if score is None else f"{100 * score:.1f}" for score in scores))
+        nothing = "failed" if row["status"] == JobStatus.failed else ""
+        scores = [nothing if row[part] is None else f"{100 * row[part]:.1f}" for part in parts]
+        table.add_row(row["benchmark"], escape(row["reward"]), *scores)
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    last = ("status", "message", "dir")
+    names = [*dict.fromkeys(key for row in rows for key in row if key not in last), *last]
+    writer = csv.DictWriter(text, fieldnames=names)
     writer.writeheader()
     writer.writerows(rows)
     place = Path(jobs[0].runs_dir) / clean_name(jobs[0].study) / "sweep-bench.csv"
-    place = replaceable(place, {row["dir"] for row in rows}, len(rows))
+    place = replaceable(place, {row["dir"] for row in rows if row["dir"]}, len(rows))
     with atomic_file(place) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     print_on_main(str(place))
+
+
+def _row(job: BenchJob, outcome: JobOutcome, parts: Sequence[str]) -> dict[str, Any]:
+    """What the table of a sweep has on one job; of one that failed, what was asked for and why there is nothing."""
+    result: Result = dict(outcome.record or {})
+    scores = parts_of(result) if result else {}
+    asked = job.from_scores or KINDS[job.reward.kind].label(job.reward) or job.reward.path
+    return (
+        {"benchmark": str(job.benchmark), "reward": printable(str(result.get("reward", asked)))}
+        | {part: scores.get(part) for part in parts}
+        | {f"{part} standard error": error for part, error in result.get("standard_errors", {}).items()}
+        | {"status": str(outcome.status), "message": printable(outcome.message), "dir": str(result.get("dir", ""))}
+    )
 
 
 def _remarks(result: Result) -> list[str]:

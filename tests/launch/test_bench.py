@@ -393,4 +393,6 @@ def test_benchmarks_side_by_side_end_in_the_same_table(
     assert "2 results, points of 100" in said.out
     assert "1 of 3 jobs failed" in said.err
     with (tmp_path / "runs" / "default" / "sweep-bench.csv").open() as file:
-        assert [row["Math"] for row in csv.DictReader(file)] == ["1.0", "0.0"]
+        table = [(row["Math"], row["status"], row["message"]) for row in csv.DictReader(file)]
+    assert table == [("1.0", "finished", ""), ("0.0", "finished", ""), ("", "failed", "no such function (see bench-3.log)")]
+    assert f"{__name__}:nothing" in said.out

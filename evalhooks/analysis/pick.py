@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evalhooks.analysis.correlation import is_constant
+
 Floats = NDArray[np.float64]
 
 POINTS, DRAWS = 250, 16
@@ -124,8 +126,8 @@ def _truth(score_K: Floats, error_K: Floats, spread: float) -> tuple[Floats, Flo
 
 
 def _scaled(values: Floats) -> tuple[float, float]:
-    """Mean and standard deviation, 1 where all are equal."""
-    return float(values.mean()), float(values.std()) or 1.0
+    """Mean and standard deviation, 1 where all are equal: of rounding alone there is no scale."""
+    return float(values.mean()), 1.0 if is_constant(values) else float(values.std())
 
 
 def _own(score_K: Floats, error_K: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, None]:

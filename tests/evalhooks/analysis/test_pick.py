@@ -21,6 +21,12 @@ def test_without_results_two_equal_errors_give_the_normal_probability() -> None:
     assert found.regret == pytest.approx(0.199, abs=0.04)
 
 
+def test_scores_that_differ_by_rounding_alone_are_equal() -> None:
+    found = pick([Candidate(score=0.1 + 0.2, error=0.01), Candidate(score=0.3, error=0.01)])
+    assert found.probabilities == pytest.approx((0.5, 0.5), abs=0.03)
+    assert found.expected == pytest.approx((0.3, 0.3), abs=1e-9)
+
+
 def test_a_high_score_with_a_large_error_gives_way_to_one_that_is_sure() -> None:
     others = [Candidate(score=50.0 + place, error=0.5) for place in range(10)]
     found = pick([Candidate(score=66.0, error=12.0), Candidate(score=65.0, error=0.5), *others])

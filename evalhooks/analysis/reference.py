@@ -1,5 +1,6 @@
 """Published numbers laid behind one's own: points, correlations, and where one's best would stand. They are never put into a fit."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,9 @@ def _called(name: str) -> str:
 
 
 def _number(row: Mapping[str, Any], column: str | None) -> float | None:
+    """A finite number of a row; None where a published table says n/a, in words or as NaN."""
     try:
-        return None if column is None or isinstance(row.get(column), bool) else float(row[column])
+        found = math.nan if column is None or isinstance(row.get(column), bool) else float(row[column])
     except (KeyError, TypeError, ValueError):
-        return None  # a published table may say n/a in words
+        return None
+    return found if math.isfinite(found) else None

@@ -133,6 +133,22 @@ def test_published_scores_and_correlations_lie_behind_ones_own(tmp_path: Path, s
     assert summary(tmp_path / "out")["correlation"]["rb2~bon"]["n"] == 12
 
 
+def test_a_published_row_without_a_finite_score_is_left_out(tmp_path: Path, scores: dict[str, list[Any]]) -> None:
+    (tmp_path / "published.csv").write_text("model,rb2,bon\nx,70,50\ny,nan,40\nz,n/a,30\nw,60,inf\n")
+    reference = f"reference=[{tmp_path / 'published.csv'}]"
+    draw(f"scores={table(tmp_path / 's.csv', scores)}", "benchmarks=[rb2]", "downstream=[bon]", reference, f"out={tmp_path / 'out'}")
+    [found] = summary(tmp_path / "out")["reference"]
+    assert found["points"]["rb2~bon"] == [[70.0, 50.0]]
+    assert (found["standing"]["rb2"]["of"], found["standing"]["rb2"]["highest"]) == (2, 70.0)
+
+
+@pytest.mark.parametrize("column", ["rb2_se", "rb2_stderr", "se_rb2", "rb2 se"])
+def test_standard_errors_stand_beside_their_scores_whatever_the_file_calls_them(tmp_path: Path, column: str) -> None:
+    columns = {"rb2": [60.0] * 3, column: [1.25] * 3, "rb1": [70.0] * 3}
+    draw(f"scores={table(tmp_path / 's.csv', columns)}", "benchmarks=[rb2,rb1]", f"out={tmp_path / 'out'}")
+    assert "60 ± 1.2" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_two_benchmarks_alone_are_set_side_by_side(
     tmp_path: Path, scores: dict[str, list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

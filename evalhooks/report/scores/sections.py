@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from evalhooks.analysis.table import error_column
+
 Findings = Mapping[str, Any]
 
 MAX_ANSWERS = 8
@@ -297,8 +299,9 @@ def _cell(found: Findings, model: Mapping[str, Any], column: str, best: float | 
         return "n/a"
     band = (found["seed_noise"].get(column) or {}).get("band")
     near = band is not None and best is not None and best - band <= value < best
-    error = next((model["scores"][name] for name in (f"{column}_se", f"{column}_stderr") if name in model["scores"]), None)
-    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}") + (" ~" if near else "")
+    named = error_column(column, model["scores"])
+    error = f" ± {model['scores'][named]:.2g}" if named else ""
+    return f"{value:.4g}{error}{' ~' if near else ''}"
 
 
 def _protocols(found: Findings) -> Section:

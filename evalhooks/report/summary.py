@@ -61,7 +61,8 @@ def _trained_here(record: Mapping[str, Any], models: Sequence[dict[str, Any]]) -
 
 
 def _measured_again(record: Mapping[str, Any], name: str) -> str:
-    scores = {metric: value for metric, value in _finite(record["final"]).items() if metric.endswith("/overall") or "/mean_of_" in metric}
+    known = ("rewardbench2/overall", "rewardbench2/mean_of_", "rewardbench1/overall")
+    scores = {metric: value for metric, value in _finite(record["final"]).items() if metric.startswith(known)}
     said = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
     return f"{record['dir']} is a benchmark of {name}{f' ({said})' if said else ''} and no further reward model."
 
@@ -139,6 +140,9 @@ def _add_benchmarks(models: list[dict[str, Any]], records: Sequence[Mapping[str,
             own, scores = model.get(group, {}), entry.get(group, {})
             if all(value is None for value in own.values()) and any(value is not None for value in scores.values()):
                 model[group] = scores
+                if group == "rewardbench2":
+                    model["details"] |= {"errors": entry["details"]["errors"]}
+                    model.pop("rewardbench2_reason", None)
     return again
 
 

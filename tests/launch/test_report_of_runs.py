@@ -42,7 +42,7 @@ def test_runs_of_two_sweeps_stand_in_one_report(tmp_path: Path, capsys: pytest.C
 
 def benchmarked(runs_dir: Path, study: str, name: str, reward: str) -> None:
     run, _ = open_run(runs_dir=runs_dir, study=study, job="bench", name=name, identity={"reward": reward}, config_yaml="")
-    finish_run(run, final={"rewardbench2/overall": 0.625}, reward=reward)
+    finish_run(run, final={"rewardbench2/overall": 0.625, "rewardbench2_se/overall": 0.011}, reward=reward)
 
 
 def test_a_benchmark_of_a_reward_model_of_the_report_is_no_further_one(tmp_path: Path) -> None:
@@ -54,6 +54,9 @@ def test_a_benchmark_of_a_reward_model_of_the_report_is_no_further_one(tmp_path:
     assert {model["name"] for model in summary["reward_models"]} == {"a", "published"}
     [note] = summary["notes"]
     assert "is a benchmark of a (rewardbench2/overall 62.5) and no further reward model" in note
+    own = next(model for model in summary["reward_models"] if model["name"] == "a")
+    assert (own["rewardbench2"]["overall"], own["details"]["errors"]) == (0.625, {"overall": 0.011})
+    assert "rewardbench2_reason" not in own
 
 
 def test_runs_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from bon.pools import load_pools
 from bon.rows import Pools
 from core.data.fingerprint import fingerprint
-from core.disk import is_complete
 from core.records import Dialogue
 from core.runs.identity import clean_name
 from evalhooks.analysis.overlap import overlap
@@ -138,8 +137,10 @@ def _tasks(jobs: Sequence[tuple[Record, AnyJob]], pools: Mapping[str, Pools], no
     for record, job in jobs:
         if isinstance(job, RMJob) and job.hooks.pools and job.hooks.pools not in known:
             known.add(job.hooks.pools)
-            if is_complete(Path(job.hooks.pools)):
+            try:
                 found = {task: [row.prompt for row in rows] for task, rows in load_pools(Path(job.hooks.pools)).items()} | found
+            except (ValueError, OSError) as error:
+                notes.append(f"The pools {job.hooks.pools} could not be read, so nothing is told of their texts: {error}")
         if isinstance(job, PPOJob) and (mark := repr(job.tasks)) not in known:
             known.add(mark)
             try:

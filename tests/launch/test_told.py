@@ -10,10 +10,12 @@ from transformers import AutoModelForSequenceClassification, LlamaForCausalLM, P
 
 from core.disk import write_json
 from core.progress import NoProgress
+from core.runs.record import open_run, read_record
 from evalhooks.report.summary import read_summary
 from launch import bon, report
 from launch.compose import composed
-from launch.schema import BoNJob, ReportJob
+from launch.jobs.told import told_by
+from launch.schema import BoNJob, ReportJob, RMJob
 
 MODELS = ("allenai/Llama-3.1-Tulu-3-8B-SFT", "Qwen/Qwen2.5-7B-Instruct", "gpt-4o")
 
@@ -86,3 +88,15 @@ def test_pools_that_have_changed_or_gone_are_told_and_one_models_pool_is_no_self
     assert "could not be read" in reported(tmp_path, str(run["dir"]))["notes"][0]
     alone = chosen(tmp_path, pool(tmp_path / "alone.jsonl", models=MODELS[:1]), rewards[:1])
     assert not reported(tmp_path, str(alone["dir"])).get("findings")
+
+
+def test_pools_of_a_reward_models_hooks_that_cannot_be_read_are_told_and_cost_no_report(tmp_path: Path) -> None:
+    pools = tmp_path / "pools"
+    pools.mkdir()
+    write_json(pools / "pool.json", {"format": 2})  # which names no tasks
+    (pools / "COMPLETE").touch()
+    saved = composed(RMJob, ["model=custom", "model.path=m", "data=custom", f"data.paths=[{tmp_path}/pairs.jsonl]", f"hooks.pools={pools}"])
+    run, _ = open_run(runs_dir=tmp_path, study="s", job="rm", name="a", identity={}, config_yaml=saved.yaml)
+    found, [note] = told_by([{"dir": str(run.dir), **read_record(run.dir)}])
+    assert found == {}
+    assert note.startswith(f"The pools {pools} could not be read, so nothing is told of their texts: ")

@@ -219,17 +219,18 @@ def write_scores(path: Path, pools: Pools, scores: Scores) -> None:
         for row, own in zip(rows, scores[task], strict=True)
     ]
     with atomic_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(table, schema=_SCORES), temporary)
+        pq.write_table(pa.Table.from_pylist(table, schema=_SCORES), temporary, write_page_checksum=True)
 
 
 def read_scores(path: Path, pools: Pools) -> dict[str, list[list[float]]] | None:
-    """The scores that were written of these pools; None if there are none, or of others."""
+    """The scores that were written of these pools; None if there are none, or of others, or if the file was damaged."""
     try:
-        found = pq.read_table(path, schema=_SCORES).to_pylist()
-    except (FileNotFoundError, pa.ArrowException):
+        found = pq.read_table(path, schema=_SCORES, page_checksum_verification=True).to_pylist()
+    except (OSError, pa.ArrowException):  # pyarrow raises either for a damaged file
         return None
     expected = [(task, row.id, len(row.completions)) for task, rows in pools.items() for row in rows]
-    if [(row["task"], row["id"], len(row["scores"])) for row in found] != expected:
+    shapes = [(row["task"], row["id"], len(row["scores"] or ())) for row in found]
+    if shapes != expected or any(None in row["scores"] for row in found):
         return None
     scores: dict[str, list[list[float]]] = {task: [] for task in pools}
     for row in found:

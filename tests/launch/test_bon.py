@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bon.given import read_given
+from bon.rows import PoolRow
 from core.progress import NoProgress
-from core.records import AXIS, Dialogue
+from core.records import AXIS, Dialogue, user
 from core.runs.record import read_record
 from core.runs.tracking import read_metrics
 from launch import bon
@@ -21,7 +22,7 @@ from launch.history.arguments import Arguments
 from launch.history.listing import listed
 from launch.jobs import bon as job
 from launch.jobs import generators
-from launch.jobs.bon_result import measured, metrics_of, write_table
+from launch.jobs.bon_result import measured, metrics_of, read_scores, write_scores, write_table
 from launch.jobs.lifecycle import Record
 from launch.schema import BoNJob
 
@@ -160,6 +161,17 @@ def test_scores_that_an_interrupted_run_has_left_are_not_computed_again(tmp_path
     assert read_record(folder)["status"] == "failed"
     assert run(tmp_path, file)["dir"] == str(folder)
     assert asked == [f"{__name__}:long", f"{__name__}:short"]
+
+
+def test_damaged_scores_of_an_interrupted_run_are_none(tmp_path: Path) -> None:
+    rows = [PoolRow(id=str(number), prompt=user("?"), completions=("a", "b"), correct=(1.0, 0.0)) for number in range(8)]
+    file, scores = tmp_path / "scores.parquet", {"sums": [[float(number), number + 0.5] for number in range(8)]}
+    write_scores(file, {"sums": rows}, scores)
+    assert read_scores(file, {"sums": rows}) == scores
+    whole = file.read_bytes()
+    for place in range(4, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert read_scores(file, {"sums": rows}) in (None, scores), place
 
 
 def test_a_vote_may_be_read_by_a_function_of_the_users(tmp_path: Path) -> None:

@@ -122,6 +122,11 @@ class MLflow:
     def _log(self, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
 
+        # Before the metrics, by which a resumed run sees what MLflow holds already.
+        for entry in entries:
+            for name, rows in entry.tables.items():
+                table: Mapping[str, object] = {"columns": SAMPLE_COLUMNS, "data": rows}
+                self._client.log_dict(self._id, jsonable(table), f"{name}/step-{entry.row.step:06d}.json")
         metrics = [
             Metric(_name(name), value, int(entry.row.time * 1000), entry.row.step)
             for entry in entries
@@ -129,10 +134,6 @@ class MLflow:
         ]
         for first in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._id, metrics=metrics[first : first + _BATCH])
-        for entry in entries:
-            for name, rows in entry.tables.items():
-                table: Mapping[str, object] = {"columns": SAMPLE_COLUMNS, "data": rows}
-                self._client.log_dict(self._id, jsonable(table), f"{name}/step-{entry.row.step:06d}.json")
 
 
 def _make_store(path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.records import AXIS
+from core.runs.samples import write_samples
 from core.runs.trackers.mirror import Destination, Entry, Mirror, RunEnd, TrackedRun
 from core.runs.trackers.mlflow_tracker import MLflow
 from core.runs.trackers.tensorboard_tracker import TensorBoard
@@ -169,6 +171,35 @@ def test_a_run_of_mlflows_goes_on_where_nothing_was_taken_back(tmp_path: Path, m
         [run] = client.search_runs([experiment.experiment_id], run_view_type=3)  # the deleted ones too
         assert run.info.status == status
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, "a")] == [*range(1, steps[-1] + 1)]
+
+
+def test_samples_that_a_killed_run_could_not_give_to_mlflow_are_there_after_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "demo" / "rm-a-12345678"
+    sample = {"prompt": [{"role": "user", "content": "Name a fruit."}], "completions": [{"text": "plum", "score": 0.5}]}
+    write_samples(folder, 2, "held_out", [sample])
+
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as dying:
+        tracker = Trackers([JsonlTracker(folder / METRICS), Mirror(MLflow(tracked(folder)), folder)])
+        tracker.log({"loss": 0.5}, axis="train/step", step=1)
+        dying.setattr(MlflowClient, "log_dict", killed)
+        with pytest.raises(SystemExit):
+            tracker.log({"accuracy": 0.7}, axis=AXIS, step=2)
+    again = Trackers([JsonlTracker(folder / METRICS), Mirror(MLflow(tracked(folder)), folder)])
+    again.close()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("rewardloop/demo")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics == {"loss": 0.5, "accuracy": 0.7}
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "samples/held_out")] == ["samples/held_out/step-000002.json"]
 
 
 class Fragile(Destination):

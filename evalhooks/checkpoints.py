@@ -151,7 +151,7 @@ class HeldOutHook(SharedHook):
 
     Pairs longer than `max_length` tokens are left out, as in training; `held_out/num_pairs` counts those that are measured and
     `held_out/num_too_long` the others. `say` reports once how many, and at every checkpoint how many
-    have rewards that are not finite. A source in which all have such rewards has no accuracy.
+    have rewards that are not finite. A source in which all have such rewards has no accuracy of its own.
     """
 
     def __init__(
@@ -194,8 +194,7 @@ class HeldOutHook(SharedHook):
         rewards = [(rows[place][0].reward, rows[place][1].reward) for place in whole]
         worst = worst_pairs([self.pairs[place] for place in whole], rewards)
         parts.world.from_main(lambda: write_samples(event.run_dir, event.step, "held_out", worst))
-        by_source = {source: credits for source, credits in by_source.items() if source in finite}
-        credits = [credit for source in by_source.values() for credit in source]
+        credits = [credit for source in by_source.values() for credit in source] if finite else []
         num_long = sum(chosen.truncated or rejected.truncated for chosen, rejected in rows)
         if num_long and not self._said:
             say(f"left out {num_long} of {len(self.pairs)} held-out pairs longer than {self.max_length} tokens")
@@ -207,7 +206,7 @@ class HeldOutHook(SharedHook):
         found = {"accuracy": mean(credits)}
         if len(finite_rewards) == len(credits):  # what counts a NaN as wrong has neither interval nor calibration
             found = pair_metrics(finite_rewards)
-        by_name = {f"{source}/accuracy": mean(own) for source, own in by_source.items()}
+        by_name = {f"{source}/accuracy": mean(own) for source, own in by_source.items() if source in finite}
         return {f"held_out/{name}": value for name, value in {**found, **by_name}.items()} | counted
 
     def _sources(self) -> set[str]:

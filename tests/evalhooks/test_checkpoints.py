@@ -300,6 +300,21 @@ def test_a_broken_reward_model_has_no_scores_and_every_part_says_so(
     assert "no row with finite scores" in said[0]
 
 
+def test_held_out_pairs_without_finite_rewards_count_as_wrong_overall_though_their_source_has_no_accuracy(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    sound = Preference(prompt=user("?"), chosen="A plum.", rejected="A plum.", source="a")
+    odd = Preference(prompt=user("?"), chosen="7", rejected="7", source="b")
+    known = {id for row in encode_answered(tokenizer, [user("?")], ["A plum."]) for id in row}
+    broken = copy.deepcopy(reward_model)
+    with torch.no_grad():
+        for id in set(encode_answered(tokenizer, [user("?")], ["7"])[0]) - known:
+            broken.get_input_embeddings().get_parameter("weight")[id] = math.nan
+    measured = HeldOutHook([sound, odd], say=lambda line: None).on_checkpoint(event(broken, tokenizer, tmp_path))
+    # Equal rewards count half, a NaN nothing: (1/2 + 0) / 2, without an interval.
+    assert measured == {"held_out/accuracy": 0.25, "held_out/a/accuracy": 0.5, "held_out/num_pairs": 2.0, "held_out/num_too_long": 0.0}
+
+
 def test_a_policys_gap_is_to_what_was_written_of_it_before_training(
     policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.hooks.run_context import RunContext
-from core.runs.warnings import EQUAL, answers_cut, equal_scores, kl_jump, reward_texts_cut
+from core.runs.warnings import EQUAL, answers_cut, answers_skipped, equal_scores, kl_jump, reward_texts_cut
 from ppo.advantages import Advantages
 from ppo.config import KLEstimator, MissingEOS, PPOConfig
 from ppo.kl import kl_estimate
@@ -45,6 +45,8 @@ class Metric(StrEnum):
     """Share of the completions that ended with EOS, before the token limit."""
     TRUNCATED = "truncated"
     """Texts that reward models cut to their length limit, divided by the number of completions; logged if any model could cut."""
+    SKIPPED = "skipped"
+    """Answers that a verifier could not judge, divided by the number of completions; logged if any reward is a verifier."""
     IMPORTANCE_GAP = "importance_gap"
     """Mean over tokens of |logprob in the trainer - logprob in the engine that sampled|, in nats, if the engine reports it."""
     ADVANTAGE = "advantage"
@@ -134,6 +136,8 @@ def rollout_metrics(episodes: Episodes) -> dict[str, float]:
     }
     if episodes.num_truncated is not None:
         metrics[Metric.TRUNCATED] = episodes.num_truncated / len(episodes.scores_B)
+    if episodes.num_skipped is not None:
+        metrics[Metric.SKIPPED] = episodes.num_skipped / len(episodes.scores_B)
     if episodes.importance_gap is not None:
         metrics[Metric.IMPORTANCE_GAP] = episodes.importance_gap
     return metrics
@@ -153,6 +157,7 @@ class BatchWatch:
         where = "before training" if step == 0 else f"in batch {step}"
         warn(answers_cut(eos_rate, where=where, key="max_new_tokens", limit=self.config.max_new_tokens))
         warn(reward_texts_cut(measured.get(Metric.TRUNCATED, 0.0), batch=step))
+        warn(answers_skipped(measured.get(Metric.SKIPPED, 0.0), batch=step))
         if measured.get(Metric.SCORE_STD, EQUAL) < EQUAL:
             self.num_equal += 1
             penalised = self.config.shaping.missing_eos.how == MissingEOS.replace

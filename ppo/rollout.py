@@ -29,8 +29,8 @@ class Episodes:
 
     `scores_B` are the rewards before shaping, and `terms` the raw scores that they combine. `logprobs_BT` are the trainer's
     log-probabilities under the policy that sampled, `engine_logprobs_BT` those of the engine that sampled, if it reports them.
-    `num_truncated` counts the texts that reward models cut, None if none could. `seconds` are the durations of each part on the
-    slowest process.
+    `num_truncated` counts the texts that reward models cut, None if none could, and `num_skipped` the answers that verifiers could not
+    judge, None without one. `seconds` are the durations of each part on the slowest process.
     """
 
     ids_BL: Tensor
@@ -45,6 +45,7 @@ class Episodes:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     engine_logprobs_BT: Tensor | None = None
     num_truncated: int | None = None
+    num_skipped: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -74,6 +75,8 @@ class ScoredCompletions:
     seconds: Mapping[str, float]
     num_truncated: int | None
     """Texts that reward models cut; None if none could."""
+    num_skipped: int | None
+    """Answers that verifiers could not judge; None without one."""
 
 
 def draw(
@@ -82,7 +85,7 @@ def draw(
     """One completion for each of this process's share of the prompts, scored. All processes call it."""
     started = time.perf_counter()
     completions = [answers[0] for answers in draw_share(generator, prompts, sampling, world)]
-    generated, before = time.perf_counter(), scorer.num_truncated or 0
+    generated, cut, skipped = time.perf_counter(), scorer.num_truncated, scorer.num_skipped
     with without_autocast():
         terms = scorer.parts(prompts[world.shard(len(prompts))], [[completion.text] for completion in completions])
     seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
@@ -90,8 +93,18 @@ def draw(
         completions=completions,
         terms={name: [row[0] for row in rows] for name, rows in terms.items()},
         seconds=seconds,
-        num_truncated=None if scorer.num_truncated is None else scorer.num_truncated - before,
+        num_truncated=_since(cut, scorer.num_truncated),
+        num_skipped=_since(skipped, scorer.num_skipped),
     )
+
+
+def _since(before: int | None, now: int | None) -> int | None:
+    return None if now is None else now - (before or 0)
+
+
+def _together(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def rollout(
@@ -132,7 +145,8 @@ def rollout(
         seconds={**seconds, "forward": time.perf_counter() - started},
         terms=terms,
         engine_logprobs_BT=_engine_logprobs(completions, mask_BT),
-        num_truncated=None if parts[0].num_truncated is None else sum(part.num_truncated or 0 for part in parts),
+        num_truncated=_together([part.num_truncated for part in parts]),
+        num_skipped=_together([part.num_skipped for part in parts]),
     )
 
 

@@ -213,6 +213,17 @@ def reward_texts_cut(share: float, *, batch: int) -> RunWarning | None:
     return RunWarning(what="reward_texts_cut", key="max_new_tokens", text=text, numbers={"cut": share})
 
 
+def answers_skipped(share: float, *, batch: int) -> RunWarning | None:
+    """Answers that a verifier could not judge while the policy trains on its verdicts."""
+    if not share:
+        return None
+    text = (
+        f"in batch {batch} a verifier could not judge {share:.1%} of the answers, which have the mean of their prompt's other answers as "
+        "their reward, or 0; the metric skipped says how many there are in every batch."
+    )
+    return RunWarning(what="answers_skipped", key="reward", text=text, numbers={"skipped": share})
+
+
 def plain(what: str, key: str, texts: Sequence[str]) -> list[RunWarning]:
     """Warnings that others have put into words."""
     return [RunWarning(what=f"{what}-{number}" if number > 1 else what, key=key, text=text) for number, text in enumerate(texts, 1)]

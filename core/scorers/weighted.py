@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from core.records import Dialogue, Scorer, num_truncated
+from core.scorers.verifier import VerifierScorer
 
 MIN_STD = 1e-6
 """Lower bound on the standard deviation, for a term whose scores are all equal."""
@@ -77,6 +78,12 @@ class WeightedScorer:
     def num_truncated(self) -> int | None:
         """Texts that the terms cut so far, counted once for each term that did; None if no term could."""
         counts = [count for term in self.terms if (count := num_truncated(term.scorer)) is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def num_skipped(self) -> int | None:
+        """Answers so far that verifiers among the terms could not judge; None without a verifier."""
+        counts = [term.scorer.num_skipped for term in self.terms if isinstance(term.scorer, VerifierScorer)]
         return sum(counts) if counts else None
 
     @property

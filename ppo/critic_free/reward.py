@@ -59,7 +59,7 @@ class BatchReward:
         first = sum(len(share) for _, share in shares[: world.rank])
         dialogues = [parse_dialogue(prompt, "a prompt") for prompt in asked]
         texts = answer_texts(self.tokenizer, ids_by_row, self.ends)  # TRL's own may still hold the end of turn
-        before = self.scorer.num_truncated or 0
+        cut, skipped = self.scorer.num_truncated or 0, self.scorer.num_skipped or 0
         groups = [texts[start : start + size] for start in range(0, len(texts), size)]
         with guarded(self.run.dir, self.config.algo, self.state.step + 1):
             scores_B = score_groups(self.scorer, dialogues, groups, world)
@@ -76,8 +76,11 @@ class BatchReward:
         )
         self.state.metrics = completion_metrics(scores_B, finished_B, lengths_B)
         if self.scorer.num_truncated is not None:
-            [num_cut] = world.all_sum([self.scorer.num_truncated - before])
+            [num_cut] = world.all_sum([self.scorer.num_truncated - cut])
             self.state.metrics[Metric.TRUNCATED] = num_cut / len(scores_B)
+        if self.scorer.num_skipped is not None:
+            [num_skipped] = world.all_sum([self.scorer.num_skipped - skipped])
+            self.state.metrics[Metric.SKIPPED] = num_skipped / len(scores_B)
         self.shaped = shaped_metrics(shaped_B)
         return shaped_B.tolist()[first : first + len(completion_ids)]
 

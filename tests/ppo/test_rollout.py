@@ -1,7 +1,8 @@
 """What a rollout measures, against a model run on one unpadded episode at a time."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ from transformers import (
 )
 
 from core.data.chat import encode_prompts
+from core.functions import SkippedError
 from core.generators.local import TransformersGenerator
-from core.records import Completion, Dialogue, Message, Sampling, user
+from core.records import Completion, Dialogue, Message, Sampling, Scorer, user
+from core.scorers.verifier import VerifierScorer
 from core.scorers.weighted import WeightedScorer
+from ppo.metrics import Metric, rollout_metrics
 from ppo.model import ActorCritic, actor_critic, frozen_copy
 from ppo.rollout import Episodes, rollout
 from tests.fakes import LengthScorer
@@ -53,6 +57,7 @@ def episodes_of(
     *,
     temperature: float = 0.7,
     micro_batch_size: int = 2,
+    scorer: Scorer | None = None,
 ) -> Episodes:
     model = actor_critic(copy.deepcopy(policy), reward_model, temperature=temperature)
     model.reference = noisy(policy)
@@ -60,7 +65,7 @@ def episodes_of(
         [PROMPTS[i] for i in rows],
         world=ALONE,
         generator=Recital(tokenizer, [ANSWERS[i] for i in rows]),
-        scorer=WeightedScorer.of(LengthScorer()),
+        scorer=WeightedScorer.of(scorer or LengthScorer()),
         networks=model,
         tokenizer=tokenizer,
         sampling=Sampling(temperature=temperature, max_new_tokens=32),
@@ -98,6 +103,20 @@ def test_prompts_are_padded_at_the_start_and_the_drawn_ids_at_the_end(policy: Ll
     assert episodes.finished_B.tolist() == [True, False, True]
     assert episodes.scores_B.tolist() == [7.0, 1.0, 24.0]  # characters of each answer
     assert set(episodes.seconds) == {"generation", "scoring", "forward"}
+
+
+def test_answers_that_a_verifier_cannot_judge_are_counted(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    def words_alone(text: str, reference: Mapping[str, Any]) -> float:
+        if text == "5":
+            raise SkippedError("a number")
+        return 1.0
+
+    scorer = VerifierScorer(words_alone, {prompt: {} for prompt in PROMPTS})
+    scorer.score(PROMPTS[:1], [["5"]])  # an earlier batch's does not count
+    episodes = episodes_of(policy, None, tokenizer, scorer=scorer)
+    assert episodes.scores_B.tolist() == [1.0, 0.0, 1.0]
+    assert rollout_metrics(episodes)[Metric.SKIPPED] == pytest.approx(1 / 3)
+    assert Metric.SKIPPED not in rollout_metrics(episodes_of(policy, None, tokenizer))
 
 
 def test_log_probabilities_are_those_of_each_episode_alone_at_the_temperature_of_the_draw(

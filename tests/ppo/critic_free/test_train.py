@@ -2,6 +2,7 @@
 
 # pyright: reportPrivateUsage=false
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.config import Dtype, LoraConfig, ModelConfig, OptimConfig
 from core.data.turn_ends import turn_ends
+from core.functions import SkippedError
 from core.hooks.hook import RunParts, SharedHook, read_evaluation
 from core.models.load import load_policy
 from core.models.logprobs import LanguageHead
 from core.process.precision import without_autocast
 from core.records import AXIS, CheckpointSaved, Sampling, user
 from core.runs.checkpoints import complete_steps, step_folder
+from core.scorers.verifier import VerifierScorer
 from ppo.config import Algo, KLConfig, MissingEOS, MissingEOSConfig
 from ppo.critic_free.trainer import group_prompts, open_trainer
 from ppo.prompts import batch_prompts
@@ -84,6 +87,17 @@ def test_scores_are_shaped_before_they_reach_the_trainer(policy_folder: Path, tm
     # With one token a completion is either EOS, which is no text and scores 0, or cut.
     assert row["train/length"] == 1
     assert row["train/score"] == pytest.approx(-3 * (1 - row["train/eos_rate"]))
+
+
+def test_answers_that_a_verifier_cannot_judge_are_counted_and_told(policy_folder: Path, tmp_path: Path) -> None:
+    def never(text: str, reference: Mapping[str, Any]) -> float:
+        raise SkippedError("no verdict")
+
+    tracker, said = ListTracker(), list[str]()
+    config = config_of(policy_folder, Algo.rloo, num_batches=1, num_checkpoints=1)
+    run(config, tmp_path, scorer=VerifierScorer(never, {prompt: {} for prompt in PROMPTS}), tracker=tracker, said=said)
+    assert tracker.on("train/step")[1]["train/skipped"] == 1.0
+    assert [line for line in said if "in batch 1 a verifier could not judge 100.0% of the answers" in line]
 
 
 @BOTH

@@ -9,49 +9,34 @@ from typing import Any
 
 import pytest
 
-TINY = """# @package _global_
-study: tiny
+from tests.launch.tiny_study import HEAD, chosen, short
+
+TINY = f"""{HEAD}
 seeds: [0]
-embedded: true
-world: {seed: "${seed}", corpus_size: 160, pairs: 64, benchmark_rows: 3, task_rows: 2, vocab_size: 600}
-policy: {seed: "${seed}"}
-common: ["tracker=files"]
-pools: ["pool.n=4", "pool.max_new_tokens=4"]
 reward_models:
   - model=ridge data=union optim.lr=1e-3 data.held_out=0.2 num_checkpoints=1 hooks.best_of=[4]
   - model=ridge data=atlas optim.lr=1e-3 data.held_out=0.2 num_checkpoints=1 hooks.best_of=[4]
 ppo:
   rewardbench2:
-    reward: {by: rewardbench2}
-    overrides: &short
-      - num_batches=1
-      - num_checkpoints=1
-      - batch_size=8
-      - minibatch_size=8
-      - micro_batch_size=8
-      - max_new_tokens=4
-      - hooks.downstream.n=1
-      - hooks.downstream.max_new_tokens=4
+    reward: {{by: rewardbench2}}
+    overrides: {short(1)}
   random:
-    reward: {by: random, seed: 1}
-    overrides: *short
+    reward: {{by: random, seed: 1}}
+    overrides: {short(1)}
   recipe:
-    reward: {by: rewardbench2, recipe: true}
-    overrides: *short
+    reward: {{by: rewardbench2, recipe: true}}
+    overrides: {short(1)}
 bon:
   held-out:
-    reward: {by: held_out}
+    reward: {{by: held_out}}
   rewardbench1:
-    reward: {by: rewardbench1}
+    reward: {{by: rewardbench1}}
 """
 
 
 def study(folder: Path, *more: str) -> str:
     """Runs the study above to its end and returns what it said."""
-    file = folder / "mine" / "experiment" / "tiny.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(TINY)
-    command = [sys.executable, "-m", "launch.study", f"hydra.searchpath=[file://{folder / 'mine'}]", "experiment=tiny", *more]
+    command = [sys.executable, "-m", "launch.study", *chosen(folder, TINY), *more]
     environment = {**os.environ, "COLUMNS": "160"}
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout

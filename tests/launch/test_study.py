@@ -18,42 +18,22 @@ from launch.schema import PPOJob, StudyJob
 from launch.studies.plan import plan
 from launch.studies.superseded import supersede
 from microworld.skills import SKILLS
+from tests.launch.tiny_study import HEAD, chosen, short
 
-TINY = """# @package _global_
-study: tiny
-embedded: true
-world: {corpus_size: 160, pairs: 64, benchmark_rows: 3, task_rows: 2, vocab_size: 600}
-common: ["tracker=files"]
-pools: ["pool.n=4", "pool.max_new_tokens=4"]
+TINY = f"""{HEAD}
 reward_models:
   - model=coast data=union,atlas optim.lr=1e-3 num_checkpoints=1 hooks.best_of=[4]
   - model=coast data=union data.flip=1.0 num_checkpoints=1 hooks.best_of=[4]
 ppo:
   same-lineage:
-    reward: {lineage: same}
-    overrides:
-      - num_batches=2
-      - num_checkpoints=2
-      - batch_size=8
-      - minibatch_size=8
-      - micro_batch_size=8
-      - max_new_tokens=4
-      - hooks.downstream.n=1
-      - hooks.downstream.max_new_tokens=4
+    reward: {{lineage: same}}
+    overrides: {short(2)}
 notes: ["A note <b>of</b> the study."]
 """
 
 
-def overrides(folder: Path) -> list[str]:
-    """The overrides that choose the study above, as a user chooses an experiment of their own."""
-    file = folder / "mine" / "experiment" / "tiny.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(TINY)
-    return [f"hydra.searchpath=[file://{folder / 'mine'}]", "experiment=tiny"]
-
-
 def start(folder: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "launch.study", *overrides(folder)]
+    command = [sys.executable, "-m", "launch.study", *chosen(folder, TINY)]
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -150,7 +130,7 @@ def test_a_study_killed_halfway_completes_with_the_same_summary(studied: tuple[P
 
 
 def study_of(folder: Path, *more: str) -> StudyJob:
-    job = composed(StudyJob, [*overrides(folder), *more]).job
+    job = composed(StudyJob, [*chosen(folder, TINY), *more]).job
     assert isinstance(job, StudyJob)
     return job
 
@@ -188,9 +168,9 @@ def test_only_the_ppo_run_against_the_chosen_reward_model_stays_in_the_study(tmp
     earlier, other = left("aaaaaaaa"), left("aaaaaaaa", "best-of-two")
     supersede(tmp_path, "best", "bbbbbbbb")
     assert f"{earlier} was trained against another reward model than bbbbbbbb" in capsys.readouterr().err
-    chosen = left("bbbbbbbb")
+    kept = left("bbbbbbbb")
     supersede(tmp_path, "best", "bbbbbbbb")
-    assert sorted(tmp_path.glob("ppo-*")) == [chosen, other]
+    assert sorted(tmp_path.glob("ppo-*")) == [kept, other]
     assert [run.name for run in (tmp_path / "superseded").iterdir()] == [earlier.name]
     supersede(tmp_path, "best", "aaaaaaaa")  # chosen after all: it need not be trained again
     assert sorted(tmp_path.glob("ppo-*")) == [earlier, other]
@@ -244,9 +224,8 @@ def test_a_mistake_in_any_line_is_found_before_the_first_job(tmp_path: Path) -> 
         plan(study, Path("runs/tiny"))
     with pytest.raises(ValueError, match=r"needs holds nonsense, which is no input of a study; choose among preferences"):
         study_of(tmp_path, "needs=[nonsense]")
-    (tmp_path / "mine" / "experiment" / "torn.yaml").write_text("{[")
     with pytest.raises(ValueError, match=r"experiment=torn chooses is no YAML"):
-        composed(StudyJob, [f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "experiment=torn"])
+        composed(StudyJob, chosen(tmp_path, "{[", "torn"))
     study = study_of(tmp_path, "ppo.same-lineage.reward.lineage=other")
     with pytest.raises(ValueError, match="fits none"):
         plan(study, Path("runs/tiny"))

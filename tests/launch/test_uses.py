@@ -13,18 +13,16 @@ from launch.schema import RMJob, StudyJob
 from launch.studies import settled
 from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, plan_seeds
+from tests.launch.tiny_study import chosen
 
 LINES = ("model=ridge data=union,atlas data.held_out=0.1", "model=coast data=atlas data.held_out=0.1")
 
 
 def study_of(folder: Path, *, ppo: str = "{}", bon: str = "{}", lines: Sequence[str] = LINES, more: Sequence[str] = ()) -> StudyJob:
     """A study with these uses, written as in an experiment's file."""
-    file = folder / "experiment" / "mine.yaml"
-    file.parent.mkdir(exist_ok=True)
     listed = "".join(f"  - {line}\n" for line in lines)
     text = f"# @package _global_\nstudy: s\nembedded: true\ncommon: [tracker=files]\nreward_models:\n{listed}ppo: {ppo}\nbon: {bon}\n"
-    file.write_text(text)
-    return composed(StudyJob, [f"hydra.searchpath=[file://{folder}]", "experiment=mine", *more]).job
+    return composed(StudyJob, [*chosen(folder, text), *more]).job
 
 
 def record(name: str, rb2: float, rb1: float, held_out: float) -> dict[str, Any]:
@@ -175,13 +173,11 @@ def test_a_reward_model_beside_the_choice_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_seed_has_a_study_of_its_own_and_its_jobs_wait_for_none_of_another(tmp_path: Path) -> None:
-    file = tmp_path / "experiment" / "mine.yaml"
-    file.parent.mkdir()
-    file.write_text(
+    text = (
         "# @package _global_\nstudy: s\nseeds: [3, 5]\nembedded: true\nworld: {seed: '${seed}', pairs: 8}\n"
         "reward_models: [model=coast data=atlas]\nppo: {a: {}, b: {}}\n"
     )
-    whole = composed(StudyJob, [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", f"runs_dir={tmp_path}"])
+    whole = composed(StudyJob, [*chosen(tmp_path, text), f"runs_dir={tmp_path}"])
     studies = at_seeds(whole)
     assert {seed: (one.study, one.seed, one.world.seed, one.world.pairs) for seed, one in studies.items()} == {
         3: ("s-seed3", 3, 3, 8),

@@ -3,8 +3,8 @@
 import math
 import re
 
-_Z = 1.959963984540054
-"""The 97.5th percentile of the normal distribution."""
+Z95 = 1.959963984540054
+"""The 97.5th percentile of the normal distribution: how many standard errors a 95% interval reaches to either side."""
 
 
 _SHARES = re.compile(
@@ -33,8 +33,8 @@ def in_points(metric: str, value: float, otherwise: str = ".4g") -> str:
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95% interval of a share of `count` draws (Wilson 1927)."""
-    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
+    middle = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)
+    half = Z95 * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2)) / (1 + Z95**2 / count)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
@@ -53,4 +53,4 @@ def unanimous_error(count: int) -> float:
     Of eight draws that are all right the interval is 68% to 100%, which is as wide as that of a normal error of 8.3 points.
     """
     low, high = wilson(1.0, count)
-    return (high - low) / (2 * _Z)
+    return (high - low) / (2 * Z95)

@@ -30,7 +30,6 @@ class PairSums:
     rejected_squared: Tensor
     num_tokens: Tensor
     num_unique_tokens: Tensor
-    bin_pairs: Tensor
     bin_confidence: Tensor
     bin_correct: Tensor
 
@@ -104,7 +103,6 @@ def pair_sums(loss: Tensor, chosen_B: Tensor, rejected_B: Tensor, *, num_tokens:
         rejected_squared=(rejected_B**2).sum(),
         num_tokens=count(num_tokens),
         num_unique_tokens=count(num_unique_tokens),
-        bin_pairs=by_bin(torch.ones_like(confidence_B)),
         bin_confidence=by_bin(confidence_B),
         bin_correct=by_bin(correct_B),
     )

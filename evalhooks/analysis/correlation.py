@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Interval = tuple[float, float]
+from core.shares import Z95
 
-_Z95 = 1.959963984540054
-"""The 97.5% quantile of the normal distribution."""
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +87,7 @@ def fisher(r: float, standard_error: float) -> Interval:
     if abs(r) == 1:
         return r, r
     z = math.atanh(r)
-    return math.tanh(z - _Z95 * standard_error), math.tanh(z + _Z95 * standard_error)
+    return math.tanh(z - Z95 * standard_error), math.tanh(z + Z95 * standard_error)
 
 
 def upper_half(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

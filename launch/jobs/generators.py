@@ -1,7 +1,6 @@
 """`rewardloop bon generators RUN RUN ...`: which policy's pools tell reward models apart (RewardBench 2 paper, appendix I.1)."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +16,7 @@ from bon.ensembles import MEMBERS
 from core.disk import read_json
 from core.runs.record import RunStatus
 from core.text import printable
+from evalhooks.analysis.correlation import correlation
 from launch.entry import refuse
 from launch.history.find import one_run
 from launch.jobs.bon_result import RESULT
@@ -102,7 +102,7 @@ def generator_of(name: str, result: Mapping[str, Any]) -> Generator:
     n = min(found["n"] for found in tasks.values())
     by_reward = {reward: [found["signals"][reward]["accuracy"][n - 1]["value"] for found in tasks.values()] for reward in rewards}
     series = list(zip(*by_reward.values(), strict=True))  # by task
-    pairs = [value for a, b in combinations(series, 2) if len(rewards) >= MIN_REWARDS and (value := _pearson(a, b)) is not None]
+    pairs = [value for a, b in combinations(series, 2) if (value := correlation(a, b).pearson) is not None]
     means = [fmean(values) for values in by_reward.values()]
     return Generator(
         name=name,
@@ -115,13 +115,6 @@ def generator_of(name: str, result: Mapping[str, Any]) -> Generator:
         spread=pstdev(means) if len(means) > 1 else None,
         between_tasks=fmean(pairs) if pairs else None,
     )
-
-
-def _pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """None where one of the two does not vary."""
-    dx, dy = [value - fmean(x) for value in x], [value - fmean(y) for value in y]
-    scale = math.sqrt(sum(value**2 for value in dx) * sum(value**2 for value in dy))
-    return sum(a * b for a, b in zip(dx, dy, strict=True)) / scale if scale > 1e-12 else None
 
 
 def _print(found: Sequence[Generator]) -> None:

@@ -60,5 +60,5 @@ def test_sums_cross_processes_as_one_tensor_and_come_back_under_their_names() ->
     back = PairSums.unstacked(sums.stacked())
     assert (back.num_pairs.item(), back.loss.item(), back.num_tokens.item(), back.num_unique_tokens.item()) == (2.0, 2.5, 7.0, 5.0)
     # Confidences sigmoid(2) = 0.88 and sigmoid(1) = 0.73: bins 7 (0.85 to 0.9) and 4 (0.7 to 0.75).
-    assert back.bin_pairs.nonzero().flatten().tolist() == [4, 7]
+    assert back.bin_confidence.nonzero().flatten().tolist() == [4, 7]
     assert back.bin_correct.tolist() == [0.0] * 7 + [1.0] + [0.0] * 2

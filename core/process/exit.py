@@ -20,7 +20,7 @@ def exit_without_teardown() -> Generator[None]:
     code = 0
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # of any kind: it becomes the exit code
         if not _has_joined():
             raise
         code = _code_of(error)

@@ -174,7 +174,7 @@ def _tracked(job: RunSettings, run: Run, plan: RunPlan) -> Generator[Tracker]:
         if _is_open(run):
             stop_run(run, str(error) or type(error).__name__)
         raise
-    except BaseException as error:
+    except BaseException as error:  # of any kind: the record says how the run ended
         said = _shortage(error, run, plan)
         if _is_open(run):
             fail_run(run, said or told(error))
@@ -192,7 +192,7 @@ def _untracked(run: Run, plan: RunPlan, rank: int) -> Generator[Tracker]:
     is killed before it can."""
     try:
         yield Trackers([])
-    except Exception as error:
+    except Exception as error:  # of any kind, likewise
         from core.process.together import failed_together  # imports torch, as this process has long done
 
         if not failed_together(error) and _is_open(run):

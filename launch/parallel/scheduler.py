@@ -297,7 +297,7 @@ def _child(task: Task, connection: Connection, settings: _Settings) -> None:
         sys.stdout = sys.stderr = log
         try:
             message = ("result", task(_Sender(connection)))
-        except Exception as error:
+        except Exception as error:  # of any kind: it ends this job, and the others are told what it was
             log.write(redacted(traceback.format_exc()))
             message = ("failure", reason(error, settings.log.parent.parent))
         connection.send(message)

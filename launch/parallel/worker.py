@@ -52,7 +52,7 @@ def main(pipe: int, name: str, overrides: list[str]) -> None:
     with exit_without_teardown(), raise_on_signal():
         try:
             record = run_one(name, overrides, progress)
-        except Exception as error:
+        except Exception as error:  # of any kind: the process that started this one tells it
             print(redacted(traceback.format_exc()), file=sys.stderr)
             tell(pipe, "failed", reason(error, Path.cwd())[:900])
             raise SystemExit(1) from error

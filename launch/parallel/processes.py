@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from core.process.shortage import killed
-from core.process.signals import Preempted
+from core.process.signals import EXIT_CODE, INTERRUPTED, Preempted
 from core.progress import Progress
 from core.runs.record import read_record
 
@@ -110,13 +110,14 @@ def _heard(reader: int, workers: Sequence[subprocess.Popen[bytes]], progress: Pr
 
 
 def _note_end(workers: Sequence[subprocess.Popen[bytes]], said: dict[str, str]) -> bool:
-    """Notes how the first of the processes that failed has ended; whether one has."""
+    """Notes how the first of the processes that ended badly did; whether one failed. Of those that were stopped none did: they have saved
+    what is theirs, and the first may still be flushing the checkpoint to the disk."""
     codes = {rank: code for rank, worker in enumerate(workers) if (code := worker.poll())}
     for rank, code in list(codes.items())[:1]:
         smaller = "lower processes, so that fewer share the memory, or what each needs"
         how = f"was {killed(code, smaller)}" if code < 0 else f"ended with code {code}"
         said.setdefault("ended", f"process {rank} {how}")
-    return bool(codes)
+    return any(code not in (EXIT_CODE, INTERRUPTED) for code in codes.values())
 
 
 def _take(message: Sequence[Any], said: dict[str, str], progress: Progress) -> None:

@@ -54,6 +54,20 @@ def test_the_intervals_equal_fishers_by_hand_and_by_scipy():
     assert result.note == ""
 
 
+def test_the_interval_of_kendalls_tau_by_hand():
+    # One of ten pairs of five models is in the other order: tau = 0.8. artanh is 1.098612, the error sqrt(0.437 / (5 - 4)) = 0.661060, so
+    # z runs from -0.197041 to 2.394266.
+    result = correlation([1, 2, 3, 4, 5], [1, 2, 3, 5, 4])
+    assert result.kendall == pytest.approx(0.8)
+    assert result.kendall_ci95 == pytest.approx((-0.194530, 0.983488), abs=1e-6)
+    # Of a perfect order half that pair: 0.9, and z from 0.176566 to 2.767873.
+    perfect = correlation([1, 2, 3, 4, 5], [1, 2, 4, 8, 16])
+    assert perfect.kendall == pytest.approx(1.0)
+    assert perfect.kendall_ci95 == pytest.approx((0.174754, 0.992144), abs=1e-6)
+    # Of six models 1 - 2 / 30: artanh 1.683648, and an error of sqrt(0.437 / 2) = 0.467440.
+    assert correlation([1, 2, 3, 4, 5, 6], [1, 2, 4, 8, 16, 32]).kendall_ci95 == pytest.approx((0.645463, 0.989023), abs=1e-6)
+
+
 def test_a_perfect_line_has_no_width_and_a_perfect_order_has():
     result = correlation([1.0, 2.0, 4.0, 9.0, 11.0], [-0.1, -0.2, -0.4, -0.9, -1.1])
     assert result.pearson == pytest.approx(-1.0)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -88,7 +88,7 @@ def summarize(study: StudyJob, found: Mapping[int, tuple[Sequence[Use], Results]
         "picks": [row | {"label": labels[row["criterion"]]} for row in rows],
         "comparisons": comparisons,
         "answer": " ".join(answers),
-        "notes": [*study.notes, *_context(found), *_shared(found)],
+        "notes": [*study.notes, *_context(found), *_shared(found), *_elsewhere(study, found)],
     }
 
 
@@ -154,6 +154,16 @@ def _context(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str
     if parts:
         mean, best = (100 * fmean(values) for values in zip(*[part[1:] for part in parts], strict=True))
         yield f"The reward models to pick from reach {mean:.1f} on average in {parts[0][0]}, and the best of each seed {best:.1f}."
+
+
+def _elsewhere(study: StudyJob, seeds: Collection[int]) -> Iterator[str]:
+    """Seeds that were run before and are not asked for now."""
+    folder = folder_of(study)
+    marks = (place.name.removeprefix(f"{folder.name}-seed") for place in sorted(folder.parent.glob(f"{folder.name}-seed*")))
+    others = sorted(int(mark) for mark in marks if mark.removeprefix("-").isdecimal() and int(mark) not in seeds)
+    if others:
+        whole = ",".join(map(str, sorted([*seeds, *others])))
+        yield f"Not in this report: what was run at the seeds {', '.join(map(str, others))}; seeds=[{whole}] puts all of it together."
 
 
 def _shared(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str]:

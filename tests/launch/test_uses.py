@@ -196,3 +196,12 @@ def test_uses_that_pick_alike_go_by_their_names_in_what_is_said_of_them(tmp_path
     study = study_of(tmp_path, ppo=uses, bon="{d: {reward: {by: random}}}")
     labels = settled._labels(plan(study, tmp_path).uses)  # pyright: ignore[reportPrivateUsage]
     assert labels == {"ppo.a": "ppo.a", "ppo.b": "ppo.b", "ppo.c": "RewardBench 2", "bon.d": "chance"}
+
+
+def test_seeds_of_before_that_are_not_asked_for_are_named(tmp_path: Path) -> None:
+    for name in ("s-seed0", "s-seed3", "s-seed5", "s-seeds", "s-seed5-more", "other-seed9"):
+        (tmp_path / name).mkdir()
+    study = study_of(tmp_path, ppo="{a: {}, b: {}}", more=[f"runs_dir={tmp_path}", "seeds=[3]"])
+    said = list(settled._elsewhere(study, [3]))  # pyright: ignore[reportPrivateUsage]
+    assert said == ["Not in this report: what was run at the seeds 0, 5; seeds=[0,3,5] puts all of it together."]
+    assert list(settled._elsewhere(study, [0, 3, 5])) == []  # pyright: ignore[reportPrivateUsage]

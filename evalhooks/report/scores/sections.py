@@ -69,10 +69,12 @@ def _relations(found: Findings) -> Iterator[Section]:
     if found["between_benchmarks"]:
         rows = tuple(_link_row(key, link) for key, link in found["between_benchmarks"].items())
         drawn = "benchmarks.png" if len(found["compared"]) > 1 else ""
-        yield Section(title="Between benchmarks", sentences=tuple(_drops(found)), heads=heads, rows=rows, picture=drawn)
+        said = tuple(_drops(found))
+        yield Section(title="Between benchmarks", sentences=said, heads=("Benchmarks", *heads[1:]), rows=rows, picture=drawn)
     if found["between_downstream"]:
         rows = tuple(_link_row(key, link) for key, link in found["between_downstream"].items())
-        yield Section(title="Between downstream results", heads=heads, rows=rows, picture="downstream_grid.png")
+        between = ("Downstream results", *heads[1:])
+        yield Section(title="Between downstream results", heads=between, rows=rows, picture="downstream_grid.png")
 
 
 def _drops(found: Findings) -> Iterator[str]:

@@ -19,6 +19,8 @@ from evalhooks.analysis.table import read_cells
 
 _KEYS = ("prompt", "model", "rm", "base", "score")
 PERMUTATIONS = 9999
+SIGNIFICANT = 0.05
+"""A preference with a p-value below this is one that can be told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,10 +166,13 @@ def _preference(
         [values[shuffled].mean() - values[~shuffled].mean() for shuffled in (rng.permutation(own) for _ in range(PERMUTATIONS))]
     )
     p_value = (1 + int(np.sum(np.abs(draws) >= abs(difference) - 1e-12))) / (PERMUTATIONS + 1)
-    told = "prefer" if difference > 0 and p_value < 0.05 else "avoid" if p_value < 0.05 else "cannot be told to prefer"
+    told = "cannot be told to prefer" if p_value >= SIGNIFICANT else "prefer" if difference > 0 else "avoid"
+    # Of equally many reward models the mirror image of the outermost permutation is as far out.
+    smallest = (2 if 2 * own.sum() == len(own) else 1) / math.comb(len(own), int(own.sum()))
     answer = (
         f"Reward models from {base} {told} its completions: mean inverse rank {values[own].mean():.3f} (n = {int(own.sum())}) against "
         f"{values[~own].mean():.3f} by the others (n = {int((~own).sum())}), difference {difference:+.3f}, p = {p_value:.3g}."
+        f"{' With so few reward models no difference could be told from chance.' if smallest >= SIGNIFICANT else ''}"
     )
     return {
         "base": base,

@@ -27,7 +27,7 @@ def write_preference(found: Mapping[str, Any], folder: Path) -> list[Path]:
                     if model in cells
                 ]
                 heights = [cells[model]["inverse_rank"] for model in found["models"] if model in cells]
-                errors = [cells[model]["sd"] or 0.0 for model in found["models"] if model in cells]
+                errors = [np.nan if cells[model]["sd"] is None else cells[model]["sd"] for model in found["models"] if model in cells]
                 tint = MIX_COLOURS[place % len(MIX_COLOURS)]
                 label = plain(f"{base} reward models") if not data else None
                 axes.bar(spots, heights, width * 0.92, color=tint, label=label, zorder=2)

@@ -51,6 +51,9 @@ def test_the_intervals_equal_fishers_by_hand_and_by_scipy():
     result = correlation([1, 2, 3, 4, 5, 6], [2, 1, 3, 4, 6, 5])
     assert result.spearman == pytest.approx(1 - 6 * 4 / (6 * 35))
     assert result.spearman_ci95 == pytest.approx((math.tanh(0.066413), math.tanh(2.736830)), abs=1e-4)
+    # 13 of 15 pairs in order: tau = 11 / 15, of which artanh is 0.935901, and sqrt(0.437 / 2) = 0.467440 its standard error.
+    assert result.kendall == pytest.approx(11 / 15)
+    assert result.kendall_ci95 == pytest.approx((math.tanh(0.019736), math.tanh(1.852066)), abs=1e-4)
     assert result.note == ""
 
 

@@ -116,7 +116,10 @@ def test_one_input_needs_ten_reward_models_and_its_error_is_that_on_those_left_o
     expected = np.sqrt(np.mean(((y - hat @ y) / (1 - np.diag(hat))) ** 2))
     assert found.error == pytest.approx(expected)
     assert found.error_of_mean == pytest.approx(np.sqrt(np.mean(((y - y.mean()) * 12 / 11) ** 2)))
+    assert found.error is not None
+    assert found.error_of_mean is not None
     assert found.gain is not None
+    assert found.gain == pytest.approx(1 - found.error**2 / found.error_of_mean**2)
     assert found.gain > 0.9
     assert diagnostic(models, "base", "ppo").num_inputs == 1
     assert "1 input needs 10 reward models, and there are 9" in diagnostic(models[:9], "std", "ppo").note

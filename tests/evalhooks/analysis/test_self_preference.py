@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from evalhooks.analysis.self_preference import Judgement, read_judgements, self_preference
 from evalhooks.report.scores.preference import write_preference
@@ -41,6 +42,20 @@ def test_a_planted_preference_is_found_and_none_is_not_however_good_the_completi
         assert "prefer its completions" in entry["answer"]
     told = [entry["p_value"] < 0.05 for seed in range(12) for entry in self_preference(planted(0.0, seed=seed))["preferences"]]
     assert sum(told) <= 4  # of 24 at 5%: 1.2 expected
+
+
+def test_too_few_reward_models_to_tell_are_said_to_be_and_one_alone_has_no_whisker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 2 of 5 can be chosen in 10 ways, so no p-value is below 0.1; 3 of 6 in 20, of which the outermost and its mirror image have 0.1.
+    few = [row for row in planted(3.0, num_rms=3) if row.rm != "b2"]
+    for rows in (few, planted(3.0, num_rms=3)):
+        first, _ = self_preference(rows)["preferences"]
+        assert first["p_value"] > 0.05
+        assert first["answer"].endswith("With so few reward models no difference could be told from chance.")
+    assert "so few" not in self_preference(planted(1.0))["preferences"][0]["answer"]
+    drawn: list[list[float]] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, places, heights, *, yerr, **more: drawn.append(yerr))
+    write_preference(self_preference([row for row in few if row.rm not in ("b0", "b2")]), tmp_path)
+    assert [bool(np.isnan(errors).all()) for errors in drawn[:2]] == [False, True]
 
 
 def test_cells_stand_for_each_base_and_for_each_base_and_preference_data(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def bon_lines(record: Record) -> list[str]:
     lines += [f"time: {duration(record.get('wall_s'))}", *_warned(record)]
     files = "bon.csv (every n), picks.jsonl (the chosen answers), bon.png" if rewards else "bon.csv (every n), bon.png"
     lines.append(f"files: {files} in {folder}" if size else f"files: bon.csv{', picks.jsonl' if rewards else ''} in {folder}")
+    if rewards and not size:
+        return [
+            *lines,
+            f"next: rewardloop report 'runs=[{folder}]', which says whose completions they prefer where several models wrote them",
+        ]
     if rewards:
         return [*lines, "next: rewardloop ppo reward.path=REWARD ..., with the reward model that chose best"]
     if "model" not in record.get("lineage", {}):  # completions of others, which the hooks do not read

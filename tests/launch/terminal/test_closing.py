@@ -121,4 +121,6 @@ def test_best_of_n_ends_with_the_headroom_and_the_reward_that_chose_best() -> No
     lines = bon_lines({**record, "final": chosen, "lineage": {"rewards": ["a", "b"]}})
     assert "best reward at 4: b, 60.0 +- 2.0 on average" in lines
     assert "rewardloop ppo" in lines[-1]
-    assert any("no correctness is known" in line for line in bon_lines({**record, "final": {}, "lineage": {"rewards": ["a"]}}))
+    lines = bon_lines({**record, "final": {}, "lineage": {"rewards": ["a"]}})
+    assert any("no correctness is known" in line for line in lines)
+    assert lines[-1].startswith("next: rewardloop report 'runs=[d]', which says whose completions they prefer")

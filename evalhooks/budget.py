@@ -14,6 +14,8 @@ from core.generators.shared import draw_share
 from core.hooks.run_context import RunContext
 from core.process.world import World
 from core.records import Generator, Prompt, Sampling
+from core.runs.warnings import MIN_ROWS, few_rows
+from core.text import duration
 from evalhooks.measured_rows import SIZES, listed
 from evalhooks.row_share import RowShare, Scored, Trained, budget_exceeded, drawn, part_measured, row_share
 from evalhooks.tasks.task import Task
@@ -58,14 +60,18 @@ def within_budget(budget: Budget, tasks: Mapping[str, Task], probe: Probe, run_d
     that every checkpoint is measured on the same prompts, after a resume too. Drawing is the least that training an episode costs, so
     that the tasks take less of the time rather than more. Every task keeps a prompt.
     """
-    file = run_dir / FILE
+    file, began, once = run_dir / FILE, probe.clock(), ""
     found = probe.world.from_main(lambda: _kept(file, probe.say))
     if found is None:
         found = _probed(budget, tasks, probe)
+        once = f"; finding that out took {duration(probe.clock() - began)}, once"
     thinned = {name: replace(task, prompts=drawn(name, task.prompts, found["share"])) for name, task in tasks.items()}
     sizes = {name: (len(thinned[name].prompts), len(task.prompts)) for name, task in tasks.items()}
     if found["share"] < 1:
-        probe.say(f"hooks.budget={budget.share:g}: every checkpoint is measured on {listed(sizes, 'prompts')}")
+        probe.say(f"hooks.budget={budget.share:g}: every checkpoint is measured on {listed(sizes, 'prompts')}{once}")
+        few = {name: measured for name, (measured, total) in sizes.items() if total >= MIN_ROWS}
+        if warning := few_rows(few, what="what hooks.budget leaves", key="hooks.budget", remedy="raise it, or lower num_checkpoints"):
+            probe.say(warning.line)
     kept = {**found, SIZES: {f"downstream/{name}": size for name, size in sizes.items()}}
     probe.world.from_main(lambda: write_json(file, kept))
     return thinned

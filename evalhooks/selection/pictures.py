@@ -7,17 +7,23 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from bon.bias import Panel
 from bon.ensembles import MEMBERS
 from bon.selection import Curve, Selection
-from evalhooks.report.charts import FAINT, INK, MIX_COLOURS, SEQUENTIAL, STYLE, few, plain
+from evalhooks.report.charts import FAINT, INK, MIX_COLOURS, RUN_COLOURS, SEQUENTIAL, STYLE, few, plain
 
 MAX_PANELS = 12
 """Tasks with a panel of their own; the file `bon.csv` has all."""
+TINTS = [tint for tint in dict.fromkeys((*MIX_COLOURS, *RUN_COLOURS, "#0f6e84", "#8c564b")) if tint != FAINT]
+"""One per reward: the grey is that of the bounds."""
+BAND = 0.13
+"""Opacity of a band."""
 _COLUMNS = 3
 
 
@@ -68,11 +74,12 @@ def _line(axes: Axes, sizes: np.ndarray, curve: Curve, tint: str, dash: object, 
     marker = "o" if len(sizes) == 1 else None
     axes.plot(sizes, values, color=tint, linestyle=dash, linewidth=1.6, marker=marker)  # pyright: ignore[reportArgumentType]
     if band:
-        axes.fill_between(sizes, values - errors, values + errors, color=tint, alpha=0.13, linewidth=0)
+        low, high = np.clip(values - errors, 0, 100), np.clip(values + errors, 0, 100)  # an accuracy of 0 has an error too
+        axes.fill_between(sizes, low, high, color=tint, alpha=BAND, linewidth=0)
 
 
 def _colour(index: int) -> str:
-    return MIX_COLOURS[index % len(MIX_COLOURS)]
+    return TINTS[index % len(TINTS)]
 
 
 def _is_ensemble(name: str) -> bool:
@@ -83,13 +90,15 @@ def _dash(name: str) -> object:
     return (0, (2, 1)) if _is_ensemble(name) else "-"
 
 
-def _keys(names: Sequence[str]) -> list[Line2D]:
+def _keys(names: Sequence[str]) -> list[Artist]:
     own = [
         Line2D([], [], color=_colour(index), linestyle=_dash(name), label=plain(name, 44))  # pyright: ignore[reportArgumentType]
         for index, name in enumerate(names)
     ]
+    bands = [Patch(color=INK, alpha=BAND, linewidth=0, label="band: one standard error")] if names else []
     return [
         *few(own),
+        *bands,
         Line2D([], [], color=INK, linestyle=(0, (3, 1, 1, 1)), label="majority vote"),
         Line2D([], [], color=FAINT, linestyle=(0, (5, 3)), label="perfect reward (pass@n)"),
         Line2D([], [], color=FAINT, linestyle=(0, (1, 2)), label="random pick"),
@@ -138,7 +147,7 @@ def draw_biases(path: Path, panels: Mapping[str, Panel]) -> None:
         axes = figure.subplots()
         axes.axvline(0, color=FAINT, linewidth=1)
         for index, panel in enumerate(panels.values()):
-            tint = MIX_COLOURS[index % len(MIX_COLOURS)]
+            tint = _colour(index)
             offset = 0.7 * ((index + 0.5) / len(panels) - 0.5)
             for bias in panel.biases:
                 height = names.index(bias.feature) + offset
@@ -149,14 +158,10 @@ def draw_biases(path: Path, panels: Mapping[str, Panel]) -> None:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         knows = all(panel.knows_correct for panel in panels.values())
-        axes.set_xlabel(
-            f"partial correlation with the reward within prompts{', given correctness' if knows else ' (correctness is not known)'}"
-        )
+        known = "given correctness" if knows else "(correctness is not known)"
+        axes.set_xlabel(f"penalises it  ←  partial correlation with the reward within prompts, {known}  →  pays for it")
         axes.set_title("What the rewards pay for beside correctness")
-        handles = [
-            Line2D([], [], marker="o", color=MIX_COLOURS[index % len(MIX_COLOURS)], label=plain(name, 40))
-            for index, name in enumerate(panels)
-        ]
+        handles = [Line2D([], [], marker="o", color=_colour(index), label=plain(name, 40)) for index, name in enumerate(panels)]
         handles.append(Line2D([], [], marker="o", linestyle="", color=FAINT, markerfacecolor="white", label="hollow: not told from chance"))
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
         figure.savefig(path, format="png")

@@ -4,7 +4,7 @@ Everything is read from the record of the run. Imports no torch.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.shares import in_points, is_share
@@ -13,6 +13,8 @@ from evalhooks.measured_rows import rows_text
 from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
 
 Record = Mapping[str, Any]
+EQUAL = 1e-9
+"""Accuracies that differ by less are equal but for rounding."""
 
 
 def rm_lines(record: Record) -> list[str]:
@@ -38,7 +40,7 @@ def ppo_lines(record: Record, *, best_metric: str) -> list[str]:
     folder = record["dir"]
     start, best, last = (_numbers(record.get(key, {})) for key in ("start", "at_best", "final"))
     lines = [f"policy: {folder}"]
-    for name in (key for key in last if key.startswith("downstream/")):
+    for name in (key for key in last if key.startswith(("downstream/", "length_controlled/"))):
         values = [
             f"{where} {100 * found[name]:.1f}" for where, found in (("start", start), ("best", best), ("last", last)) if name in found
         ]
@@ -94,11 +96,13 @@ def bon_findings(record: Record) -> list[str]:
     if rewards and size:
         by_name = {name: final[f"bon/{name}/average@{size}"] for name in rewards if f"bon/{name}/average@{size}" in final}
         if by_name:
-            best = max(by_name, key=lambda name: by_name[name])
-            lines.append(f"best reward at {size}: {best}, {_points(by_name[best], final.get(f'bon_se/{best}/average@{size}'))} on average")
-    for name, features in record.get("biases", {}).items():
-        if features:
-            lines.append(f"{name} pays for {', '.join(features)} beside correctness: bias.csv has how much")
+            most = max(by_name.values())
+            best = [name for name, value in by_name.items() if value > most - EQUAL]
+            points = _points(most, final.get(f"bon_se/{best[0]}/average@{size}"))
+            lines.append(f"best reward at {size}: {' and '.join(best)}, {points} on average")
+    lines += [
+        f"{name} {_pays(name, features, final)} beside correctness" for name, features in record.get("biases", {}).items() if features
+    ]
     return lines
 
 
@@ -110,11 +114,18 @@ def _largest(final: Mapping[str, float]) -> int:
 def bon_lines(record: Record) -> list[str]:
     """Of `rewardloop bon`."""
     rewards, pools, folder = record.get("lineage", {}).get("rewards", []), record.get("pools", ""), record["dir"]
-    size = _largest(_numbers(record.get("final", {})))
+    final = _numbers(record.get("final", {}))
+    size = _largest(final)
     lines = [f"best of n: {folder}", f"pools: {pools}", *bon_findings(record)]
     lines += [f"time: {duration(record.get('wall_s'))}", *_warned(record)]
-    files = "bon.csv (every n), picks.jsonl (the chosen answers), bon.png" if rewards else "bon.csv (every n), bon.png"
-    lines.append(f"files: {files} in {folder}" if size else f"files: bon.csv{', picks.jsonl' if rewards else ''} in {folder}")
+    biases = any(name.startswith("bias/") for name in final)
+    files = {
+        "bon.csv (every n)": True,
+        "bon.png": size > 0,
+        "picks.jsonl (the chosen answers)": bool(rewards),
+        "bias.csv and bias.png (what a reward pays for)": biases,
+    }
+    lines.append(f"files: {', '.join(name for name, there in files.items() if there)} in {folder}")
     if rewards and not size:
         return [
             *lines,
@@ -126,6 +137,13 @@ def bon_lines(record: Record) -> list[str]:
         return [*lines, f"next: rewardloop bon pools={pools} 'rewards=[FOLDER]' to rank them"]
     again = f"rewardloop bon pools={pools} tasks=none 'rewards=[FOLDER]'"
     return [*lines, f"next: {again} to rank them, or rewardloop rm hooks.pools={pools} ..."]
+
+
+def _pays(reward: str, features: Sequence[str], final: Mapping[str, float]) -> str:
+    """What a reward was found to score up and down."""
+    down = [feature for feature in features if final.get(f"bias/{reward}/{feature}", 0.0) < 0]
+    up = [feature for feature in features if feature not in down]
+    return " and ".join(f"{verb} {', '.join(named)}" for verb, named in (("pays for", up), ("penalises", down)) if named)
 
 
 def _benchmark(final: Mapping[str, float], rows: str) -> Iterator[str]:

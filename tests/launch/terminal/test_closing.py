@@ -120,7 +120,21 @@ def test_best_of_n_ends_with_the_headroom_and_the_reward_that_chose_best() -> No
     chosen = {**final, "bon/a/average@4": 0.5, "bon/b/average@4": 0.6, "bon_se/b/average@4": 0.02}
     lines = bon_lines({**record, "final": chosen, "lineage": {"rewards": ["a", "b"]}})
     assert "best reward at 4: b, 60.0 +- 2.0 on average" in lines
+    equal = bon_lines({**record, "final": {**chosen, "bon/a/average@4": 0.6}, "lineage": {"rewards": ["a", "b"]}})
+    assert "best reward at 4: a and b, 60.0 on average" in equal  # a has no error here
     assert "rewardloop ppo" in lines[-1]
     lines = bon_lines({**record, "final": {}, "lineage": {"rewards": ["a"]}})
     assert any("no correctness is known" in line for line in lines)
     assert lines[-1].startswith("next: rewardloop report 'runs=[d]', which says whose completions they prefer")
+
+
+def test_best_of_n_says_what_a_reward_scores_up_and_down_beside_correctness() -> None:
+    final = {"bias/a/length": -0.4, "bias/a/lists": 0.2, "bias/a/hedging": 0.01, "bias/b/length": -0.3}
+    record = {"dir": "d", "pools": "p", "final": final, "lineage": {"rewards": ["a", "b", "c"]}}
+    lines = bon_lines({**record, "biases": {"a": ["length", "lists"], "b": ["length"], "c": []}})
+    assert [line for line in lines if "beside correctness" in line] == [
+        "a pays for lists and penalises length beside correctness",
+        "b penalises length beside correctness",
+    ]
+    files = "bon.csv (every n), picks.jsonl (the chosen answers), bias.csv and bias.png (what a reward pays for)"
+    assert f"files: {files} in d" in lines

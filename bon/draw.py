@@ -131,9 +131,12 @@ def make_pools(
             if any(missing.values()):
                 _draw(folder, plan, missing, open_generator, batch_size, world, progress)
             progress.finish()
+            progress.start("verifying pools", len(plan.tasks), unit="task")
             for task in plan.tasks:
                 world.from_main(lambda task=task: _settle(folder, task))
                 _verify(folder, task, plan, world, progress, say)
+                progress.advance()
+            progress.finish()
             world.from_main(lambda: mark_complete(folder))
     return world.from_main(lambda: load_pools(folder))
 

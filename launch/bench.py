@@ -168,7 +168,7 @@ def _command(composed: Composed[BenchJob]) -> Result:
     with console_progress() as progress:
         result = run(composed, progress)
     errors = result.get("standard_errors", {})
-    console, table = Console(), Table()
+    console, table = Console(width=None if sys.stdout.isatty() else WIDTH), Table()
     title = printable(f"{result['benchmark']} of {result['reward']}")
     console.print(escape(title), soft_wrap=True, highlight=False)  # may be wider than the table
     sizes, chance = result.get("num_rows", {}), result.get("chance", {})

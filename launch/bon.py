@@ -39,6 +39,7 @@ from launch.obstacles import task_obstacle
 from launch.rewards.config import KINDS, RewardConfig, RewardKind, typed_reward
 from launch.rewards.locate import LocatedReward, locate_reward, try_program, with_chosen
 from launch.schema import BoNJob
+from launch.sweep import WIDTH
 from launch.terminal.closing import bon_lines
 
 
@@ -195,11 +196,11 @@ def _print(record: Record) -> None:
     if not result["tasks"]:
         return
     tasks, size = list(result["tasks"]), max(result["sizes"])
-    console, table = Console(), Table()
+    console, table = Console(width=None if sys.stdout.isatty() else WIDTH), Table()
     title = printable(f"best of {size} from {result['pools']}: accuracy in points of 100, +- one standard error of the choice of prompts")
     console.print(escape(title), soft_wrap=True, highlight=False)  # may be wider than the table
     for column in ("reward", *tasks, AVERAGE):
-        table.add_column(escape(printable(column)), justify="left" if column == "reward" else "right")
+        table.add_column(escape(printable(column)), overflow="fold", justify="left" if column == "reward" else "right")
     final = record["final"]
     for name in (RANDOM, *result["rewards"], "majority", ORACLE):
         cells = [_cell(final, name, task, size) for task in (*tasks, AVERAGE)]

@@ -324,7 +324,7 @@ def _explain(schema: type[AnyJob], overrides: Sequence[str], error: Exception) -
             longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
             near = longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
-            return f"the override {override!r} does not fit: {said.splitlines()[0]} {hint}"
+            return f"the override {override!r} does not fit: {said.splitlines()[0].rstrip('.')}; {hint}"
     return said
 
 

@@ -1,5 +1,6 @@
 """Pools are drawn once, survive a kill without drawing anything twice, and are verified apart from that."""
 
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from bon.rows import PoolRow, Pools
 from bon.store import parts_of, read_drawn
 from core.disk import MARKER, is_complete
 from core.functions import SkippedError, Verifier
+from core.progress import LineProgress
 from core.records import Completion, Dialogue, Message, Prompt, Sampling, user
 from tests.fakes import LengthScorer
 
@@ -84,6 +86,12 @@ def planned(
 
 def made(folder: Path, generator: Counter, plan: PoolPlan | None = None, *, batch_size: int = 1, say: list[str] | None = None) -> Pools:
     return make_pools(folder, plan or planned(), lambda: generator, batch_size=batch_size, say=[].append if say is None else say.append)
+
+
+def test_drawing_and_verifying_are_told_in_a_line_each_however_many_tasks_there_are(tmp_path: Path) -> None:
+    log = io.StringIO()
+    make_pools(tmp_path / "pools", planned(), Counter, progress=LineProgress(log))
+    assert [line.partition(":")[0] for line in log.getvalue().splitlines()] == ["sampling pools", "verifying pools"]
 
 
 def test_a_pool_holds_every_completion_of_every_prompt_with_its_correctness(tmp_path: Path) -> None:

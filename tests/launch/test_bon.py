@@ -107,6 +107,18 @@ def test_the_table_has_every_n_and_the_picks_are_the_best_of_the_first_n(tmp_pat
     assert picks[0]["prompt"] == [{"role": "user", "content": "1?"}]
 
 
+def test_no_name_is_cut_in_the_table_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    file, name = pool(tmp_path / "p.jsonl", [{**ROWS[0], "task": f"task-number-{n}"} for n in range(8)]), "a-reward-with-a-long-name"
+    own = [f"runs_dir={tmp_path}/runs", f"world={tmp_path}/nowhere", "tracker=files", f"pools={file}"]
+    reward = [f"scorers.{name}.kind=function", f"scorers.{name}.function={__name__}:long"]
+    bon._command(composed(BoNJob, [*own, *reward]))  # pyright: ignore[reportPrivateUsage]
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert f"│ {name} @3 " in said
+    assert all(f" task-number-{n} ┃" in said for n in range(8))
+
+
 def test_where_nobody_knows_what_is_right_the_picks_are_written_all_the_same(tmp_path: Path) -> None:
     unknown = [{key: value for key, value in row.items() if key != "correct"} for row in ROWS]
     record = run(tmp_path, pool(tmp_path / "mine.jsonl", unknown))

@@ -131,11 +131,11 @@ def make_pools(
             if any(missing.values()):
                 _draw(folder, plan, missing, open_generator, batch_size, world, progress)
             progress.finish()
-            progress.start("verifying pools", len(plan.tasks), unit="task")
-            for task in plan.tasks:
-                world.from_main(lambda task=task: _settle(folder, task))
-                _verify(folder, task, plan, world, progress, say)
-                progress.advance()
+            world.from_main(lambda: [_settle(folder, task) for task in plan.tasks])
+            left = world.from_main(lambda: {task: _unverified(folder, task, plan.verification(task)) for task in plan.tasks})
+            progress.start("verifying pools", sum(map(len, left.values())), unit="part")
+            for task, files in left.items():
+                _verify(folder, task, plan, files, world, progress, say)
             progress.finish()
             world.from_main(lambda: mark_complete(folder))
     return world.from_main(lambda: load_pools(folder))
@@ -283,14 +283,14 @@ def _unverified(folder: Path, task: str, key: str) -> list[Path]:
     return [file for file in parts_of(folder / DRAWN / task) if verified_with(folder / VERIFIED / task / file.name) != key]
 
 
-def _verify(folder: Path, task: str, plan: PoolPlan, world: World, progress: Progress, say: Callable[[str], None]) -> None:
-    """Judges the completions of a task that this verifier has not judged; all processes call it, each to judge its share."""
+def _verify(
+    folder: Path, task: str, plan: PoolPlan, left: Sequence[Path], world: World, progress: Progress, say: Callable[[str], None]
+) -> None:
+    """Judges the completions of a task in the files `left`; all processes call it, each to judge its share."""
     own, key = plan.tasks[task], plan.verification(task)
-    left = world.from_main(lambda: _unverified(folder, task, key))
     before = world.from_main(lambda: [verified_with(folder / VERIFIED / task / file.name) for file in left])
     if set(before) - {None, SKIPPED}:
         say(f"the verifier of {task}, or its references, changed: its completions are verified again, and none is drawn")
-    progress.start(f"verifying {task}", len(left), unit="part")
     reasons: Counter[str] = Counter()
     for file in left:
         rows = world.from_main(lambda file=file: read_drawn(file, remedy_of(folder)))
@@ -302,7 +302,6 @@ def _verify(folder: Path, task: str, plan: PoolPlan, world: World, progress: Pro
             lambda file=file, rows=rows, correct=correct: write_verdicts(folder / VERIFIED / task / file.name, rows, correct, key=key)
         )
         progress.advance()
-    progress.finish()
     if reasons:
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(MAX_REASONS))
         say(f"{task}: {reasons.total()} completions were skipped, and accuracy leaves their prompts out: {why}")

@@ -73,10 +73,9 @@ def described(record: Record) -> Iterator[str]:
     for warning in texts_of(record):
         yield f"  warning: {warning}"
     yield from _settings(folder)
-    if record["job"] == "bench":
-        yield from bench_scores(record)
-    if record["job"] == "bon":
-        yield from bon_findings(record)
+    if status == RunStatus.finished:
+        found = {"bench": bench_scores, "bon": bon_findings}.get(record["job"])
+        yield from found(record) if found else []
     if (scores := scores_of(record)) is not None and scores.best is not None and scores.best_step is not None:
         last = "" if scores.last is None else f" (last {_value(scores.metric, scores.last)})"
         yield f"best checkpoint: step {scores.best_step}, {scores.metric} {_value(scores.metric, scores.best)}{last}"

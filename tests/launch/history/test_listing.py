@@ -8,6 +8,7 @@ import pytest
 
 from launch.history import listing, one
 from launch.history.arguments import parse
+from launch.history.find import one_run
 from tests.launch.history.runs import made
 
 KEYS = ("status", "job", "sort", "runs_dir")
@@ -67,3 +68,14 @@ def test_a_run_that_is_not_there_ends_the_command_with_one_line(
         one.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("rewardloop show: nope is the folder, id, name or study of no run")
+
+
+def test_show_tells_what_a_benchmark_and_best_of_n_found_once_they_are_finished(tmp_path: Path) -> None:
+    record = one_run(made(tmp_path, "b", job="bench").id, tmp_path) | {"final": {"rewardbench2/overall": 0.5}}
+    scores = "rewardbench2: overall 50.0 (points of 100 +- standard error)"
+    assert scores in one.described(record)
+    assert scores not in one.described({**record, "status": "failed"})
+    pools = {**record, "job": "bon", "final": {}, "lineage": {"rewards": ["a"]}}
+    unknown = "no correctness is known, so there is no accuracy; picks.jsonl has what each reward chose"
+    assert unknown in one.described(pools)
+    assert unknown not in one.described({**pools, "status": "stopped"})

@@ -61,6 +61,14 @@ def test_noise_pays_for_nothing_in_nearly_all_draws() -> None:
     assert sum(bool(found(panel)) for panel in panels) <= 3  # 5% of 20 is one
 
 
+def test_noise_pays_for_none_of_many_features_in_nearly_all_draws() -> None:
+    told = 0
+    for seed in range(12):
+        scores, *features = np.random.default_rng(seed).normal(size=(7, 40, 4)).tolist()
+        told += bool(found(panel_of(scores, {f"feature-{number}": table for number, table in enumerate(features)}, None)))
+    assert told <= 2  # at 5% for all six together one of 12; at 5% for each there are six
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     # Neither feature counts, so both intervals should hold 0 in 95% of the draws: 57 of 60 with a deviation of 1.7.
     panels = [drawn(seed, lambda draw, right, *_: right + draw.gauss(0, 1), num_prompts=40, n=4) for seed in range(30)]

@@ -80,6 +80,20 @@ def test_the_auc_is_a_mean_over_prompts_with_both_kinds_and_ties_count_half() ->
     assert auc_of([[1.0, 2.0]], [[1, 1]]) is None
 
 
+def test_half_right_counts_as_right_for_the_auc() -> None:
+    assert auc_of([[2.0, 1.0]], [[0.5, 0.0]]) == about(1.0, None)
+
+
+def test_the_error_of_gamma_is_the_jackknifes_over_prompts() -> None:
+    scores, correct = [[3.0, 1.0, 2.0], [0.0, 2.0, 5.0], [1.0, 4.0, 0.5], [2.0, 2.5, 1.0]], [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]]
+    without = [gamma_of(scores[:k] + scores[k + 1 :], correct[:k] + correct[k + 1 :], 3) for k in range(4)]
+    values = [one.value for one in without if one is not None]
+    middle = sum(values) / 4
+    found = gamma_of(scores, correct, 3)
+    assert found is not None
+    assert found.error == pytest.approx(math.sqrt(3 / 4 * sum((value - middle) ** 2 for value in values)))
+
+
 def test_gamma_is_the_area_between_the_curves_over_kl() -> None:
     # One prompt, scores 1 and -1 (deviation 1), the wrong one on top (deviation 1/2). n=2 picks it for certain: the proxy rises by
     # 1 - 0 = 1 deviation, correctness falls from 1/2 to 0, by 1 deviation. Over KL from 0 to log 2 - 1/2 the gap grows from 0 to 2.
@@ -114,6 +128,12 @@ def test_an_ensemble_compares_members_by_their_deviation_within_prompts() -> Non
         "ensemble-mean-std": [[-1.0, -1.0], [1.0, -1.0]],  # their deviation is 1 where they disagree
     }
     assert ensembles({"a": a}) == {}
+
+
+def test_an_ensemble_is_lowered_by_the_deviation_of_its_members_and_not_by_their_variance() -> None:
+    found = ensembles({"a": [[1.0, -1.0]], "b": [[1.0, -1.0]], "c": [[-1.0, 1.0]]})
+    # Members say 1, 1 and -1: mean 1/3, population deviation sqrt(1 - 1/9) = 0.942809.
+    assert found["ensemble-mean-std"][0] == pytest.approx([1 / 3 - 0.942809, -1 / 3 - 0.942809], abs=1e-6)
 
 
 def test_an_ensemble_with_a_nan_in_one_member_has_it_too() -> None:

@@ -44,6 +44,12 @@ def test_a_planted_preference_is_found_and_none_is_not_however_good_the_completi
     assert sum(told) <= 4  # of 24 at 5%: 1.2 expected
 
 
+def test_a_p_value_is_never_below_that_of_the_order_seen_among_all_that_were_tried() -> None:
+    # Of the 2.7 million ways to choose 12 of 24 two are as far out, and none of the 9,999 that are drawn.
+    first, _ = self_preference(planted(3.0, num_rms=12))["preferences"]
+    assert first["p_value"] == 1 / 10_000
+
+
 def test_too_few_reward_models_to_tell_are_said_to_be_and_one_alone_has_no_whisker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 2 of 5 can be chosen in 10 ways, so no p-value is below 0.1; 3 of 6 in 20, of which the outermost and its mirror image have 0.1.
     few = [row for row in planted(3.0, num_rms=3) if row.rm != "b2"]

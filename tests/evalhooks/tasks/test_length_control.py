@@ -1,7 +1,8 @@
 """The win rate at equal lengths: what a judge's taste for length adds is taken out, and nothing else is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ from evalhooks.tasks.task import Judged, Task
 
 def logistic(value: float) -> float:
     return 1 / (1 + math.exp(-value))
+
+
+def root_of(function: Callable[[float], float], low: float, high: float) -> float:
+    found: Any = brentq(function, low, high, xtol=1e-13)
+    return found
 
 
 def two_lengths(wins_longer: int, wins_shorter: int, each: int) -> float | None:
@@ -49,13 +55,13 @@ def test_the_fit_is_where_both_derivatives_vanish() -> None:
     longer = np.tanh(differences / differences.std())
 
     def theta_of(phi: float) -> float:
-        return brentq(lambda theta: sum(logistic(theta + phi * x) - y for x, y in zip(longer, wins, strict=True)), -20, 20, xtol=1e-13)
+        return root_of(lambda theta: sum(logistic(theta + phi * x) - y for x, y in zip(longer, wins, strict=True)), -20, 20)
 
     def slope(phi: float) -> float:
         theta = theta_of(phi)
         return phi + sum(x * (logistic(theta + phi * x) - y) for x, y in zip(longer, wins, strict=True))
 
-    expected = logistic(theta_of(brentq(slope, -10, 10, xtol=1e-13)))
+    expected = logistic(theta_of(root_of(slope, -10, 10)))
     found = length_controlled(wins.tolist(), (1000 + differences).tolist(), [1000] * 60)
     assert found == pytest.approx(expected, abs=1e-6)
     assert found < wins.mean() - 0.05  # longer on the whole, and favoured for it

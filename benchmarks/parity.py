@@ -80,6 +80,7 @@ def main() -> None:
     quieten_libraries()
     config = ModelConfig(path=arguments.model, dtype=Dtype.fp32)
     model, tokenizer = load_policy(config)
+    failed: list[str] = []
     print("| task of lm-eval's | metric | rows | ours | lm-eval | same answers |\n|---|---|---|---|---|---|", flush=True)
     for subject in subjects(arguments.data, arguments.rows):
         if arguments.only and not any(subject.name.startswith(name) for name in arguments.only):
@@ -89,12 +90,20 @@ def main() -> None:
             recorder = Recorder(TransformersGenerator(model, tokenizer))
             event = CheckpointSaved(step=1, num_steps=1, path=file.parent, run_dir=file.parent, model=model, tokenizer=tokenizer)
             ours = our_numbers(subject, file, event, recorder, arguments.tokens)
-            theirs = lm_evals_numbers(subject, file, resolve(config), arguments.tokens)
+            try:
+                theirs = lm_evals_numbers(subject, file, resolve(config), arguments.tokens)
+            except subprocess.CalledProcessError as error:  # its IFEval downloads a model of sentences, for instance
+                failed.append(subject.name)
+                why = error.stderr.strip().splitlines()[-1:]
+                print(f"{subject.name}: lm-eval's command failed: {''.join(why)}", file=sys.stderr, flush=True)
+                continue
         same = sum(_cut(own, theirs.stops) == other for own, other in zip(ours.answers, theirs.answers, strict=True))
         alike = f"{same} of {len(theirs.answers)}" if subject.is_drawn else ""
         for metric in subject.metrics:
             num_rows = len(next(iter(subject.splits.values())))
             print(f"| `{subject.name}` | `{metric}` | {num_rows} | {ours.values[metric]} | {theirs.values[metric]} | {alike} |", flush=True)
+    if failed:
+        sys.exit(1)
 
 
 def parse() -> argparse.Namespace:

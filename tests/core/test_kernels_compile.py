@@ -88,7 +88,7 @@ def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield device
 
 
-def require_in_registers(device: Device, *names: str) -> None:
+def assert_in_registers(device: Device, *names: str) -> None:
     for name in names:
         found = re.search(r"STACK:(\d+).* LOCAL:(\d+)", device.loaded[name])
         assert found, device.loaded[name]
@@ -109,7 +109,7 @@ def test_attention_over_trees(device: Device, heads: tuple[int, int, int]) -> No
     tiles = lay_tiles(lengths, ((), (0,), (0,)), (0,), torch.device("cpu"))
     ends = torch.full((sum(lengths),), sum(lengths))
     attend_by_tile(query, key, value, tiles, ends, channels**-0.5).sum().backward()
-    require_in_registers(device, "_forward", "_shares", "_backward_queries", "_backward_keys")
+    assert_in_registers(device, "_forward", "_shares", "_backward_queries", "_backward_keys")
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -120,7 +120,7 @@ def test_attention_of_new_tokens(device: Device, heads: tuple[int, int, int]) ->
     query, key, value = (drawn(number, ROWS, channels).detach() for number in (query_heads, key_heads, key_heads))
     keys, values = torch.zeros(2, ROWS, key_heads, LENGTH, channels, dtype=torch.bfloat16)
     attend_rows(query, key, value, keys, values, torch.zeros(ROWS, dtype=torch.long), channels**-0.5)
-    require_in_registers(device, "_attend")
+    assert_in_registers(device, "_attend")
 
 
 @pytest.mark.parametrize("vocabulary", [600, 49152, 151936])
@@ -128,7 +128,7 @@ def test_drawing_a_token(device: Device, vocabulary: int) -> None:
     from core.generators.kernels import draw_tokens
 
     draw_tokens(torch.randn(ROWS, vocabulary), 0.7, torch.rand(ROWS), CHUNK)
-    require_in_registers(device, "_sum_chunks", "_draw")
+    assert_in_registers(device, "_sum_chunks", "_draw")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -141,7 +141,7 @@ def test_rotations(device: Device, heads: tuple[int, int, int], dtype: torch.dty
     table = torch.randn(1, ROWS, channels)
     rotated(query, table, table).sum().backward()
     rotated_pair(query.detach(), key.detach(), table, table)
-    require_in_registers(device, "_rotary", "_rotary_pair")
+    assert_in_registers(device, "_rotary", "_rotary_pair")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -155,7 +155,7 @@ def test_norms_and_gates(device: Device, size: int, dtype: torch.dtype) -> None:
     (whole.sum() + out.sum()).backward()
     gated_silu(hidden, drawn(ROWS, size, dtype=dtype)).sum().backward()
     gated_silu_by_row(*drawn(ROWS, 2 * size, dtype=dtype).detach().chunk(2, -1))
-    require_in_registers(device, "_norm", "_norm_backward", "_forward", "_backward", "_forward_by_row")
+    assert_in_registers(device, "_norm", "_norm_backward", "_forward", "_backward", "_forward_by_row")
 
 
 def test_what_a_smaller_device_lacks_room_for_is_a_fault_that_the_trial_takes(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ from typing import Any
 from evalhooks.analysis.findings import findings
 from evalhooks.analysis.table import POLICIES, Group, ScoredModel, ScoreTable, with_group
 from evalhooks.halves import CHOSEN_ON, REPORTED_ON
+from evalhooks.metric_names import PPO
 from evalhooks.rewardbench.domains import DOMAINS
-
-PPO = "ppo"
-"""The column with the downstream average after PPO."""
 
 AVERAGE = "bon/average"
 

@@ -34,6 +34,9 @@ def test_a_share_has_the_error_of_a_binomial_and_one_of_equals_that_of_wilsons_i
         ("bon/average@16", True),
         ("bon/rm/sums/gamma", False),
         ("downstream/average", True),
+        ("on_policy/accuracy", True),
+        ("on_policy/reward_std", False),
+        ("train/accuracy", True),
         ("rm_score", False),
     ],
 )

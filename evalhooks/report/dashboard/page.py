@@ -1,15 +1,13 @@
 """The report as one HTML page that holds everything it shows: style, scripts, plotly.js once, and the data of the figures."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
-
-from plotly.offline import get_plotlyjs
 
 from core.text import duration
 from evalhooks.report.dashboard.answers import answers
+from evalhooks.report.dashboard.explorer import of_study
+from evalhooks.report.dashboard.frame import FIGURES, contents, explorer, figure, panels, scripts, section
 from evalhooks.report.dashboard.misjudged import misjudged
 from evalhooks.report.dashboard.payload import payload
 from evalhooks.report.dashboard.table import minus, table
@@ -17,16 +15,16 @@ from evalhooks.report.details import COST_HEADS, cost_rows, differing, held_out_
 from evalhooks.report.facts import RewardModel, Study, number, points
 from evalhooks.report.prose import best_for_bon, best_run, cautions, interval, missing, result, spread
 from evalhooks.report.scores.sections import html
-from evalhooks.report.style import POLICY, asset, page_head
+from evalhooks.report.style import POLICY, page_head
 from evalhooks.report.tables import PPO_HEADS, ppo_cells
 from evalhooks.rewardbench.domains import DOMAINS
 
-SCRIPTS = ("table.js", "rows.js", "figures.js", "run.js", "main.js")
+SCRIPTS = ("table.js", "drawing.js", "explore.js", "rows.js", "figures.js", "run.js", "main.js")
 """In the order in which they need each other."""
 
 
-def render_page(study: Study, folder: Path, entries: Sequence[Mapping[str, Any]] = (), *, version: str = "") -> str:
-    """The whole page of a study, with the pictures of its findings from `folder`.
+def render_page(study: Study, entries: Sequence[Mapping[str, Any]] = (), *, version: str = "") -> str:
+    """The whole page of a study.
 
     `entries` are those of its reward models in the summary, which name the folders with their samples.
 
@@ -34,54 +32,50 @@ def render_page(study: Study, folder: Path, entries: Sequence[Mapping[str, Any]]
     """
     found = misjudged([rm.id for rm in study.models], entries)
     data = payload(study)
+    data["explorer"] = of_study(study)
     data["misjudged"] = {"rows": found.rows, "left": found.num_left_out}
     for run, shown in zip(data["runs"], answers(study.runs), strict=True):
         run["answers"] = shown
     policy = f"{POLICY}; connect-src 'self'" if version else POLICY
-    scripts = "".join(f"<script>{text}</script>\n" for text in (get_plotlyjs(), *map(asset, SCRIPTS)))
     return f"""{page_head(study.name, policy=policy)}<body>
 {_live(version)}<main>
-{_body(study, found.rows, folder, live=bool(version))}
+{_body(study, data, live=bool(version))}
 </main>
-<script type="application/json" id="data">{_embedded(data)}</script>
-{scripts}</body>
+{scripts(data, SCRIPTS)}</body>
 </html>
 """
-
-
-def _embedded(data: Mapping[str, Any]) -> str:
-    """JSON that cannot close the script that holds it."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _live(version: str) -> str:
     return f'<p id="live" role="status" data-version="{escape(version)}"></p>\n' if version else ""
 
 
-def _body(study: Study, rows: Sequence[Mapping[str, Any]], folder: Path, *, live: bool) -> str:
-    return "\n".join(
-        [
-            _head(study),
-            _models(study),
-            _benchmark(study),
-            html(study.findings, folder, without=("Reward models",)) if study.findings else "",
-            _section("domains", "Which skills does each reward model know?", _MODELS_TEXT, _figure("domains")),
-            _section("training", "Over training", _TRAINING_TEXT, _TRAINING),
-            _section("best-of", "Best of N", _BEST_OF_TEXT, _figure("best-of-n")),
-            _ppo(study),
-            _run(study),
-            _bias(study),
-            _misjudged(rows),
-            _settings(study),
-            _provenance(study, live=live),
-        ]
-    )
+def _body(study: Study, data: Mapping[str, Any], *, live: bool) -> str:
+    analysis = html(study.findings, FIGURES, without=("Reward models",)) if study.findings else ""
+    title = f"Does the benchmark predict {study.bon_name}?"
+    parts = [
+        ("models", "Reward models", _models(study)),
+        ("benchmark", "Benchmark and use", explorer(data["explorer"], title, _correlations(study))),
+        ("domains", "Skills", section("domains", "Which skills does each reward model know?", _MODELS_TEXT, figure("domains"))),
+        ("training", "Over training", section("training", "Over training", _TRAINING_TEXT, _TRAINING)),
+        ("best-of", "Best of N", section("best-of", "Best of N", _BEST_OF_TEXT, figure("best-of-n"))),
+        ("ppo", "PPO", _ppo(study)),
+        ("run", "One run", _run(study)),
+        ("bias", "Biases", _bias(study)),
+        ("rows", "Wrong rows", _misjudged(data["misjudged"]["rows"])),
+        ("analysis", "Analysis", f'<div id="analysis-section">{analysis}</div>' if analysis else ""),
+        ("cost", "Settings and cost", _settings(study)),
+        ("provenance", "Provenance", _provenance(study, live=live)),
+    ]
+    there = [part for part in parts if part[2]]
+    return "\n".join([contents([(name, short) for name, short, _ in there]), _head(study), *(text for _, _, text in there)])
 
 
 _MODELS_TEXT = "Best overall first. Every cell is points of 100; a random choice gets 25 in a domain of four completions."
 _TRAINING_TEXT = "Benchmark and downstream use of the same checkpoints, on one step axis. Dashed: controls."
 _BEST_OF_TEXT = (
-    "Accuracy of the completion that each reward model picks of N, at its newest checkpoint. Dashed: the policy alone, and the oracle."
+    "Accuracy of the completion that each reward model picks of N, at its newest checkpoint; of one it is the policy's own. "
+    "Dashed: the policy alone, and the oracle."
 )
 _COURSE_TEXT = (
     "What PPO maximises, the reward model's score, beside what is wanted. Where the score goes on rising and the downstream average does "
@@ -132,28 +126,13 @@ def _tile(title: str, value: str, rest: str) -> str:
     return f'<div class="tile"><p>{escape(title)}</p><strong>{minus(value)}</strong><p>{escape(rest)}</p></div>'
 
 
-def _section(name: str, title: str, text: str, *parts: str) -> str:
-    caption = f'<p class="caption">{escape(text)}</p>' if text else ""
-    return f'<section id="{name}-section"><h2>{escape(title)}</h2>{caption}{"".join(parts)}</section>'
-
-
-def _figure(name: str, title: str = "", classes: str = "") -> str:
-    """The place of a figure, which a script draws; the title stands outside, where it wraps."""
-    head = f'<h3 class="figure-title">{escape(title)}</h3>' if title else ""
-    of = f' class="{classes}"' if classes else ""
-    return f'<div{of}>{head}<div id="figure-{name}"></div><p class="caption" id="note-{name}"></p></div>'
-
-
-def _panels(*figures: str) -> str:
-    return f'<div class="panels">{"".join(figures)}</div>'
-
-
-_TRAINING = _panels(_figure("training-benchmark", "RewardBench 2"), _figure("training-bon", "Best of N")) + (
+_TRAINING = panels(figure("training-benchmark", "RewardBench 2"), figure("training-bon", "Best of N")) + (
     '<p class="caption" id="note-training"></p>'
 )
 
 
-def _benchmark(study: Study) -> str:
+def _correlations(study: Study) -> str:
+    """The main correlations with their parts, as a table; CSV and JSON have them all."""
     rows = [
         [
             link.key,
@@ -166,20 +145,12 @@ def _benchmark(study: Study) -> str:
         for link in study.links.values()
     ]
     heads = ["Benchmark ~ downstream", "Pearson r", "Spearman", "95% low", "95% high", "n"]
-    shown = table(heads, rows, words=1) if rows else '<p class="absent">No correlation was computed.</p>'
-    text = (
-        "Each point is a reward model of the table above, as it is filtered; the line is the least-squares fit through these points. "
-        "Dashed: the policy alone, and the best that its answers allow."
-    )
-    grid = _figure("grid", "Every benchmark with every downstream score")
-    panels = _panels(_figure("links", "Which domain predicts it"), grid)
-    details = f"<details><summary>All correlations</summary>{shown}</details>"
-    return _section("benchmark", f"Does the benchmark predict {study.bon_name}?", text, _figure("benchmark"), panels, details)
+    return f"<details><summary>All correlations</summary>{table(heads, rows, words=1)}</details>" if rows else ""
 
 
 def _models(study: Study) -> str:
     if not study.models:
-        return _section("models", "Reward models", "", '<p class="absent">No reward models in this study.</p>')
+        return section("models", "Reward models", "", '<p class="absent">No reward models in this study.</p>')
     tasks, pairwise = study.tasks, any(rm.pairwise.get("overall") is not None for rm in study.models)
     setup = ["Data", "Lineage", "LR", "Epochs", "Seed"]
     heads = ["Reward model", *setup, study.score_title, *DOMAINS.values(), *["RB 1"] * pairwise, *tasks, "Average"]
@@ -201,7 +172,7 @@ def _models(study: Study) -> str:
     errors = table(error_heads, [_errors(rm) for rm in study.models], words=1)
     text = "Click a head to sort, a name to see its curves. Figures show the reward models that the filter leaves. Controls are in italics."
     details = f"<details><summary>With standard errors, and held-out accuracy</summary>{errors}</details>"
-    return _section("models", "Reward models", text, shown, details)
+    return section("models", "Reward models", text, shown, details)
 
 
 def _errors(rm: RewardModel) -> list[str]:
@@ -216,11 +187,11 @@ def _run(study: Study) -> str:
         return ""
     choice = '<div class="controls"><label for="run-choice">Run<select id="run-choice"></select></label></div>'
     course = f'<p class="caption policy-only">{escape(_COURSE_TEXT)}</p>'
-    first = _panels(_figure("run-scores", "Scores"), _figure("run-distance", "Distance and reward", "policy-only"))
-    second = _panels(_figure("course-steps", "Proxy and truth over training"), _figure("course-kl", "Against the distance from the start"))
+    first = panels(figure("run-scores", "Scores"), figure("run-distance", "Distance and reward", "policy-only"))
+    second = panels(figure("course-steps", "Proxy and truth over training"), figure("course-kl", "Against the distance from the start"))
     proxy = f'<div class="policy-only">{second}</div>'
-    curves = _figure("run-curves", "Training")
-    return _section("run", "One run", _RUN_TEXT, choice, first, course, proxy, curves, '<div id="run-answers"></div>')
+    curves = figure("run-curves", "Training")
+    return section("run", "One run", _RUN_TEXT, choice, first, course, proxy, curves, '<div id="run-answers"></div>')
 
 
 def _bias(study: Study) -> str:
@@ -231,7 +202,7 @@ def _bias(study: Study) -> str:
         return ""
     rows = [[name, *(number(row.get(key), 3) for key in keys)] for name, row in newest]
     heads = ["Reward model", *(key.removeprefix("bias/").replace("_", " ") for key in keys)]
-    return _section(
+    return section(
         "bias", "Biases", "As measured at the newest checkpoint of each reward model.", table(heads, rows, words=1, name="biases")
     )
 
@@ -239,13 +210,13 @@ def _bias(study: Study) -> str:
 def _misjudged(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         text = "The folders of the runs hold no samples of reward models, or are not there."
-        return _section("rows", "What reward models get wrong", "", f'<p class="absent">{text}</p>')
+        return section("rows", "What reward models get wrong", "", f'<p class="absent">{text}</p>')
     controls = (
         '<div class="controls"><label for="rows-model">Reward model<select id="rows-model"><option value="">all</option></select></label>'
         '<label for="rows-domain">Domain<select id="rows-domain"><option value="">all</option></select></label>'
         '<label for="rows-words">Words in it<input id="rows-words" type="search" autocomplete="off"></label></div>'
     )
-    return _section("rows", "What reward models get wrong", _ROWS_TEXT, controls, '<div id="rows"></div>')
+    return section("rows", "What reward models get wrong", _ROWS_TEXT, controls, '<div id="rows"></div>')
 
 
 def _settings(study: Study) -> str:
@@ -257,12 +228,12 @@ def _settings(study: Study) -> str:
             shown = table(["Run", *keys], [[run.name, *row] for run, row in zip(runs, rows, strict=True)], words=len(keys) + 1)
             parts.append(f"<h3>In which {title} differ</h3>{shown}")
     cost = table(COST_HEADS, cost_rows(study), words=4) if runs_of(study) else ""
-    return _section("cost", "Settings and cost", "", *parts, f"<h3>Cost</h3>{cost}") if cost else ""
+    return section("cost", "Settings and cost", "", *parts, f"<h3>Cost</h3>{cost}") if cost else ""
 
 
 def _ppo(study: Study) -> str:
     if not study.runs:
-        return _section("ppo", "PPO", "", '<p class="absent">No PPO runs in this study.</p>')
+        return section("ppo", "PPO", "", '<p class="absent">No PPO runs in this study.</p>')
     text = "Stars mark the best checkpoint, dashed lines the start. A rising RM score under a falling average is over-optimisation."
     heads = [head[0].upper() + head[1:] for head in PPO_HEADS]
     parts = [table(heads, ppo_cells(study), words=3, name="policies", letter="p")]
@@ -273,8 +244,8 @@ def _ppo(study: Study) -> str:
         ("score", "RM score"),
         ("kl", "KL to the reference"),
     )
-    parts.append(_panels(*(_figure(f"ppo-{name}", title) for name, title in titles)))
-    return _section("ppo", "PPO", text, *parts, '<p class="caption" id="note-ppo"></p>')
+    parts.append(panels(*(figure(f"ppo-{name}", title) for name, title in titles)))
+    return section("ppo", "PPO", text, *parts, '<p class="caption" id="note-ppo"></p>')
 
 
 def _provenance(study: Study, *, live: bool) -> str:
@@ -291,4 +262,4 @@ def _provenance(study: Study, *, live: bool) -> str:
     shown = table(["Kind", "Name", "Run id", "Base", "Data or RM", "LR", "Epochs", "Seed"], rows, words=5)
     beside = "" if live else f" The same numbers as files: {links}."
     caption = f'<p class="caption">Run ids name folders on disk.{beside}</p>'
-    return _section("provenance", "Provenance", "", caption, shown)
+    return section("provenance", "Provenance", "", caption, shown)

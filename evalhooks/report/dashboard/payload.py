@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evalhooks.report import charts, course
-from evalhooks.report.facts import Link, PpoRun, RewardModel, Scores, Study
-from evalhooks.report.prose import interval
+from evalhooks.report.dashboard.explorer import setup
+from evalhooks.report.facts import PpoRun, RewardModel, Scores, Study
 from evalhooks.rewardbench.domains import DOMAINS
 
 MAX_CURVE_POINTS = 40_000
@@ -36,25 +36,22 @@ def payload(study: Study) -> Data:
         "marks": [mark for _, mark in charts.MARKS],
         "references": [{"height": _short(height), "label": label} for height, label in charts.reference_lines(study)],
         "startLines": [{"height": _short(height), "label": label} for height, label in charts.start_line(study)],
-        "models": [_model(rm, max(MIN_POINTS, num_points)) for rm in study.models],
+        "models": [_model(study, rm, max(MIN_POINTS, num_points)) for rm in study.models],
         "runs": [_run(run, max(MIN_POINTS, num_points)) for run in study.runs],
-        "links": [_link(link) for link in study.links.values()],
-        "mainLink": study.main_link,
     }
 
 
-def _model(rm: RewardModel, num_points: int) -> Data:
-    setup = [rm.data, rm.base, f"lr {rm.lr:g}" if rm.lr is not None else "", f"{rm.epochs:g} epochs" if rm.epochs is not None else ""]
+def _model(study: Study, rm: RewardModel, num_points: int) -> Data:
     return {
         "name": rm.name,
         "id": rm.id,
-        "setup": ", ".join(part for part in setup if part),
+        "setup": setup(rm),
         "data": rm.data,
         "base": rm.base,
         "control": rm.control,
         "benchmark": {key: _short(rm.benchmark.get(key)) for key in (rm.score_key, *DOMAINS)},
         "bon": {task: _short(value) for task, value in rm.bon.items()},
-        "bestOf": best_of_n(rm),
+        "bestOf": best_of_n(rm, study.start.get("average")),
         "checkpoints": _columns(rm.checkpoints),
         "curves": _curves(rm.details, num_points),
     }
@@ -76,30 +73,18 @@ def _run(run: PpoRun, num_points: int) -> Data:
     }
 
 
-def best_of_n(rm: RewardModel) -> list[tuple[int, float]]:
-    """N and the best-of-N average at the newest checkpoint that has one, for every N that was measured, ascending."""
+def best_of_n(rm: RewardModel, start: float | None = None) -> list[tuple[int, float]]:
+    """N and the best-of-N average at the newest checkpoint that has one, for every N that was measured, ascending.
+
+    `start` is the average of the policy alone, which is what best of 1 gives.
+    """
     for checkpoint in reversed(rm.checkpoints):
         sizes = {int(key.partition("@")[2]): value for key, value in checkpoint.items() if key.startswith("bon/average@")}
         found = [(n, _short(value)) for n, value in sorted(sizes.items()) if value is not None]
         if found:
-            return [(n, value) for n, value in found if value is not None]
+            first = [] if start is None or 1 in sizes else [(1, float(f"{start:.6g}"))]
+            return [*first, *((n, value) for n, value in found if value is not None)]
     return []
-
-
-def _link(link: Link) -> Data:
-    pair, _, subset = link.key.partition(" (")
-    benchmark, _, downstream = pair.partition("~")
-    return {
-        "benchmark": benchmark,
-        "downstream": downstream,
-        "subset": subset.rstrip(")"),
-        "pearson": _short(link.pearson),
-        "spearman": _short(link.spearman),
-        "low": _short(link.low),
-        "high": _short(link.high),
-        "n": link.n,
-        "interval": interval(link),
-    }
 
 
 def _columns(checkpoints: Sequence[Scores]) -> Data:

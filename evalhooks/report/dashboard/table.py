@@ -1,7 +1,10 @@
 """Tables of the page, which its scripts sort and filter."""
 
+import re
 from collections.abc import Sequence
 from html import escape
+
+_LONG = ' class="long"'
 
 
 def table(
@@ -50,8 +53,16 @@ def _filter(name: str) -> str:
     )
 
 
+def _word(text: str) -> str:
+    """Text whose numbers are not broken after a minus: "1e-3" in the name of a run stays whole."""
+    return re.sub(r"[a-z]*\d+(?:\.\d+)?e-\d+", r'<span class="whole">\g<0></span>', escape(text))
+
+
 def _cells(row: Sequence[str], words: int, run: str = "") -> str:
-    cells = [f"<td>{escape(cell)}</td>" if i < words else f'<td class="n">{minus(cell)}</td>' for i, cell in enumerate(row)]
+    cells = [
+        f"<td{_LONG if len(cell) > 14 else ''}>{_word(cell)}</td>" if i < words else f'<td class="n">{minus(cell)}</td>'
+        for i, cell in enumerate(row)
+    ]
     if run:
-        cells[0] = f'<td><button type="button" data-run="{run}">{escape(row[0])}</button></td>'
+        cells[0] = f'<td><button type="button" data-run="{run}">{_word(row[0])}</button></td>'
     return "".join(cells)

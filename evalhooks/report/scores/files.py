@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalhooks.report.dashboard.explorer import of_findings
+from evalhooks.report.dashboard.frame import FIGURES, explorer, scripts
 from evalhooks.report.facts import clean
 from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.scores.sections import answers, html, interval, markdown, number
-from evalhooks.report.style import SCRIPT, page_head
+from evalhooks.report.style import page_head
 from evalhooks.report.tables import cell, write_csv
 
 
@@ -35,7 +37,7 @@ def write_findings(found: Mapping[str, Any], out: Path, *, title: str) -> Path:
         texts = {
             "report.md": "\n\n".join([f"# {cell(title)}", *markdown(found, cell)]) + "\n",
             "summary.json": json.dumps(clean(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "report.html": _page(found, folder, title),
+            "report.html": _page(found, title),
         }
         put_in_place(made, texts, out)
     return out / "report.html"
@@ -58,15 +60,19 @@ def _row(key: str, link: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not (name.endswith("ci95") and value is None)}
 
 
-def _page(found: Mapping[str, Any], folder: Path, title: str) -> str:
+_SCRIPTS = ("table.js", "drawing.js", "explore.js", "scores.js")
+
+
+def _page(found: Mapping[str, Any], title: str) -> str:
+    data = {"explorer": of_findings(found)}
     return f"""{page_head(title)}<body>
 <main>
 <header><p class="kicker">rewardloop scores</p><h1>{escape(title)}</h1>
 <p class="meta">{len(found["models"])} reward models, {escape(", ".join(found.get("sources", [])))}</p></header>
-{html(found, folder)}
+{explorer(data["explorer"], "Any score against any other")}
+{html(found, FIGURES)}
 </main>
-<script>{SCRIPT}</script>
-</body>
+{scripts(data, _SCRIPTS)}</body>
 </html>
 """
 

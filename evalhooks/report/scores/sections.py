@@ -1,10 +1,8 @@
 """What a table of scores says, as sections of a page, as Markdown and as lines for the terminal: one set of tables for all three."""
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from evalhooks.analysis.table import error_column
@@ -338,15 +336,15 @@ MOST_ROWS = 20
 """Rows of a table that is seen at once; a longer one opens when it is asked for."""
 
 
-def html(found: Findings, folder: Path, *, without: Sequence[str] = ()) -> str:
-    """The sections for the page but those `without`, by title; pictures lie in `folder` and are put into the page itself."""
+def html(found: Findings, figures: Mapping[str, str], *, without: Sequence[str] = ()) -> str:
+    """The sections for the page but those `without`, by title; `figures` are what the page shows for a picture, if anything."""
     parts: list[str] = []
     for section in (section for section in sections(found) if section.title not in without):
+        if not (section.sentences or section.rows or section.picture in figures):
+            continue
         parts.append(f"<section><h2>{escape(section.title)}</h2>")
         parts += [f'<p class="caption">{escape(text)}</p>' for text in section.sentences]
-        if section.picture:
-            data = base64.b64encode((folder / section.picture).read_bytes()).decode()
-            parts.append(f'<img alt="{escape(section.title)}" src="data:image/png;base64,{data}" style="max-width:100%;background:#fff">')
+        parts.append(figures.get(section.picture, ""))
         if section.rows:
             parts.append(_html_table(section))
         parts.append("</section>")

@@ -7,9 +7,16 @@ function readData() {
   return JSON.parse(document.getElementById("data").textContent);
 }
 
+/** Draws the scatter anew for the reward models that the table shows. */
+let redrawPair = () => {};
+
+/** Of things in the order of the data's reward models those whose row the table shows. */
+function shownOf(models) {
+  return document.getElementById("models") ? shownPlaces("models").map(place => models[place]) : models;
+}
+
 function drawStudy(data) {
-  const places = shownPlaces("models"), models = places.length || document.getElementById("models") ? places.map(place => data.models[place]) : data.models;
-  drawScatter(data, models);
+  const models = shownOf(data.models);
   drawDomains(data, models);
   drawTraining(data, models);
   drawBestOf(data, models);
@@ -17,8 +24,7 @@ function drawStudy(data) {
 
 function startPage() {
   const data = readData();
-  drawLinks(data);
-  drawGrid(data);
+  redrawPair = startExplorer(data.explorer, () => shownOf(data.explorer.models));
   drawStudy(data);
   drawPpo(data, shownPlaces("policies"));
   startRun(data);
@@ -78,7 +84,7 @@ async function follow(current, state) {
 function start() {
   let data = startPage();
   startTables();
-  document.addEventListener("filtered", event => event.detail === "models" ? drawStudy(data) : drawPpo(data, shownPlaces("policies")));
+  document.addEventListener("filtered", event => event.detail === "models" ? (redrawPair(), drawStudy(data)) : drawPpo(data, shownPlaces("policies")));
   document.addEventListener("click", event => {
     const button = event.target.closest("button[data-run]");
     if (!button) return;

@@ -3,14 +3,6 @@
 
 const ROWS_AT_A_TIME = 20;
 
-/** An element with attributes and children; text children stay text, whatever they hold. */
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
 /** A score or margin; text is one that is not finite. */
 function scoreText(value, digits = 3) {
   if (typeof value !== "number") return value === null || value === undefined ? "n/a" : String(value);

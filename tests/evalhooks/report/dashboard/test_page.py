@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evalhooks.analysis.findings import findings
 from evalhooks.report import write_report
+from evalhooks.report.scores.files import write_findings
 from tests.browser import DESK, PHONE, Opened, browser, open_page
+from tests.evalhooks.report.dashboard.test_explorer import table
 from tests.evalhooks.report.dashboard.test_payload import checkpoint
 from tests.evalhooks.report.test_report import summary
 
@@ -110,6 +113,38 @@ def test_the_filter_hides_rows_and_their_points(opened: Opened, words: str, left
     assert len(names(opened)) == 4
 
 
+def test_any_two_scores_can_be_chosen_from_lists_and_in_the_grid(opened: Opened) -> None:
+    assert "Pearson r = " in opened.page.inner_text("#note-benchmark")
+    opened.page.select_option("#explore-x", "rewardbench2/math")
+    (tulu,) = [trace for trace in drawn(opened, "benchmark") if trace["name"] == "tulu"]
+    math = opened.page.evaluate(
+        "JSON.parse(document.getElementById('data').textContent).explorer.models.map(model => model.scores['rewardbench2/math'])"
+    )
+    assert set(tulu["x"]) <= set(math)
+    opened.page.select_option("#explore-y", "rewardbench2/math")
+    assert opened.page.inner_text("#note-benchmark") == "A score against itself."
+    grid = "document.getElementById('figure-grid')"
+    opened.page.evaluate(f"{grid}.emit('plotly_click', {{points: [{{x: 0, y: 0}}]}})")
+    assert [opened.page.input_value(f"#explore-{axis}") for axis in "xy"] == ["rewardbench2/overall", "bon/average"]
+
+
+def test_the_correlation_of_what_the_filter_leaves_is_that_of_the_points_shown(opened: Opened) -> None:
+    opened.page.fill("#models-filter", "math>55")  # two are left, which have no correlation
+    assert "The filter leaves 2." in opened.page.inner_text("#note-benchmark")
+    opened.page.fill("#models-filter", "-best")
+    assert "Of the 3 that the filter leaves, r = 1.00." in opened.page.inner_text("#note-benchmark")  # they lie on one line
+    opened.page.fill("#models-filter", "")
+
+
+def test_the_list_of_sections_leads_to_them_and_stays_in_sight(opened: Opened) -> None:
+    opened.page.locator("nav a", has_text="One run").click()
+    nav, head = opened.page.locator("nav").bounding_box(), opened.page.locator("#run-section h2").bounding_box()
+    assert nav is not None
+    assert head is not None
+    assert nav["y"] == pytest.approx(0, abs=1)
+    assert nav["y"] + nav["height"] <= head["y"] < 200
+
+
 def test_a_row_that_a_reward_model_gets_wrong_opens_by_key_to_its_completions_and_checkpoints(opened: Opened) -> None:
     row = opened.page.locator("#rows details.row").first
     assert "Math" in row.inner_text()
@@ -160,6 +195,20 @@ def test_hostile_names_run_nothing(chromium: "Browser", tmp_path: Path) -> None:
     assert found.page.title() == "demo: rewardloop report"
     assert found.errors == []
     assert found.page.locator("main img, main svg image[href='x']").count() == 0
+
+
+def test_the_page_of_a_table_of_scores_draws_any_score_against_any_other(chromium: "Browser", tmp_path: Path) -> None:
+    path = write_findings(
+        findings(table(protocols=True), benchmarks=["rewardbench2/overall"], downstream=["elo"]), tmp_path, title="scores"
+    )
+    opened = open_page(chromium, path.as_uri(), PHONE)
+    assert [len(trace["x"]) for trace in drawn(opened, "benchmark") if trace["name"] == "juno"] == [4]  # those of one protocol
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    opened.page.select_option("#explore-x", "elo")
+    opened.page.select_option("#explore-protocol", "protocol b")
+    (points,) = [trace for trace in drawn(opened, "benchmark") if trace["name"] == "juno"]
+    assert sorted(points["x"]) == [1001.0, 1003.0, 1005.0, 1007.0]
+    assert opened.errors == []
 
 
 def test_an_empty_study_says_so_without_an_error(chromium: "Browser", tmp_path: Path) -> None:

@@ -4,45 +4,60 @@ Everything is on the scale that it is read on: shares in points of 100, other sc
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core.shares import is_share
 from evalhooks.analysis.table import Group, error_column
+from evalhooks.metric_names import column_names
 from evalhooks.report.charts import MARKS, MIX_COLOURS
 from evalhooks.report.facts import RewardModel, Study
-from evalhooks.rewardbench.domains import DOMAINS, PREFIX, label_of
+from evalhooks.rewardbench.domains import DOMAINS, PREFIX
 
 Data = dict[str, Any]
 Findings = Mapping[str, Any]
 
-PPO = "ppo"
-"""The column of a study with the best downstream average that PPO reached with a reward model."""
 
-_SETUP = ("base", "data", "lr", "epochs", "seed")
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Brings a value to the scale that its column is read on, with six digits, which is more than a figure shows."""
+
+    shares: frozenset[str] | None
+    """The columns that are shares; None where nothing says, and names must."""
+
+    def __call__(self, column: str, value: float | None) -> float | None:
+        return None if value is None else _short(100 * value if self.is_share(column) else value)
+
+    def is_share(self, column: str) -> bool:
+        return is_share(column) if self.shares is None else column in self.shares
+
+
+def _scale_of(found: Findings) -> _Scale:
+    return _Scale(frozenset(found["shares"]) if "shares" in found else None)
 
 
 def of_study(study: Study) -> Data:
     """The explorer of a study: colours are preference mixes, marks are base models, and the lines are those of its policy and pools."""
     found = study.findings or {}
-    known = _by_name(found)
+    known, scale = _by_name(found), _scale_of(found)
     models: list[Data] = []
     for rm in study.models:
         entry = known.get((rm.name, rm.overall), {})
         scores = {**_own_scores(rm), **entry.get("scores", {})}
-        shown = _model(rm.name, rm.control, scores, [*_columns(found, study), *_own_scores(rm)])
+        shown = _model(scale, rm.name, rm.control, scores, [*_columns(found, study), *_own_scores(rm)])
         models.append({**shown, "setup": setup(rm), "group": rm.data, "mark": rm.base, "protocol": entry.get("protocol", "")})
-    made = _explorer(found, models, benchmarks=_benchmarks(found, study), downstream=_downstream(found, study))
+    made = _explorer(found, models, benchmarks=_benchmarks(found, study), downstream=_downstream(found, study), best_of=study.bon_name)
     links = {key: _link(link.pearson, link.low, link.high, link.n, link.spearman) for key, link in study.links.items()}
     marks = [[base or "no base", MARKS[place % len(MARKS)][1]] for place, base in enumerate(study.bases)]
-    return {**made, "links": links | made["links"], "groups": study.mixes, "marks": marks, "lines": _lines(study)}
+    return {**made, "links": links | made["links"], "groups": study.mixes, "marks": marks, "lines": _lines(study, scale)}
 
 
 def of_findings(found: Findings) -> Data:
     """The explorer of a table of scores: colours are groups of reward models, all marks are the same, and the lines are its policies."""
-    columns = [*found["benchmarks"], *found["downstream"]]
+    columns, scale = [*found["benchmarks"], *found["downstream"]], _scale_of(found)
     models = [
         {
-            **_model(model["name"], model["control"], model["scores"], columns),
+            **_model(scale, model["name"], model["control"], model["scores"], columns),
             "setup": ", ".join(f"{key} {model['facts'][key]}" for key in _SETUP if model["facts"].get(key)),
             "group": Group.controls.value if model["control"] else str(model["facts"].get("group") or model["facts"].get("base") or ""),
             "mark": "",
@@ -52,7 +67,7 @@ def of_findings(found: Findings) -> Data:
     ]
     made = _explorer(found, models, benchmarks=found["benchmarks"], downstream=found["downstream"])
     lines = {
-        column: [[_scaled(column, policy["scores"][column]), policy["name"]] for policy in found["policies"] if column in policy["scores"]]
+        column: [[scale(column, policy["scores"][column]), policy["name"]] for policy in found["policies"] if column in policy["scores"]]
         for column in found["downstream"]
     }
     return {**made, "groups": list(dict.fromkeys(model["group"] for model in models)), "marks": [["", MARKS[0][1]]], "lines": lines}
@@ -64,8 +79,10 @@ def setup(rm: RewardModel) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _explorer(found: Findings, models: Sequence[Data], *, benchmarks: Sequence[str], downstream: Sequence[str]) -> Data:
-    columns = list(dict.fromkeys([*benchmarks, *downstream]))
+def _explorer(
+    found: Findings, models: Sequence[Data], *, benchmarks: Sequence[str], downstream: Sequence[str], best_of: str = "best of N"
+) -> Data:
+    scale, names = _scale_of(found), column_names([*benchmarks, *downstream], best_of=best_of)
     links: Data = {}
     for part in ("correlation", "between_benchmarks", "between_downstream"):
         for key, link in (found.get(part) or {}).items():
@@ -75,35 +92,35 @@ def _explorer(found: Findings, models: Sequence[Data], *, benchmarks: Sequence[s
     for source in found.get("reference") or []:
         for key, spots in source.get("points", {}).items():
             x, _, y = key.partition("~")
-            published.setdefault(key, []).extend([_scaled(x, a), _scaled(y, b)] for a, b in spots)
-    bands = {column: _scaled(column, (noise or {}).get("band")) for column, noise in (found.get("seed_noise") or {}).items()}
+            published.setdefault(key, []).extend([scale(x, a), scale(y, b)] for a, b in spots)
+    bands = {column: scale(column, (noise or {}).get("band")) for column, noise in (found.get("seed_noise") or {}).items()}
     return {
         "benchmarks": list(benchmarks),
         "downstream": list(downstream),
-        "columns": {column: {"name": name_of(column), "unit": "points" if _factor(column) == 100 else ""} for column in columns},
+        "columns": {column: {"name": name, "unit": "points" if scale.is_share(column) else ""} for column, name in names.items()},
         "models": list(models),
         "protocols": list(found.get("protocols") or [""]),
         "links": links,
         "published": published,
         "bands": {column: band for column, band in bands.items() if band is not None},
-        "picks": [_pick(key, entry) for key, entry in (found.get("pick") or {}).items() if entry.get("candidates")],
+        "picks": [_pick(scale, key, entry) for key, entry in (found.get("pick") or {}).items() if entry.get("candidates")],
         "preference": found.get("self_preference"),
         "colours": MIX_COLOURS,
     }
 
 
-def _model(name: str, control: bool, scores: Mapping[str, float | None], columns: Sequence[str]) -> Data:
+def _model(scale: _Scale, name: str, control: bool, scores: Mapping[str, float | None], columns: Sequence[str]) -> Data:
     there = {column: value for column in dict.fromkeys(columns) if (value := scores.get(column)) is not None}
     errors = {column: scores[error] for column in there if (error := error_column(column, scores))}
     return {
         "name": name,
         "control": control,
-        "scores": {column: _scaled(column, value) for column, value in there.items()},
-        "errors": {column: _scaled(column, value) for column, value in errors.items() if value},
+        "scores": {column: scale(column, value) for column, value in there.items()},
+        "errors": {column: scale(column, value) for column, value in errors.items() if value},
     }
 
 
-def _pick(key: str, entry: Mapping[str, Any]) -> Data:
+def _pick(scale: _Scale, key: str, entry: Mapping[str, Any]) -> Data:
     by, _, downstream = key.partition("~")
     ordered = sorted(entry["candidates"], key=lambda one: (one["name"] != entry["model"], -one["probability"], one["regret"]))
     # Where too few have a downstream result, the regret is one in the benchmark itself (see `analysis.pick`).
@@ -112,7 +129,7 @@ def _pick(key: str, entry: Mapping[str, Any]) -> Data:
         "by": by,
         "downstream": downstream,
         "model": entry["model"],
-        "candidates": [[one["name"], _short(one["probability"]), _scaled(column, one["regret"])] for one in ordered[:12]],
+        "candidates": [[one["name"], _short(one["probability"]), scale(column, one["regret"])] for one in ordered[:12]],
         "left": max(0, len(ordered) - 12),
     }
 
@@ -146,18 +163,18 @@ def _downstream(found: Findings, study: Study) -> list[str]:
     return list(dict.fromkeys([*(found.get("downstream") or []), *own]))
 
 
-def _lines(study: Study) -> dict[str, list[list[Any]]]:
+def _lines(study: Study, scale: _Scale) -> dict[str, list[list[Any]]]:
     """By downstream column the heights that it is to be read against: the policy alone, and the best that its answers allow."""
     named = (("start policy", study.start), ("oracle", study.oracle))
     lines: dict[str, list[list[Any]]] = {}
     for label, scores in named:
         for task, value in scores.items():
             if value is not None:
-                lines.setdefault(f"bon/{task}", []).append([_scaled(f"bon/{task}", value), label])
+                lines.setdefault(f"bon/{task}", []).append([scale(f"bon/{task}", value), label])
     for policy in (study.findings or {}).get("policies") or []:
         for column, value in policy["scores"].items():
             if column not in lines:
-                lines[column] = [[_scaled(column, value), policy["name"]]]
+                lines[column] = [[scale(column, value), policy["name"]]]
     return lines
 
 
@@ -165,22 +182,5 @@ def _link(pearson: float | None, low: float | None, high: float | None, n: int |
     return {"pearson": _short(pearson), "low": _short(low), "high": _short(high), "n": n, "spearman": _short(spearman), "note": note}
 
 
-def _factor(column: str) -> int:
-    return 100 if is_share(column) or column == PPO else 1
-
-
-def _scaled(column: str, value: float | None) -> float | None:
-    return None if value is None else _short(_factor(column) * value)
-
-
 def _short(value: float | None) -> float | None:
-    """Six digits, which is more than a figure shows."""
     return None if value is None else float(f"{value:.6g}")
-
-
-def name_of(column: str) -> str:
-    """What a reader knows a column by."""
-    kind, _, key = column.partition("/")
-    if kind == "rewardbench2" and key:
-        return f"RewardBench 2 {label_of(key)}" if key not in DOMAINS else DOMAINS[key]
-    return {"rewardbench1": f"RewardBench 1 {key}", "bon": f"best of N {key}"}.get(kind, column) if key else column

@@ -33,6 +33,7 @@ def test_shares_are_in_points_and_other_scores_as_they_are() -> None:
     assert model["errors"] == {"rewardbench2/overall": 1.0}
     assert model["setup"] == "base juno, lr 1e-05"
     assert [column["unit"] for column in data["columns"].values()] == ["points", ""]
+    assert [column["name"] for column in data["columns"].values()] == ["RewardBench 2 overall", "elo"]
     assert data["lines"] == {"elo": [[1002.0, "start policy"]]}
     assert data["links"]["rewardbench2/overall~elo"]["pearson"] == 1.0
 
@@ -59,7 +60,13 @@ def test_two_reward_models_of_one_name_keep_their_own_downstream_results() -> No
         for name, overall in (("a", 0.6), ("b", 0.7))
     ]
     entries = [{"name": "twin", "protocol": "", "scores": {"rewardbench2/overall": s, "ppo": p}} for s, p in ((0.6, 0.1), (0.7, 0.2))]
-    given = {"benchmarks": ["rewardbench2/overall"], "downstream": ["bon/average", "ppo"], "models": entries, "policies": []}
+    given = {
+        "benchmarks": ["rewardbench2/overall"],
+        "downstream": ["bon/average", "ppo"],
+        "models": entries,
+        "policies": [],
+        "shares": ["ppo"],
+    }
     data = of_study(read({"reward_models": models, "findings": given}))
     assert [model["scores"] for model in data["models"]] == [
         {"rewardbench2/overall": 70.0, "bon/average": 50.0, "ppo": 20.0},

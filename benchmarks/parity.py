@@ -31,7 +31,7 @@ from core.models.locate import resolve
 from core.process.quiet import quieten_libraries
 from core.process.world import alone
 from core.records import CheckpointSaved, Completion, Dialogue, Sampling
-from evalhooks.checkpoints import PolicyHook
+from evalhooks.checkpoints.policy import PolicyHook
 from evalhooks.config import TaskConfig
 from evalhooks.tasks.lm_evals import as_multiple_choice
 from evalhooks.tasks.task import load_tasks

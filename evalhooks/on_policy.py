@@ -1,6 +1,6 @@
 """What a reward is worth on the policy's own outputs, and how far it has drifted from correctness.
 
-Everything here is a formula over scores and correctness; `evalhooks.checkpoints.PolicyHook` draws the answers.
+Everything here is a formula over scores and correctness; `evalhooks.checkpoints.policy` draws the answers.
 """
 
 import statistics

@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from core.scorers.vllm import VLLMScorer as VLLMScorer
     from core.scorers.weighted import Term as Term
     from core.scorers.weighted import WeightedScorer as WeightedScorer
-    from evalhooks.checkpoints import HeldOutHook as HeldOutHook
-    from evalhooks.checkpoints import PolicyHook as PolicyHook
-    from evalhooks.checkpoints import RewardModelHook as RewardModelHook
+    from evalhooks.checkpoints.held_out import HeldOutHook as HeldOutHook
+    from evalhooks.checkpoints.policy import PolicyHook as PolicyHook
+    from evalhooks.checkpoints.reward_model import RewardModelHook as RewardModelHook
     from evalhooks.rewardbench.rows import load_rewardbench1 as load_rewardbench1
     from evalhooks.rewardbench.rows import load_rewardbench2 as load_rewardbench2
     from evalhooks.rewardbench.rows import score_rows as score_rows

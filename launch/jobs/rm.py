@@ -19,7 +19,8 @@ from core.runs.record import Run
 from core.runs.retention import kept
 from core.runs.warnings import few_held_out, rows_left_out
 from evalhooks.budget import kept_sizes, rows_within_budget
-from evalhooks.checkpoints import HeldOutHook, RewardModelHook
+from evalhooks.checkpoints.held_out import HeldOutHook
+from evalhooks.checkpoints.reward_model import RewardModelHook
 from evalhooks.config import Where
 from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained
 from launch.compose import Composed

@@ -21,7 +21,9 @@ from core.models.load import load_policy
 from core.process.exit import exit_without_teardown
 from core.process.world import World, join_world, was_shared
 from core.records import BenchmarkRow, CheckpointSaved, Preference, Sampling, user
-from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook
+from evalhooks.checkpoints.held_out import HeldOutHook
+from evalhooks.checkpoints.policy import PolicyHook
+from evalhooks.checkpoints.reward_model import RewardModelHook
 from evalhooks.config import TaskConfig
 from evalhooks.tasks.task import load_tasks
 from rmtrain.config import PreferenceDataConfig, RewardModelConfig

@@ -21,7 +21,10 @@ from core.hooks.hook import eval_file
 from core.records import BenchmarkRow, CheckpointSaved, Dialogue, Preference, Prompt, Sampling, Scorer, user
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import Term, WeightedScorer
-from evalhooks.checkpoints import HeldOutHook, PolicyHook, RewardModelHook, static_scores
+from evalhooks.checkpoints.held_out import HeldOutHook
+from evalhooks.checkpoints.policy import PolicyHook
+from evalhooks.checkpoints.reward_model import RewardModelHook
+from evalhooks.checkpoints.reward_used import static_scores
 from evalhooks.rewardbench.v2 import DOMAINS
 from evalhooks.tasks.task import Task
 from tests.fakes import LengthScorer

@@ -18,7 +18,8 @@ from core.records import AXIS, CheckpointSaved
 from core.runs.checkpoints import complete_steps, step_folder
 from core.runs.record import read_record
 from core.runs.tracking import read_metrics
-from evalhooks.checkpoints import PolicyHook, RewardModelHook
+from evalhooks.checkpoints.policy import PolicyHook
+from evalhooks.checkpoints.reward_model import RewardModelHook
 from evalhooks.report.summary import read_summary
 from launch import bon, ppo, report, rm
 from launch.entry import composed

@@ -25,7 +25,7 @@ from core.process.world import World, join_world
 from core.progress import NoProgress
 from core.records import Prompt, Sampling, user
 from core.runs.checkpoints import step_folder
-from evalhooks.checkpoints import PolicyHook
+from evalhooks.checkpoints.policy import PolicyHook
 from evalhooks.tasks.task import Task
 from ppo.advantages import gae, token_rewards
 from ppo.config import KLConfig, PPOConfig

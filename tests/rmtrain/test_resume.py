@@ -22,7 +22,7 @@ from core.process.signals import Preempted
 from core.records import CheckpointSaved
 from core.runs.checkpoints import complete_steps, step_folder
 from core.scorers.reward_model import RewardModelScorer
-from evalhooks.checkpoints import HeldOutHook
+from evalhooks.checkpoints.held_out import HeldOutHook
 from rmtrain.config import RewardModelConfig
 from rmtrain.train import train
 from tests.fakes import RecordingHook, SignallingProgress

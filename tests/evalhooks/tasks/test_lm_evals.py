@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.records import CheckpointSaved, Sampling
-from evalhooks.checkpoints import PolicyHook
+from evalhooks.checkpoints.policy import PolicyHook
 from evalhooks.config import TaskConfig
 from evalhooks.tasks import lm_evals
 from evalhooks.tasks.lm_evals import definition_files

@@ -19,7 +19,7 @@ from core.process.signals import Preempted
 from core.process.world import World, join_world
 from core.progress import NoProgress, Progress
 from core.records import Sampling
-from evalhooks.checkpoints import PolicyHook
+from evalhooks.checkpoints.policy import PolicyHook
 from ppo.config import Algo, PPOConfig
 from ppo.critic_free.train import train_critic_free
 from tests.fakes import LengthScorer, ListTracker, RecordingHook, SignallingProgress

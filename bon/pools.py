@@ -1,12 +1,12 @@
 """Pools: n completions with their correctness for every prompt of a task, sampled once and stored; read here, made in `bon.draw`."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
-from bon.estimators import best_of_n, mean, oracle_of_n
+from bon.estimators import mean, oracle_of_n
 from bon.jsonl import read_jsonl
 from bon.rows import PoolRow, Pools
 from bon.store import DRAWN, FORMAT, VERIFIED, parts_of, read_drawn, read_manifest, read_verdicts, remedy_of
@@ -66,31 +66,6 @@ def flat_scores(pools: Pools, scorer: Scorer) -> dict[str, list[list[float]]]:
     rows = list(chain.from_iterable(pools.values()))
     scores = iter(scorer.score([row.prompt for row in rows], [row.completions for row in rows]))
     return {task: [next(scores) for _ in own] for task, own in pools.items()}
-
-
-def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int], say: Callable[[str], None] = print) -> dict[str, float]:
-    """`bon/<task>@<n>` for every task and n, and `bon/average@<n>`: how often the completion picked is correct, from 0 to 1.
-
-    A row with a NaN counts as a wrong pick, and `say` is told of the rows with scores that are not finite. A task without a single row of
-    finite scores is left out, and then so is the average. Prompts without correctness do not count, nor do tasks of such prompts alone.
-    """
-    scores = flat_scores(pools, scorer)
-    for line in not_finite(pools, scores):
-        say(line)
-    known = {task: own for task in pools if (own := [pair for pair in zip(scores[task], pools[task], strict=True) if pair[1].correct])}
-    measured = [task for task, own in known.items() if any(all(map(math.isfinite, values)) for values, _ in own)]
-    metrics: dict[str, float] = {}
-    for n in best_of:
-        means = {task: mean([_picked(values, row.correct, n) for values, row in known[task]]) for task in measured}
-        metrics |= {f"bon/{task}@{n}": value for task, value in means.items()}
-        if measured and measured == list(known):
-            metrics[f"bon/average@{n}"] = mean(list(means.values()))
-    return metrics
-
-
-def _picked(scores: Sequence[float], correct: Sequence[float], n: int) -> float:
-    """`best_of_n`, and 0 if a score is NaN: such a reward model picks nothing."""
-    return 0.0 if any(map(math.isnan, scores)) else best_of_n(scores, correct, n)
 
 
 def not_finite(pools: Pools, scores: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:

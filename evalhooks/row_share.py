@@ -1,7 +1,7 @@
 """The share of the rows that a budget leaves a reward model's hooks, by counting what they cost: a dry run can tell it without torch.
 
 Training and scoring pass the same kind of text through the same model, so that texts tell what the hooks cost, and models trained by one
-recipe are measured on the same rows.
+recipe are measured on the same rows. Rows are drawn in one order, so that a model that is trained for less is measured on some of those.
 
 Shapes: N pairs.
 """
@@ -17,7 +17,7 @@ from core.records import BenchmarkRow, Dialogue, Preference
 from core.runs.samples import text_of
 from core.runs.warnings import RunWarning
 from evalhooks.measured_rows import listed
-from evalhooks.rewardbench.rows import sample_rows
+from evalhooks.rewardbench.rows import nested_rows
 
 PASSES, LORA_PASSES = 3, 2
 """What training a text costs in passes of scoring: one forward and, of twice its size, one backward; under an adapter of once its size."""
@@ -52,10 +52,10 @@ class Scored:
         return {name: len(rows) for name, rows in (parts | {f"bon/{task}": rows for task, rows in self.pools.items()}).items() if rows}
 
     def drawn(self, share: float) -> "Scored":
-        """About this share of every part by a fixed seed: of each domain or subset of a benchmark, of each task, of held-out pairs."""
+        """About this share of each domain or subset of a benchmark, of each task and of the pairs; a smaller share is part of a larger."""
         return Scored(
-            rewardbench2=sample_rows(self.rewardbench2, share, 0),
-            rewardbench1=sample_rows(self.rewardbench1, share, 0),
+            rewardbench2=nested_rows(self.rewardbench2, share),
+            rewardbench1=nested_rows(self.rewardbench1, share),
             pools={task: drawn(task, rows, share) for task, rows in self.pools.items()},
             held_out=drawn(HELD_OUT, self.held_out, share),
         )
@@ -178,9 +178,10 @@ def budget_exceeded(budget: float, found: RowShare) -> RunWarning | None:
 
 
 def drawn(name: str, rows: Sequence[T], share: float) -> tuple[T, ...]:
-    """This share of the rows, rounded down but one at least, by a seed that is the name."""
+    """This share of the rows, rounded down but one at least, the first of an order by a seed that is the name."""
     count = min(len(rows), max(1, int(share * len(rows))))
-    return tuple(rows[place] for place in sorted(random.Random(f"budget {name}").sample(range(len(rows)), count)))
+    order = random.Random(f"budget {name}").sample(range(len(rows)), len(rows))
+    return tuple(rows[place] for place in sorted(order[:count]))
 
 
 def _texts_of(pair: Preference) -> tuple[Dialogue, Sequence[str]]:

@@ -81,6 +81,11 @@ def eval_file(run_dir: Path, step: int) -> Path:
     return run_dir / "evals" / f"{step_folder(run_dir, step).name}.json"
 
 
+def rows_file(run_dir: Path, step: int, part: str) -> Path:
+    """The file for what hooks found row by row at `step` of a part of what they measure: `evals/step-NNNNNN.rewardbench2.parquet`."""
+    return eval_file(run_dir, step).with_suffix(f".{part}.parquet")
+
+
 def read_evaluation(run_dir: Path, step: int) -> dict[str, float]:
     """The hooks' metrics at `step`, as written by `run_hooks`. Raises `BrokenFileError` if the file cannot be read."""
     file = eval_file(run_dir, step)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
-from bon.pools import rerank
+from bon.picks import accuracies, picks, write_picks
 from bon.rows import Pools
-from core.hooks.hook import RunParts, SharedHook
+from core.hooks.hook import RunParts, SharedHook, rows_file
 from core.progress import Labelled
 from core.records import BenchmarkRow, CheckpointSaved, Scorer
-from core.runs.checkpoints import step_folder
 from core.runs.samples import write_samples
 from core.scorers.reward_model import RewardModelScorer
 from evalhooks.rewardbench import v1, v2
@@ -73,7 +72,9 @@ class RewardModelHook(SharedHook):
             _say_not_finite(remark(result1.not_finite, len(scored1.rows)), event.step, say)
             parts.world.from_main(lambda: _write(event, "rewardbench1", self.rows1, scored1, result1.row_results))
         if self.pools:
-            metrics |= rerank(self.pools, scorer, self.best_of, say=say)
+            found = picks(self.pools, scorer, self.best_of, say=say)
+            metrics |= accuracies(found)
+            parts.world.from_main(lambda: write_picks(rows_file(event.run_dir, event.step, "bon"), found))
         num_texts = sum(len(row.completions) for row in chain(self.rows2, self.rows1, *self.pools.values()))
         metrics |= {TRUNCATED: scorer.num_truncated / num_texts} if num_texts else {}
         if scorer.num_truncated:
@@ -105,6 +106,5 @@ def _write(
     event: CheckpointSaved, benchmark: str, rows: Sequence[BenchmarkRow], scored: ScoredBenchmark, credits: Sequence[float | None]
 ) -> None:
     """Writes the scores of all rows beside the metrics of the step, and the rows that are most wrong as samples."""
-    file = event.run_dir / "evals" / f"{step_folder(event.run_dir, event.step).name}.{benchmark}.parquet"
-    write_rows(file, scored, credits)
+    write_rows(rows_file(event.run_dir, event.step, benchmark), scored, credits)
     write_samples(event.run_dir, event.step, benchmark, worst_rows(rows, scored.rows))

@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import ArrayLike
 
 from bon.pools import bounds
 from bon.rows import Pools
@@ -13,12 +15,16 @@ from core.disk import read_json
 from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.identity import identity_hash
 from core.runs.record import RunStatus, read_records
-from evalhooks.analysis.correlation import correlation, upper_half
+from evalhooks.analysis.correlation import correlation, undefined, upper_half
 from evalhooks.analysis.paper_tables import PUBLISHED
-from evalhooks.measured_rows import rows_texts
+from evalhooks.analysis.table import PROTOCOL
+from evalhooks.measured_rows import SIZES, rows_texts
+from evalhooks.report.common_rows import on_common_rows
 from evalhooks.report.gathered import details
 from evalhooks.report.joined import chosen_only, reranked, with_rewards
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, score_key, scores_of
+
+Scores = list[float]
 
 
 def summarize(
@@ -28,10 +34,12 @@ def summarize(
 
     Correlations are between RewardBench 2 and the best-of-N average over reward models, each at its last checkpoint. `score` is the
     key of what they are compared by: `overall`, or a mean of the domains that were scored (`rewardbench.domains`). Without `pools`,
-    as for runs of several studies, each model has its own largest N, and nothing is known of the policy that answered.
+    as for runs of several studies, each model has its own largest N, and nothing is known of the policy that answered. Reward models that
+    were measured on different rows are compared on those in common (`report.common_rows`). `given_notes` are those of `notes` that came
+    with the study and not from its runs, for a report that is drawn anew.
     """
     n = min(len(row.completions) for rows in pools.values() for row in rows) if pools else None
-    records = with_rewards(records)
+    records, on_common = on_common_rows(with_rewards(records))
     models = [reward_model_entry(record, _largest_n(record["final"]) if n is None else n) for record in records if record["job"] == "rm"]
     again = _add_benchmarks(models, [record for record in records if record["job"] == "bench"])
     models += chosen_only(records, {model["id"] for model in models})
@@ -50,7 +58,8 @@ def summarize(
         "reward_models": models,
         "correlation": correlations(models, key),
         "ppo": policies,
-        "notes": [*notes, *again],
+        "notes": [*notes, *again, *on_common],
+        "given_notes": [*notes],
     }
 
 
@@ -99,17 +108,21 @@ def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, An
 
 
 def protocol(record: Mapping[str, Any]) -> dict[str, str]:
-    """How a run's scores were measured: what must agree for scores to be comparable, and the share of texts that were cut."""
+    """How a run's scores were measured: what must agree for scores to be comparable, and the share of texts that were cut.
+
+    Each run has held-out pairs of its own, so that these need not agree.
+    """
     identity, versions = record["identity"], record.get("versions", {})
     hooks, inputs = identity.get("hooks", {}), identity.get("inputs", {})
     rows = {name: str(inputs[f"hooks.{name}"])[:8] for name in ("rewardbench2", "rewardbench1", "pools") if inputs.get(f"hooks.{name}")}
+    parts = rows_texts({SIZES: {name: size for name, size in (record.get(SIZES) or {}).items() if name != "held_out"}})
     cut = [float(value) for name, value in record["final"].items() if name.endswith("/truncated")]
     return {
         "template": str(identity.get("model", {}).get("chat_template") or "the model's own"),
         "max_length": str(hooks.get("max_length", "")),
         "dtype": str(identity.get("model", {}).get("dtype", "")),
         "versions": " ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions),
-        "protocol": " ".join([*(f"{name} {mark}" for name, mark in rows.items()), f"limit {hooks.get('limit', 1.0)}", *rows_texts(record)]),
+        "protocol": " ".join([*(f"{name} {mark}" for name, mark in rows.items()), f"limit {hooks.get('limit', 1.0)}", *parts]),
         "truncated": f"{max(cut):.3g}" if cut else "",
     }
 
@@ -245,25 +258,29 @@ def _evaluations(folder: Path, steps: Sequence[int]) -> dict[int, dict[str, floa
 
 def correlations(models: Sequence[Mapping[str, Any]], score: str = OVERALL) -> dict[str, Any]:
     """Pearson and Spearman of each domain and of `score` with the best-of-N average; of `score` also over parts of the models."""
-    found: dict[str, Any] = {}
-    for key in (score, *DOMAINS):
-        found[f"rewardbench2/{key}~bon/average"] = _plain(_pairs(models, key))
-    pairs = _pairs(models, score)
+    found = {f"rewardbench2/{key}~bon/average": _related(models, key) for key in (score, *DOMAINS)}
     name = f"rewardbench2/{score}~bon/average"
-    if len(pairs) > 1:
-        found[f"{name} (upper half)"] = _plain(list(zip(*upper_half(*zip(*pairs, strict=True)), strict=True)))
-    found[f"{name} (without controls)"] = _plain(_pairs([model for model in models if not model["control"]], score))
+    if len(_measured(models, score)) > 1:
+        found[f"{name} (upper half)"] = _related(models, score, part=upper_half)
+    found[f"{name} (without controls)"] = _related([model for model in models if not model["control"]], score)
     return found
 
 
-def _pairs(models: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    points = [(model["rewardbench2"].get(key), model["bon"].get("average")) for model in models]
-    return [(x, y) for x, y in points if x is not None and y is not None]
+def _measured(models: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    return [model for model in models if model["rewardbench2"].get(key) is not None and model["bon"].get("average") is not None]
 
 
-def _plain(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    result = correlation([x for x, _ in pairs], [y for _, y in pairs])
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(result).items()}
+def _related(
+    models: Sequence[Mapping[str, Any]], key: str, part: Callable[[Scores, Scores], tuple[ArrayLike, ArrayLike]] = lambda x, y: (x, y)
+) -> dict[str, Any]:
+    """A correlation as JSON holds it; none of models that were measured by different protocols, as `evalhooks.analysis` has it."""
+    own = _measured(models, key)
+    if (count := len({tuple((model.get("protocol") or {}).get(name, "") for name in PROTOCOL) for model in own})) > 1:
+        result = undefined(len(own), f"{count} protocols, which are not comparable; see each.")
+    else:
+        x, y = [model["rewardbench2"][key] for model in own], [model["bon"]["average"] for model in own]
+        result = correlation(*part(x, y))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(result).items()}
 
 
 def finished_records(folder: Path) -> list[dict[str, Any]]:

@@ -87,14 +87,34 @@ def sample_rows(rows: Sequence[BenchmarkRow], limit: float, seed: int) -> list[B
         raise ValueError(f"The fraction of the benchmark to read (limit) is {limit}; give a number above 0 and at most 1, 1 for all of it.")
     if limit == 1:
         return list(rows)
+    groups = _units(rows)
+    drawn = {(subset, unit) for subset, units in groups.items() for unit in _seeded(seed, subset).sample(units, _num_of(limit, units))}
+    return [row for place, row in enumerate(rows) if (row.subset.casefold(), _unit(place, row)) in drawn]
+
+
+def nested_rows(rows: Sequence[BenchmarkRow], share: float) -> list[BenchmarkRow]:
+    """As `sample_rows`, but each subset has one order, so that the rows of a smaller share are among those of a larger one."""
+    kept: set[tuple[str, str | int]] = set()
+    for subset, units in _units(rows).items():
+        order = _seeded(0, subset).sample(units, len(units))
+        kept |= {(subset, unit) for unit in order[: _num_of(share, units)]}
+    return [row for place, row in enumerate(rows) if (row.subset.casefold(), _unit(place, row)) in kept]
+
+
+def _units(rows: Sequence[BenchmarkRow]) -> dict[str, list[str | int]]:
+    """The sampling units of each subset, in file order."""
     groups: dict[str, dict[str | int, None]] = defaultdict(dict)
     for place, row in enumerate(rows):
         groups[row.subset.casefold()][_unit(place, row)] = None
-    kept: set[tuple[str, str | int]] = set()
-    for subset, units in groups.items():
-        num_kept = max(1, round(limit * len(units)))
-        kept |= {(subset, unit) for unit in random.Random(f"{seed} {subset}").sample(list(units), num_kept)}
-    return [row for place, row in enumerate(rows) if (row.subset.casefold(), _unit(place, row)) in kept]
+    return {subset: list(units) for subset, units in groups.items()}
+
+
+def _seeded(seed: int, subset: str) -> random.Random:
+    return random.Random(f"{seed} {subset}")
+
+
+def _num_of(share: float, units: Sequence[str | int]) -> int:
+    return max(1, round(share * len(units)))
 
 
 def _unit(place: int, row: BenchmarkRow) -> str | int:

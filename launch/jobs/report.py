@@ -118,7 +118,7 @@ def draw(job: ReportJob, chosen: Sequence[Mapping[str, Any]]) -> None:
         records=records,
         pools=pools if not chosen and pools.exists() else None,
         wall_s=before.get("wall_s", sum(record.get("wall_s", 0.0) for record in records)),
-        notes=before.get("notes", []),
+        notes=before.get("given_notes", before.get("notes", [])),
         out=out,
         asked=job,
     )

@@ -16,7 +16,8 @@ import pytest
 
 from bon.config import MANIFEST
 from bon.draw import PoolPlan, PoolTask, is_made, make_pools
-from bon.pools import bounds, load_pools, rerank
+from bon.picks import rerank
+from bon.pools import bounds, load_pools
 from bon.rows import PoolRow, Pools
 from bon.store import parts_of, read_drawn
 from core.disk import MARKER, is_complete

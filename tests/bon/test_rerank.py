@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from bon.pools import bounds, rerank
+from bon.picks import rerank
+from bon.pools import bounds
 from bon.rows import PoolRow
 from core.records import Dialogue, user
 from tests.fakes import LengthScorer

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,22 @@ def test_a_reward_models_hooks_score_what_their_texts_may_cost_of_every_domain(t
     assert rows_texts(kept_sizes(tmp_path)) == text.split(", ")
     again = within(tmp_path, 1.0, Trained(pairs=PAIRS[:1], shares_N=[1.0], epochs=9))
     assert again == found  # as a resumed run has it
+
+
+def test_what_a_smaller_share_leaves_is_part_of_what_a_larger_one_does() -> None:
+    ties = [
+        replace(row, id=f"{kind}:{number}", subset="Ties")
+        for number in range(9)
+        for kind, row in zip(("tied", "ref"), rows("", 2), strict=True)
+    ]
+    whole = replace(SCORED, rewardbench2=[*SCORED.rewardbench2, *ties])
+    shares = [whole.drawn(share / 40) for share in range(1, 41)]
+    for smaller, larger in pairwise(shares):
+        assert {row.id for row in smaller.rewardbench2} <= {row.id for row in larger.rewardbench2}
+        assert {row.id for row in smaller.pools["sums"]} <= {row.id for row in larger.pools["sums"]}
+        pairs = Counter(row.id.partition(":")[2] for row in smaller.rewardbench2 if row.subset == "Ties")
+        assert {*pairs.values()} == {2}, "pairs of Ties stay together"
+    assert shares[0].sizes["rewardbench2"] < shares[20].sizes["rewardbench2"] < shares[-1].sizes["rewardbench2"] == len(whole.rewardbench2)
 
 
 def test_pairs_that_are_left_out_or_cut_are_not_counted_as_trained(tmp_path: Path) -> None:

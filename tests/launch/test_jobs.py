@@ -82,8 +82,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, policy: LlamaForCausalLM, to
     world = build_world(WorldConfig(corpus_size=40, pairs=32, benchmark_rows=2, task_rows=4, vocab_size=300), folder / "world")
     policy.save_pretrained(world / "policies" / "coast")
     tokenizer.save_pretrained(world / "policies" / "coast")
-    pools = run_bon(folder)
-    model = run_rm(folder)
+    pools, model = run_bon(folder), run_rm(folder)
     return Study(folder=folder, pools=pools, rm=model, ppo=run_ppo(folder, model["dir"]))
 
 

@@ -10,7 +10,8 @@ from core.progress import NoProgress
 from core.runs.tracking import METRICS, read_metrics
 from evalhooks.budget import ROWS_FILE
 from evalhooks.measured_rows import rows_texts
-from evalhooks.report.summary import protocol
+from evalhooks.report.summary import protocol, summarize
+from evalhooks.rewardbench.domains import DOMAINS
 from launch import rm
 from launch.entry import composed
 from launch.history.listing import main as list_runs
@@ -69,3 +70,19 @@ def test_an_ample_budget_leaves_nothing_out_and_none_is_that_of_earlier_runs(fol
     assert rows_texts(ample) == []
     assert ample["rows"]["rewardbench2"] == [7, 7]  # one of each domain, and Ties in pairs
     assert ample["identity"]["hooks"]["budget"] == 1.0
+
+
+def test_reward_models_of_one_sweep_are_compared_on_the_rows_that_all_their_budgets_paid_for(folder: Path) -> None:
+    records = [run(folder, "hooks.budget=0.3", "study=sweep", "hooks.rewardbench1=''", f"epochs={epochs}") for epochs in (1, 3)]
+    tables = [pq.read_table(sorted(Path(record["dir"]).glob("evals/*.rewardbench2.parquet"))[-1]).to_pylist() for record in records]
+    own = [{(row["subset"], row["id"]): row for row in table} for table in tables]
+    assert own[0].keys() < own[1].keys()
+    summary = summarize(study="sweep", wall_s=1.0, records=records, pools=None, policy_lineage="", notes=[])
+    models = {model["epochs"]: model for model in summary["reward_models"]}
+    for domain, name in DOMAINS.items():
+        if domain != "ties":  # which is no mean of rows
+            common = [own[1][key]["credit"] for key in own[0] if key[0] == name]
+            assert models[3]["rewardbench2"][domain] == pytest.approx(sum(common) / len(common))
+            assert models[1]["rewardbench2"][domain] == records[0]["final"][f"rewardbench2/{domain}"]
+    assert models[1]["protocol"]["protocol"] == models[3]["protocol"]["protocol"]
+    assert f"their scores here are on the {len(own[0])} rows that all were measured on" in summary["notes"][0]

@@ -36,10 +36,13 @@ def _scale_of(found: Findings) -> _Scale:
     return _Scale(frozenset(found["shares"]) if "shares" in found else None)
 
 
+_SETUP = ("base", "data", "lr", "epochs", "seed")
+
+
 def of_study(study: Study) -> Data:
     """The explorer of a study: colours are preference mixes, marks are base models, and the lines are those of its policy and pools."""
     found = study.findings or {}
-    known, scale = _by_name(found), _scale_of(found)
+    known, scale = _by_name(found, f"{PREFIX}{study.score_key}"), _scale_of(found)
     models: list[Data] = []
     for rm in study.models:
         entry = known.get((rm.name, rm.overall), {})
@@ -134,12 +137,9 @@ def _pick(scale: _Scale, key: str, entry: Mapping[str, Any]) -> Data:
     }
 
 
-def _by_name(found: Findings) -> dict[tuple[str, float | None], Mapping[str, Any]]:
+def _by_name(found: Findings, main: str) -> dict[tuple[str, float | None], Mapping[str, Any]]:
     """Reward models of the findings by name and main score: two runs may share a name."""
-    if not found.get("models"):
-        return {}
-    main = found["benchmarks"][0] if found["benchmarks"] else ""
-    return {(model["name"], model["scores"].get(main)): model for model in found["models"]}
+    return {(model["name"], model["scores"].get(main)): model for model in found.get("models") or []}
 
 
 def _own_scores(rm: RewardModel) -> dict[str, float | None]:

@@ -65,7 +65,7 @@ def test_two_reward_models_of_one_name_keep_their_own_downstream_results() -> No
         "downstream": ["bon/average", "ppo"],
         "models": entries,
         "policies": [],
-        "shares": ["ppo"],
+        "shares": ["rewardbench2/overall", "bon/average", "ppo"],
     }
     data = of_study(read({"reward_models": models, "findings": given}))
     assert [model["scores"] for model in data["models"]] == [

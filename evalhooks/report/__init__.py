@@ -37,7 +37,7 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
         texts = {
             "report.md": markdown(study),
             "summary.json": json.dumps(clean(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "report.html": render_page(study, summary.get("reward_models") or []),
+            "report.html": render_page(study),
         }
         for filename, text in texts.items():
             path = folder / filename
@@ -50,4 +50,4 @@ def write_report(summary: Mapping[str, Any], out: Path) -> Path:
 
 def page_of(summary: Mapping[str, Any], *, version: str) -> str:
     """The page of a summary as a server sends it, which writes nothing; its script asks the server for a version after `version`."""
-    return render_page(read(summary), summary.get("reward_models") or [], version=version)
+    return render_page(read(summary), version=version)

@@ -40,6 +40,8 @@ class RewardModel:
     """What `evalhooks.report.gathered` found beside the scores."""
     score_key: str = OVERALL
     """`Study.score_key`."""
+    dir: str = ""
+    """The folder of its run, which may be gone: a summary outlives its runs."""
 
     @property
     def overall(self) -> float | None:
@@ -232,6 +234,7 @@ def _reward_model(item: Mapping[str, Any], score: str) -> RewardModel:
         checkpoints=_by_step(item.get("checkpoints")),
         details=item.get("details") or {},
         score_key=score,
+        dir=str(item.get("dir") or ""),
     )
 
 

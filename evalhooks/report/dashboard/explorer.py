@@ -43,13 +43,14 @@ def of_study(study: Study) -> Data:
     """The explorer of a study: colours are preference mixes, marks are base models, and the lines are those of its policy and pools."""
     found = study.findings or {}
     known, scale = _by_name(found, f"{PREFIX}{study.score_key}"), _scale_of(found)
+    benchmarks, downstream = _benchmarks(found, study), _downstream(found, study)
     models: list[Data] = []
     for rm in study.models:
         entry = known.get((rm.name, rm.overall), {})
         scores = {**_own_scores(rm), **entry.get("scores", {})}
-        shown = _model(scale, rm.name, rm.control, scores, [*_columns(found, study), *_own_scores(rm)])
+        shown = _model(scale, rm.name, rm.control, scores, [*benchmarks, *downstream])
         models.append({**shown, "setup": setup(rm), "group": rm.data, "mark": rm.base, "protocol": entry.get("protocol", "")})
-    made = _explorer(found, models, benchmarks=_benchmarks(found, study), downstream=_downstream(found, study), best_of=study.bon_name)
+    made = _explorer(found, models, benchmarks=benchmarks, downstream=downstream, best_of=study.bon_name)
     links = {key: _link(link.pearson, link.low, link.high, link.n, link.spearman) for key, link in study.links.items()}
     marks = [[base or "no base", MARKS[place % len(MARKS)][1]] for place, base in enumerate(study.bases)]
     return {**made, "links": links | made["links"], "groups": study.mixes, "marks": marks, "lines": _lines(study, scale)}
@@ -145,10 +146,6 @@ def _by_name(found: Findings, main: str) -> dict[tuple[str, float | None], Mappi
 def _own_scores(rm: RewardModel) -> dict[str, float | None]:
     scores = {f"{PREFIX}{key}": rm.benchmark.get(key) for key in (rm.score_key, *DOMAINS)}
     return {**scores, "rewardbench1/overall": rm.pairwise.get("overall"), **{f"bon/{task}": value for task, value in rm.bon.items()}}
-
-
-def _columns(found: Findings, study: Study) -> list[str]:
-    return [*_benchmarks(found, study), *_downstream(found, study)]
 
 
 def _benchmarks(found: Findings, study: Study) -> list[str]:

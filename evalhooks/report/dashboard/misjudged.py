@@ -1,7 +1,7 @@
 """The rows that reward models get wrong: their texts from the samples of runs, their scores at every checkpoint from the saved results."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class _Row:
 class Misjudged:
     """Rows as the page's scripts read them, and how many more there were than have room.
 
-    >>> misjudged([], []).rows
+    >>> misjudged([]).rows
     []
     """
 
@@ -47,14 +47,13 @@ class Misjudged:
     num_left_out: int
 
 
-def misjudged(ids: Sequence[str], entries: Iterable[Mapping[str, Any]]) -> Misjudged:
-    """The worst rows of the reward models with these `ids`, whose `entries` of the summary name their folders as `dir`.
+def misjudged(dirs: Sequence[str]) -> Misjudged:
+    """The worst rows of reward models, whose runs have these folders.
 
-    A row's `seen` lists for each reward model that had it among its worst at some checkpoint: the model's place in `ids`, steps,
+    A row's `seen` lists for each reward model that had it among its worst at some checkpoint: the model's place in `dirs`, steps,
     margins and scores. Folders that are not there are passed over: a summary may outlive its runs.
     """
-    folders = {str(entry.get("id")): Path(str(entry["dir"])) for entry in entries if entry.get("dir")}
-    there = [(place, folders[name]) for place, name in enumerate(ids) if name in folders and folders[name].is_dir()]
+    there = [(place, Path(name)) for place, name in enumerate(dirs) if name and Path(name).is_dir()]
     each = max(1, MAX_CHECKPOINTS // max(1, len(there)))
     found: dict[Key, _Row] = {}
     for place, folder in there:

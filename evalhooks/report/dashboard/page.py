@@ -23,14 +23,12 @@ SCRIPTS = ("table.js", "drawing.js", "explore.js", "rows.js", "figures.js", "run
 """In the order in which they need each other."""
 
 
-def render_page(study: Study, entries: Sequence[Mapping[str, Any]] = (), *, version: str = "") -> str:
+def render_page(study: Study, *, version: str = "") -> str:
     """The whole page of a study.
-
-    `entries` are those of its reward models in the summary, which name the folders with their samples.
 
     `version` is that of a page that a server keeps up to date: its script asks the server, and nobody else, for a later one.
     """
-    found = misjudged([rm.id for rm in study.models], entries)
+    found = misjudged([rm.dir for rm in study.models])
     data = payload(study)
     data["explorer"] = of_study(study)
     data["misjudged"] = {"rows": found.rows, "left": found.num_left_out}

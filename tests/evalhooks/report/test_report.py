@@ -329,7 +329,7 @@ def test_an_interrupted_report_leaves_the_one_before_it(tmp_path: Path, monkeypa
     write_report(summary(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def stop(study: object, entries: object) -> str:
+    def stop(study: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("evalhooks.report.render_page", stop)

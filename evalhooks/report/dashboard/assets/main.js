@@ -34,11 +34,11 @@ function startPage() {
 
 /** What a user has chosen, so that a new version of the page keeps it. */
 function choices() {
-  const values = [...document.querySelectorAll("main input, main select")].map(input => [input.id, input.value]);
+  const values = [...document.querySelectorAll("main input, main select:not(#run-choice)")].map(input => [input.id, input.value]);
   const sorted = [...document.querySelectorAll("th[aria-sort]")].map(th => [th.closest("table").id, th.textContent, th.getAttribute("aria-sort")]);
-  const run = document.querySelector("#run-choice option:checked")?.textContent.replace(/ \(\w+\)$/, "");
   const open = [...document.querySelectorAll("main details:not(.row)")].map(details => details.open);
-  return {values, sorted, run, open, focus: document.activeElement?.id, scroll: window.scrollY};
+  const rows = [...document.querySelectorAll("#rows details.row")], read = rows.filter(row => row.open).map(row => row.dataset.key);
+  return {values, sorted, open, rows: rows.length, read, run: document.querySelector("#run-choice option:checked")?.dataset.id, focus: document.activeElement?.id, scroll: window.scrollY};
 }
 
 function restore(kept) {
@@ -48,14 +48,16 @@ function restore(kept) {
   }
   for (const [id, value] of kept.values) {
     const input = document.getElementById(id);
-    if (!input || id === "run-choice") continue;
+    if (!input || input.options && ![...input.options].some(option => option.value === value)) continue;
     input.value = value;
     input.dispatchEvent(new Event("input", {bubbles: true}));
   }
-  const choice = document.getElementById("run-choice");
-  const option = [...(choice?.options ?? [])].find(option => option.textContent.replace(/ \(\w+\)$/, "") === kept.run);
+  const choice = document.getElementById("run-choice"), option = [...(choice?.options ?? [])].find(option => option.dataset.id === kept.run);
   if (option) { choice.value = option.value; choice.onchange(); }
   document.querySelectorAll("main details:not(.row)").forEach((details, place) => { if (place in kept.open) details.open = kept.open[place]; });
+  const more = document.querySelector("#rows > button");
+  while (more && !more.hidden && document.querySelectorAll("#rows details.row").length < kept.rows) more.click();
+  for (const row of document.querySelectorAll("#rows details.row")) if (kept.read.includes(row.dataset.key)) row.open = true;
   if (kept.focus) document.getElementById(kept.focus)?.focus({preventScroll: true});
   window.scrollTo(0, kept.scroll);
 }

@@ -59,7 +59,7 @@ function rowDetails(data, row, model) {
   const question = row.prompt.at(-1)?.content ?? "";
   const summary = element("summary", {}, element("b", {}, row.domain || row.kind), ` ${row.id ? `row ${row.id}, ` : ""}margin ${scoreText(found.margin)}, `,
     `wrong for ${wrong} of ${row.seen.length} that had it among their worst: `, element("span", {class: "soft"}, question.slice(0, 110)));
-  const details = element("details", {class: "row"}, summary);
+  const details = element("details", {class: "row", "data-key": JSON.stringify([row.kind, row.domain, row.id, question])}, summary);
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     const turns = row.prompt.map(turn => element("p", {class: "turn"}, element("b", {}, turn.role), " ", turn.content));
@@ -88,7 +88,7 @@ function startRows(data) {
   const list = element("div", {class: "list"}), count = element("p", {class: "caption", "aria-live": "polite"}), more = element("button", {type: "button"}, "Show more");
   place.replaceChildren(count, list, more);
   const seen = new Set(data.misjudged.rows.flatMap(row => row.seen.map(item => item.model)));
-  for (const number of [...seen].sort((a, b) => a - b)) model.append(element("option", {value: number}, data.models[number].name));
+  for (const number of [...seen].sort((a, b) => a - b)) model.append(element("option", {value: data.models[number].id || data.models[number].name}, data.models[number].name));
   for (const name of [...new Set(data.misjudged.rows.map(row => `${row.kind}/${row.domain}`))].sort())
     domain.append(element("option", {value: name}, name.replace("/", ": ")));
   let rows = [], choice = null, shown = 0;
@@ -100,7 +100,8 @@ function startRows(data) {
     count.textContent = `${shown} of ${rows.length} rows${left}`;
   };
   const draw = () => {
-    choice = {model: model.value === "" ? null : +model.value, domain: domain.value, words: words.value};
+    const chosen = data.models.findIndex(one => (one.id || one.name) === model.value);
+    choice = {model: model.value === "" || chosen < 0 ? null : chosen, domain: domain.value, words: words.value};
     rows = chosenRows(data, choice);
     if (choice.model !== null) rows = [...rows].sort((a, b) => compareMargins(newest(a, choice.model).margin, newest(b, choice.model).margin));
     list.replaceChildren();

@@ -96,7 +96,7 @@ function startRun(data) {
   if (!choice) return;
   const groups = [["Reward models", "m", data.models], ["PPO runs", "p", data.runs]].filter(([, , runs]) => runs.length);
   choice.replaceChildren(...groups.map(([label, letter, runs]) =>
-    element("optgroup", {label}, ...runs.map((run, place) => element("option", {value: `${letter}${place}`}, run.status && run.status !== "finished" ? `${run.name} (${run.status})` : run.name)))));
+    element("optgroup", {label}, ...runs.map((run, place) => element("option", {value: `${letter}${place}`, "data-id": run.id || run.name}, run.status && run.status !== "finished" ? `${run.name} (${run.status})` : run.name)))));
   choice.onchange = () => drawRun(data, choice.value);
   if (choice.value) drawRun(data, choice.value);
 }

@@ -34,7 +34,7 @@ def checkpoint(run_dir: Path, step: int, right: list[float]) -> None:
 def test_a_row_that_was_once_among_the_worst_has_its_margin_at_every_checkpoint(tmp_path: Path) -> None:
     checkpoint(tmp_path, 5, [float(number) for number in range(-2, 8)])
     checkpoint(tmp_path, 10, [1.0] * 8 + [-3.0, float("nan")])
-    found = misjudged(["a"], [{"id": "a", "dir": str(tmp_path)}])
+    found = misjudged([str(tmp_path)])
     # Eight rows are kept of each checkpoint: 0 to 7 of the first; 9 and 8, and the first six of equals, of the second.
     assert {row["id"] for row in found.rows} == {str(number) for number in range(10)}
     assert [row["id"] for row in found.rows[:2]] == ["9", "8"]
@@ -49,7 +49,7 @@ def test_a_row_that_was_once_among_the_worst_has_its_margin_at_every_checkpoint(
 def test_rows_that_have_no_room_are_counted_and_the_worst_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(tmp_path, 5, [1.0] * 8 + [-3.0, -1.0])
     monkeypatch.setattr(module, "MAX_CHARACTERS", 2 * len("Question 8?yesno"))
-    found = misjudged(["a"], [{"id": "a", "dir": str(tmp_path)}])
+    found = misjudged([str(tmp_path)])
     assert [row["id"] for row in found.rows] == ["8", "9"]
     assert found.num_left_out == 6
 
@@ -57,9 +57,7 @@ def test_rows_that_have_no_room_are_counted_and_the_worst_stay(tmp_path: Path, m
 def test_runs_without_folders_or_with_broken_results_have_what_can_be_read(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run", 5, [1.0] * 9 + [-1.0])
     (tmp_path / "run" / "evals" / "step-000005.rewardbench2.parquet").write_bytes(b"torn")
-    found = misjudged(
-        ["gone", "a"], [{"id": "gone", "dir": str(tmp_path / "gone")}, {"id": "a", "dir": str(tmp_path / "run")}, {"id": "b"}]
-    )
+    found = misjudged([str(tmp_path / "gone"), str(tmp_path / "run"), ""])
     assert found.rows[0]["seen"][0]["model"] == 1
 
 

@@ -7,6 +7,7 @@ _SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",  # on loading it reports that a head is new; our own messages say so where it matters
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL's trainers send usage data unless told not to
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # and TRL imports MLflow where it is there, which sends them from then on
 }
 
 

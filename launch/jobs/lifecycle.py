@@ -216,8 +216,8 @@ def _tracker(job: RunSettings, run: Run, plan: RunPlan) -> Tracker:
     config = {**plan.identity, **lineage}
     trackers: list[Tracker] = [JsonlTracker(run.dir / METRICS)]
     if chosen.mode != TrackerMode.disabled:
-        name, project = run.dir.name, chosen.project
-        trackers.append(WandbTracker(project=project, name=name, group=job.study, dir=run.dir, config=config, mode=chosen.mode, id=run.id))
+        named = {"project": chosen.project, "name": run.dir.name, "group": job.study, "job": plan.kind}
+        trackers.append(WandbTracker(**named, dir=run.dir, config=config, mode=chosen.mode, id=run.id))
     tracked = TrackedRun(dir=run.dir, id=run.id, job=plan.kind, study=job.study, project=chosen.project, config=config)
     mirrors = {TensorBoard: chosen.tensorboard, MLflow: chosen.mlflow, Trackio: chosen.trackio}
     trackers += [Mirror(mirror(tracked), run.dir) for mirror, is_chosen in mirrors.items() if is_chosen]

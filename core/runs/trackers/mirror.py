@@ -12,15 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.disk import jsonable
+from core.disk import BrokenFileError, jsonable
 from core.process.signals import EXIT_CODE, INTERRUPTED
 from core.records import AXIS
-from core.runs.samples import read_samples, sample_tables
+from core.runs.record import RunStatus, read_record
+from core.runs.trackers.tables import CheckpointTables, Table
 from core.runs.tracking import METRICS, Row, row_of
 from core.text import redacted_values, shown
-
-Tables = Mapping[str, Sequence[Sequence[Any]]]
-"""Samples by name, `samples/held_out` for instance, with the columns `core.runs.samples.SAMPLE_COLUMNS`."""
 
 
 class RunEnd(StrEnum):
@@ -64,14 +62,14 @@ class TrackedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A row of the log, and the samples of its checkpoint with the first of the checkpoint's rows.
+    """A row of the log, and the tables that go with it.
 
     >>> Entry(row=Row(axis="train/step", step=3, metrics={"train/loss": 0.7})).tables
     {}
     """
 
     row: Row
-    tables: Tables = field(default_factory=dict[str, Sequence[Sequence[Any]]])
+    tables: Mapping[str, Table] = field(default_factory=dict[str, Table])
 
 
 class Destination(Protocol):
@@ -92,8 +90,8 @@ class Destination(Protocol):
         """Adds an entry."""
         ...
 
-    def end(self, end: RunEnd) -> None:
-        """Notes how the run ended, and releases everything."""
+    def end(self, end: RunEnd, best: Mapping[str, float]) -> None:
+        """Notes how the run ended and what was best (see `best_of`), and releases everything."""
         ...
 
 
@@ -108,14 +106,14 @@ class Mirror:
         self._file: tuple[int, int] | None = None
         self._offset = 0
         self._known: set[tuple[str, int, str]] = set()
-        self._tabled: set[int] = set()
+        self._tables = CheckpointTables(run_dir)
         self._failed = False
+        if is_new(run_dir):
+            self._try()
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
         """Has the destination follow the log, in which the row stands already."""
-        if not self._failed and (error := self._tried(self._follow)):
-            self._failed = True
-            self._say(error, "they are tried once more in the end")
+        self._try()
 
     def close(self, *, exit_code: int = 0) -> None:
         """Notes the end of the run: interrupted if `exit_code` is that of a stopped run."""
@@ -125,10 +123,15 @@ class Mirror:
 
         def finish() -> None:
             self._follow()
-            self._destination.end(end)
+            self._destination.end(end, best_of(self._run_dir))
 
         if error := self._tried(finish):
             self._say(error, "the run's next start writes them all")
+
+    def _try(self) -> None:
+        if not self._failed and (error := self._tried(self._follow)):
+            self._failed = True
+            self._say(error, "they are tried once more in the end")
 
     def _tried(self, function: Callable[[], None]) -> Exception | None:
         try:
@@ -158,9 +161,9 @@ class Mirror:
         if not grew:
             self._offset = 0
             self._known.clear()
-            self._tabled.clear()
+            self._tables.forget()
             rows = _once(rows)
-        entries = [self._entry(row) for row in rows]
+        entries = [Entry(row=row, tables=self._tables.of(row)) for row in rows]
         if grew:
             for entry in entries:
                 self._destination.write(entry)
@@ -169,11 +172,23 @@ class Mirror:
         self._known.update((row.axis, row.step, name) for row in rows for name in row.metrics)
         self._file, self._offset = (state.st_dev, state.st_ino), self._offset + len(whole + line_feed)
 
-    def _entry(self, row: Row) -> Entry:
-        if row.axis != AXIS or row.step in self._tabled:
-            return Entry(row=row)
-        self._tabled.add(row.step)
-        return Entry(row=row, tables=sample_tables(read_samples(self._run_dir, row.step)))
+
+def is_new(run_dir: Path) -> bool:
+    """Whether a run's log is there and empty: nothing can be taken back, so a tracker starts at once, before any speed is measured."""
+    return (run_dir / METRICS).is_file() and not (run_dir / METRICS).stat().st_size
+
+
+def best_of(run_dir: Path) -> dict[str, float]:
+    """Of a finished run its best checkpoint and what was measured there, as `best/step` and `best/rewardbench2/overall` for instance; else
+    nothing."""
+    try:
+        record = read_record(run_dir)
+    except (FileNotFoundError, BrokenFileError):  # a tracker can be used without a record, and whoever opens the run says what is broken
+        return {}
+    if record["status"] != RunStatus.finished or record.get("best_step") is None:
+        return {}
+    measured = record.get("at_best") or record.get("best") or {}
+    return {"best/step": float(record["best_step"]), **{f"best/{name}": float(value) for name, value in measured.items() if name != AXIS}}
 
 
 def _rows(lines: bytes, path: Path) -> list[Row]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from core.disk import jsonable
-from core.runs.samples import SAMPLE_COLUMNS
 from core.runs.trackers.mirror import Entry, RunEnd, TrackedRun
 from core.text import redacted_values
 
@@ -20,6 +19,8 @@ STORE = "mlflow.db"
 _ID = "rewardloop.id"
 _BATCH = 500
 """Metrics in one request, of at most 1,000."""
+_TAGS = 100
+"""Tags in one request, at most."""
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -33,7 +34,7 @@ Point = tuple[str, int, str]
 
 
 class MLflow:
-    """Metrics at the step of their axis, the configuration as parameters and `config.json`, samples as artifacts.
+    """Metrics at the step of their axis, the configuration as parameters and `config.json`, tables as artifacts, what was best as tags.
 
     An experiment holds a study. MLflow takes no metric back: where the log did, a new run takes the place of the earlier one, which
     MLflow keeps among its deleted runs. Otherwise a resumed run goes on in the same one. `@` in a name is written `_at_`, and an
@@ -74,8 +75,12 @@ class MLflow:
     def write(self, entry: Entry) -> None:
         self._log([entry])
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: RunEnd, best: Mapping[str, float]) -> None:
+        from mlflow.entities import RunTag
+
         statuses = {RunEnd.finished: "FINISHED", RunEnd.failed: "FAILED", RunEnd.interrupted: "KILLED"}
+        if best:
+            self._client.log_batch(self._id, tags=[RunTag(_name(name), str(value)) for name, value in best.items()][:_TAGS])
         self._client.set_terminated(self._id, status=statuses[end])
 
     @contextmanager
@@ -124,9 +129,9 @@ class MLflow:
 
         # Before the metrics, by which a resumed run sees what MLflow holds already.
         for entry in entries:
-            for name, rows in entry.tables.items():
-                table: Mapping[str, object] = {"columns": SAMPLE_COLUMNS, "data": rows}
-                self._client.log_dict(self._id, jsonable(table), f"{name}/step-{entry.row.step:06d}.json")
+            for name, table in entry.tables.items():
+                held: Mapping[str, object] = {"columns": table.columns, "data": table.rows}
+                self._client.log_dict(self._id, jsonable(held), f"{name}/step-{entry.row.step:06d}.json")
         metrics = [
             Metric(_name(name), value, int(entry.row.time * 1000), entry.row.step)
             for entry in entries

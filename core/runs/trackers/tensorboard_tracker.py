@@ -1,21 +1,20 @@
 """TensorBoard: an event file in the run's folder. `tensorboard --logdir runs/demo` shows the runs of a study side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from core.disk import remove
-from core.runs.samples import SAMPLE_COLUMNS
-from core.runs.trackers.mirror import Entry, RunEnd, Tables, TrackedRun
+from core.runs.trackers.mirror import Entry, RunEnd, TrackedRun
 
 FOLDER = "tensorboard"
 _EVENTS = "events.out.tfevents.*"
 
 
 class TensorBoard:
-    """Scalars at the step of their axis; samples, configuration and status as text; the configuration as hyperparameters too.
+    """Scalars at the step of their axis; tables, configuration and status as text; the configuration as hyperparameters too.
 
     Event files take nothing back: a session writes a new file with the whole run and removes the earlier ones. The file begins
     with the mark of a restart at step 0, at which a TensorBoard that is open forgets what it had read. Values are floats of 32 bits.
@@ -55,8 +54,10 @@ class TensorBoard:
         self._add_entry(entry)
         self._writer.flush()
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: RunEnd, best: Mapping[str, float]) -> None:
         self._add_text("status", end.value)
+        if best:
+            self._add_text("best", _markdown(("metric", "value"), [*best.items()]))
         self._add(_session_end(end))
         self._close()
 
@@ -65,8 +66,8 @@ class TensorBoard:
         summaries = _generated("compat.proto.summary_pb2")
         values = [summaries.Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()]
         self._add(summaries.Summary(value=values), step=row.step, at=row.time)
-        for name, text in _texts(entry.tables).items():
-            self._add_text(name, text, step=row.step, at=row.time)
+        for name, table in entry.tables.items():
+            self._add_text(name, _markdown(table.columns, table.rows), step=row.step, at=row.time)
 
     def _add_text(self, tag: str, text: str, *, step: int = 0, at: float = 0.0) -> None:
         from tensorboard.plugins.text.summary_v2 import text_pb
@@ -100,10 +101,6 @@ def _session_end(end: RunEnd) -> Any:
 def _generated(name: str) -> Any:
     """A module of TensorBoard's that protoc wrote, which has no types."""
     return import_module(f"tensorboard.{name}")
-
-
-def _texts(tables: Tables) -> dict[str, str]:
-    return {name: _markdown(SAMPLE_COLUMNS, rows) for name, rows in tables.items()}
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

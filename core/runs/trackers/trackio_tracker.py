@@ -2,20 +2,20 @@
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from core.disk import jsonable
-from core.runs.samples import SAMPLE_COLUMNS
 from core.runs.trackers.mirror import Entry, RunEnd, TrackedRun
+from core.runs.trackers.tables import Table
 from core.text import redacted_values
 
 FOLDER = "trackio"
 
 
 class Trackio:
-    """Metrics at the step of their axis, the configuration with study, job and status, and samples as tables.
+    """Metrics at the step of their axis, the configuration with study, job and status, and tables.
 
     It is given rows through its storage: `trackio.init` would start a server, and measure the machine. A run can be deleted there,
     so that a session begins with a fresh one under the same name.
@@ -38,27 +38,36 @@ class Trackio:
     def write(self, entry: Entry) -> None:
         self._write([entry])
 
-    def end(self, end: RunEnd) -> None:
-        self._write([], status=end.value)
+    def end(self, end: RunEnd, best: Mapping[str, float]) -> None:
+        self._write([], status=end.value, best=best)
 
     def _storage(self) -> Any:
-        os.environ.setdefault("TRACKIO_DIR", str(self._run.runs_dir / FOLDER))  # read when it is imported
-        from trackio.sqlite_storage import SQLiteStorage
+        from trackio import sqlite_storage
 
-        return SQLiteStorage
+        if not os.environ.get("TRACKIO_DIR"):
+            # It settles on a folder as it is imported, which TRL does before us, and so may a run of another folder in this process.
+            sqlite_storage.TRACKIO_DIR = self._run.runs_dir / FOLDER  # pyright: ignore[reportPrivateImportUsage]
+        return sqlite_storage.SQLiteStorage
 
-    def _write(self, entries: Sequence[Entry], status: str = "") -> None:
-        rows = [{**entry.row.metrics, **{name: _table(lines) for name, lines in entry.tables.items()}} for entry in entries]
+    def _write(self, entries: Sequence[Entry], status: str = "", best: Mapping[str, float] | None = None) -> None:
+        rows = [{**entry.row.metrics, **{name: _table(table) for name, table in entry.tables.items()}} for entry in entries]
         steps = [entry.row.step for entry in entries]
         times = [datetime.fromtimestamp(entry.row.time, UTC).isoformat() for entry in entries]
         if not rows:  # with which the configuration is not written
             rows, steps, times = [{}], [self._last], [datetime.now(UTC).isoformat()]
         self._last = max(self._last, *steps)
         run = self._run
-        config = {"_Group": run.study, "study": run.study, "job": run.job, "status": status, **redacted_values(jsonable(run.config))}
+        config = {
+            "_Group": run.study,
+            "study": run.study,
+            "job": run.job,
+            "status": status,
+            **redacted_values(jsonable(run.config)),
+            **(best or {}),
+        }
         self._storage().bulk_log(run.project, run.name, rows, steps, times, config=config if status else None, run_id=run.id)
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _table(table: Table) -> dict[str, Any]:
     """A table as trackio stores it."""
-    return {"_type": "trackio.table", "_value": [dict(zip(SAMPLE_COLUMNS, row, strict=True)) for row in rows]}
+    return {"_type": "trackio.table", "_value": [dict(zip(table.columns, row, strict=True)) for row in table.rows]}

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.disk import json_float, remove
-from core.runs.samples import SAMPLE_COLUMNS, sample_tables
+from core.runs.trackers.tables import Table
 from core.runs.tracking import METRICS, Row, read_rows
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -38,9 +38,12 @@ class SentRows:
 
 
 def earlier_rows(run_dir: Path, files: Path) -> SentRows:
-    """The rows of a run's earlier sessions, to be called before anything is logged again; they are kept in `files`."""
-    found = SentRows([*read_rows(files / SENT), *read_rows(run_dir / METRICS)])
-    if found.rows:
+    """The rows of a run's earlier sessions, to be called before anything is logged again; they are kept in `files`.
+
+    Those that the log has taken back are among them where W&B's host has them, which takes nothing back.
+    """
+    found = SentRows([*(read_rows(files / SENT) if is_elsewhere(files) else []), *read_rows(run_dir / METRICS)])
+    if found.rows or (files / SENT).exists():
         files.mkdir(parents=True, exist_ok=True)
         temporary = files / f".tmp-{SENT}"
         temporary.write_text("".join(map(_line_of, found.rows)), encoding="utf-8")
@@ -64,15 +67,13 @@ def remove_folders(folders: Sequence[Path]) -> None:
         remove(folder)
 
 
-def tables_of(samples: Sequence[Mapping[str, Any]]) -> "dict[str, wandb.Table]":
-    """Samples as tables of W&B's by kind, `samples/held_out` for instance."""
-    tables = sample_tables(samples)
+def wandb_tables(tables: Mapping[str, Table]) -> "dict[str, wandb.Table]":
+    """Tables as W&B's own."""
     if not tables:
         return {}
     import wandb
 
-    columns: list[str | int] = [*SAMPLE_COLUMNS]
-    return {name: wandb.Table(columns=columns, data=rows, allow_mixed_types=True) for name, rows in tables.items()}
+    return {name: wandb.Table(columns=[*table.columns], data=[*table.rows], allow_mixed_types=True) for name, table in tables.items()}
 
 
 def _line_of(row: Row) -> str:

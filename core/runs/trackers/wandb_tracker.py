@@ -4,16 +4,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from core.disk import jsonable
+from core.disk import jsonable, remove
 from core.process.signals import EXIT_CODE, INTERRUPTED
-from core.records import AXIS
-from core.runs.samples import FOLDER, read_samples
-from core.runs.trackers.wandb_rows import ONLINE, earlier_rows, is_elsewhere, offline_folders, remove_folders, tables_of
-from core.runs.tracking import AXES, Row
+from core.runs.samples import FOLDER
+from core.runs.trackers.mirror import best_of, is_new
+from core.runs.trackers.tables import CheckpointTables
+from core.runs.trackers.wandb_rows import ONLINE, earlier_rows, is_elsewhere, offline_folders, remove_folders, wandb_tables
+from core.runs.tracking import AXES, METRICS, Row
 from core.text import redacted_values, shown
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -25,6 +27,8 @@ MODES = ("auto", "online", "offline", "disabled")
 
 _START_S, _ANSWER_S = 10.0, 15.0
 """Seconds for W&B's host to answer at the start of a run, and for its service on this machine to answer at any time."""
+_DATA, _DATA_DIR = "data", "WANDB_DATA_DIR"
+"""The folder of what W&B stages, beside the folders of its runs, and the variable that names it."""
 _IN_FLIGHT_S = 3.0
 """Seconds after which the service has written a row to disk."""
 
@@ -35,44 +39,64 @@ class WandbTracker:
     `mode` is "online", "offline", "disabled" or "auto". The last follows the environment (WANDB_MODE) or W&B's settings; if
     they leave it open, it is online with an API key and offline, with a note, without one. The run's files go to
     `<dir>/wandb`. With `id`, a stopped run continues under the same id and every step is there once: online, rows that W&B has are
-    not sent again; offline, the new folder takes in the rows of the earlier ones, which are removed unless W&B's host has them.
+    not sent again; offline, the new folder takes in what `metrics.jsonl` beside it has of the earlier ones, which are removed unless W&B's
+    host has them.
 
     If W&B's host does not answer, answers with anything but a run, or if W&B's own service on this machine ends or hangs, the run
     goes on offline, and one line says how to upload it. Nothing here raises for that, or waits for more than 20 s.
+
+    `group` and `job` are the group and the kind of the run there. The summary of a finished run has the last values and what was best
+    (`best/step`, `best/rewardbench2/overall` and so on). What W&B stages of tables lies in the run's folder too, unless WANDB_DATA_DIR
+    names another one: an offline run is uploaded from there.
 
     Only `config` is sent, neither the command line nor the git remote, since both may hold secrets. Raises `ValueError` for
     an unknown mode and `wandb.errors.UsageError` for "online" without a key.
     """
 
     def __init__(
-        self, *, project: str, name: str, group: str, dir: Path, config: Mapping[str, Any], mode: str = "auto", id: str | None = None
+        self,
+        *,
+        project: str,
+        name: str,
+        group: str,
+        dir: Path,
+        config: Mapping[str, Any],
+        mode: str = "auto",
+        id: str | None = None,
+        job: str | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"The W&B mode is {mode!r}; it is one of {', '.join(MODES)}.")
         self._run: wandb.Run | None = None
+        self._offline: tuple[str, str] | None = None
         self._bound: set[str] = set()
-        self._tabled: set[int] = set()
+        self._tables = CheckpointTables(dir)
         self._lacks_tables = False
+        self._own: list[Path] = []
         self._recent: list[tuple[float, Row]] = []
         self._name, self._files = name, dir / "wandb"
         if mode == "disabled":
             return
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its service would send reports on itself, and print that it cannot
         dir.mkdir(parents=True, exist_ok=True)  # otherwise W&B falls back to /tmp
-        self._sent = earlier_rows(dir, self._files)
+        self._earlier = lambda: earlier_rows(dir, self._files)
+        self._sent = self._earlier()
         self._arguments: dict[str, Any] = {
             **{"project": project, "name": name, "group": group, "dir": dir, "config": redacted_values(jsonable(config))},
-            **{"id": id, "resume": "allow" if id else None},
+            **{"id": id, "resume": "allow" if id else None, "job_type": job},
         }
         wanted = _session_mode() if mode == "auto" else mode
         lacks_key = mode == "auto" and wanted == "online" and not has_api_key()
         if wanted == "online" and not lacks_key:
             self._start_online()
         else:
-            self._start("offline" if lacks_key else wanted, "no API key found" if lacks_key else "", "offline-run-*")
+            self._offline = "offline" if lacks_key else wanted, "no API key found" if lacks_key else ""
+            if is_new(dir):
+                self._start_offline()
 
     def log(self, metrics: Mapping[str, float], *, axis: str, step: int) -> None:
         """Sends what is new in a row; each metric is bound, by its full name since globs would overlap, to the axis of its first row."""
+        self._start_offline()
         if self._run is None or (row := self._sent.add(Row(axis=axis, step=step, metrics=metrics))) is None:
             return
         now = time.monotonic()
@@ -87,6 +111,7 @@ class WandbTracker:
 
         W&B shows it as finished, as preempted if `exit_code` is that of a stopped run, or else as failed.
         """
+        self._start_offline()
         if self._run is None:
             return
         try:
@@ -100,6 +125,14 @@ class WandbTracker:
                 self._say(f"not everything could be kept for it ({_reason(problem)})", "*run-*")
         finally:
             self._run = None
+
+    def _start_offline(self) -> None:
+        """Starts a run that begins offline, once: one that goes on only when its log has taken back what will be logged again."""
+        if self._offline is None:
+            return
+        (mode, why), self._offline = self._offline, None
+        self._sent = self._earlier()
+        self._start(mode, why, "offline-run-*")
 
     def _start_online(self) -> None:
         from wandb.errors import UsageError
@@ -127,7 +160,7 @@ class WandbTracker:
         """Leaves a service or host that does not work, and starts the run once more without it."""
         self._run = None
         self._bound.clear()
-        self._tabled.clear()
+        self._tables.forget()
         _abandon_service()
         self._start("offline", f"it does not work ({_reason(error)})", runs)
 
@@ -137,11 +170,14 @@ class WandbTracker:
         try:
             self._run = run = self._started(mode)
             is_partial = is_elsewhere(self._files)
+            if not is_partial and (self._files.parent / METRICS).exists():
+                remove(self._files / _DATA)  # it is staged again
             # What was sent in the last seconds may have been lost; twice does less harm.
             for row in [row for _, row in self._recent] if is_partial else self._sent.rows:
                 self._send(row)
-            if not is_partial:  # a folder of the same second is the same folder
-                remove_folders([folder for folder in earlier if not folder.samefile(run.settings.sync_dir)])
+            self._own.append(Path(run.settings.sync_dir))
+            if not is_partial:
+                self._remove(earlier)
         except _failures() as error:
             self._run = None
             print(f"W&B does not work here ({_reason(error)}); the metrics of {self._name} are in its metrics.jsonl", file=sys.stderr)
@@ -149,11 +185,20 @@ class WandbTracker:
             if why:
                 self._say(why, runs)
 
+    def _remove(self, earlier: Sequence[Path]) -> None:
+        """Removes earlier folders, whose rows are in the newest: those of earlier sessions only if there is a log to have them from."""
+        has_all = (self._files.parent / METRICS).exists()
+        *own, newest = self._own
+        # A folder of the same second is the same folder.
+        remove_folders([folder for folder in (earlier if has_all else own) if folder.exists() and not folder.samefile(newest)])
+
     def _finish(self, exit_code: int) -> None:
         if (run := self._run) is None:
             return
 
         def finish() -> None:
+            if best := best_of(self._files.parent):
+                run.summary.update(best)
             if exit_code in (EXIT_CODE, INTERRUPTED):
                 run.mark_preempting()
             run.finish(exit_code=exit_code)
@@ -165,13 +210,14 @@ class WandbTracker:
             return
         new = sorted(row.metrics.keys() - self._bound)
         values = {row.axis: row.step, **{name: float(value) for name, value in row.metrics.items()}}
-        tables = self._tables(row)
+        tables = wandb_tables(self._tables.of(row))
 
         def send() -> None:
             for name in new:
                 run.define_metric(name, step_metric=row.axis)
             try:
-                run.log({**values, **tables})
+                with _staging_in(self._files / _DATA):
+                    run.log({**values, **tables})
             except OSError as error:
                 if not tables:
                     raise
@@ -180,13 +226,6 @@ class WandbTracker:
 
         _within(_ANSWER_S, send)
         self._bound.update(new)
-
-    def _tables(self, row: Row) -> dict[str, "wandb.Table"]:
-        """The samples of a checkpoint as tables by kind, with the first of its rows."""
-        if row.axis != AXIS or row.step in self._tabled:
-            return {}
-        self._tabled.add(row.step)
-        return tables_of(read_samples(self._files.parent, row.step))
 
     def _say_without_tables(self, error: OSError) -> None:
         """Says once that W&B could not write a table, for which it needs a folder for temporary files, to its own."""
@@ -198,6 +237,19 @@ class WandbTracker:
     def _say(self, why: str, runs: str) -> None:
         said = f"W&B: {why}, so {self._name} is logged offline; upload it with: wandb sync {self._files / runs}"
         print(said, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _staging_in(folder: Path) -> Generator[None]:
+    """Context in which W&B puts what it has yet to upload into `folder`, and not into the home directory, unless the user chose a place."""
+    if os.environ.get(_DATA_DIR):
+        yield
+        return
+    os.environ[_DATA_DIR] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[_DATA_DIR]
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:

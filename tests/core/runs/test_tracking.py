@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def session(run_dir: Path, steps: Iterable[int], *, exit_code: int = 0) -> None:
 
 def test_a_run_that_is_resumed_offline_is_one_folder_with_every_step_once(tmp_path: Path) -> None:
     session(tmp_path, (1, 2, 3, 4), exit_code=75)
-    session(tmp_path, (3,), exit_code=130)  # stopped again before it came as far: step 4 is in W&B's folder only
+    session(tmp_path, (3,), exit_code=130)  # stopped again before it came as far, so that the log has no step 4 any more
+    [second] = offline_runs(tmp_path)
+    assert history(wandb_records(second / "run-cccc3333.wandb")) == [{AXIS: step, "a": float(step)} for step in (1, 2, 3)]
     session(tmp_path, (3, 4, 5))
     [last] = offline_runs(tmp_path)
     records = wandb_records(last)
@@ -200,6 +203,16 @@ def test_a_run_that_is_resumed_offline_is_one_folder_with_every_step_once(tmp_pa
     assert (run["run_id"], run["resume"]) == ("cccc3333", True)
     assert sorted(read_metrics(tmp_path / "metrics.jsonl", axis=AXIS)) == [1, 2, 3, 4, 5]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_an_earlier_folder_stays_where_no_log_has_its_rows(tmp_path: Path) -> None:
+    for step in (1, 2):
+        tracker = offline_tracker(tmp_path, id="cccc3333")
+        tracker.log({"a": float(step)}, axis=AXIS, step=step)
+        tracker.close()
+        time.sleep(1)  # folders have the second in their names
+    rows = [history(wandb_records(run / "run-cccc3333.wandb")) for run in offline_runs(tmp_path)]
+    assert rows == [[{AXIS: 1, "a": 1.0}], [{AXIS: 2, "a": 2.0}]]
 
 
 def test_what_was_synced_stays_and_the_next_folder_holds_only_what_is_new(tmp_path: Path) -> None:

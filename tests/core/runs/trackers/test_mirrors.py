@@ -7,11 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from core.records import AXIS
@@ -20,47 +19,50 @@ from core.runs.trackers.mirror import Destination, Entry, Mirror, RunEnd, Tracke
 from core.runs.trackers.mlflow_tracker import MLflow
 from core.runs.trackers.tensorboard_tracker import TensorBoard
 from core.runs.tracking import METRICS, JsonlTracker, Trackers, forget_later, read_rows
+from tests.core.runs.test_tracking import history, offline_runs, wandb_records
+from tests.core.runs.trackers.readers import events_of, in_log, require_all_hold_the_log, rows_of_trackio, run_of_mlflow
 
 SESSION = """
 import os, signal, sys
 from pathlib import Path
+import trackio  # as TRL does, before a tracker says where it should write
+from core.disk import write_json
 from core.runs.samples import write_samples
 from core.runs.tracking import JsonlTracker, Trackers, forget_later
 from core.runs.trackers.mirror import Mirror, TrackedRun
 from core.runs.trackers.mlflow_tracker import MLflow
 from core.runs.trackers.tensorboard_tracker import TensorBoard
 from core.runs.trackers.trackio_tracker import Trackio
+from core.runs.trackers.wandb_tracker import WandbTracker
 
 folder, first, last, killed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "killed"
 config = {"optim": {"lr": 1e-5}, "paths": ["a.jsonl"], "api_key": "hunter2"}
 run = TrackedRun(dir=folder, id="12345678", job="rm", study="demo", project="rewardloop", config=config)
 files = JsonlTracker(folder / "metrics.jsonl")
-tracker = Trackers([files, *(Mirror(kind(run), folder) for kind in (TensorBoard, MLflow, Trackio))])
+named = {"project": "rewardloop", "name": folder.name, "group": "demo", "job": "rm", "id": "12345678"}
+wandb = WandbTracker(**named, dir=folder, config=config, mode="offline")
+tracker = Trackers([files, wandb, *(Mirror(kind(run), folder) for kind in (TensorBoard, MLflow, Trackio))])
 forget_later(folder / "metrics.jsonl", first - 1)
 for step in range(first, last + 1):
     tracker.log({"train/loss": 1 / step if step < 4 else float("nan")}, axis="train/step", step=step)
     completions = [{"text": f"a | plum\\nor {first}", "score": 0.5, "correct": True}]
     prompt = [{"role": "user", "content": "Name a fruit."}]
     write_samples(folder, step, "held_out", [{"prompt": prompt, "margin": -0.25, "completions": completions}])
-    # The second session measures other values than the killed one did: what that had is taken back.
-    tracker.log({"bon/sums@16": step / 7 + first, "kl": float("inf")}, axis="checkpoint/step", step=step)
+    measured = {"bon/sums@16": step / 7 + first, "kl": float("inf"), "rewardbench2/math": step / 9, "rewardbench2_se/math": 0.125}
+    tracker.log(measured, axis="checkpoint/step", step=step)
 if killed:
     os.kill(os.getpid(), signal.SIGKILL)
+best = {"best_step": last, "best": {"rewardbench2/math": 0.5, "checkpoint/step": last}}
+write_json(folder / "record.json", {"id": run.id, "job": "rm", "identity": {}, "status": "finished", **best})
 tracker.close(exit_code=int(sys.argv[4]))
 """
-
-Values = dict[tuple[str, int], list[float]]
 
 
 def session(folder: Path, first: int, last: int, end: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "TRACKIO", "WANDB"))}
-    command = [sys.executable, "-W", "error", "-c", SESSION, str(folder), str(first), str(last), end]
-    return subprocess.run(command, env=kept | {"HOME": str(folder.parent)}, capture_output=True, text=True, timeout=300, check=False)
-
-
-def logged(folder: Path) -> Values:
-    """The values of the log by metric and step, each in a list: twice in a tracker would be two."""
-    return {(name, row.step): [value] for row in read_rows(folder / METRICS) for name, value in row.metrics.items()}
+    # Where warnings are errors, W&B reports a folder of its own that it left behind.
+    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", SESSION, str(folder), str(first), str(last), end]
+    return subprocess.run(command, env=kept | {"HOME": str(folder.parents[2])}, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_each_trackers_files_hold_the_same_values_as_the_log_of_a_run_that_was_killed_and_went_on(tmp_path: Path) -> None:
@@ -68,75 +70,63 @@ def test_each_trackers_files_hold_the_same_values_as_the_log_of_a_run_that_was_k
     assert session(folder, 1, 3, "killed").returncode == -signal.SIGKILL
     ended = session(folder, 2, 5, "0")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-    expected = logged(folder)
-    assert len(expected) == 15
-    in_trackio, in_mlflow, in_tensorboard = _in_trackio(folder), _in_mlflow(folder), _in_tensorboard(folder)
-    np.testing.assert_equal(in_trackio, expected)
-    largest = {key: [min(value, sys.float_info.max) for value in values] for key, values in expected.items()}
-    np.testing.assert_equal(in_mlflow, {(name.replace("@", "_at_"), step): values for (name, step), values in largest.items()})
-    np.testing.assert_equal(in_tensorboard, {key: [float(np.float32(value)) for value in values] for key, values in expected.items()})
+    assert len(in_log(folder)) == 25
+    require_all_hold_the_log(folder)  # although the second session measures other values than the killed one did
+    in_home = [
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and path.relative_to(tmp_path).parts[0] != "runs"
+    ]
+    assert [path for path in in_home if "trackio" in path or "staging" in path] == []
 
 
-def _in_trackio(folder: Path) -> Values:
-    found: Values = {}
-    database = sqlite3.connect(folder.parents[1] / "trackio" / "rewardloop.db")
-    for name, step, metrics in database.execute("select run_name, step, metrics from metrics"):
-        assert name == folder.name
-        row = json.loads(metrics)
-        if table := row.pop("samples/held_out", None):
-            assert table["_value"][0]["completion"] == f"a | plum\nor {1 if step < 2 else 2}"
-        for metric, value in row.items():
-            found.setdefault((metric, step), []).append(float(value))
-    [(text,)] = database.execute("select config from configs")
-    config = json.loads(text)
-    assert (config["study"], config["job"], config["status"], config["optim"], config["api_key"]) == (
-        *("demo", "rm", "finished", {"lr": 1e-5}, "***"),
-    )
-    return found
+def test_each_tracker_holds_samples_scores_settings_and_the_end_beside_the_values(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "demo" / "rm-a-12345678"
+    assert session(folder, 1, 2, "0").stderr == ""
+    sample = ["", "[user] Name a fruit.", "a | plum\nor 1", 0.5, 1.0, -0.25]
+    score = [2, "math", 2 / 9, 0.125]
 
+    events = events_of(folder)
+    texts = [event.tensor_proto.string_val[0].decode().splitlines() for event in events.Tensors("samples/held_out")]
+    assert [text[2] for text in texts] == ["|  | [user] Name a fruit. | a \\| plum or 1 | 0.5 | 1.0 | -0.25 |"] * 2
+    assert f"| 2 | math | {2 / 9} | 0.125 |" in events.Tensors("scores/rewardbench2")[1].tensor_proto.string_val[0].decode()
+    assert _text(events, "status") == "finished"
+    assert "| best/rewardbench2/math | 0.5 |" in _text(events, "best")
+    assert {"| optim.lr | 1e-05 |", "| api_key | *** |"} <= {*_text(events, "config").splitlines()}
 
-def _in_mlflow(folder: Path) -> Values:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("rewardloop/demo")
-    assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id])  # the killed one's is among the deleted
-    assert (run.info.run_name, run.info.status, run.data.tags["rewardloop.job"]) == (folder.name, "FINISHED", "rm")
+    _, run = run_of_mlflow(folder)
+    assert (run.info.status, run.data.tags["rewardloop.job"], run.data.tags["best/step"]) == ("FINISHED", "rm", "2.0")
     assert run.data.params == {"optim.lr": "1e-05", "paths": "['a.jsonl']", "api_key": "***"}
     artifacts = folder.parents[1] / "mlflow-artifacts" / "demo" / run.info.run_id / "artifacts"
-    table = json.loads((artifacts / "samples" / "held_out" / "step-000002.json").read_text())
-    assert table["data"] == [["", "[user] Name a fruit.", "a | plum\nor 2", 0.5, 1.0, -0.25]]
-    found: Values = {}
-    for name in run.data.metrics:
-        for metric in client.get_metric_history(run.info.run_id, name):
-            found.setdefault((metric.key, metric.step), []).append(metric.value)
-    return found
+    tables = [json.loads((artifacts / name / "step-000002.json").read_text()) for name in ("samples/held_out", "scores/rewardbench2")]
+    assert [table["data"] for table in tables] == [[sample], [score]]
+    assert tables[1]["columns"] == ["step", "name", "score", "standard error"]
 
+    rows = [row for step, row in rows_of_trackio(folder) if step == 2]
+    [table] = [row["samples/held_out"]["_value"] for row in rows if "samples/held_out" in row]
+    assert [*table[0].values()] == sample
+    with sqlite3.connect(folder.parents[1] / "trackio" / "rewardloop.db") as database:
+        [(text,)] = database.execute("select config from configs")
+    database.close()
+    config = json.loads(text)
+    kept = {"study": "demo", "job": "rm", "status": "finished", "optim": {"lr": 1e-5}, "api_key": "***", "best/step": 2.0}
+    assert {key: config[key] for key in kept} == kept
 
-def _in_tensorboard(folder: Path) -> Values:
-    events = _events(folder)
-    found: Values = {}
-    for name in events.Tags()["scalars"]:
-        for event in events.Scalars(name):
-            found.setdefault((name, event.step), []).append(event.value)
-    samples = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("samples/held_out")]
-    assert [text.splitlines()[2] for text in samples[:2]] == [
-        f"|  | [user] Name a fruit. | a \\| plum or {first} | 0.5 | 1.0 | -0.25 |" for first in (1, 2)
+    [offline] = offline_runs(folder)
+    [file] = offline.glob("*.wandb")
+    records = wandb_records(file)
+    [run] = [record["run"] for record in records if record["type"] == "run"]
+    assert (run["run_group"], run["job_type"], run["config"]["update"]["api_key"]) == ("demo", "rm", "***")
+    summary = {name: value for record in records if record["type"] == "summary" for name, value in record["summary"]["update"].items()}
+    assert (summary["best/step"], summary["best/rewardbench2/math"], summary["rewardbench2/math"]) == (2, 0.5, 2 / 9)
+    [row] = [row for row in history(records) if row.get(AXIS) == 2]
+    shown = [
+        json.loads((offline / "files" / row[f"{name}.path"]).read_text())["data"] for name in ("samples/held_out", "scores/rewardbench2")
     ]
-    assert len(samples) == 5
-    assert _text(events, "status") == "finished"
-    assert "| optim.lr | 1e-05 |" in _text(events, "config")
-    assert "| api_key | *** |" in _text(events, "config")
-    return found
-
-
-def _events(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return events
+    assert shown == [[sample], [score]]
+    staged = [
+        entry["local_path"] for record in records if record["type"] == "artifact" for entry in record["artifact"]["manifest"]["contents"]
+    ]
+    assert len(staged) == 4
+    assert all(Path(path).is_file() and Path(path).is_relative_to(folder) for path in staged)
 
 
 def _text(events: Any, tag: str) -> str:
@@ -152,7 +142,7 @@ def tracked(folder: Path) -> TrackedRun:
 def test_tensorboard_says_how_a_run_ended(tmp_path: Path, exit_code: int, status: str) -> None:
     tracker = Trackers([JsonlTracker(tmp_path / METRICS), Mirror(TensorBoard(tracked(tmp_path)), tmp_path)])
     tracker.close(exit_code=exit_code)
-    assert _text(_events(tmp_path), "status") == status
+    assert _text(events_of(tmp_path), "status") == status
 
 
 def test_a_run_of_mlflows_goes_on_where_nothing_was_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +215,7 @@ class Fragile(Destination):
             raise ZeroDivisionError("no   such\nservice")
         self.held.append((entry.row.step, dict(entry.row.metrics)))
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: RunEnd, best: Mapping[str, float]) -> None:
         self.ends.append(end)
 
 

@@ -1,4 +1,4 @@
-"""What is to be published: the runs, the revision that each becomes, and what the repository says of itself. Imports no torch."""
+"""What is to be published: the runs as revisions, the best first, and what the repository says of itself. Imports no torch."""
 
 import math
 import re
@@ -6,25 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from core.data.hub import HubId
-from core.disk import is_complete, require_undamaged
-from core.models.locate import CONFIG
-from core.models.origin import CARD
-from core.runs.checkpoints import STATE, step_folder
 from core.runs.record import RunStatus
-from evalhooks.rewardbench.domains import PREFIX, score_key, scores_of
+from evalhooks.rewardbench.domains import PREFIX, score_key
 from launch.history.find import Record
-from launch.history.saved_config import saved_job
+from launch.publish.bases import Base, bases_of
+from launch.publish.places import BENCHMARK, hub_id
+from launch.publish.revisions import HELD_OUT, REWARDBENCH1, Revision, revision_of, settings_of_run, value_of
 from launch.schema import RMJob
 
 MAIN = "main"
-HELD_OUT = "held_out/accuracy"
-PACKAGED = {"pip:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Models from a package, by their names on the hub."""
 _OTHER = "other"
 """The license that needs a name and a link of its own."""
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]+)*|multilingual|code")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,38 +39,26 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Revision:
-    """A run as a revision of the repository: the branch, its settings, the checkpoint and that one's metrics."""
-
-    name: str
-    record: Record
-    job: RMJob
-    step: int
-    weights: Path
-    metrics: Mapping[str, float]
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The scores on RewardBench 2 by key, without the prefix."""
-        return scores_of(self.metrics)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
     """A repository: its revisions, the best first, which is `main` too, and its metadata.
 
-    `score` is the metric that orders them, empty for a single run that nothing measured. `benchmark` is the dataset on the hub that
-    the rows of RewardBench 2's schema are, empty if they are a file of the user's.
+    `score` is the metric that orders them, empty for a single run that nothing measured. `license_files` are texts of the license that
+    lie beside the base models here.
     """
 
     repo: str
     revisions: tuple[Revision, ...]
     score: str
-    base_models: Mapping[str, str]
-    """The base on the hub of each run, by the name of its revision."""
     datasets: tuple[str, ...]
-    benchmark: str
     terms: Terms
+    local_bases: tuple[Base, ...] = ()
+    """The base models that were read from folders, each once."""
+    license_files: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The repository's name without its owner."""
+        return self.repo.partition("/")[2]
 
     @property
     def best(self) -> Revision:
@@ -81,9 +66,29 @@ class Publication:
         return self.revisions[0]
 
     @property
+    def branches(self) -> dict[str, Revision]:
+        """The revision on every branch, in the order of their upload: `main`, the best, comes last."""
+        return {revision.name: revision for revision in reversed(self.revisions)} | {MAIN: self.best}
+
+    @property
     def bases(self) -> list[str]:
         """The base models, each once."""
-        return list(dict.fromkeys(self.base_models.values()))
+        return list(dict.fromkeys(revision.base_model for revision in self.revisions))
+
+    @property
+    def scored(self) -> list[Revision]:
+        """The revisions that RewardBench 2 was measured of."""
+        return [revision for revision in self.revisions if revision.scores]
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The datasets on the hub that the revisions were scored on, each once; a file of the user's is an empty text."""
+        return list(dict.fromkeys(revision.benchmark for revision in self.scored))
+
+    @property
+    def has_one_benchmark(self) -> bool:
+        """Whether all revisions were scored on the same rows."""
+        return len({revision.rows for revision in self.scored}) <= 1
 
 
 def planned(
@@ -93,30 +98,30 @@ def planned(
 
     Raises `ValueError` for whatever would leave the card incomplete or its weights missing, with what to give.
     """
-    if HubId.parse(repo) is None:
-        raise ValueError(f"repo={repo} is no repository; give one as repo=OWNER/NAME.")
-    revisions = [_revision(record) for record in records]
-    if not revisions:
+    _require_repository(repo)
+    if not records:
         raise ValueError(
-            "there is no finished reward model among these runs; `rewardloop runs job=rm status=finished` lists those there are."
+            "there is no finished reward model among these runs; `rewardloop runs job=rm status=finished` lists those there are. Policies "
+            "are not published: a checkpoint of theirs is a plain folder, for `hf upload` or `push_to_hub`."
         )
-    score, ordered = _ordered(revisions, best)
-    for key, name in (("base_model", base_model), ("benchmark", benchmark)):
-        if name and HubId.parse(name) is None:
-            raise ValueError(f"{key}={name} is nothing on the hub; give its id, such as {key}=org/name.")
-    bases = {revision.name: _base_of(revision, base_model) for revision in ordered}
-    own = [found.name for revision in ordered for place in _places(revision.job) if (found := _on_hub(place))]
+    if benchmark and ((hub := HubId.parse(benchmark)) is None or hub.revision):
+        raise ValueError(f"benchmark={benchmark} is nothing on the hub; give its id, such as benchmark=org/name.")
+    runs = [(record, settings_of_run(record)) for record in records]
+    bases = bases_of(runs, base_model)
+    found = [revision_of(record, job, base=base.name, benchmark=benchmark) for (record, job), base in zip(runs, bases, strict=True)]
+    _require_one_file(runs, found, benchmark)
+    score, ordered = _ordered(found, best)
     named = [name for name in terms.get("datasets", "").split(",") if name]
-    if wrong := [name for name in named if HubId.parse(name) is None]:
+    if wrong := [name for name in named if (hub := HubId.parse(name)) is None or hub.revision]:
         raise ValueError(f"datasets={wrong[0]} is no dataset of the hub; give ids, such as datasets=org/one,org/two.")
     return Publication(
         repo=repo,
         revisions=tuple(ordered),
         score=score,
-        base_models=bases,
-        datasets=tuple(dict.fromkeys([*own, *named])),
-        benchmark=benchmark or _benchmark_of(ordered),
-        terms=_terms(terms, ordered),
+        datasets=tuple(dict.fromkeys([*(name for revision in ordered for name in revision.datasets), *named])),
+        terms=_terms(terms, bases),
+        local_bases=tuple({base.name: base for base in bases if base.folder is not None}.values()),
+        license_files=tuple({file.name: file for base in bases for file in base.license_files}.values()),
     )
 
 
@@ -125,27 +130,45 @@ def is_publishable(record: Record) -> bool:
     return record["job"] == "rm" and record["status"] == RunStatus.finished
 
 
-def _revision(record: Record) -> Revision:
-    """The best checkpoint of a run. Raises `ValueError` if its weights are not there or were damaged."""
-    folder = Path(record["dir"])
-    step = int(record.get("best_step") or record["step"])
-    weights = step_folder(folder, step)
-    if not is_complete(weights):
-        raise ValueError(f"{weights} is gone: the weights of the best checkpoint of {folder.name} were not kept (keep=[best,last]).")
-    require_undamaged(weights, str(weights), without=[STATE])
-    job = saved_job(folder)
-    assert isinstance(job, RMJob)
-    measured = record.get("best") or (record.get("final", {}) if step == record["step"] else {})
-    metrics = {name: float(value) for name, value in measured.items()}
-    name = folder.name.removeprefix("rm-")
-    return Revision(name=name, record=record, job=job, step=step, weights=weights, metrics=metrics)
+def _require_repository(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ValueError(f"repo={repo} is no repository ({error}); give one as repo=OWNER/NAME.") from error
+    if "/" not in repo:
+        raise ValueError(f"repo={repo} is no repository; give one as repo=OWNER/NAME.")
+
+
+def _require_one_file(runs: Sequence[tuple[Record, RMJob]], revisions: Sequence[Revision], benchmark: str) -> None:
+    """Raises `ValueError` if one dataset is to stand for several files of benchmark rows, or for none."""
+    places = [job.hooks.rewardbench2 for _, job in runs]
+    files = {
+        revision.rows: place
+        for (record, _), revision, place in zip(runs, revisions, places, strict=True)
+        if revision.rows and hub_id(record, BENCHMARK, place) is None
+    }
+    if benchmark and not files:
+        raise ValueError(f"benchmark={benchmark} is for scores on rows from a file, and there are none; leave it out.")
+    if benchmark and len(files) > 1:
+        raise ValueError(f"benchmark={benchmark} cannot be all of the {len(files)} files that these runs were scored on.")
 
 
 def _ordered(revisions: Sequence[Revision], best: Record | None) -> tuple[str, list[Revision]]:
     """The metric that all are compared by, and the revisions from the best on; a chosen best comes first."""
+    chosen = next((revision for revision in revisions if best is not None and revision.record["id"] == best["id"]), None)
+    if best is not None and chosen is None:
+        raise ValueError(f"best={best['dir']} is not among the runs that are published; name it among them.")
+    rows = {revision.rows: revision for revision in revisions if revision.rows}
+    if len(rows) > 1 and chosen is None:
+        some = "; ".join(f"{revision.name}: {revision.benchmark or 'a file'}" for revision in rows.values())
+        raise ValueError(
+            f"these runs were scored on {len(rows)} benchmarks ({some}), so that their scores do not compare; publish those of one, or say "
+            "which run main is: best=RUN."
+        )
     key = PREFIX + score_key([revision.scores for revision in revisions])
-    metric = next((name for name in (key, HELD_OUT) if any(value_of(revision, name) is not None for revision in revisions)), "")
-    if not metric and len(revisions) > 1 and best is None:
+    metrics = (key, HELD_OUT, REWARDBENCH1)
+    metric = next((name for name in metrics if any(value_of(revision, name) is not None for revision in revisions)), "")
+    if not metric and len(revisions) > 1 and chosen is None:
         raise ValueError("nothing was measured that these runs can be compared by; say which one main is: best=RUN.")
 
     def rank(revision: Revision) -> tuple[float, ...]:
@@ -153,71 +176,30 @@ def _ordered(revisions: Sequence[Revision], best: Record | None) -> tuple[str, l
         return tuple(-math.inf if value is None else value for value in found)
 
     ordered = sorted(revisions, key=rank, reverse=True)
-    if best is not None:
-        chosen = [revision for revision in ordered if revision.record["id"] == best["id"]]
-        if not chosen:
-            raise ValueError(f"best={best['dir']} is not among the runs that are published; name it among them.")
-        ordered = [*chosen, *(revision for revision in ordered if revision not in chosen)]
+    if chosen is not None:
+        ordered = [chosen, *(revision for revision in ordered if revision is not chosen)]
     return metric, ordered
 
 
-def value_of(revision: Revision, metric: str) -> float | None:
-    """A metric of the published checkpoint, None if it was not measured or is not finite."""
-    values = {**revision.metrics, **{PREFIX + key: value for key, value in revision.scores.items()}}
-    found = values.get(metric)
-    return found if found is not None and math.isfinite(found) else None
-
-
-def _base_of(revision: Revision, given: str) -> str:
-    """The base model on the hub; of one from a folder as `given`, or as the folder says. Raises `ValueError` if nobody says."""
-    path = revision.job.model.path
-    if found := PACKAGED.get(path) or ((hub := _on_hub(path)) and hub.name) or given:
-        return found
-    parents = _card_of(path).get("base_model")
-    if isinstance(parents, str) and HubId.parse(parents):
-        return parents
-    raise ValueError(
-        f"{revision.record['dir']} was trained from model.path={path}, which is no model of the hub; say which one it is: "
-        "base_model=org/name."
-    )
-
-
-def _places(job: RMJob) -> list[str]:
-    """Where the training data of a job lie."""
-    return [*job.data.paths, *(source.path for source in job.data.sources.values())]
-
-
-def _on_hub(place: str) -> HubId | None:
-    """The id that a place spells, unless something here has that name."""
-    return None if Path(place).expanduser().exists() else HubId.parse(place)
-
-
-def _benchmark_of(revisions: Sequence[Revision]) -> str:
-    """The dataset on the hub that the benchmark of all runs was, if it was one."""
-    found = {hub.name if (hub := _on_hub(revision.job.hooks.rewardbench2)) else "" for revision in revisions if revision.scores}
-    return found.pop() if len(found) == 1 else ""
-
-
-def _terms(given: Mapping[str, str], revisions: Sequence[Revision]) -> Terms:
-    """The terms as given, the license otherwise as the base model's folder states it. Raises `ValueError` if nobody says."""
-    card = _card_of(revisions[0].job.model.path)
-    license = given.get("license") or str(card.get("license") or "")
+def _terms(given: Mapping[str, str], bases: Sequence[Base]) -> Terms:
+    """The terms as given, the license otherwise as the base models' folders state it. Raises `ValueError` if nobody says."""
+    cards = {str(card.get("license") or ""): card for card in (base.card for base in bases)}
+    if "license" not in given and len(cards) > 1:
+        said = ", ".join(sorted(license or "nothing" for license in cards))
+        raise ValueError(f"the base models' folders state different licenses ({said}); say which one the models come under: license=NAME.")
+    license = given.get("license") or next(iter(cards))
     if not license:
         raise ValueError("no license is known; give the base model's, or your own if it allows that, such as license=apache-2.0.")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ValueError(
             f"license={license} is no name of the hub's; give one such as apache-2.0 or llama3.1, or license=other with license_name."
         )
-    if license == _OTHER and not (given.get("license_name") and given.get("license_link")):
+    card = cards.get(license, {}) if "license" not in given else {}
+    name, link = (given.get(key) or str(card.get(key) or "") for key in ("license_name", "license_link"))
+    if license == _OTHER and not (name and link.startswith(("https://", "http://"))):
         raise ValueError("license=other needs license_name=NAME and license_link=URL.")
     languages = tuple(part for part in given.get("language", "en").split(",") if part)
-    return Terms(
-        license=license, license_name=given.get("license_name", ""), license_link=given.get("license_link", ""), language=languages
-    )
-
-
-def _card_of(path: str) -> dict[str, object]:
-    """The metadata in the model card of a local model; empty if there is none."""
-    folder = Path(path).expanduser()
-    file = folder / CARD
-    return (metadata_load(file) or {}) if (folder / CONFIG).is_file() and file.is_file() else {}
+    if not languages or not all(map(_LANGUAGE.fullmatch, languages)):
+        raise ValueError(f"language={given.get('language')} holds no codes of languages; give such as language=en or language=en,de.")
+    own = license == _OTHER or "license_name" in given
+    return Terms(license=license, license_name=name if own else "", license_link=link if own else "", language=languages)

@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,7 +20,8 @@ LARGE = (".safetensors", ".bin")
 class Hub:
     """Its branches, each with its files by path and its commit; the large files by hash; and what it was asked to do.
 
-    `refuses` is the path of a request that is answered with 500, while it is set.
+    `faults` has, by a part of the path of a request, what becomes of it: a status, `html` (a page instead of an answer), `odd` (JSON
+    without what is asked for) or `reset` (the connection ends before the request was read).
     """
 
     url: str = ""
@@ -26,7 +29,11 @@ class Hub:
     commits: dict[str, str] = field(default_factory=dict[str, str])
     large: dict[str, bytes] = field(default_factory=dict[str, bytes])
     asked: list[str] = field(default_factory=list[str])
-    refuses: str = ""
+    faults: dict[str, int | str] = field(default_factory=dict[str, "int | str"])
+    private: bool = False
+    """Whether only its owner sees the repository."""
+    warns: str = ""
+    """What the check of a card's metadata warns of."""
 
     def commit(self, branch: str, lines: list[dict[str, Any]]) -> str:
         """Applies the operations of a commit and returns its id."""
@@ -65,14 +72,26 @@ def running_hub() -> Generator[Hub]:
             self._answer("PUT")
 
         def _answer(self, method: str) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(f"{method} {path}")
-            refused = bool(hub.refuses) and hub.refuses in path
-            status, found = (500, {"error": "the disk is full"}) if refused else answer(hub, path, body)
-            data = json.dumps(found).encode()
+            fault = next((fault for part, fault in hub.faults.items() if part in path), None)
+            if fault == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.close_connection = True
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if isinstance(fault, int):
+                status, data = fault, json.dumps({"error": "the disk is full"}).encode()
+            elif fault:
+                status, data = 200, b"<html>Please log in</html>" if fault == "html" else b"{}"
+            else:
+                status, found = answer(hub, path, body)
+                data = json.dumps(found).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            if status == 404 and fault is None:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Type", "text/html" if fault == "html" else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -93,7 +112,7 @@ def answer(hub: Hub, path: str, body: bytes) -> tuple[int, Any]:
     """The status and the content of an answer."""
     last = path.rpartition("/")[2]
     if path == "/api/validate-yaml":
-        return 200, {"errors": [], "warnings": []}
+        return 200, {"errors": [], "warnings": [{"message": hub.warns}] if hub.warns else []}
     if path == "/api/repos/create":
         return _create(hub, json.loads(body))
     if path.startswith("/lfs/"):
@@ -101,6 +120,8 @@ def answer(hub: Hub, path: str, body: bytes) -> tuple[int, Any]:
         return 200, {}
     if path.endswith("/objects/batch"):
         return 200, {"objects": [_object(hub, found) for found in json.loads(body)["objects"]]}
+    if any(f"/{kind}/" in path for kind in ("tree", "preupload", "commit")) and last not in hub.branches:
+        return 404, {"error": f"there is no branch {last}"}
     if path.endswith("/refs"):
         names = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in hub.commits.items()]
         return 200, {"branches": names, "converts": [], "tags": []}
@@ -114,8 +135,8 @@ def answer(hub: Hub, path: str, body: bytes) -> tuple[int, Any]:
     if "/commit/" in path:
         oid = hub.commit(last, [json.loads(line) for line in body.splitlines()])
         return 200, {"commitUrl": f"{hub.url}/me/rm/commit/{oid}", "commitOid": oid}
-    if "/revision/" in path:
-        return 200, {"id": "me/rm", "sha": hub.commits[last], "siblings": [], "tags": []}
+    if ("/revision/" in path or path == "/api/models/me/rm") and "main" in hub.branches:
+        return 200, {"id": "me/rm", "sha": hub.commits.get(last, ""), "siblings": [], "tags": [], "private": hub.private}
     return 404, {"error": f"nothing at {path}"}
 
 
@@ -123,6 +144,7 @@ def _create(hub: Hub, asked: dict[str, Any]) -> tuple[int, Any]:
     repo = "/".join(filter(None, (asked.get("organization"), asked["name"])))
     if "main" in hub.branches:
         return 409, {"error": "You already created this model repo", "url": f"{hub.url}/{repo}"}
+    hub.private = asked.get("visibility") == "private"
     hub.branches["main"] = {".gitattributes": b"*.safetensors filter=lfs"}
     hub.commit("main", [])
     return 200, {"url": f"{hub.url}/{repo}", "id": repo}

@@ -3,82 +3,27 @@
 import json
 import re
 import shlex
-import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import HfApi, ModelCard, metadata_load
+from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub import parse_eval_result_entries as parsed
 
-from core.disk import atomic_folder
 from core.runs.checkpoints import step_folder
-from core.runs.record import finish_run, open_run
 from launch.compose import composed
 from launch.identity import unhashed_keys
-from launch.publish import command
-from launch.publish.card import command_of, without_local_paths
+from launch.publish.facts import command_of, without_local_paths
 from launch.publish.folders import FACTS, RESULTS
 from launch.schema import RMJob
 from launch.sweep import differences
-from tests.launch.publish.hub import Hub, running_hub
+from tests.launch.publish.hub import Hub
+from tests.launch.publish.made import DOMAINS, LICENSE, OWN, publish, rows_of, trained
 
 pytestmark = [
     pytest.mark.usefixtures("alone"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # of the hub's client, without its own servers
 ]
-
-DOMAINS = ("factuality", "precise_if", "math", "safety", "focus", "ties")
-OWN = (
-    *("model=custom", "model.path=org/base", "data=custom", "data.paths=[org/pairs,/home/ada/pairs.jsonl]", "data.name=mine"),
-    *("hooks.rewardbench2=allenai/reward-bench-2", "study=sweep"),
-)
-LICENSE = "license=apache-2.0"
-
-
-def trained(overall: float, *overrides: str, metrics: dict[str, float] | None = None, finished: bool = True, job: str = "rm") -> Path:
-    """A run as a training leaves it, with three bytes for weights and every domain scored like the whole."""
-    own = composed(RMJob, [*OWN, *overrides])
-    run, _ = open_run(
-        runs_dir=Path("runs"), study="sweep", job=job, name="mine", identity={"overrides": overrides}, config_yaml=own.yaml,
-        extra={"lineage": {"base": "base", "model": "org/base", "data": "mine"}},
-    )  # fmt: skip
-    with atomic_folder(step_folder(run.dir, 5)) as folder:
-        (folder / "model.safetensors").write_bytes(f"{overall:.9f}".encode())
-        (folder / "config.json").write_text(
-            json.dumps({"architectures": ["LlamaForSequenceClassification"], "_name_or_path": "/home/ada/m"})
-        )
-        (folder / "state").mkdir()
-        (folder / "state" / "optimizer.pt").write_bytes(b"large")
-    scores = {f"rewardbench2/{name}": overall for name in ("overall", *DOMAINS)} if metrics is None else metrics
-    if finished:
-        finish_run(run, final=scores, best=scores, step=5, best_step=5, best_metric="rewardbench2/overall", num_pairs=24)
-    return run.dir
-
-
-def publish(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Gives the command and returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["rewardloop publish", *arguments])
-    try:
-        command.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
-    with running_hub() as found:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # its own servers would be asked
-        monkeypatch.setattr("launch.publish.upload.HfApi", lambda: HfApi(endpoint=found.url, token="hf_test"))
-        yield found
-
-
-def rows_of(card: str) -> list[dict[str, str]]:
-    """The table of a card."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
 def test_three_runs_are_three_revisions_and_the_best_is_main(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +68,7 @@ def test_the_card_has_license_base_model_datasets_seed_and_command_and_nothing_u
     assert (data["pipeline_tag"], data["library_name"]) == ("text-classification", "transformers")
     assert "- Seed: 3\n" in card.text
     assert "rewardloop rm model=custom data=custom" in card.text
-    assert not re.search(r"\{\{|TODO|\bNone\b|nan|/home/", str(card))
+    assert not re.search(r"\{\{|TODO|\bNone\b|\bnan\b|/home/", str(card))
 
 
 def test_the_results_are_entries_of_the_hub_s_format(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,13 +98,13 @@ def test_published_once_more_nothing_is_sent_and_a_new_run_is_added(
 
 def test_an_upload_that_was_cut_off_goes_on(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     first, last = trained(0.9), trained(0.5, "seed=1")
-    hub.refuses = f"/commit/{first.name.removeprefix('rm-')}"
+    hub.faults[f"/commit/{first.name.removeprefix('rm-')}"] = 500
     assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "the same command goes on from there" in said
     assert "model.safetensors" not in hub.branches["main"]  # which comes last
-    hub.refuses = ""
+    hub.faults.clear()
     hub.asked.clear()
     assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 0
     assert f"1/3 {last.name.removeprefix('rm-')}: there already" in capsys.readouterr().out
@@ -243,10 +188,9 @@ def test_the_command_of_the_card_composes_to_the_settings_of_the_run(overrides: 
     assert differing == set()
 
 
-def test_the_command_of_a_card_has_the_names_of_local_files() -> None:
-    assert "'data.paths=[org/pairs,pairs.jsonl]'" in command_of(composed(RMJob, OWN).job)
-
-
 def test_paths_of_this_machine_do_not_get_into_a_card() -> None:
-    found = [without_local_paths(text) for text in ("/home/ada/x.jsonl", "[../a/b.jsonl,~/c.parquet,org/d@main]", "0.5", "https://h/x")]
-    assert found == ["x.jsonl", "[b.jsonl,c.parquet,org/d@main]", "0.5", "https://h/x"]
+    found = [
+        without_local_paths(text)
+        for text in ("/home/ada/x.jsonl", "path:/home/ada/y", "[../a/b.jsonl,~/c.parquet,org/d@main]", "0.5", "https://h/x")
+    ]
+    assert found == ["x.jsonl", "path:y", "[b.jsonl,c.parquet,org/d@main]", "0.5", "https://h/x"]

@@ -10,7 +10,7 @@ from launch.publish.licenses import LICENSES
 from launch.publish.plan import Publication
 from launch.publish.results import measured_rows
 from launch.publish.revisions import HELD_OUT, REWARDBENCH1, Revision, value_of
-from launch.publish.table import table
+from launch.publish.table import has_shares, table
 
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _BENCHMARK_PAPER = """\
@@ -138,7 +138,7 @@ def _legend(publication: Publication) -> str:
     begin = f"Scores are in points of 100, at the best checkpoint of each run{but}"
     if not publication.scored:
         return f"{begin}."
-    share = " or ".join(dict.fromkeys(map(measured_rows, publication.scored)))
+    share = "the part in the column Rows" if has_shares(publication) else measured_rows(publication.scored[0])
     if not publication.has_one_benchmark:
         rows = "the benchmark in the column of that name; only those on the same benchmark compare"
     else:

@@ -17,7 +17,7 @@ from launch.history.find import Record, find_runs, one_run, status_of
 from launch.publish.folders import FACTS, NOTICE, write_folders
 from launch.publish.licenses import obligations
 from launch.publish.plan import Publication, is_publishable, planned
-from launch.publish.table import table
+from launch.publish.table import has_shares, table
 from launch.publish.upload import upload
 
 HELP = """usage: rewardloop publish RUN ... repo=OWNER/NAME [key=value ...]
@@ -95,6 +95,8 @@ def remarks(publication: Publication) -> Iterator[str]:
         yield "no .eval_results: the rows of the benchmark are a file; if they are a dataset of the hub, name it: benchmark=org/name"
     if not publication.datasets:
         yield "the card's metadata names no datasets: the training data are files; if they are on the hub, name them: datasets=org/name"
+    if has_shares(publication):
+        yield "some runs were scored on a part of the benchmark (column Rows), so that part of the differences is which rows these are"
     for base in publication.local_bases:
         if base.is_from_card:
             yield (

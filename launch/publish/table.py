@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, PREFIX, label_of
 from launch.identity import unhashed_keys
 from launch.publish.plan import MAIN, Publication
+from launch.publish.results import measured_rows
 from launch.publish.revisions import HELD_OUT, REWARDBENCH1, Revision, value_of
 from launch.sweep import differences, text_of
 
@@ -21,17 +22,28 @@ def table(publication: Publication) -> list[list[str]]:
     keys = _differing(revisions)
     differing = _rows(revisions, keys)
     metrics = _metrics(publication)
-    several_bases, several_benchmarks = len(publication.bases) > 1, not publication.has_one_benchmark
+    several_bases, several_benchmarks, several_shares = (
+        len(publication.bases) > 1,
+        not publication.has_one_benchmark,
+        has_shares(publication),
+    )
     headings = ["Revision", *(["Base Model"] if several_bases else []), "Training Data", "Learning Rate", "Num Epochs", *keys]
-    rows = [[*headings, *(["Benchmark"] if several_benchmarks else []), *metrics.values()]]
+    measured = [*(["Benchmark"] if several_benchmarks else []), *(["Rows"] if several_shares else [])]
+    rows = [[*headings, *measured, *metrics.values()]]
     for name, revision in [(MAIN, publication.best), *((revision.name, revision) for revision in revisions)]:
         base = [revision.base_model] if several_bases else []
         settings = [training_data(revision), text_of(revision.job.optim.lr), str(revision.job.epochs), *differing[revision.name]]
         benchmark = [benchmark_of(revision)] if several_benchmarks else []
         values = [value_of(revision, metric) for metric in metrics]
         shown = [NOT_MEASURED if value is None else f"{100 * value:.1f}" for value in values]
-        rows.append([name, *base, *settings, *benchmark, *shown])
+        share = [(measured_rows(revision) if revision.rows else "none").partition(",")[0]] if several_shares else []
+        rows.append([name, *base, *settings, *benchmark, *share, *shown])
     return rows
+
+
+def has_shares(publication: Publication) -> bool:
+    """Whether some revisions were scored on other parts of the benchmark than others."""
+    return len({measured_rows(revision) for revision in publication.scored}) > 1
 
 
 def training_data(revision: Revision) -> str:

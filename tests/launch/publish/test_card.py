@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def fill(weights: Path, model: PreTrainedModel | PeftModel, tokenizer: PreTraine
 def reward(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast) -> float:
     """The reward of the card's dialogue."""
     dialogue = [{"role": "user", "content": "What is 2 plus 3?"}, {"role": "assistant", "content": "It is 5."}]
-    inputs = tokenizer.apply_chat_template(dialogue, return_tensors="pt", return_dict=True)
+    inputs = cast("dict[str, torch.Tensor]", tokenizer.apply_chat_template(dialogue, return_tensors="pt", return_dict=True))
     with torch.no_grad():
         return model(input_ids=inputs["input_ids"]).logits.item()
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_a_record_that_was_changed_by_hand_is_refused(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_record_that_says_nothing_sensible_is_named(
-    changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(0.5, **changes)
     assert publish("sweep", "repo=me/rm", LICENSE, "dry_run=true", monkeypatch=monkeypatch) == 2
@@ -173,6 +174,15 @@ def test_scores_on_other_rows_do_not_choose_the_best(hub: Hub, monkeypatch: pyte
     assert "only those on the same benchmark compare" in card
     assert RESULTS in hub.branches["main"]
     assert RESULTS not in hub.branches[branch_of(easy)]
+
+
+def test_scores_on_parts_of_the_rows_say_which(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(0.9, "hooks.budget=0.1", rows={"rewardbench2": [41, 1865]})
+    trained(0.5, "seed=1")
+    card = (written("sweep", monkeypatch=monkeypatch) / "README.md").read_text(encoding="utf-8")
+    assert [row["Rows"] for row in rows_of(card)] == ["41 of 1865 rows", "41 of 1865 rows", "all rows"]
+    assert "on the part in the column Rows of allenai/reward-bench-2" in card
+    assert "some runs were scored on a part of the benchmark (column Rows)" in capsys.readouterr().out
 
 
 def test_runs_with_the_first_benchmark_alone_are_ordered_by_it(monkeypatch: pytest.MonkeyPatch) -> None:

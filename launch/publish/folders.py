@@ -42,11 +42,6 @@ def write_folders(publication: Publication, folder: Path) -> dict[str, Path]:
 
 def _write(publication: Publication, revision: Revision, folder: Path) -> Path:
     folder.mkdir(parents=True)
-    for file in revision.files:
-        if file.name in _MAY_NAME_PLACES:
-            _write_config(file, folder / file.name, revision.base_model)
-        elif file.name != CARD:
-            (folder / file.name).symlink_to(file.resolve())
     for file in publication.license_files:
         shutil.copyfile(file, folder / file.name)
     known = LICENSES.get(publication.terms.license)
@@ -58,6 +53,14 @@ def _write(publication: Publication, revision: Revision, folder: Path) -> Path:
     if found := results(revision):
         (folder / RESULTS).parent.mkdir()
         (folder / RESULTS).write_text(found, encoding="utf-8")
+    for file in revision.files:
+        target = folder / file.name
+        if target.exists():
+            continue  # a card or license of the checkpoint's own; through a link to it ours would replace it there
+        if file.name in _MAY_NAME_PLACES:
+            _write_config(file, target, revision.base_model)
+        else:
+            target.symlink_to(file.resolve())
     return folder
 
 

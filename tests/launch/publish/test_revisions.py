@@ -101,6 +101,13 @@ def test_what_somebody_put_beside_the_weights_is_not_published(monkeypatch: pyte
     assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", FACTS, ".eval_results"}
 
 
+def test_a_checkpoint_with_files_that_are_called_like_ours_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = step_folder(trained(0.5, files={"README.md": "theirs", FACTS: "theirs"}), 5)
+    folder = written("sweep", monkeypatch=monkeypatch)
+    assert "theirs" not in {(folder / name).read_text(encoding="utf-8") for name in ("README.md", FACTS)}
+    assert {(weights / name).read_text(encoding="utf-8") for name in ("README.md", FACTS)} == {"theirs"}
+
+
 def test_a_record_that_was_changed_by_hand_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(0.5)
     (run / "evals").mkdir()

@@ -69,7 +69,7 @@ function scatterTrace(explorer, group, own, choice, bars) {
 
 function legendKeys(explorer, models) {
   const keys = explorer.marks.length > 1 ? explorer.marks.map(([base, symbol]) => [base, symbol]) : [];
-  if (models.some(model => model.control)) keys.push(["hollow: control", "circle-open"]);
+  if (models.some(model => model.control) && !explorer.groups.includes("controls")) keys.push(["hollow: control", "circle-open"]);
   return keys.map(([name, symbol]) => ({x: [null], y: [null], mode: "markers", name: safe(name, 30), marker: {color: LINE, size: 9, symbol}, hoverinfo: "skip"}));
 }
 
@@ -97,7 +97,7 @@ function drawLinks(explorer, choice) {
     marker: {color: explorer.colours[0], size: 10}, text: found.map(([, link]) => `r = ${link.pearson.toFixed(2)} (${intervalText(link)})`),
     error_x: {type: "data", symmetric: false, array: high, arrayminus: low, color: LINE, thickness: 1.5}, hovertemplate: "%{y}<br>%{text}<extra></extra>"}] : [];
   const least = Math.min(-0.1, ...found.filter(([, link]) => link.low !== null).map(([, link]) => link.low - 0.05));
-  draw("links", traces, {height: 120 + 32 * found.length, xaxis: {title: `Pearson r with ${explorer.columns[choice.y].name}`, range: [least, 1.05]},
+  draw("links", traces, {height: Math.max(200, 120 + 32 * found.length), xaxis: {title: `Pearson r with ${explorer.columns[choice.y].name}`, range: [least, 1.05]},
     yaxis: {autorange: "reversed"}}, "No correlation was computed.");
 }
 
@@ -112,7 +112,7 @@ function drawGrid(explorer, choice, choose) {
     z: cells.map(row => row.map(r)), text: cells.map((row, i) => row.map((link, j) => rows[i] === columns[j] ? "" : r(link) === null ? "n/a" : link.pearson.toFixed(2))),
     texttemplate: isNarrow() && columns.length > 8 ? "" : "%{text}", customdata: cells.map((row, i) => row.map((link, j) => `${name(rows[i])} ~ ${name(columns[j])}<br>${r(link) === null ? safe(link?.note || "no correlation") : `r = ${link.pearson.toFixed(2)} (${intervalText(link)})`}`)),
     hovertemplate: "%{customdata}<extra></extra>", colorscale: DIVERGING, zmin: -1, zmax: 1, showscale: false, xgap: 2, ygap: 2}] : [];
-  draw("grid", traces, {height: 110 + 30 * rows.length, yaxis: {autorange: "reversed", showgrid: false, tickvals: rows.map((_, place) => place), ticktext: rows.map(name)},
+  draw("grid", traces, {height: Math.max(240, 130 + 30 * rows.length), yaxis: {autorange: "reversed", showgrid: false, tickvals: rows.map((_, place) => place), ticktext: rows.map(name)},
     xaxis: {showgrid: false, tickangle: long || columns.length > 4 ? -40 : 0, tickvals: columns.map((_, place) => place), ticktext: columns.map(name)}}, "No correlation was computed.");
   const place = document.getElementById("figure-grid");
   place?.removeAllListeners?.("plotly_click");

@@ -52,7 +52,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
 def opened(chromium: "Browser", report: Path, request: pytest.FixtureRequest) -> Generator[Opened]:
-    found = open_page(chromium, report.as_uri(), request.param)
+    yield from _opened(chromium, report, request.param)
+
+
+@pytest.fixture(scope="module")
+def desk(chromium: "Browser", report: Path) -> Generator[Opened]:
+    """One page for the tests that leave it as they found it: to open it takes a browser seconds."""
+    yield from _opened(chromium, report, DESK)
+
+
+def _opened(chromium: "Browser", report: Path, size: tuple[int, int]) -> Generator[Opened]:
+    found = open_page(chromium, report.as_uri(), size)
     yield found
     assert found.errors == []
     assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
@@ -68,7 +78,7 @@ def drawn(opened: Opened, figure: str) -> list[dict[str, Any]]:
     return opened.page.evaluate("id => document.getElementById(id).data.map(({name, x, y}) => ({name, x, y}))", f"figure-{figure}")
 
 
-def test_all_figures_are_drawn_and_nothing_is_wider_than_the_window(opened: Opened) -> None:
+def test_all_figures_are_drawn_no_heading_covers_another_one_and_nothing_is_wider_than_the_window(opened: Opened) -> None:
     for name in FIGURES:
         assert opened.page.locator(f"#figure-{name} .main-svg").count() > 0, name
     width = opened.page.viewport_size["width"] if opened.page.viewport_size else 0
@@ -77,9 +87,11 @@ def test_all_figures_are_drawn_and_nothing_is_wider_than_the_window(opened: Open
     assert sorted(points[0]["x"]) == pytest.approx([50.0, 60.0])
     # The points lie on average = 30 + overall / 2.
     assert drawn(opened, "benchmark")[0]["y"] == pytest.approx([35.0, 72.245])
+    _assert_apart(opened)
 
 
-def test_no_heading_covers_another_one(opened: Opened) -> None:
+def _assert_apart(opened: Opened) -> None:
+    """No heading covers another one."""
     boxes = [box for head in opened.page.locator("h2:visible, h3:visible").all() if (box := head.bounding_box())]
     assert len(boxes) > 10
     for number, a in enumerate(boxes):
@@ -88,52 +100,53 @@ def test_no_heading_covers_another_one(opened: Opened) -> None:
             assert apart or a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
 
 
-def test_a_click_on_a_head_sorts_and_another_one_turns_the_order(opened: Opened) -> None:
-    assert names(opened) == ["best", "foreign", "middle", "flipped"]
-    head = opened.page.locator("#models tr.sort button", has_text="Average")
+def test_a_click_on_a_head_sorts_and_another_one_turns_the_order(desk: Opened) -> None:
+    assert names(desk) == ["best", "foreign", "middle", "flipped"]
+    head = desk.page.locator("#models tr.sort button", has_text="Average")
     head.click()
-    assert names(opened) == ["best", "foreign", "middle", "flipped"]
+    assert names(desk) == ["best", "foreign", "middle", "flipped"]
     head.click()
-    assert names(opened) == ["flipped", "middle", "foreign", "best"]
-    opened.page.locator("#models tr.sort button", has_text="Reward model").press("Enter")
-    assert names(opened) == ["best", "flipped", "foreign", "middle"]
+    assert names(desk) == ["flipped", "middle", "foreign", "best"]
+    desk.page.locator("#models tr.sort button", has_text="Reward model").press("Enter")
+    assert names(desk) == ["best", "flipped", "foreign", "middle"]
+    desk.page.locator("#models tr.sort button", has_text="Overall").click()
 
 
 @pytest.mark.parametrize(
     ("words", "left"),
     [("tulu", ["foreign", "middle"]), ("math>55", ["best", "foreign"]), ("skywork -flip", ["best"]), ("overall<=50 tulu", ["middle"])],
 )
-def test_the_filter_hides_rows_and_their_points(opened: Opened, words: str, left: list[str]) -> None:
-    opened.page.fill("#models-filter", words)
-    assert names(opened) == left
-    assert opened.page.inner_text("#models-filter-count") == f"{len(left)} of 4 shown"
-    shown = [x for trace in drawn(opened, "benchmark") if trace["name"] in ("tulu", "skywork") for x in trace["x"] if x is not None]
+def test_the_filter_hides_rows_and_their_points(desk: Opened, words: str, left: list[str]) -> None:
+    desk.page.fill("#models-filter", words)
+    assert names(desk) == left
+    assert desk.page.inner_text("#models-filter-count") == f"{len(left)} of 4 shown"
+    shown = [x for trace in drawn(desk, "benchmark") if trace["name"] in ("tulu", "skywork") for x in trace["x"] if x is not None]
     assert len(shown) == len(left)
-    opened.page.fill("#models-filter", "")
-    assert len(names(opened)) == 4
+    desk.page.fill("#models-filter", "")
+    assert len(names(desk)) == 4
 
 
-def test_any_two_scores_can_be_chosen_from_lists_and_in_the_grid(opened: Opened) -> None:
-    assert "Pearson r = " in opened.page.inner_text("#note-benchmark")
-    opened.page.select_option("#explore-x", "rewardbench2/math")
-    (tulu,) = [trace for trace in drawn(opened, "benchmark") if trace["name"] == "tulu"]
-    math = opened.page.evaluate(
+def test_any_two_scores_can_be_chosen_from_lists_and_in_the_grid(desk: Opened) -> None:
+    assert "Pearson r = " in desk.page.inner_text("#note-benchmark")
+    desk.page.select_option("#explore-x", "rewardbench2/math")
+    (tulu,) = [trace for trace in drawn(desk, "benchmark") if trace["name"] == "tulu"]
+    math = desk.page.evaluate(
         "JSON.parse(document.getElementById('data').textContent).explorer.models.map(model => model.scores['rewardbench2/math'])"
     )
     assert set(tulu["x"]) <= set(math)
-    opened.page.select_option("#explore-y", "rewardbench2/math")
-    assert opened.page.inner_text("#note-benchmark") == "A score against itself."
+    desk.page.select_option("#explore-y", "rewardbench2/math")
+    assert desk.page.inner_text("#note-benchmark") == "A score against itself."
     grid = "document.getElementById('figure-grid')"
-    opened.page.evaluate(f"{grid}.emit('plotly_click', {{points: [{{x: 0, y: 0}}]}})")
-    assert [opened.page.input_value(f"#explore-{axis}") for axis in "xy"] == ["rewardbench2/overall", "bon/average"]
+    desk.page.evaluate(f"{grid}.emit('plotly_click', {{points: [{{x: 0, y: 0}}]}})")
+    assert [desk.page.input_value(f"#explore-{axis}") for axis in "xy"] == ["rewardbench2/overall", "bon/average"]  # as at first
 
 
-def test_the_correlation_of_what_the_filter_leaves_is_that_of_the_points_shown(opened: Opened) -> None:
-    opened.page.fill("#models-filter", "math>55")  # two are left, which have no correlation
-    assert "The filter leaves 2." in opened.page.inner_text("#note-benchmark")
-    opened.page.fill("#models-filter", "-best")
-    assert "Of the 3 that the filter leaves, r = 1.00." in opened.page.inner_text("#note-benchmark")  # they lie on one line
-    opened.page.fill("#models-filter", "")
+def test_the_correlation_of_what_the_filter_leaves_is_that_of_the_points_shown(desk: Opened) -> None:
+    desk.page.fill("#models-filter", "math>55")  # two are left, which have no correlation
+    assert "The filter leaves 2." in desk.page.inner_text("#note-benchmark")
+    desk.page.fill("#models-filter", "-best")
+    assert "Of the 3 that the filter leaves, r = 1.00." in desk.page.inner_text("#note-benchmark")  # they lie on one line
+    desk.page.fill("#models-filter", "")
 
 
 def test_the_list_of_sections_leads_to_them_and_stays_in_sight(opened: Opened) -> None:
@@ -163,18 +176,18 @@ def test_a_row_that_a_reward_model_gets_wrong_opens_by_key_to_its_completions_an
     assert opened.page.inner_text("#rows .caption") == "0 of 0 rows"
 
 
-def test_a_name_in_a_table_leads_to_the_curves_of_its_run(opened: Opened) -> None:
-    opened.page.locator("#models button[data-run]", has_text="foreign").click()
-    (benchmark, *_) = drawn(opened, "run-scores")
+def test_a_name_in_a_table_leads_to_the_curves_of_its_run(desk: Opened) -> None:
+    desk.page.locator("#models button[data-run]", has_text="foreign").click()
+    (benchmark, *_) = drawn(desk, "run-scores")
     assert (benchmark["x"], benchmark["y"]) == ([10, 20], pytest.approx([30.0, 60.0]))
-    opened.page.locator("#policies button[data-run]", has_text="up").click()
-    downstream, reward = drawn(opened, "run-scores")
+    desk.page.locator("#policies button[data-run]", has_text="up").click()
+    downstream, reward = drawn(desk, "run-scores")
     assert downstream["y"] == pytest.approx([45.0, 50.0, 55.0])
     assert reward["y"] == pytest.approx([84.49, 84.49])  # the benchmark score of its reward model, on the same axis
-    assert drawn(opened, "run-distance")[0]["y"] == [0.0, 0.5, 1.0]
-    assert opened.page.locator("#figure-course-kl .main-svg").count() > 0
-    opened.page.locator("#run-answers summary").click()
-    assert "wrong, score 1.500 <b>four</b>" in opened.page.inner_text("#run-answers")  # text, never tags
+    assert drawn(desk, "run-distance")[0]["y"] == [0.0, 0.5, 1.0]
+    assert desk.page.locator("#figure-course-kl .main-svg").count() > 0
+    desk.page.locator("#run-answers summary").click()
+    assert "wrong, score 1.500 <b>four</b>" in desk.page.inner_text("#run-answers")  # text, never tags
 
 
 def test_the_dark_page_has_light_text(chromium: "Browser", report: Path) -> None:

@@ -302,6 +302,8 @@ class ReportJob:
     """Instead of runs, tables with a line per reward model (CSV, JSONL, JSON or parquet), joined by its name."""
     names: Unhashed[str] = ""
     """scores: the column that names the reward model; empty: model, rm, reward_model, name or id."""
+    shares: Unhashed[list[str]] = field(default_factory=list)
+    """scores: columns of shares of 1, which are shown in points of 100; those that bear the key of such a metric are known to be."""
     benchmarks: Unhashed[list[str]] = field(default_factory=list)
     """Columns with benchmark scores, the first the one to pick by; empty, with runs: RewardBench 2, its domains, and RewardBench 1."""
     downstream: Unhashed[list[str]] = field(default_factory=list)
@@ -350,6 +352,8 @@ class ReportJob:
             raise ValueError("benchmark_prompts and task_prompts belong together: their overlap is reported; give both or neither.")
         if self.names and not self.scores:
             raise ValueError(f"names={self.names} is for tables; give scores=FILE too.")
+        if self.shares and not self.scores:
+            raise ValueError(f"shares={self.shares[0]} is for tables; give scores=FILE too. What runs measured is known to be shares.")
         columns = [*self.benchmarks, *self.downstream]
         if twice := next((column for column in columns if columns.count(column) > 1), None):
             raise ValueError(f"{twice} stands twice among benchmarks and downstream; a column cannot be compared with itself.")

@@ -42,7 +42,7 @@ Row: TypeAlias = dict[str, str | float | None]
 WIDTH = 10_000
 """Columns to assume for a log, which has no width; tables only take what they need."""
 
-RUN_KINDS = ("rm", "ppo")
+RUN_KINDS = ("rm", "ppo", "bon")
 """Commands whose jobs leave a run that a dry run looks for."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is faster, but not in every build
@@ -202,9 +202,8 @@ def print_outcomes(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[Jo
             table = _outcomes(rows, keys)
     console.print(Text(f"sweep of {len(rows)} jobs of rewardloop {name}, accuracies in points of 100"), table)
     if "dir" not in keys:  # below the table, which would be wider than the terminal
-        for row in rows:
-            if row["dir"] is not None:
-                console.print(Text(f"{row['job']}  {row['dir']}"), soft_wrap=True)
+        for row in (row for row in rows if row["dir"] is not None):
+            console.print(Text(f"{row['job']}  {row['dir']}"), soft_wrap=True)
 
 
 def _outcomes(rows: Sequence[Row], keys: Sequence[str]) -> Table:
@@ -257,7 +256,8 @@ def outcome_rows(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[JobO
         row: Row = {"job": number, **values, "status": outcome.status.value, "message": shown(outcome.message) or None}
         for metric in shown_here:
             series = _series(record, metric)
-            row |= {f"{metric} best": max(filter(math.isfinite, series), default=None), f"{metric} last": series[-1] if series else None}
+            best, last = max(filter(math.isfinite, series), default=None), series[-1] if series else None
+            row |= {metric: last} if name == "bon" else {f"{metric} best": best, f"{metric} last": last}  # bon measures once
         row |= {"measured on": ", ".join(rows_texts(record)) or None} if in_part else {}
         rows.append({**row, "wall_s": record.get("wall_s"), "dir": record.get("dir") or folders.get(number)})
     return rows
@@ -388,7 +388,7 @@ def _cell(key: str, value: str | float | None) -> str:
         return "skipped: finished before"
     if key == "wall_s" and not isinstance(value, str):
         return str(timedelta(seconds=round(value)))
-    return in_points(key.rpartition(" ")[0], value, ".3f") if isinstance(value, float) else str(value)
+    return in_points(key.removesuffix(" best").removesuffix(" last"), value, ".3f") if isinstance(value, float) else str(value)
 
 
 def _table(headings: Sequence[str]) -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.shares import in_points
+from core.shares import in_points, wilson
 
 MIN_ROWS = 30
 """Below it an accuracy has a 95% interval of more than 18 points to either side (1.96 * sqrt(0.25 / 30))."""
@@ -239,4 +239,4 @@ def _lost(what: str, key: str, num: int, total: int, of_what: str, text: str) ->
 
 def _interval(num: int) -> str:
     """What a number of rows means for an accuracy."""
-    return f"95% interval of up to +-{min(100.0, 196 * (0.25 / max(num, 1)) ** 0.5):.0f} points"
+    return f"95% interval of up to +-{100 * (wilson(0.5, num)[1] - 0.5) if num else 50:.0f} points"

@@ -8,6 +8,7 @@ Shape suffixes: N points.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ def correlation(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str] = ("x", "y
     n = len(x_N)
     constant = [name for name, values_N in zip(names, (x_N, y_N), strict=True) if n > 2 and is_constant(values_N)]
     if n < 3 or constant:
-        return undefined(n, f"{' and '.join(constant)} constant." if constant else f"{n} point{'s' * (n != 1)}; a correlation needs 3.")
+        return undefined(n, equal_note(constant, n) if constant else f"{n} reward model{'s' * (n != 1)}; a correlation needs 3.")
     pearson, spearman = pearson_of(x_N, y_N), pearson_of(stats.rankdata(x_N), stats.rankdata(y_N))
     kendall = float(np.asarray(stats.kendalltau(x_N, y_N))[0])
     nearest = 6 / (n**3 - n)
@@ -74,7 +75,7 @@ def correlation(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str] = ("x", "y
         spearman_ci95=fisher(ranked, math.sqrt((1 + ranked**2 / 2) / (n - 3))) if n > 3 else None,
         kendall_ci95=fisher(ordered, math.sqrt(0.437 / (n - 4))) if n > 4 else None,
         n=n,
-        note="3 points; an interval needs 4." if n == 3 else "",
+        note="3 reward models; an interval needs 4." if n == 3 else "",
     )
 
 
@@ -119,6 +120,19 @@ def is_constant(values_N: NDArray[np.float64]) -> bool:
     """Whether the values are equal up to rounding in their last digits."""
     mean = np.mean(values_N)
     return bool(np.linalg.norm(values_N - mean) <= 1e-13 * abs(mean))
+
+
+def equal_note(names: Sequence[str], n: int) -> str:
+    """Why series that do not vary cannot be correlated.
+
+    >>> equal_note(["PPO downstream average"], 5), equal_note(["rb2", "elo"], 4)
+    ('PPO downstream average is the same for all 5.', 'rb2 and elo do not differ among the 4.')
+    """
+    return (
+        f"{names[0]} is the same for all {n}."
+        if len(names) == 1
+        else f"{', '.join(names[:-1])} and {names[-1]} do not differ among the {n}."
+    )
 
 
 def paired_series(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

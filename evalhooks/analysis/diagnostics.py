@@ -39,8 +39,11 @@ class Diagnostic:
     note: str
 
 
-def diagnostic(models: Sequence[ScoredModel], name: str, downstream: str) -> Diagnostic:
-    """The leave-one-out error of a linear model of `downstream` on one column or, where it is no score, on one fact such as `group`."""
+def diagnostic(models: Sequence[ScoredModel], name: str, downstream: str, *, called: str = "") -> Diagnostic:
+    """The leave-one-out error of a linear model of `downstream` on one column or, where it is no score, on one fact such as `group`.
+
+    A note calls the downstream result `called`, by default its column.
+    """
     numeric = any(name in model.scores for model in models)
     used = [m for m in models if downstream in m.scores and (name in m.scores if numeric else m.facts.get(name))]
     y_N = np.array([model.scores[downstream] for model in used])
@@ -51,14 +54,18 @@ def diagnostic(models: Sequence[ScoredModel], name: str, downstream: str) -> Dia
         flags = [[float(model.facts[name] == level) for level in levels[1:]] for model in used]
         inputs_NP = np.array(flags).reshape(len(used), max(0, len(levels) - 1))
     n, num_inputs = inputs_NP.shape
-    if not num_inputs or (n and np.ptp(inputs_NP, axis=0).max() == 0):
+    if not n:
+        return _nothing(name, n, num_inputs, "no reward model has both.")
+    if not num_inputs or (np.ptp(inputs_NP, axis=0).max() == 0):
         return _nothing(name, n, num_inputs, f"it is the same for all {n}.")
     if n < RUNS_PER_INPUT * num_inputs:
         inputs = "1 input needs" if num_inputs == 1 else f"{num_inputs} inputs need"
-        return _nothing(name, n, num_inputs, f"{inputs} {RUNS_PER_INPUT * num_inputs} reward models, and there are {n}.")
+        return _nothing(
+            name, n, num_inputs, f"{inputs} {RUNS_PER_INPUT * num_inputs} reward models, and there {'is' if n == 1 else 'are'} {n}."
+        )
     error, of_mean = _left_out(np.column_stack([np.ones(n), inputs_NP]), y_N), _left_out(np.ones((n, 1)), y_N)
     if of_mean == 0:
-        return _nothing(name, n, num_inputs, f"{downstream} is the same for all {n}.")
+        return _nothing(name, n, num_inputs, f"{called or downstream} is the same for all {n}.")
     return Diagnostic(name=name, n=n, num_inputs=num_inputs, error=error, error_of_mean=of_mean, gain=1 - (error / of_mean) ** 2, note="")
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from evalhooks.analysis.columns import Columns
 from evalhooks.analysis.correlation import correlation
 from evalhooks.analysis.diagnostics import diagnostic
-from evalhooks.analysis.head_to_head import compare_all, difference, regret, sentence
+from evalhooks.analysis.head_to_head import Difference, Regret, compare_all, difference, regret, sentence
 from evalhooks.analysis.noise import SeedNoise, seed_noise
 from evalhooks.analysis.paper_tables import paper_tables
 from evalhooks.analysis.pick import Candidate, Pick, pick
@@ -39,13 +40,17 @@ def findings(
         "benchmarks": list(benchmarks),
         "downstream": list(downstream),
         "compared": list(benchmarks if compared is None else compared),
+        "names": dict(table.columns.names),
+        "shares": sorted(table.columns.shares),
         "correlation": plain(relations),
         "between_benchmarks": plain(between(table, benchmarks)),
         "between_downstream": plain(between(table, downstream)),
         "seed_noise": {column: found and asdict(found) for column, found in noise.items()},
         "head_to_head": [_compared(table, a, b, y) for y in downstream for a, b in rivals],
         "pick": {f"{chosen}~{y}": _picked(table, chosen, y, noise) for y in (downstream if picked_for is None else picked_for)},
-        "diagnostics": {y: [asdict(diagnostic(table.models, name, y)) for name in inputs] for y in downstream},
+        "diagnostics": {
+            y: [asdict(diagnostic(table.models, name, y, called=table.columns.name(y))) for name in inputs] for y in downstream
+        },
         "protocols": table.protocols([]),
         "models": [
             {
@@ -67,28 +72,32 @@ def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
     """One head-to-head; scores of several protocols are not compared."""
     both = pairs(table.models, a, b, y)
     head: dict[str, Any] = {"a": a, "b": b, "downstream": y}
+    names = table.columns.name(a), table.columns.name(b), table.columns.name(y)
     if len(protocols := table.protocols([a, b, y])) > 1:
-        answer = f"Cannot tell whether {a} or {b} predicts {y} better: the scores are of {len(protocols)} protocols."
-        return head | {"n": len(both), "better": "", "answer": answer}
+        why = f"the scores are of {len(protocols)} protocols, which are not comparable."
+        nothing = Difference(a=None, b=None, difference=None, ci95=None, ranking=None, right_a=None, right_b=None, n=len(both), note=why)
+        return head | {"n": len(both), "better": "", "answer": sentence(nothing, *names)}
     scores = {column: [model.scores[column] for model in both] for column in (a, b, y)}
-    found = difference(scores[a], scores[b], scores[y])
+    found = difference(scores[a], scores[b], scores[y], names=names)
     better = {"a": a, "b": b}.get(found.better, "")
     entry: dict[str, Any] = (
         head
-        | {"better": better, "answer": sentence(found, a, b, y)}
+        | {"better": better, "answer": sentence(found, *names)}
         | _listed({name: value for name, value in asdict(found).items() if name not in ("a", "b")})
         | {"r_a": found.a, "r_b": found.b}
     )
-    if both:
+    if len(both) > 2:
         lost = {column: regret(scores[column], scores[y]) for column in (a, b)}
         entry["regret"] = {column: asdict(value) | {"picked": [both[k].name for k in value.picked]} for column, value in lost.items()}
-        entry["answer"] += f" {_regret_text({column: value.points for column, value in lost.items()}, lost[a].chance, y)}"
+        entry["answer"] += f" {_regret_text(table.columns, a, b, y, lost)}"
     return entry
 
 
-def _regret_text(lost: Mapping[str, float], chance: float, y: str) -> str:
-    shown = ", ".join(f"{value:.3g} by {column}" for column, value in lost.items())
-    return f"Picking the first loses {shown} and {chance:.3g} by chance, in units of {y}."
+def _regret_text(columns: Columns, a: str, b: str, y: str, lost: Mapping[str, Regret]) -> str:
+    """What taking the first of each benchmark would have cost."""
+    of_a, of_b, chance = (columns.lost(y, value) for value in (lost[a].points, lost[b].points, lost[a].chance))
+    by = f"{of_a} by either" if of_a == of_b else f"{of_a} by {columns.name(a)}, {of_b} by {columns.name(b)}"
+    return f"Taking the reward model that a benchmark puts first loses {by}, a random one {chance}."
 
 
 def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,15 +107,16 @@ def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | None]) -> dict[str, Any]:
     """The pick for one downstream result among the reward models that are no controls."""
     able = [model for model in table.models if x in model.scores and not model.control]
+    name = table.columns.name(x)
     if not able:
-        return {"answer": f"No pick: no reward model but the controls has a score in {x}.", "model": None}
+        return {"answer": f"none, as no reward model that could be taken has a score in {name}; controls are not taken.", "model": None}
     unknown = [model for model in able if not model.protocol]
     if 0 < len(unknown) < len(able):
         able = [model for model in able if model.protocol]
     else:
         unknown = []
     if len(protocols := sorted({model.protocol for model in able})) > 1:
-        return {"answer": f"No pick by {x}: its scores are of {len(protocols)} protocols, which are not comparable.", "model": None}
+        return {"answer": f"none, as the scores in {name} are of {len(protocols)} protocols, which are not comparable.", "model": None}
     columns = {column for model in able for column in model.scores}
     errors = {column: error_column(column, columns) for column in (x, y)}
     spread = {column: found.sd if found else 0.0 for column, found in noise.items()}
@@ -140,23 +150,26 @@ def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | N
             {"name": model.name, "probability": p, "expected": e, "regret": r, "measured": y in model.scores}
             for model, p, e, r in zip(able, found.probabilities, found.expected, found.regrets, strict=True)
         ],
-        "answer": _answer(found, [model.name for model in able], x, y, known) + _warning(able, x, y) + _without(unknown),
+        "answer": _answer(found, able, x, y, known, table.columns) + _warning(able, x, y, table.columns) + _without(unknown),
     }
 
 
-def _answer(found: Pick, names: Sequence[str], x: str, y: str, known: Mapping[str, Sequence[str]]) -> str:
+def _answer(found: Pick, able: Sequence[ScoredModel], x: str, y: str, known: Mapping[str, Sequence[str]], columns: Columns) -> str:
     """The pick in words, with what it rests on."""
+    if len(able) == 1:
+        return f"{able[0].name}, the only candidate."
     unit = y if found.slope is not None else x
-    text = f"{names[found.index]}: probability of being the best of {len(names)} {found.probability:.2f}, "
-    text += f"expected regret {found.regret:.3g} in {unit}"
-    if found.slope is None:
-        text += f"; fewer than 3 have a result in {y}, so this is the best by {x} itself"
-    else:
-        text += f"; the relation rests on {found.num_measured} results in {y}"
+    text = f"{able[found.index].name}, the best of {len(able)} with probability {found.probability:.2f}; "
+    text += f"it is expected to lose {columns.lost(unit, found.regret)}"
     if found.highest != found.index:
-        text += f"; the highest score, {names[found.highest]}, has an expected regret of {found.highest_regret:.3g}"
-    if bare := [column for column in ((x, y) if found.slope is not None else (x,)) if not known[column]]:
-        text += f"; {' and '.join(bare)} taken as exact, without standard errors or seeds"
+        text += f", {able[found.highest].name}, which scores highest, {columns.lost(unit, found.highest_regret)}"
+    if found.slope is None:
+        few = ("None of them has", "Only one of them has", "Only 2 of them have")[found.num_measured]
+        text += f". {few} a result, too few for a relation, so this goes by {columns.name(x)} alone"
+    else:
+        text += f". It rests on the {found.num_measured} of them that have a result"
+    if bare := [columns.name(column) for column in ((x, y) if found.slope is not None else (x,)) if not known[column]]:
+        text += f". Taken as exact, without standard errors or seeds: {' and '.join(bare)}"
     return text + "."
 
 
@@ -165,10 +178,11 @@ def _without(unknown: Sequence[ScoredModel]) -> str:
     return f" Not among them, of unknown protocol: {', '.join(model.name for model in unknown)}." if unknown else ""
 
 
-def _warning(able: Sequence[ScoredModel], x: str, y: str) -> str:
+def _warning(able: Sequence[ScoredModel], x: str, y: str, columns: Columns) -> str:
     """What to beware of: the fitted relation never falls, and where results do it cannot follow them."""
     both = pairs(able, x, y)
     found = correlation([model.scores[x] for model in both], [model.scores[y] for model in both])
     if found.pearson is None or found.ci95 is None or found.ci95[1] >= 0:
         return ""
-    return f" Beware: over the {found.n} that are no controls {x} and {y} run against each other, r = {found.pearson:.2f}."
+    names = f"{columns.name(x)} and {columns.name(y)}"
+    return f" Beware: over the {found.n} that are no controls {names} run against each other, r = {found.pearson:.2f}."

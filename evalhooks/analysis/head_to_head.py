@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evalhooks.analysis.correlation import Interval, fisher, is_constant, paired_series, pearson_of
+from evalhooks.analysis.correlation import Interval, equal_note, fisher, is_constant, paired_series, pearson_of
 
 _ROUNDING = 1e-9
 """Copies of one benchmark differ by less than this, which is no difference."""
@@ -48,8 +48,10 @@ class Difference:
         return "a" if self.ci95[0] > 0 else "b"
 
 
-def difference(a: ArrayLike, b: ArrayLike, downstream: ArrayLike) -> Difference:
-    """How much better A predicts the downstream result than B does.
+def difference(
+    a: ArrayLike, b: ArrayLike, downstream: ArrayLike, *, names: tuple[str, str, str] = ("A", "B", "the downstream result")
+) -> Difference:
+    """How much better A predicts the downstream result than B does; the note calls them by `names`.
 
     The interval puts the two Fisher intervals together with regard to the correlation of the two estimates (Zou 2007, Toward using
     confidence intervals to compare correlations, equations 10 and 16). It needs 5 reward models, and scores that are not constant.
@@ -60,9 +62,10 @@ def difference(a: ArrayLike, b: ArrayLike, downstream: ArrayLike) -> Difference:
     a_N, down_N = paired_series(a, downstream)
     b_N, _ = paired_series(b, downstream)
     n = len(a_N)
-    constant = [name for name, values_N in (("A", a_N), ("B", b_N), ("the downstream result", down_N)) if n and is_constant(values_N)]
+    constant = [name for name, values_N in zip(names, (a_N, b_N, down_N), strict=True) if n and is_constant(values_N)]
     if n < 3 or constant:
-        note = f"{n} reward models have both scores and the result; it takes 5." if n < 3 else f"{' and '.join(constant)} constant."
+        have = ("no reward model has", "1 reward model has", "2 reward models have")
+        note = f"{have[n]} both scores and the result; it takes 5." if n < 3 else equal_note(constant, n)
         return Difference(a=None, b=None, difference=None, ci95=None, ranking=None, right_a=None, right_b=None, n=n, note=note)
     r_a, r_b, r_ab = pearson_of(a_N, down_N), pearson_of(b_N, down_N), pearson_of(a_N, b_N)
     return Difference(
@@ -74,7 +77,7 @@ def difference(a: ArrayLike, b: ArrayLike, downstream: ArrayLike) -> Difference:
         right_a=_share_in_order(a_N, down_N),
         right_b=_share_in_order(b_N, down_N),
         n=n,
-        note="" if n >= 5 else f"{n} reward models; an interval needs 5.",
+        note="" if n >= 5 else "an interval needs 5 reward models.",
     )
 
 
@@ -153,17 +156,21 @@ def _mean_of_first(score_N: NDArray[np.float64], down_N: NDArray[np.float64], am
 
 
 def sentence(found: Difference, a: str, b: str, downstream: str) -> str:
-    """The answer in words, with the numbers it rests on."""
+    """The answer in words, with the numbers it rests on; the columns are called as given."""
+    about, rivals = f"For {downstream}", f"{a} or {b}"
     if found.a is None or found.b is None or found.difference is None:
-        return f"Cannot tell, n = {found.n}, whether {a} or {b} predicts {downstream} better: {found.note}"
-    figures = f"r = {found.a:.3f} for {a} and {found.b:.3f} for {b}"
+        return f"{about}: cannot tell with n = {found.n} whether {rivals} predicts it better: {found.note}"
+    figures = f"r = {found.a:.3f} against {found.b:.3f}"
     if found.ci95 is None:
-        return f"Cannot tell, n = {found.n}, whether {a} or {b} predicts {downstream} better ({figures}): {found.note}"
-    figures += f", difference {found.difference:+.3f}, 95% interval {found.ci95[0]:+.3f} to {found.ci95[1]:+.3f}"
+        return f"{about}: cannot tell with n = {found.n} whether {rivals} predicts it better ({figures}): {found.note}"
+    low, high = found.ci95
     if not found.better:
-        return f"Cannot tell with n = {found.n} whether {a} or {b} predicts {downstream} better: {figures}."
-    winner, loser = (a, b) if found.better == "a" else (b, a)
-    return f"{winner} predicts {downstream} better than {loser} does: {figures}, n = {found.n}."
+        bounds = f"difference {found.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
+        return f"{about}: cannot tell with n = {found.n} whether {rivals} predicts it better ({figures}, {bounds})."
+    winner, loser, r_winner, r_loser = (a, b, found.a, found.b) if found.better == "a" else (b, a, found.b, found.a)
+    low, high = (low, high) if found.better == "a" else (-high, -low)
+    figures = f"r = {r_winner:.3f} against {r_loser:.3f}, difference {r_winner - r_loser:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
+    return f"{about}: {winner} predicts it better than {loser} ({figures}, n = {found.n})."
 
 
 def compare_all(benchmarks: Sequence[str]) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ Row = Mapping[str, Any]
 
 PUBLISHED = "as published"
 """The data of a reward model that others have trained: it is none of one's own recipes."""
+TRIES, PPO_TRIES = "tries", "PPO tries"
+"""Columns that say among how many a row was chosen."""
 NUM_TOP = 25
 """Rows of table 3."""
 
@@ -49,7 +51,7 @@ def _top(models: Sequence[ScoredModel], benchmarks: Sequence[str]) -> list[Row]:
     for (what, name), kind in kinds.items():
         best = max(kind, key=lambda model: model.scores[benchmarks[0]])
         shown = f"{name}*" if what == "judge" else best.name
-        rows.append({"reward model": shown, **_scores(best, benchmarks), "tries": len(kind)})
+        rows.append({"reward model": shown, **_scores(best, benchmarks), TRIES: len(kind)})
     return sorted(rows, key=lambda row: -row[benchmarks[0]])[:NUM_TOP]
 
 
@@ -72,7 +74,7 @@ def _best(
     for kind in kinds.values():
         best = max(kind, key=lambda model: model.scores[benchmarks[0]])
         facts = (key(best) or {}) | {name: best.facts.get(name, "") for name in also}
-        rows.append({**facts, **_scores(best, benchmarks), "model": best.name, "tries": len(kind)})
+        rows.append({"model": best.name, **facts, **_scores(best, benchmarks), TRIES: len(kind)})
     return sorted(rows, key=lambda row: -row[benchmarks[0]])
 
 
@@ -87,7 +89,7 @@ def _epochs(models: Sequence[ScoredModel], benchmarks: Sequence[str]) -> list[Ro
     for (base, data, lr), by_epochs in recipes.items():
         for epochs, kind in sorted(by_epochs.items()) if len(by_epochs) > 1 else ():
             best = max(kind, key=lambda model: model.scores[benchmarks[0]])
-            rows.append({"base": base, "data": data, "lr": lr, "epochs": f"{epochs:g}", **_scores(best, benchmarks), "tries": len(kind)})
+            rows.append({"base": base, "data": data, "lr": lr, "epochs": f"{epochs:g}", **_scores(best, benchmarks), TRIES: len(kind)})
     return rows
 
 
@@ -116,9 +118,9 @@ def _groups(table: ScoreTable, main: str, downstream: Sequence[str]) -> list[Row
     columns = [main, *downstream]
     rows: list[Row] = []
     for model in (*used, *table.policies):
-        facts = {key: model.facts.get(key, "") for key in ("group", "base", "data", "lr", "epochs")}
-        tries = {"PPO tries": model.facts.get("tries", "")} if any("tries" in other.facts for other in used) else {}
-        rows.append({"model": model.name, **facts, **_scores(model, columns), **tries})
+        facts = {key: model.facts.get(key, "") for key in ("base", "data", "lr", "epochs")}
+        tries = {PPO_TRIES: model.facts.get("tries", "")} if any("tries" in other.facts for other in used) else {}
+        rows.append({"model": model.name, "group": model.facts.get("group", ""), **_scores(model, columns), **tries, **facts})
     return rows
 
 

@@ -44,12 +44,12 @@ def relation(table: ScoreTable, x: str, y: str) -> dict[str, Correlation]:
     both = pairs(table.models, x, y)
     protocols = table.protocols([x, y])
     if len(protocols) < 2:
-        return {_key(x, y, part): _of(members, x, y) for part, members in parts(both, x)}
+        return {_key(x, y, part): _of(table, members, x, y) for part, members in parts(both, x)}
     found = {_key(x, y): undefined(len(both), f"{len(protocols)} protocols, which are not comparable; see each.")}
     for protocol in protocols:
         own = [model for model in both if model.protocol == protocol]
         label = protocol or "protocol unknown"
-        found |= {_key(x, y, ", ".join(filter(None, (label, part)))): _of(members, x, y) for part, members in parts(own, x)}
+        found |= {_key(x, y, ", ".join(filter(None, (label, part)))): _of(table, members, x, y) for part, members in parts(own, x)}
     return found
 
 
@@ -73,5 +73,6 @@ def _key(x: str, y: str, part: str = "") -> str:
     return f"{x}~{y} ({part})" if part else f"{x}~{y}"
 
 
-def _of(models: Sequence[ScoredModel], x: str, y: str) -> Correlation:
-    return correlation([model.scores[x] for model in models], [model.scores[y] for model in models], names=(x, y))
+def _of(table: ScoreTable, models: Sequence[ScoredModel], x: str, y: str) -> Correlation:
+    names = table.columns.name(x), table.columns.name(y)
+    return correlation([model.scores[x] for model in models], [model.scores[y] for model in models], names=names)

@@ -5,13 +5,14 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from core.data.rows import read_rows
+from evalhooks.analysis.columns import Columns, columns_of_file
 
 NAME_COLUMNS = ("model", "rm", "reward_model", "name", "id")
 """Columns that name the reward model, the first that a file has."""
@@ -94,7 +95,8 @@ class ScoredModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreTable:
-    """Reward models with their scores, and policies with theirs; `notes` say what was left out of the files, and why.
+    """Reward models with their scores, and policies with theirs; `notes` say what was left out of the files, and why, `columns` how the
+    scores are shown.
 
     >>> ScoreTable(sources=("a.csv",), models=(), notes=()).models
     ()
@@ -104,6 +106,7 @@ class ScoreTable:
     models: tuple[ScoredModel, ...]
     notes: tuple[str, ...]
     policies: tuple[ScoredModel, ...] = ()
+    columns: Columns = field(default_factory=Columns)
 
     def protocols(self, columns: Sequence[str]) -> list[str]:
         """The protocols by which the scores of all `columns` were measured, the most used first."""
@@ -117,12 +120,12 @@ def error_column(column: str, there: Iterable[str]) -> str | None:
     return next((name for name in (f"{column}_se", f"{column}_stderr", f"se_{column}", f"{column} se") if name in known), None)
 
 
-def read_table(paths: Sequence[str], columns: Sequence[str], *, names: str = "") -> ScoreTable:
+def read_table(paths: Sequence[str], columns: Sequence[str], *, names: str = "", shares: Collection[str] = ()) -> ScoreTable:
     """The table of one file, or of several joined by the reward model's name.
 
     Files are CSV with a header, or JSONL, JSON or parquet. Only `columns` and their standard errors are read as scores. With several
     files a column that more than one has is called STEM/COLUMN after its file. `names` is the column with the reward models' names.
-    Empty cells, NaN and infinities are left out and told in `notes`.
+    Empty cells, NaN and infinities are left out and told in `notes`. `shares` are columns with shares of 1 whose name does not say so.
 
     Raises `ValueError` that names the file, row or column for whatever else is no table of scores.
     """
@@ -158,7 +161,9 @@ def read_table(paths: Sequence[str], columns: Sequence[str], *, names: str = "")
     _require_errors(models, wanted[len(columns) :])
     for (column, why), without in left_out.items():
         notes.append(f"{column} is {why} for {len(without)} of {len(models)}: {_some(without)}; these are left out wherever it is used.")
-    return ScoreTable(sources=tuple(map(str, paths)), models=tuple(models), notes=tuple(notes), policies=tuple(policies))
+    values = {column: {model.name: model.scores[column] for model in (*models, *policies) if column in model.scores} for column in columns}
+    shown, said = columns_of_file(values, shares=shares, stems=[file.stem for file in files])
+    return ScoreTable(sources=tuple(map(str, paths)), models=tuple(models), notes=(*notes, *said), policies=tuple(policies), columns=shown)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

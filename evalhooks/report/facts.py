@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from evalhooks.metric_names import link_name, metric_name
 from evalhooks.rewardbench.domains import OVERALL, label_of
 
 Scores = Mapping[str, float | None]
@@ -159,8 +160,15 @@ class Study:
     @property
     def bon_name(self) -> str:
         """ "best of 16", or "best of N" where the RMs were not given pools of one size."""
-        sizes = {rm.bon_n for rm in self.models if rm.bon_n}
-        return f"best of {sizes.pop()}" if len(sizes) == 1 else "best of N"
+        return best_of(rm.bon_n for rm in self.models)
+
+    def metric_name(self, metric: str) -> str:
+        """What people read for a metric."""
+        return metric_name(metric, best_of=self.bon_name)
+
+    def link_name(self, key: str) -> str:
+        """What people read for a correlation."""
+        return link_name(key, self.metric_name)
 
     @property
     def mixes(self) -> list[str]:
@@ -171,6 +179,16 @@ class Study:
     def bases(self) -> list[str]:
         """The lineages of the RMs, the policy's own first; charts take their marks in this order."""
         return sorted({rm.base for rm in self.models}, key=lambda base: (base != self.policy_lineage, base))
+
+
+def best_of(sizes: Iterable[int | None]) -> str:
+    """What best-of-N is called, from how many completions each reward model chose.
+
+    >>> best_of([16, None, 16]), best_of([4, 16])
+    ('best of 16', 'best of N')
+    """
+    known = {size for size in sizes if size}
+    return f"best of {known.pop()}" if len(known) == 1 else "best of N"
 
 
 def clean(value: Any) -> Any:

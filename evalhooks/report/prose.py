@@ -125,7 +125,8 @@ def missing(study: Study) -> list[str]:
     gaps = [*_missing_scores(study), *_missing_downstream(study)] if study.models else ["There are no reward models."]
     if study.main_link not in study.links or study.links[study.main_link].pearson is None:
         scored = sum(rm.overall is not None and rm.bon_average is not None for rm in study.models)
-        gaps.append(f"There is no correlation: {scored} reward models have both scores, and it takes at least 3 that differ.")
+        have = "1 reward model has" if scored == 1 else f"{scored} reward models have"
+        gaps.append(f"There is no correlation: {have} both scores, and it takes at least 3 that differ.")
     if not study.runs:
         gaps.append("There are no PPO runs.")
     if empty := [run.name for run in study.runs if not run.checkpoints]:

@@ -1,12 +1,15 @@
 """The scores of a study's runs as a table with a line per reward model, as `evalhooks.analysis` reads it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evalhooks.analysis.columns import columns_of_metrics
 from evalhooks.analysis.findings import findings
 from evalhooks.analysis.table import POLICIES, Group, ScoredModel, ScoreTable, with_group
 from evalhooks.halves import CHOSEN_ON, REPORTED_ON
-from evalhooks.metric_names import PPO
+from evalhooks.metric_names import PPO, metric_name
+from evalhooks.report.facts import best_of
+from evalhooks.report.scores.section import listed
 from evalhooks.rewardbench.domains import DOMAINS
 
 AVERAGE = "bon/average"
@@ -50,8 +53,8 @@ def run_findings(
 
 def without_scores(notes: Sequence[str] = ()) -> dict[str, Any]:
     """Findings that say nothing of scores, to hold what else runs tell."""
-    lists = ("benchmarks", "downstream", "compared", "head_to_head", "protocols", "models", "policies")
-    mappings = ("correlation", "between_benchmarks", "between_downstream", "seed_noise", "pick", "diagnostics", "tables")
+    lists = ("benchmarks", "downstream", "compared", "head_to_head", "protocols", "models", "policies", "shares")
+    mappings = ("correlation", "between_benchmarks", "between_downstream", "seed_noise", "pick", "diagnostics", "tables", "names")
     return {**{key: [] for key in lists}, **{key: {} for key in mappings}, "left_out": list(notes)}
 
 
@@ -68,20 +71,31 @@ def table_of(summary: Mapping[str, Any]) -> ScoreTable:
         if rm not in known
     ]
     models = [_scored(model, trained.get(str(model["id"]), [])) for model in summary["reward_models"]]
-    tries = {model.name: model.facts["tries"] for model in models if "tries" in model.facts}
-    if tries:
-        counts = ", ".join(f"{name}: {count}" for name, count in tries.items())
-        notes.append(
-            f"ppo is the best of all checkpoints of all runs of a reward model (tries: {counts}), chosen on the even prompts of each task "
-            "and reported on the odd ones; where a run does not tell them apart, chosen and reported on all, which flatters."
-        )
+    notes += list(_choice(models, trained, {str(model["id"]): str(model["name"]) for model in summary["reward_models"]}))
     starts = [run["start_average"] for run in summary["ppo"] if run.get("start_average") is not None]
     start = {f"bon/{task}": value for task, value in ((summary.get("policy") or {}).get("start") or {}).items()} | dict.fromkeys(
         [PPO] if starts else [], sum(starts) / max(1, len(starts))
     )
     known_start = {key: float(value) for key, value in start.items() if isinstance(value, int | float)}
     policies = (ScoredModel(name="start policy", facts={"group": POLICIES}, scores=known_start),) if known_start else ()
-    return ScoreTable(sources=(str(summary["study"]),), models=tuple(models), notes=tuple(notes), policies=policies)
+    size = best_of(model.get("bon_n") for model in summary["reward_models"])
+    columns = columns_of_metrics([column for model in models for column in model.scores], best_of=size, shares=[PPO])
+    return ScoreTable(sources=(str(summary["study"]),), models=tuple(models), notes=tuple(notes), policies=policies, columns=columns)
+
+
+def _choice(models: Sequence[ScoredModel], trained: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str]) -> Iterator[str]:
+    """By which prompts PPO's results were chosen, and by which they are told."""
+    tries = {model.name: model.facts["tries"] for model in models if "tries" in model.facts}
+    if not tries:
+        return
+    counts = sorted({int(count) for count in tries.values()})
+    chosen = f"of {counts[0]}" if len(counts) == 1 else f"of {counts[0]} to {counts[-1]}"
+    yield (
+        f"The {metric_name(PPO)} of a reward model is that of its best PPO checkpoint, {chosen} over all its runs (PPO tries), chosen "
+        "on the even prompts of each task and reported on the odd ones."
+    )
+    if whole := [names[rm] for rm, runs in trained.items() if names.get(rm) in tries and not _tells_halves_apart(runs)]:
+        yield f"PPO runs of {listed(whole)} do not tell these apart: there it is chosen and reported on all prompts, which flatters it."
 
 
 def _scored(model: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> ScoredModel:
@@ -124,7 +138,12 @@ def best_policy(policies: Sequence[Mapping[str, Any]]) -> tuple[float | None, in
     tried = [row for run in policies for row in run["checkpoints"] if row.get("downstream_average") is not None]
     if not tried:
         return None, 0
-    halves = all(row.get(CHOSEN_ON) is not None and row.get(REPORTED_ON) is not None for row in tried)
-    chosen, reported = (CHOSEN_ON, REPORTED_ON) if halves else ("downstream_average", "downstream_average")
+    chosen, reported = (CHOSEN_ON, REPORTED_ON) if _tells_halves_apart(policies) else ("downstream_average", "downstream_average")
     best = max(tried, key=lambda row: row[chosen])
     return float(best[reported]), len(tried)
+
+
+def _tells_halves_apart(policies: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every measured checkpoint has its results on even and on odd prompts."""
+    rows = [row for run in policies for row in run["checkpoints"] if row.get("downstream_average") is not None]
+    return all(row.get(key) is not None for row in rows for key in (CHOSEN_ON, REPORTED_ON))

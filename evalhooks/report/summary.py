@@ -19,6 +19,7 @@ from evalhooks.analysis.correlation import correlation, undefined, upper_half
 from evalhooks.analysis.paper_tables import PUBLISHED
 from evalhooks.analysis.table import PROTOCOL
 from evalhooks.measured_rows import SIZES, rows_texts
+from evalhooks.metric_names import metric_name
 from evalhooks.report.common_rows import on_common_rows
 from evalhooks.report.gathered import details
 from evalhooks.report.joined import chosen_only, reranked, with_rewards
@@ -65,15 +66,21 @@ def summarize(
 
 def _trained_here(record: Mapping[str, Any], models: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The reward model of this report that a benchmark measured; None if it measured something else."""
-    folders = Path(str(record.get("reward", ""))).parts
-    return next((model for model in models if Path(model["dir"]).name in folders), None)
+    run, folders = record.get("lineage", {}).get("run"), Path(str(record.get("reward", ""))).parts
+    return next((model for model in models if model["id"] == run or Path(model["dir"]).name in folders), None)
 
 
-def _measured_again(record: Mapping[str, Any], name: str) -> str:
+def _where_they_went(record: Mapping[str, Any], model: Mapping[str, Any], *, by_hooks: bool, used: bool) -> str:
+    """What became of the scores of a benchmark of a reward model that stands in the report already."""
     known = ("rewardbench2/overall", "rewardbench2/mean_of_", "rewardbench1/overall")
     scores = {metric: value for metric, value in _finite(record["final"]).items() if metric.startswith(known)}
-    said = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
-    return f"{record['dir']} is a benchmark of {name}{f' ({said})' if said else ''} and no further reward model."
+    said = ", ".join(f"{metric_name(metric)} {100 * value:.1f}" for metric, value in scores.items())
+    which = f"{record['dir']} is a benchmark of {model['name']}{f' ({said})' if said else ''} and no further reward model"
+    if used:
+        return f"{which}; its scores stand there, which the run's own hooks did not measure."
+    if not said:
+        return f"{which}; no score of it is one that this report compares."
+    return f"{which}; the scores there are those of {'its own hooks' if by_hooks else 'the benchmark before it'}."
 
 
 def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, Any]:
@@ -137,26 +144,30 @@ def _tell_apart(entries: Sequence[dict[str, Any]]) -> None:
 
 def _add_benchmarks(models: list[dict[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Adds what `rewardloop bench` scored: to a reward model that was trained here what its own hooks did not measure, of which a sentence
-    each is returned, and as a reward model of its own whatever was trained elsewhere."""
+    each is returned, and as a reward model of its own whatever was trained elsewhere, its first benchmark of a kind alone."""
     here, known = list(models), {model["id"]: model for model in models}
-    again: list[str] = []
+    again, filled = list[str](), set[str]()
     for record in records:
         entry = bench_entry(record)
         trained = _trained_here(record, here)
-        if trained is not None:
-            again.append(_measured_again(record, str(trained["name"])))
         if (model := trained or known.get(entry["id"])) is None:
             known[entry["id"]] = entry
             models.append(entry)
             continue
-        for group in ("rewardbench2", "rewardbench1"):
-            own, scores = model.get(group, {}), entry.get(group, {})
-            if all(value is None for value in own.values()) and any(value is not None for value in scores.values()):
-                model[group] = scores
-                if group == "rewardbench2":
-                    model["details"] |= {"errors": entry["details"]["errors"]}
-                    model.pop("rewardbench2_reason", None)
+        used = [group for group in ("rewardbench2", "rewardbench1") if _lacks(model, group) and not _lacks(entry, group)]
+        for group in used:
+            model[group] = entry[group]
+        if "rewardbench2" in used:
+            model["details"] |= {"errors": entry["details"]["errors"]}
+            model.pop("rewardbench2_reason", None)
+        if trained is not None or not used:
+            again.append(_where_they_went(record, model, by_hooks=trained is not None and model["id"] not in filled, used=bool(used)))
+        filled |= {model["id"]} if used else set()
     return again
+
+
+def _lacks(model: Mapping[str, Any], benchmark: str) -> bool:
+    return all(value is None for value in model.get(benchmark, {}).values())
 
 
 def _add_reranked(models: Sequence[dict[str, Any]], found: Mapping[str, Mapping[str, float]], n: int | None) -> None:

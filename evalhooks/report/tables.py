@@ -109,7 +109,7 @@ def markdown(study: Study) -> str:
         rows = [[_label(rm), rm.data, *map(points, _scores(rm, study))] for rm in study.models]
         parts.append(markdown_table(heads, rows))
     if links := [link for link in study.links.values() if link.key in study.main_links or link.key.endswith("~bon/average")]:
-        rows = [[link.key, number(link.pearson), number(link.spearman), interval(link)] for link in links]
+        rows = [[study.link_name(link.key), number(link.pearson), number(link.spearman), interval(link)] for link in links]
         parts.append(markdown_table(["correlation", "Pearson r", "Spearman", "interval"], rows))
     if study.findings:
         parts += scores_markdown(study.findings, cell, without=("Reward models",))
@@ -287,7 +287,7 @@ def print_report(summary: Mapping[str, Any], report_path: Path, console: Console
     """Prints tables and notes, and last of all where the report lies."""
     study = read(summary)
     console.print(terminal_table(summary, console.width))
-    found = answers(study.findings, downstream=("bon/average", "ppo")) if study.findings else []
+    found = answers(study.findings) if study.findings else []
     for note in [*study.notes, *(caution for run in study.runs for caution in cautions(run)), *found]:
         console.print()
         console.print(Text(note, style="italic"))

@@ -33,7 +33,7 @@ def draw(job: ReportJob) -> None:
     """Draws the report of `scores` and prints it. Raises `ValueError` for what is no table of scores; then nothing is written."""
     facts = {"lineage", "group", "base", "data", "template"}
     columns = [*job.benchmarks, *job.downstream, *(name for name in job.diagnostics if name not in facts)]
-    table = read_table(job.scores, columns, names=job.names)
+    table = read_table(job.scores, columns, names=job.names, shares=job.shares)
     found = findings(table, benchmarks=job.benchmarks, downstream=job.downstream, diagnostics=job.diagnostics)
     found |= {"sources": list(table.sources)}
     found |= beside(job, table, benchmarks=job.benchmarks, downstream=job.downstream)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from core.runs.record import fail_run, finish_run
+from core.runs.record import fail_run, finish_run, open_run
 from launch.compose import command, composed
 from launch.schema import BenchJob, BoNJob, PPOJob, RMJob
-from launch.sweep import print_plan, states_of
+from launch.sweep import JobOutcome, JobStatus, outcome_rows, print_plan, states_of
 from tests.launch.sweeps import OWN, code_of, never, opened
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -148,4 +148,17 @@ def test_a_run_kept_before_a_key_existed_is_known_by_its_default() -> None:
 
 
 def test_jobs_without_runs_have_no_state() -> None:
-    assert states_of("bon", [composed(BoNJob, []).job]) == []
+    assert states_of("bench", [composed(BenchJob, ["reward.path=org/rm"]).job]) == []
+
+
+def test_a_sweep_of_best_of_n_names_the_folder_of_a_failed_job_and_has_one_column_for_what_it_measures_once() -> None:
+    failed, done = (composed(BoNJob, ["study=s", f"pool.seed={seed}"]) for seed in (1, 2))
+    run, _ = open_run(runs_dir=Path("runs"), study="s", job="bon", name="pool", identity={"seed": 1}, config_yaml=failed.yaml)
+    fail_run(run, "no such tokenizer")
+    outcomes = [
+        JobOutcome(status=JobStatus.failed, message="no such tokenizer"),
+        JobOutcome(status=JobStatus.finished, record={"final": {"bon/average": 0.625}}),
+    ]
+    rows = outcome_rows("bon", [failed.job, done.job], outcomes)
+    assert [(row["bon/average"], row["dir"]) for row in rows] == [(None, str(run.dir)), (0.625, None)]
+    assert not any(key.endswith((" best", " last")) for key in rows[0])

@@ -40,9 +40,11 @@ def test_runs_of_two_sweeps_stand_in_one_report(tmp_path: Path, capsys: pytest.C
     assert {model["name"] for model in read_summary(tmp_path / "both")["reward_models"]} == {"a", "c"}
 
 
-def benchmarked(runs_dir: Path, study: str, name: str, reward: str) -> None:
-    run, _ = open_run(runs_dir=runs_dir, study=study, job="bench", name=name, identity={"reward": reward}, config_yaml="")
-    finish_run(run, final={"rewardbench2/overall": 0.625, "rewardbench2_se/overall": 0.011}, reward=reward)
+def benchmarked(runs_dir: Path, study: str, name: str, reward: str, *, trained_by: str = "", **final: float) -> None:
+    own: dict[str, Any] = {"extra": {"lineage": {"run": trained_by, "base": "base"}}} if trained_by else {}
+    run, _ = open_run(runs_dir=runs_dir, study=study, job="bench", name=name, identity={"reward": reward, **final}, config_yaml="", **own)
+    scores = {"rewardbench2/overall": 0.625, "rewardbench2_se/overall": 0.011}
+    finish_run(run, final={name.replace("__", "/"): value for name, value in final.items()} or scores, reward=reward)
 
 
 def test_a_benchmark_of_a_reward_model_of_the_report_is_no_further_one(tmp_path: Path) -> None:
@@ -53,7 +55,30 @@ def test_a_benchmark_of_a_reward_model_of_the_report_is_no_further_one(tmp_path:
     summary = read_summary(tmp_path / "all")
     assert {model["name"] for model in summary["reward_models"]} == {"a", "published"}
     [note] = summary["notes"]
-    assert "is a benchmark of a (rewardbench2/overall 62.5) and no further reward model" in note
+    assert "is a benchmark of a (RewardBench 2 overall 62.5) and no further reward model; its scores stand there" in note
+
+
+def test_a_benchmark_that_knows_the_run_of_its_reward_model_belongs_to_it_and_a_second_one_says_where_its_scores_are(
+    tmp_path: Path,
+) -> None:
+    run = trained(tmp_path, "tuesday", "a", 0.6)
+    benchmarked(tmp_path, "tuesday", "first", "moved/elsewhere", trained_by=run.id)
+    benchmarked(tmp_path, "tuesday", "second", "moved/elsewhere", trained_by=run.id, rewardbench2__overall=0.5)
+    benchmarked(tmp_path, "tuesday", "third", "moved/elsewhere", trained_by=run.id, pairs__accuracy=0.5)
+    benchmarked(tmp_path, "tuesday", "x1", "org/x", trained_by="org/x", rewardbench2__overall=0.5)
+    benchmarked(tmp_path, "tuesday", "x2", "org/x", trained_by="org/x", rewardbench1__overall=0.75)
+    benchmarked(tmp_path, "tuesday", "x3", "org/x", trained_by="org/x", rewardbench2__overall=0.25)
+    draw(f"runs_dir={tmp_path}", "runs=[tuesday]", f"out={tmp_path}/all")
+    summary = read_summary(tmp_path / "all")
+    scores = {
+        model["name"]: (model["rewardbench2"]["overall"], (model.get("rewardbench1") or {}).get("overall"))
+        for model in summary["reward_models"]
+    }
+    assert scores == {"a": (0.625, None), "x1": (0.5, 0.75)}
+    said = {note.partition(" is a benchmark of ")[2].partition(" and no")[0]: note.rpartition("; ")[2] for note in summary["notes"]}
+    assert said["a (RewardBench 2 overall 50.0)"] == "the scores there are those of the benchmark before it."
+    assert said["a"] == "no score of it is one that this report compares."
+    assert said["x1 (RewardBench 2 overall 25.0)"] == "the scores there are those of the benchmark before it."
     own = next(model for model in summary["reward_models"] if model["name"] == "a")
     assert (own["rewardbench2"]["overall"], own["details"]["errors"]) == (0.625, {"overall": 0.011})
     assert "rewardbench2_reason" not in own

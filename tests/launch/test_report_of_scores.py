@@ -51,11 +51,11 @@ def test_the_summary_holds_scipys_statistics_and_the_planted_winner(tmp_path: Pa
     assert link["n"] == 12
     assert found["head_to_head"][0]["better"] == "rb2"
     said = " ".join(capsys.readouterr().out.split())
-    assert "rb2 predicts bon better than rb1 does" in said
-    assert "probability of being the best of 12" in said
+    assert "For bon: rb2 predicts it better than rb1 (r = " in said
+    assert "the best of 12 with probability 0." in said or "the best of 12 with probability 1.00" in said
     for name in ("report.html", "report.md", "correlation.csv", "models.csv", "benchmark_vs_downstream.png", "pick.png", "benchmarks.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0
-    assert "rb2~bon" in (tmp_path / "out" / "report.md").read_text()
+    assert "rb2 ~ bon" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_missing_scores_too_few_models_and_constant_columns_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,9 +63,9 @@ def test_missing_scores_too_few_models_and_constant_columns_are_said(tmp_path: P
     draw(f"scores={table(tmp_path / 's.csv', columns)}", "benchmarks=rb2", "downstream=[bon,ppo]", f"out={tmp_path / 'out'}")
     found, said = summary(tmp_path / "out"), " ".join(capsys.readouterr().out.split())
     assert found["correlation"]["rb2~bon"]["pearson"] is None
-    assert "rb2~bon: bon constant" in said
+    assert "rb2 ~ bon: bon is the same for all 3." in said
     assert found["correlation"]["rb2~ppo"]["n"] == 1
-    assert "rb2~ppo: 1 point; a correlation needs 3" in said
+    assert "rb2 ~ ppo: 1 reward model; a correlation needs 3" in said
     assert "rb2 is not finite for 1 of 4: rm-2" in said
     assert "ppo is missing for 2 of 4: rm-0, rm-1" in said
 
@@ -103,6 +103,7 @@ def test_what_is_not_in_the_table_is_refused_and_nothing_written(
         (["scores=s.csv", "benchmarks=[a]", "downstream=[a]"], "a stands twice"),
         (["scores=s.csv", "runs=[x]", "benchmarks=[a]", "downstream=[b]"], "leave one out"),
         (["names=model"], "give scores=FILE"),
+        (["shares=[rb2]"], "shares=rb2 is for tables"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides: list[str], message: str) -> None:
@@ -156,5 +157,38 @@ def test_two_benchmarks_alone_are_set_side_by_side(
     found = summary(tmp_path / "out")
     assert found["between_benchmarks"]["rb1~rb2"]["n"] == 12
     assert (found["correlation"], found["pick"], found["head_to_head"]) == ({}, {}, [])
-    assert "rb1~rb2" in capsys.readouterr().out
+    assert "rb1 ~ rb2" in capsys.readouterr().out
     assert (tmp_path / "out" / "benchmarks.png").is_file()
+
+
+def test_shares_of_a_table_are_points_to_people_and_shares_in_files(
+    tmp_path: Path, scores: dict[str, list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"rewardbench2/overall": [value / 100 for value in scores["rb2"]], "win": [value / 100 for value in scores["bon"]]}
+    columns |= {"elo": [1000 + 10 * value for value in scores["bon"]]}
+    file = table(tmp_path / "s.csv", columns)
+    draw(f"scores={file}", "benchmarks=[rewardbench2/overall]", "downstream=[win,elo]", "shares=[win]", f"out={tmp_path / 'out'}")
+    found, text = summary(tmp_path / "out"), (tmp_path / "out" / "report.md").read_text()
+    assert found["shares"] == ["rewardbench2/overall", "win"]
+    assert max(model["scores"]["win"] for model in found["models"]) < 1
+    best = max(scores["rb2"])
+    assert f"| {best:.1f} |" in text
+    assert f"{best / 100:.4g}" not in text
+    assert "RewardBench 2 overall ~ win" in text
+    assert "Scores are points of 100, but for elo: this is shown as the table has it." in text
+    said = " ".join(capsys.readouterr().out.split())
+    assert "rewardbench2/overall" not in said
+    assert " points. " in said
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [("bon", "bon of rm-0 is .*, which is no share of 1; leave bon out of shares"), ("other", "shares=other is none of the columns")],
+)
+def test_a_column_that_is_called_a_share_and_is_none_is_refused(
+    tmp_path: Path, scores: dict[str, list[Any]], share: str, message: str
+) -> None:
+    file = table(tmp_path / "s.csv", scores)
+    with pytest.raises(ValueError, match=message):
+        draw(f"scores={file}", "benchmarks=[rb2]", "downstream=[bon]", f"shares=[{share}]", f"out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()

@@ -11,10 +11,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from evalhooks.analysis.columns import Columns, columns_in
 from evalhooks.analysis.table import Group
 from evalhooks.report.charts import FAINT, INK, MARKS, MIX_COLOURS, STYLE, few, plain
 from evalhooks.report.scores.preference import write_preference
-from evalhooks.report.scores.sections import headline
+from evalhooks.report.scores.section import headline
 
 Findings = Mapping[str, Any]
 
@@ -27,20 +28,20 @@ _GREY = "#c3c9d1"
 
 def write_pictures(found: Findings, folder: Path) -> list[Path]:
     """Draws the pictures that the findings have something for into `folder`."""
-    drawn: dict[str, Figure] = {}
+    drawn, columns = dict[str, Figure](), columns_in(found)
     with matplotlib.rc_context(STYLE):
         if found["models"] and found["downstream"]:
             drawn["benchmark_vs_downstream.png"] = scatters(found, found["benchmarks"], found["downstream"])
         if len(found["benchmarks"]) * len(found["downstream"]) > 1:
             title = "Pearson r, benchmark by downstream result"
             drawn["correlation_grid.png"] = grid(
-                found["correlation"], found["benchmarks"], found["downstream"], title, found.get("reference")
+                found["correlation"], found["benchmarks"], found["downstream"], title, columns, found.get("reference")
             )
         if len(found["compared"]) > 1:
             drawn["benchmarks.png"] = scatters(found, found["compared"][:1], found["compared"][1:], line_of_equals=True)
         if len(found["downstream"]) > 1:
             title = "Pearson r between downstream results"
-            drawn["downstream_grid.png"] = grid(found["between_downstream"], found["downstream"], found["downstream"], title)
+            drawn["downstream_grid.png"] = grid(found["between_downstream"], found["downstream"], found["downstream"], title, columns)
         if any(entry.get("candidates") for entry in found["pick"].values()):
             drawn["pick.png"] = picks(found)
         for name, figure in drawn.items():
@@ -73,23 +74,30 @@ def scatters(found: Findings, xs: Sequence[str], ys: Sequence[str], *, line_of_e
 
 
 def _scatter(axes: Axes, found: Findings, x: str, y: str, protocol: str) -> None:
-    several = len(found["protocols"]) > 1
+    several, columns = len(found["protocols"]) > 1, columns_in(found)
     models = [m for m in found["models"] if x in m["scores"] and y in m["scores"] and (not several or m["protocol"] == protocol)]
     for source in found.get("reference") or []:
         for spot in source.get("points", {}).get(f"{x}~{y}", []):
-            axes.plot(*spot, "o", color=_GREY, markersize=5, markeredgewidth=0, zorder=1)
+            axes.plot(
+                *(columns.scaled(*one) for one in zip((x, y), spot, strict=True)),
+                "o",
+                color=_GREY,
+                markersize=5,
+                markeredgewidth=0,
+                zorder=1,
+            )
     noise = (found["seed_noise"].get(x) or {}).get("band")
     best = max((m["scores"][x] for m in models if not m["control"]), default=None)
     if noise is not None and best is not None:
-        axes.axvspan(best - noise, best, color="#e9ecf0", zorder=0, linewidth=0)
+        axes.axvspan(columns.scaled(x, best - noise), columns.scaled(x, best), color="#e9ecf0", zorder=0, linewidth=0)
     groups = _groups(found)
     for model in models:
         place = groups.index(_group(found, model))
         tint = MIX_COLOURS[place % len(MIX_COLOURS)]
         pale = noise is not None and best is not None and best - noise <= model["scores"][x] < best
         axes.plot(
-            model["scores"][x],
-            model["scores"][y],
+            columns.scaled(x, model["scores"][x]),
+            columns.scaled(y, model["scores"][y]),
             marker=MARKS[place % len(MARKS)][0],
             color=tint,
             markerfacecolor="white" if model["control"] else tint,
@@ -100,15 +108,15 @@ def _scatter(axes: Axes, found: Findings, x: str, y: str, protocol: str) -> None
         )
     for policy in found["policies"]:
         if y in policy["scores"]:
-            height = policy["scores"][y]
+            height = columns.scaled(y, policy["scores"][y])
             axes.axhline(height, color=FAINT, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
-            text = f"{plain(policy['name'], 40)} {height:.4g}"
+            text = f"{plain(policy['name'], 40)} {columns.value(y, policy['scores'][y])}"
             axes.annotate(text, (0.01, height), (0, 3), ("axes fraction", "data"), textcoords="offset points", color="#5b6673", fontsize=8)
-    _fit(axes, [(m["scores"][x], m["scores"][y]) for m in models])
+    _fit(axes, [(columns.scaled(x, m["scores"][x]), columns.scaled(y, m["scores"][y])) for m in models])
     label = f" ({protocol or 'protocol unknown'})" if several else ""
     axes.set_title(headline(_link(found, f"{x}~{y}{label}")) + (f"\n{plain(protocol or 'protocol unknown', 60)}" if several else ""))
-    axes.set_xlabel(plain(x, 50))
-    axes.set_ylabel(plain(y, 50))
+    axes.set_xlabel(plain(columns.axis(x), 50))
+    axes.set_ylabel(plain(columns.axis(y), 50))
     axes.margins(0.08)
 
 
@@ -163,7 +171,12 @@ def _keys(found: Findings, *, line_of_equals: bool) -> list[Line2D]:
 
 
 def grid(
-    links: Mapping[str, Any], rows: Sequence[str], columns: Sequence[str], title: str, reference: Sequence[Mapping[str, Any]] | None = None
+    links: Mapping[str, Any],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    called: Columns,
+    reference: Sequence[Mapping[str, Any]] | None = None,
 ) -> Figure:
     """A grid of Pearson correlations with their intervals (figures 3 and 7 of the paper); published ones stand below in small."""
     figure = Figure(figsize=(max(6.0, 2.4 + 1.15 * len(columns)), 1.9 + 0.62 * len(rows)), layout="constrained")
@@ -182,8 +195,10 @@ def grid(
             below = f"n = {cell.get('n', 0)}" if not cell.get("ci95") else f"{cell['ci95'][0]:.2f} to {cell['ci95'][1]:.2f}"
             published = _published(reference, rows[row], columns[column])
             axes.text(column, row + 0.22, f"{below}{published}", ha="center", va="center", fontsize=6.5, color=tint)
-    axes.set_xticks(range(len(columns)), [plain(name, 24) for name in columns], rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [plain(name, 30) for name in rows])
+    axes.set_xticks(
+        range(len(columns)), [plain(called.name(name), 24) for name in columns], rotation=30, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(range(len(rows)), [plain(called.name(name), 30) for name in rows])
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -200,7 +215,7 @@ def _published(reference: Sequence[Mapping[str, Any]] | None, x: str, y: str) ->
 
 def picks(found: Findings) -> Figure:
     """The probability of each reward model to be the best, one panel for each downstream result; the pick stands first."""
-    entries = [(key, entry) for key, entry in found["pick"].items() if entry.get("candidates")][:6]
+    entries, columns = [(key, entry) for key, entry in found["pick"].items() if entry.get("candidates")][:6], columns_in(found)
     figure = Figure(figsize=(5.6 * min(3, len(entries)), 4.2 * -(-len(entries) // 3)), layout="constrained")
     spaces = np.ravel(figure.subplots(-(-len(entries) // 3), min(3, len(entries)), squeeze=False))
     for axes, (key, entry) in zip(spaces, entries, strict=False):
@@ -210,13 +225,16 @@ def picks(found: Findings) -> Figure:
         colours = [MIX_COLOURS[2] if one["name"] == entry["model"] else MIX_COLOURS[0] for one in ordered]
         axes.barh(range(len(ordered)), [one["probability"] for one in ordered], color=colours, height=0.62)
         axes.set_yticks(range(len(ordered)), [plain(one["name"], 30) for one in ordered])
+        x, _, y = key.partition("~")
+        unit = x if entry["slope"] is None else y
         for row, one in enumerate(ordered):
-            axes.text(one["probability"] + 0.015, row, f"{one['probability']:.2f}, regret {one['regret']:.3g}", va="center", fontsize=8)
+            text = f"{one['probability']:.2f}, regret {columns.value(unit, one['regret'])}"
+            axes.text(one["probability"] + 0.015, row, text, va="center", fontsize=8)
         axes.set_xlim(0, 1.35)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.grid(axis="y", visible=False)
-        axes.set_title(plain(f"By {key.replace('~', ' for ')}", 60))
-        axes.set_xlabel("probability of being the best")
+        axes.set_title(f"{plain(f'By {columns.name(x)}', 48)}\n{plain(f'for {columns.name(y)}', 48)}")
+        axes.set_xlabel(plain(f"probability of being the best; regret in {columns.axis(unit)}", 70))
     for axes in spaces[len(entries) :]:
         axes.set_visible(False)
     return figure

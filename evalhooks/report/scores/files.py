@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evalhooks.analysis.columns import columns_in
 from evalhooks.report.dashboard.explorer import of_findings
 from evalhooks.report.dashboard.frame import FIGURES, explorer, scripts
 from evalhooks.report.facts import clean
 from evalhooks.report.scores.charts import write_pictures
-from evalhooks.report.scores.sections import answers, html, interval, markdown, number
+from evalhooks.report.scores.section import interval, number
+from evalhooks.report.scores.sections import answers, html, markdown
 from evalhooks.report.style import page_head
 from evalhooks.report.tables import cell, write_csv
 
@@ -82,12 +84,12 @@ def print_findings(found: Mapping[str, Any], path: Path, console: Console) -> No
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for head in ("correlation", "Pearson r", "95% interval", "n", "Spearman", "Kendall"):
         table.add_column(head, justify="left" if head == "correlation" else "right", no_wrap=head != "correlation", overflow="fold")
-    links = found["correlation"] or found["between_benchmarks"]
+    links, columns = found["correlation"] or found["between_benchmarks"], columns_in(found)
     for key, link in links.items():
         shown = (number(link["pearson"]), interval(link["ci95"]), str(link["n"]), number(link["spearman"]), number(link["kendall"]))
-        table.add_row(Text(key), *shown)
+        table.add_row(Text(columns.link(key)), *shown)
     console.print(table)
-    said = [f"{key}: {link['note']}" for key, link in links.items() if link["note"] and " (" not in key]
+    said = [f"{columns.link(key)}: {link['note']}" for key, link in links.items() if link["note"] and " (" not in key]
     for text in [*said, *answers(found)]:
         console.print()
         console.print(Text(text))

@@ -49,7 +49,7 @@ def test_few_held_out_pairs_name_what_makes_them_few() -> None:
     assert long is not None
     assert long.key == "max_length"
     assert "the others are longer than max_length=256" in long.text
-    assert "+-57 points" in long.text  # 196 * sqrt(0.25 / 3) = 56.6
+    assert "+-37 points" in long.text  # Wilson's interval of 1.5 in 3 ends at 0.875
     own = warnings.few_held_out(3, 3, max_length=256, validation="v.jsonl")
     assert own is not None
     assert own.key == "data.validation"

@@ -87,7 +87,7 @@ def test_a_perfect_line_has_no_width_and_a_perfect_order_has():
 def test_three_points_have_a_correlation_and_no_interval():
     result = correlation([0.1, 0.2, 0.3], [0.7, 0.1, 0.9])
     assert result.pearson is not None
-    assert (result.ci95, result.spearman_ci95, result.note) == (None, None, "3 points; an interval needs 4.")
+    assert (result.ci95, result.spearman_ci95, result.note) == (None, None, "3 reward models; an interval needs 4.")
 
 
 @pytest.mark.parametrize("n", [6, 10, 17])
@@ -108,11 +108,11 @@ def test_intervals_cover_the_true_correlation_about_95_times_in_100(n: int) -> N
 @pytest.mark.parametrize(
     ("x", "y", "note"),
     [
-        ([], [], "0 points"),
-        ([1.0, 2.0], [1.0, 2.0], "2 points"),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "x constant"),
-        ([1.0, 2.0, 3.0], [0.3, 0.1 + 0.2, 0.3], "y constant"),  # constant but for the last digit
-        ([0.0, 0.0, 0.0], [5.0, 5.0, 5.0], "x and y constant"),
+        ([], [], "0 reward models"),
+        ([1.0, 2.0], [1.0, 2.0], "2 reward models"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "x is the same for all 3."),
+        ([1.0, 2.0, 3.0], [0.3, 0.1 + 0.2, 0.3], "y is the same for all 3."),  # constant but for the last digit
+        ([0.0, 0.0, 0.0], [5.0, 5.0, 5.0], "x and y do not differ among the 3."),
     ],
 )
 def test_where_correlation_is_undefined_nothing_is_estimated_and_the_note_says_why(x: list[float], y: list[float], note: str) -> None:

@@ -45,11 +45,13 @@ def test_a_planted_winner_is_found_whichever_place_it_has() -> None:
 def test_few_reward_models_cannot_tell_and_the_sentence_says_n() -> None:
     found = difference([1, 2], [2, 1], [1, 2])
     assert found.ci95 is None
-    assert sentence(found, "rb1", "rb2", "ppo").startswith("Cannot tell, n = 2, whether rb1 or rb2 predicts ppo better")
+    assert sentence(found, "rb1", "rb2", "ppo").startswith(
+        "For ppo: cannot tell with n = 2 whether rb1 or rb2 predicts it better: 2 reward models have"
+    )
     found = difference([1, 2, 3, 4], [1, 3, 2, 4], [1, 2, 4, 3])
     assert "an interval needs 5" in sentence(found, "rb1", "rb2", "ppo")
     found = difference([1, 1, 1, 1, 1], [1, 3, 2, 4, 5], [1, 2, 4, 3, 5])
-    assert "A constant" in sentence(found, "rb1", "rb2", "ppo")
+    assert "A is the same for all 5" in sentence(found, "rb1", "rb2", "ppo")
 
 
 def test_a_perfect_benchmark_beats_noise_and_its_own_copy_does_not() -> None:

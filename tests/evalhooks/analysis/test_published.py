@@ -54,4 +54,4 @@ def test_whether_rewardbench_1_or_2_predicts_better_cannot_be_told_from_two_rewa
     (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, merged)))
     table = read_table([str(tmp_path / "both.jsonl")], ["rb1", "rb2", "ppo"])
     [entry] = findings(table, benchmarks=["rb2", "rb1"], downstream=["ppo"])["head_to_head"]
-    assert entry["answer"].startswith("Cannot tell, n = 2")
+    assert entry["answer"].startswith("For ppo: cannot tell with n = 2 ")

@@ -51,7 +51,8 @@ def test_ppo_is_the_best_checkpoint_over_all_runs_and_the_tries_are_told() -> No
     assert first.scores["on_policy/reward_std"] == 0.5
     assert (first.facts["tries"], first.facts["group"], first.facts["lineage"]) == ("5", "on-policy", "yes")
     assert "ppo-gone was trained by gone, which is no reward model of this report" in table.notes[0]
-    assert "tries: rm0: 5" in table.notes[1]
+    assert "that of its best PPO checkpoint, of 5 over all its runs" in table.notes[1]
+    assert table.notes[2].startswith("PPO runs of rm0 do not tell these apart")
     assert table.policies[0].scores == {"ppo": 0.5}
 
 

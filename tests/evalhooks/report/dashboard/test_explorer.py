@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from evalhooks.analysis.columns import columns_of_metrics
 from evalhooks.analysis.findings import findings
 from evalhooks.analysis.table import ScoredModel, ScoreTable
 from evalhooks.report.dashboard.explorer import of_findings, of_study
@@ -19,7 +20,8 @@ def table(*, protocols: bool = False) -> ScoreTable:
         for place in range(8)
     ]
     policy = ScoredModel(name="start policy", facts={}, scores={"elo": 1002.0})
-    return ScoreTable(sources=("a.csv",), models=tuple(models), notes=(), policies=(policy,))
+    columns = columns_of_metrics(["rewardbench2/overall", "elo"], best_of="best of N")
+    return ScoreTable(sources=("a.csv",), models=tuple(models), notes=(), policies=(policy,), columns=columns)
 
 
 def found(**changes: bool) -> dict[str, Any]:

@@ -31,6 +31,15 @@ def in_points(metric: str, value: float, otherwise: str = ".4g") -> str:
     return f"{100 * value:.1f}" if is_share(metric) else f"{value:{otherwise}}"
 
 
+def with_error(share: float, error: float | None, mark: str = "+-") -> str:
+    """A share in points with its standard error, where that is known; see `standard_error` for that of a share of 0 or 1.
+
+    >>> with_error(0.8, 0.04, "±"), with_error(1.0, standard_error(1.0, 8)), with_error(0.5, None)
+    ('80.0 ± 4.0', '100.0 +- 8.3', '50.0')
+    """
+    return f"{100 * share:.1f}" + ("" if error is None else f" {mark} {100 * error:.1f}")
+
+
 def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95% interval of a share of `count` draws (Wilson 1927)."""
     middle = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)

@@ -25,6 +25,7 @@ from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import Prompt
 from core.runs.identity import INPUTS, clean_name, identity_hash
+from core.shares import with_error
 from core.text import printable
 from evalhooks.judges.config import require_usable
 from evalhooks.tasks.task import Task, load_drawn_tasks
@@ -210,7 +211,7 @@ def _print(record: Record) -> None:
 
 def _cell(final: Mapping[str, float], name: str, task: str, size: int) -> str:
     value, error = final.get(f"bon/{name}/{task}@{size}"), final.get(f"bon_se/{name}/{task}@{size}")
-    return "n/a" if value is None else f"{100 * value:.1f}" + ("" if error is None else f" +- {100 * error:.1f}")
+    return "n/a" if value is None else with_error(value, error)
 
 
 def main() -> None:

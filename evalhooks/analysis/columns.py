@@ -81,7 +81,7 @@ def columns_of_file(
     named = {
         key: names[metric] if key == metric else f"{names[metric]} ({key.removesuffix(f'/{metric}')})"
         for key, metric in metrics.items()
-        if metric in names
+        if metric in names and names[metric] not in values  # a column of that very name is another one
     }
     if unknown := [column for column in shares if column not in values]:
         raise ValueError(f"shares={unknown[0]} is none of the columns that are read; they are {', '.join(values)}.")

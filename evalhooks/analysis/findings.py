@@ -95,9 +95,10 @@ def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
 
 def _regret_text(columns: Columns, a: str, b: str, y: str, lost: Mapping[str, Regret]) -> str:
     """What taking the first of each benchmark would have cost."""
-    of_a, of_b, chance = (columns.lost(y, value) for value in (lost[a].points, lost[b].points, lost[a].chance))
-    by = f"{of_a} by either" if of_a == of_b else f"{of_a} by {columns.name(a)}, {of_b} by {columns.name(b)}"
-    return f"Taking the reward model that a benchmark puts first loses {by}, a random one {chance}."
+    of_a, of_b, chance = (columns.value(y, value) for value in (lost[a].points, lost[b].points, lost[a].chance))
+    unit, tail = (" points", "") if columns.unit(y) else ("", f" in {columns.name(y)}")
+    by = f"{of_a}{unit} by either" if of_a == of_b else f"{of_a}{unit} by {columns.name(a)}, {of_b} by {columns.name(b)}"
+    return f"Taking the reward model that a benchmark puts first loses {by}, a random one {chance}{tail}."
 
 
 def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:

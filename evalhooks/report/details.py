@@ -8,9 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from core import shares
 from core.text import duration
 from evalhooks.report.charts import FAINT, MAX_ROWS, MIX_COLOURS, STYLE, plain
-from evalhooks.report.facts import PpoRun, RewardModel, Study, points, shorten
+from evalhooks.report.facts import PpoRun, RewardModel, Study, shorten
 from evalhooks.report.prose import names
 
 Run = RewardModel | PpoRun
@@ -34,13 +35,13 @@ def held_out_text(run: Run) -> str:
     found = run.details.get("held_out") or {}
     if found.get("accuracy") is None:
         return "n/a"
-    error = "" if found.get("error") is None else f" ± {points(found['error'])}"
-    return f"{points(found['accuracy'])}{error}" + (f" ({found['pairs']} pairs)" if found.get("pairs") else "")
+    shown = shares.with_error(found["accuracy"], found.get("error"), "±")
+    return shown + (f" ({found['pairs']} pairs)" if found.get("pairs") else "")
 
 
 def with_error(score: float | None, error: float | None) -> str:
     """A score in points with one standard error."""
-    return points(score) if score is None or error is None else f"{points(score)} ± {points(error)}"
+    return "n/a" if score is None else shares.with_error(score, error, "±")
 
 
 def cost_rows(study: Study) -> list[list[str]]:

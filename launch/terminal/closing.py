@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from core.shares import in_points, is_share
+from core.shares import in_points, is_share, with_error
 from core.text import duration
 from evalhooks.measured_rows import rows_text
 from evalhooks.rewardbench.domains import DOMAINS, label_of, score_key, scores_of
@@ -79,7 +79,7 @@ def bench_scores(record: Record) -> list[str]:
     shares = sorted((name for name in final if is_share(name) and "_se/" not in name), key=lambda name: not name.endswith("/overall"))
     if not shares:
         return []
-    parts = [f"{name.partition('/')[2]} {_points(final[name], final.get(name.replace('/', '_se/', 1)))}" for name in shares]
+    parts = [f"{name.partition('/')[2]} {with_error(final[name], final.get(name.replace('/', '_se/', 1)))}" for name in shares]
     return [f"{shares[0].partition('/')[0]}: {'; '.join(parts)} (points of 100 +- standard error)"]
 
 
@@ -98,7 +98,7 @@ def bon_findings(record: Record) -> list[str]:
         if by_name:
             most = max(by_name.values())
             best = [name for name, value in by_name.items() if value > most - EQUAL]
-            points = _points(most, final.get(f"bon_se/{best[0]}/average@{size}"))
+            points = with_error(most, final.get(f"bon_se/{best[0]}/average@{size}"))
             lines.append(f"best reward at {size}: {' and '.join(best)}, {points} on average")
     lines += [
         f"{name} {_pays(name, features, final)} beside correctness" for name, features in record.get("biases", {}).items() if features
@@ -152,7 +152,7 @@ def _benchmark(final: Mapping[str, float], rows: str) -> Iterator[str]:
         return
     key = score_key([found])
     named = [key, *DOMAINS] if key in found else list(DOMAINS)
-    scores = {name: _points(found[name], final.get(f"rewardbench2_se/{name}")) for name in named if name in found}
+    scores = {name: with_error(found[name], final.get(f"rewardbench2_se/{name}")) for name in named if name in found}
     # A label such as "mean of 5: no Math" reads on into a number behind it.
     parts = [f"{points} ({label_of(name)})" if ":" in label_of(name) else f"{label_of(name)} {points}" for name, points in scores.items()]
     where = f"at the last checkpoint{rows and f', on {rows}'}"
@@ -215,10 +215,6 @@ def _warned(record: Record) -> Iterator[str]:
     if told := record.get("warnings"):
         keys = ", ".join(dict.fromkeys(str(entry["key"]) for entry in told))
         yield f"warnings: {len(told)}, above and in {record['dir']}/record.json; they concern {keys}"
-
-
-def _points(value: float, error: float | None) -> str:
-    return f"{100 * value:.1f}" + ("" if error is None else f" +- {100 * error:.1f}")
 
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, float]:

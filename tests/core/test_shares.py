@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from core.shares import in_points, is_share, standard_error, unanimous_error, wilson
+from core.shares import in_points, is_share, standard_error, unanimous_error, wilson, with_error
 
 
 @pytest.mark.parametrize(("right", "count"), [(8, 10), (0, 8), (8, 8), (1, 3), (500, 1000)])
@@ -46,3 +46,8 @@ def test_shares_are_told_from_counts_and_from_rewards(metric: str, expected: boo
 
 def test_a_share_is_shown_in_points_and_a_count_as_it_is() -> None:
     assert (in_points("held_out/accuracy", 0.6125), in_points("held_out/num_pairs", 250.0)) == ("61.3", "250")
+
+
+def test_a_share_of_all_stands_beside_an_error_that_is_not_nothing() -> None:
+    assert with_error(1.0, standard_error(1.0, 8)) == "100.0 +- 8.3"
+    assert (with_error(0.5, 0.0125, "±"), with_error(0.5, None)) == ("50.0 ± 1.2", "50.0")

@@ -54,11 +54,11 @@ def _of_pair(a: str, b: str, entries: Sequence[Entry], columns: Columns) -> str:
     by = {name: [_short(entry["downstream"], columns) for entry in entries if entry["better"] == name] for name in (a, b, "")}
     if not by[a] and not by[b]:
         return f"For none of the {count} {noun} can it be told whether {columns.name(a)} or {columns.name(b)} predicts it better."
-    won = [(columns.name(name), by[name]) for name in (a, b) if by[name]]
-    verbs = ["predicts ", ""]
-    parts = [f"{name} {verb}{len(own)}{' better' if verb else ''} ({listed(own)})" for (name, own), verb in zip(won, verbs, strict=False)]
+    alone = not (by[a] and by[b])
+    against = {a: f" than {columns.name(b)}" if alone else "", b: f" than {columns.name(a)}" if alone else ""}
+    told = [f"{columns.name(name)} predicts {len(by[name])} better{against[name]} ({listed(by[name])})" for name in (a, b) if by[name]]
     rest = f"; for {len(by[''])} it cannot be told ({listed(by[''])})" if by[""] else ""
-    return f"Of {count} {noun}, {' and '.join(parts)}{rest}."
+    return f"Of {count} {noun}, {' and '.join(told)}{rest}."
 
 
 def _short(column: str, columns: Columns) -> str:

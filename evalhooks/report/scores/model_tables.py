@@ -64,7 +64,7 @@ def paper_tables(found: Findings) -> Iterator[Section]:
     """The paper's tables; a star marks the best reward model of a column of scores."""
     columns, policies = columns_in(found), {policy["name"] for policy in found["policies"]}
     for title, rows in found["tables"].items():
-        heads = tuple(rows[0])
+        heads = tuple(head for head in rows[0] if any(row[head] != "" for row in rows))
         best = {
             head: max((row[head] for row in rows if isinstance(row[head], float) and row[heads[0]] not in policies), default=None)
             for head in heads

@@ -99,7 +99,7 @@ def _gaps(found: Findings, columns: Columns) -> Iterator[str]:
             told = "lower" if mean < 0 else "higher"
             yield f"{columns.name(a)} is {columns.value(a, abs(mean))} {unit} {told} than {columns.name(b)}{over}."
         else:
-            yield f"{columns.name(a)} minus {columns.name(b)}: {columns.value(a, mean, sign=True)}{over}."
+            yield f"{columns.name(a)} minus {columns.name(b)}: {columns.value(a, mean, sign=True)}{over}, if these count in one unit."
     if all(any(column.startswith(name) for column in found["compared"]) for name in ("rewardbench2/overall", "rewardbench1/overall")):
         yield "RewardBench 2 is the plain mean of its domains, RewardBench 1 that of its sections and, at half weight, prior sets."
 

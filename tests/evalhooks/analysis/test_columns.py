@@ -32,6 +32,7 @@ def test_a_column_with_the_key_of_a_metric_is_a_share_unless_its_numbers_deny_it
     columns, said = columns_of_file({"bon/average@16": {"a": 0.5}, "rewardbench2/ties": {"a": -0.01, "b": 1.01}, "bon/gsm8k": {"a": 51.0}})
     assert columns.shares == {"bon/average@16", "rewardbench2/ties"}
     assert columns.name("bon/average@16") == "best of 16, average"
+    assert columns_of_file({"rewardbench2/math": {}, "Math": {}})[0].name("rewardbench2/math") == "rewardbench2/math"
     assert said == ["bon/gsm8k holds numbers beyond 1, so it is no share of 1; its numbers are shown as they are."]
 
 

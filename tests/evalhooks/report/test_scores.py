@@ -52,13 +52,24 @@ def test_the_main_result_and_ppo_are_told_in_full_and_the_tasks_in_one_sentence(
     )
     assert ppo.startswith("For PPO downstream average: RewardBench 2 overall predicts it better")
     assert tasks == (
-        "Of 3 tasks, RewardBench 2 overall predicts 1 better (gsm8k) and RewardBench 1 overall 1 (quiz); for 1 it cannot be told (ifeval)."
+        "Of 3 tasks, RewardBench 2 overall predicts 1 better (gsm8k) and RewardBench 1 overall predicts 1 better (quiz); "
+        "for 1 it cannot be told (ifeval)."
     )
     assert chance.startswith("5 of these comparisons have a 95% interval; if the benchmarks were all equally good, about 0.25 of")
     [section] = [section for section in sections(found) if section.title == "Which benchmark predicts better?"]
     assert len(section.rows) == 5
     # By either the first costs nothing where it is the best; a random one of 0.4 to 0.62 is 11 points worse than the best.
-    assert "a random one 11.0 points." in bon
+    assert "a random one 11.0." in bon
+
+
+def test_of_several_pairs_each_sentence_names_both_benchmarks() -> None:
+    benchmarks = ["rewardbench2/overall", "rewardbench1/overall", "rewardbench2/math"]
+    found = run_findings(study(12), benchmarks=benchmarks, downstream=["bon/average", "bon/gsm8k", "bon/ifeval"])
+    assert found is not None
+    said = compared(found)
+    assert len(said) == 3 + 3 + 1
+    assert "For best of 16, gsm8k: RewardBench 2 overall predicts it better than RewardBench 1 overall" not in " ".join(said)
+    assert said[3].startswith("Of 2 tasks, RewardBench 2 overall predicts 1 better than RewardBench 1 overall (gsm8k); for 1")
 
 
 def test_two_reward_models_get_no_table_of_nothing() -> None:

@@ -29,8 +29,7 @@ def identity_of(job: RunSettings) -> dict[str, Any]:
 
     Reads the inputs to hash them, but loads no model. Raises `ValueError` or `FileNotFoundError` for a missing input.
     """
-    settings = _hashed(job, "", job.unread)
-    assert isinstance(settings, dict)
+    settings = hashed_settings(job)
     assert INPUTS not in settings
     return settings | {INPUTS: dict(_contents(job, "", job.unread, job.runs_dir))}
 
@@ -38,6 +37,13 @@ def identity_of(job: RunSettings) -> dict[str, Any]:
 def identity_of_part(value: object, key: str, runs_dir: str) -> dict[str, Any]:
     """The identity of a part of a configuration that stands under `key`, as `identity_of` has that of the whole; raises alike."""
     return {"settings": _hashed(value, key, frozenset()), INPUTS: dict(_contents(value, key, frozenset(), runs_dir))}
+
+
+def hashed_settings(job: RunSettings) -> dict[str, Any]:
+    """The settings of a job that identify its run, nested as in the configuration and in the run's record; no input is read."""
+    settings = _hashed(job, "", job.unread)
+    assert isinstance(settings, dict)
+    return settings
 
 
 def unhashed_keys(job: RunSettings) -> frozenset[str]:

@@ -1,18 +1,20 @@
 """A run as a revision of a repository: its checkpoint, what was measured of it, and its settings as others may see them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from core.disk import MARKER, is_complete, read_json, require_undamaged
+from core.disk import MARKER, is_complete, jsonable, read_json, require_undamaged
 from core.runs.checkpoints import STATE, step_folder
 from core.runs.identity import INPUTS
-from core.runs.record import RECORD
+from core.runs.record import CONFIG, RECORD
 from core.runs.retention import Keep
 from evalhooks.rewardbench.domains import PREFIX, scores_of
 from launch.history.find import Record
 from launch.history.saved_config import saved_job
+from launch.identity import hashed_settings
 from launch.publish.places import BENCHMARK, data_places, hub_id, public_job
 from launch.schema import RMJob
 
@@ -76,12 +78,20 @@ def value_of(revision: Revision, metric: str) -> float | None:
 
 
 def settings_of_run(record: Record) -> RMJob:
-    """The settings of a reward model's run as they were given. Raises `ValueError` naming the run if they cannot be read."""
+    """The settings of a reward model's run as they were given.
+
+    Raises `ValueError` naming the run if they cannot be read, or are not those that its record has it identified by.
+    """
     try:
         job = saved_job(Path(record["dir"]))
     except ValueError as error:
         raise ValueError(f"{record['dir']}: {error}") from error
     assert isinstance(job, RMJob)
+    for key, own, recorded in _differing(jsonable(hashed_settings(job)), record["identity"], ""):
+        raise ValueError(
+            f"{record['dir']}: {CONFIG} has {key}={own}, and {RECORD}, by which the run is known, {recorded}; restore "
+            "the one that was changed."
+        )
     return job
 
 
@@ -109,6 +119,16 @@ def revision_of(record: Record, job: RMJob, *, base: str, benchmark: str) -> Rev
         rows=rows if scores_of(metrics) else "",
         datasets=tuple(found.name for found in data_places(job, record).values() if found),
     )
+
+
+def _differing(own: Mapping[str, Any], recorded: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any, Any]]:
+    """The settings that both have, with other values; runs of another version may lack some."""
+    for name in own.keys() & recorded.keys():
+        ours, theirs = own[name], recorded[name]
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            yield from _differing(ours, theirs, f"{key}{name}.")
+        elif ours != theirs:
+            yield f"{key}{name}", ours, theirs
 
 
 def _published_step(record: Record, folder: Path) -> int:

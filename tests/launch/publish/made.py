@@ -30,17 +30,19 @@ def trained(
     job: str = "rm",
     study: str = "sweep",
     inputs: dict[str, Any] | None = None,
+    identity: dict[str, Any] | None = None,
     files: dict[str, str] | None = None,
     **record: Any,
 ) -> Path:
     """A run as a training leaves it, with some bytes for weights and every domain scored like the whole.
 
-    `inputs` are the hashes of its inputs, `files` stand in its checkpoint, and `record` in its record.
+    `identity` and `inputs`, the hashes of what it read, are what its record has it identified by; `files` stand in its checkpoint, and
+    `record` in its record.
     """
     own = composed(RMJob, [*OWN, *overrides])
-    identity = {"overrides": overrides, **({"inputs": inputs} if inputs else {})}
+    known_by = {"overrides": overrides, **(identity or {}), **({"inputs": inputs} if inputs else {})}
     run, _ = open_run(
-        runs_dir=Path("runs"), study=study, job=job, name="mine", identity=identity, config_yaml=own.yaml,
+        runs_dir=Path("runs"), study=study, job=job, name="mine", identity=known_by, config_yaml=own.yaml,
         extra={"lineage": {"base": "base", "model": "org/base", "data": "mine"}},
     )  # fmt: skip
     config = {"architectures": ["LlamaForSequenceClassification"], "_name_or_path": "/home/ada/m"}

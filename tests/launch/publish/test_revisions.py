@@ -120,6 +120,15 @@ def test_a_record_that_was_changed_by_hand_is_refused(monkeypatch: pytest.Monkey
     assert "record.json has 0.99 as rewardbench2/overall of step 5, and runs/sweep/" in capsys.readouterr().err
 
 
+def test_settings_that_were_changed_by_hand_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(0.5, "optim.lr=1e-4", identity={"optim": {"lr": 1e-4, "of_another_version": 1}, "model": {"dtype": "fp32"}})
+    written("sweep", monkeypatch=monkeypatch)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("lr: 0.0001", "lr: 1.0e-05"))
+    assert publish("sweep", "repo=me/rm", LICENSE, "dry_run=true", monkeypatch=monkeypatch) == 2
+    assert "config.yaml has optim.lr=1e-05, and record.json, by which the run is known, 0.0001" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

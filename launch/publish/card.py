@@ -60,11 +60,11 @@ def _text(publication: Publication) -> Iterator[str]:
     name, num = publication.name, len(publication.revisions)
     several = f"one of {num} reward models published together" if num > 1 else "a reward model"
     yield f"# {name}\n"
-    yield (
-        f"{name} is {several}, trained on preference pairs with the Bradley-Terry loss by rewardloop {version_of(publication.best)}. "
-        f"Its `main` revision is the best by {_chosen_by(publication)}; "
-        + ("the others are revisions of their own." if num > 1 else "it is the only one.")
-    )
+    begin = f"{name} is {several}, trained on preference pairs with the Bradley-Terry loss by rewardloop {version_of(publication.best)}."
+    if num > 1:
+        yield f"{begin} Its `main` revision {_chosen_by(publication)}; the others are revisions of their own."
+    else:
+        yield f"{begin} The revision `{publication.best.name}` is the same as `main`; it stays if a better one is added."
     yield "\n## Use\n"
     yield from _usage(publication)
     yield "\n## Revisions\n"
@@ -82,14 +82,14 @@ def _text(publication: Publication) -> Iterator[str]:
 def _chosen_by(publication: Publication) -> str:
     best, score = publication.best, publication.score
     if not score:
-        return "choice"
+        return "was chosen by the author"
     values = [value for revision in publication.revisions if (value := value_of(revision, score)) is not None]
     if not publication.has_one_benchmark or value_of(best, score) != max(values):
-        return "choice, not by its score"
+        return "was chosen by the author, and not by its score"
     if score in (HELD_OUT, REWARDBENCH1):
-        return "held-out accuracy" if score == HELD_OUT else "its score on RewardBench 1"
+        return "is the best by " + ("held-out accuracy" if score == HELD_OUT else "its score on RewardBench 1")
     heading = next(name for name in table(publication)[0] if name.startswith("RewardBench 2 Score"))
-    return f"its {heading[0]}{heading[1:].replace('Score', 'score')}"
+    return f"is the best by its {heading[0]}{heading[1:].replace('Score', 'score')}"
 
 
 def _usage(publication: Publication) -> Iterator[str]:

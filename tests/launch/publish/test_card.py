@@ -222,6 +222,19 @@ def test_what_the_hub_would_refuse_is_refused_here(
     assert said in capsys.readouterr().err
 
 
+def test_a_card_says_what_main_is_among_several_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = trained(0.5)
+    assert dry(LICENSE, monkeypatch=monkeypatch) == 0
+    assert "rm is a reward model, trained on preference pairs" in card_of()
+    assert f"The revision `{branch_of(first)}` is the same as `main`" in card_of()
+    trained(0.9, "seed=1")
+    assert dry(LICENSE, monkeypatch=monkeypatch) == 0
+    assert "rm is one of 2 reward models published together" in card_of()
+    assert "Its `main` revision is the best by its RewardBench 2 score" in card_of()
+    assert dry(LICENSE, f"best={first}", monkeypatch=monkeypatch) == 0
+    assert "Its `main` revision was chosen by the author, and not by its score" in card_of()
+
+
 def test_runs_that_share_the_name_of_their_mix_are_told_apart_by_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, overall in ((1, 0.9), (2, 0.5)):
         trained(overall, f"data.paths=[part-{number}.jsonl]", inputs={"data.0.part": str(number) * 64})

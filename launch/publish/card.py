@@ -89,7 +89,7 @@ def _chosen_by(publication: Publication) -> str:
     if score in (HELD_OUT, REWARDBENCH1):
         return "is the best by " + ("held-out accuracy" if score == HELD_OUT else "its score on RewardBench 1")
     heading = next(name for name in table(publication)[0] if name.startswith("RewardBench 2 Score"))
-    return f"is the best by its {heading[0]}{heading[1:].replace('Score', 'score')}"
+    return f"is the best by its {heading.replace('Score', 'score')}"
 
 
 def _usage(publication: Publication) -> Iterator[str]:

@@ -87,7 +87,9 @@ def settings_of_run(record: Record) -> RMJob:
     except ValueError as error:
         raise ValueError(f"{record['dir']}: {error}") from error
     assert isinstance(job, RMJob)
-    for key, own, recorded in _differing(jsonable(hashed_settings(job)), record["identity"], ""):
+    settings = jsonable(hashed_settings(job))
+    assert isinstance(settings, dict)
+    for key, own, recorded in _differing(settings, record["identity"], ""):
         raise ValueError(
             f"{record['dir']}: {CONFIG} has {key}={own}, and {RECORD}, by which the run is known, {recorded}; restore "
             "the one that was changed."

@@ -165,6 +165,7 @@ def _answer(found: Pick, able: Sequence[ScoredModel], x: str, y: str, known: Map
     if found.highest != found.index:
         text += f", {able[found.highest].name}, which scores highest, {columns.lost(unit, found.highest_regret)}"
     if found.slope is None:
+        text += f" in {columns.name(x)}" if columns.unit(x) else ""
         few = ("None of them has", "Only one of them has", "Only 2 of them have")[found.num_measured]
         text += f". {few} a result, too few for a relation, so this goes by {columns.name(x)} alone"
     else:

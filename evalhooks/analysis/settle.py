@@ -90,9 +90,10 @@ def settle(picks: Sequence[Picked], criteria: Sequence[Criterion]) -> dict[str, 
     over = f"{num_seeds} seed{'' if num_seeds == 1 else 's'}"
     said = [f"Over {over}, reward models picked by {first.label}: {_verdict(rivals)}."] if rivals else []
     if advice:
-        said.append(f"Take the recipe, not the checkpoint: {_verdict(advice)}.")
+        said.append(f"The paper's advice to take the recipe and not the checkpoint: {_verdict(advice)}.")
     if (count := sum(entry["ci95"] is not None for entry in comparisons)) > 1:
-        said.append(f"{count} intervals that are right 95 times in 100: {0.05 * count:.2g} of them would exclude 0 by chance.")
+        alike = f"about {0.05 * count:.2g} of these {count} intervals would exclude 0 all the same"
+        said.append(f"If all choices were equally good, {alike}.")
     return {"comparisons": comparisons, "answer": " ".join(said)}
 
 
@@ -145,5 +146,5 @@ def _verdict(entries: Sequence[Mapping[str, Any]]) -> str:
     for use in dict.fromkeys(entry["use"] for entry in entries):
         own = [entry for entry in entries if entry["use"] == use]
         told = [_difference(entry) if entry["recipe"] else f"against {entry['against']} {_difference(entry)}" for entry in own]
-        parts.append(f"in {use} {'; '.join(told)}")
+        parts.append(f"in {use}, {'; '.join(told)}")
     return "; ".join(parts)

@@ -57,8 +57,8 @@ def test_a_study_over_seeds_ends_with_its_sentence(settled: tuple[Path, str]) ->
     folder, said = settled
     summary = summary_of(folder)
     assert summary["answer"] in said
-    assert summary["answer"].startswith("Over 1 seed, reward models picked by RewardBench 2: in best of 4 against chance ")
-    assert "Take the recipe, not the checkpoint: in best of 4 " in summary["answer"]
+    assert summary["answer"].startswith("Over 1 seed, reward models picked by RewardBench 2: in best of 4, against chance ")
+    assert "advice to take the recipe and not the checkpoint: in best of 4, " in summary["answer"]
     assert said.strip().endswith("runs/tiny/report/report.html")
     page = (folder / "runs/tiny/report/report.html").read_text()
     assert summary["answer"].partition(":")[0] in page

@@ -234,7 +234,7 @@ def picks(found: Findings) -> Figure:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{plain(f'By {columns.name(x)}', 48)}\n{plain(f'for {columns.name(y)}', 48)}")
-        axes.set_xlabel(plain(f"probability of being the best; regret in {columns.axis(unit)}", 70))
+        axes.set_xlabel(f"probability of being the best\n{plain(f'regret in {columns.axis(unit)}', 48)}")
     for axes in spaces[len(entries) :]:
         axes.set_visible(False)
     return figure

@@ -59,7 +59,7 @@ def test_a_planted_winner_is_found() -> None:
         ("ppo.recipe", "ppo.rb2", "best of 16"): "ppo.recipe",
         ("ppo.recipe", "ppo.rb2", "PPO"): "ppo.recipe",
     }
-    assert "Over 12 seeds, reward models picked by RewardBench 2: in best of 16 against held-out accuracy +" in told["answer"]
+    assert "Over 12 seeds, reward models picked by RewardBench 2: in best of 16, against held-out accuracy +" in told["answer"]
     assert "cannot tell" not in told["answer"]
     assert told["answer"].count("better") == 6
 
@@ -67,7 +67,7 @@ def test_a_planted_winner_is_found() -> None:
 def test_a_criterion_that_picks_worse_ones_is_called_worse() -> None:
     told = settle(picks(np.random.default_rng(0), seeds=12, signal=1.0, lift=-0.05), CRITERIA)
     assert [entry["better"] for entry in told["comparisons"] if entry["recipe"]] == ["ppo.rb2", "ppo.rb2"]
-    assert "Take the recipe, not the checkpoint: in best of 16 -" in told["answer"]
+    assert "advice to take the recipe and not the checkpoint: in best of 16, -" in told["answer"]
     assert told["answer"].count("worse") == 2
 
 
@@ -75,7 +75,7 @@ def test_without_a_winner_the_answer_is_that_it_cannot_tell() -> None:
     told = settle(picks(np.random.default_rng(1), seeds=5, signal=0.0), CRITERIA)
     assert all(entry["better"] == "" for entry in told["comparisons"])
     assert told["answer"].count("cannot tell with n = 5 seeds") == 6
-    assert "6 intervals that are right 95 times in 100: 0.3 of them would exclude 0 by chance." in told["answer"]
+    assert "If all choices were equally good, about 0.3 of these 6 intervals would exclude 0 all the same." in told["answer"]
 
 
 def test_with_nothing_planted_a_winner_is_named_about_as_often_as_the_intervals_allow() -> None:

@@ -82,6 +82,14 @@ def test_two_reward_models_get_no_table_of_nothing() -> None:
     assert "cannot tell" not in text
 
 
+def test_a_pick_that_goes_by_the_benchmark_alone_says_in_what_it_expects_to_lose() -> None:
+    models = [scored(k) | {"bon": {"average": 0.5} if k == 0 else {}} for k in range(4)]
+    found = run_findings(summary(reward_models=models))
+    assert found is not None
+    [said] = [text for text in answers(found) if text.startswith("Pick by")]
+    assert " points in RewardBench 2 overall. Only one of them has a result, too few for a relation, so this goes by" in said
+
+
 def test_one_reward_model_is_the_only_candidate_and_controls_are_none() -> None:
     for control, words in (
         (False, "best of 16, average: rm0, the only candidate."),

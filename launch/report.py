@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.process.signals import stopping_at_once
 from launch.entry import Composed, start
-from launch.history.find import find_runs
+from launch.history.find import find_runs, near_studies
 from launch.schema import ReportJob
 
 
@@ -19,8 +19,16 @@ def _command(composed: Composed[ReportJob]) -> None:
         return
     runs_dir = Path(job.runs_dir)
     records = find_runs(job.runs, runs_dir) if job.runs else []
-    if not job.runs and not (runs_dir / job.study).is_dir():
-        raise ValueError(f"{runs_dir / job.study} does not exist; name a study by study=NAME, or runs by runs=[...] (`rewardloop runs`).")
+    if job.serve:
+        with stopping_at_once():
+            from launch.jobs import serve
+
+        serve.serve(runs_dir / job.study, job.port)
+        return
+    if not job.runs and not (folder := runs_dir / job.study).is_dir():
+        raise ValueError(
+            f"{folder} does not exist{near_studies(folder)}; name a study by study=NAME, or runs by runs=[...] (`rewardloop runs`)."
+        )
 
     if job.wandb:
         if find_spec("wandb_workspaces") is None:
@@ -30,13 +38,6 @@ def _command(composed: Composed[ReportJob]) -> None:
 
         print(workspace.build(job))
         return
-    if job.serve:
-        with stopping_at_once():
-            from launch.jobs import serve
-
-            serve.serve(runs_dir / job.study, job.port)
-        return
-
     with stopping_at_once():
         from launch.jobs import report  # matplotlib, which takes seconds
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from evalhooks.report.charts import write_charts
 from evalhooks.report.course import write_courses, write_over_optimisation
+from evalhooks.report.dashboard.frame import without_scripts
 from evalhooks.report.dashboard.page import render_page
 from evalhooks.report.details import write_losses
 from evalhooks.report.facts import clean, read
 from evalhooks.report.scores.charts import write_pictures
 from evalhooks.report.tables import markdown, print_report, terminal_table, write_tables
 
-__all__ = ["page_of", "print_report", "terminal_table", "write_over_optimisation", "write_report"]
+__all__ = ["page_of", "print_report", "terminal_table", "without_scripts", "write_over_optimisation", "write_report"]
 
 
 def write_report(summary: Mapping[str, Any], out: Path) -> Path:

@@ -1,5 +1,6 @@
 """Runs by folder, id, name, study or pattern. Imports neither torch nor Hydra."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -89,3 +90,10 @@ def _readable(folders: Sequence[Path]) -> Iterator[Record]:
             yield {"dir": str(folder), **read_record(folder)}
         except BrokenFileError as error:
             print(f"skipping {folder.name}: {error}")
+
+
+def near_studies(folder: Path) -> str:
+    """A question after the studies whose names are like that of a study's folder which is not there; nothing where none is."""
+    there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    found = difflib.get_close_matches(folder.name, there, n=3)
+    return f"; did you mean {' or '.join(f'study={name}' for name in found)}?" if found else ""

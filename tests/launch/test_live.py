@@ -120,3 +120,12 @@ def test_a_page_follows_a_run_through_kills_of_the_server_and_of_the_run(tmp_pat
     assert resumed.process.wait(60) == 0
     until(lambda: not says("is not finished")(), "the page does not show the end of the run")
     assert page.evaluate("window.stays") is True  # never loaded again
+
+
+def test_a_server_that_is_told_to_stop_says_that_the_runs_go_on(tmp_path: Path, ended: ExitStack) -> None:
+    server, _ = serve(tmp_path, "nope")
+    ended.callback(kill, server)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "runs/nope does not exist yet, and the page waits for it\n"
+    server.send_signal(signal.SIGTERM)
+    assert (server.stdout.readline(), server.wait(60)) == ("the server has ended; the runs go on without it\n", 0)

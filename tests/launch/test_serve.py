@@ -1,35 +1,47 @@
 """`rewardloop report serve=true`: a page on this machine's own address that follows running jobs and writes nothing."""
 
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from core.disk import write_json
-from core.hooks.hook import eval_file
+from core.hooks.hook import eval_file, measured_steps
 from core.records import AXIS
-from core.runs.record import LOCK, finish_run
+from core.runs.record import LOCK, RECORD, finish_run
 from launch.entry import composed
-from launch.jobs.serve import live_summary, server_of, version_of
+from launch.history.find import near_studies
+from launch.jobs.serve import Pages, live_summary, server_of, version_of
 from launch.schema import ReportJob
 from tests.browser import browser, open_page
-from tests.launch.test_report_of_runs import trained
+from tests.launch.test_report_of_runs import draw, trained
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Generator[int]:
-    """The port of a server of the study `live`, in which one reward model still trains."""
-    trained(tmp_path, "live", "a", 0.6, finished=False)
-    with server_of(tmp_path / "live", 0) as server:
+@contextmanager
+def served(folder: Path) -> Generator[int]:
+    """The port of a server of a study's folder."""
+    with server_of(folder, 0) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         assert server.server_address[0] == "127.0.0.1"
         yield server.server_address[1]
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Generator[int]:
+    """The port of a server of the study `live`, in which one reward model still trains."""
+    trained(tmp_path, "live", "a", 0.6, finished=False)
+    with served(tmp_path / "live") as port:
+        yield port
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str, str]:
@@ -53,12 +65,76 @@ def test_a_new_checkpoint_makes_a_new_version_and_an_old_one_is_not_sent_again(t
     write_json(eval_file(run_dir, 10), {AXIS: 10, "held_out/accuracy": 0.7})
     status, newer, page = get(port, "/update", If_None_Match=version)
     assert (status, newer != version, "those of step 10" in page) == (200, True, True)
+    assert len(page) < 200_000 < len(get(port, "/")[2])  # the open page has plotly.js already
+    data = page.partition('id="data">')[2].partition("</script>")[0]
+    assert json.loads(data)["models"][0]["checkpoints"]["step"] == [5, 10]
 
 
 def test_nothing_but_the_page_is_served_and_only_under_its_own_names(port: int) -> None:
     for path in ("/../../etc/passwd", "/%2e%2e/record.json", "/record.json", "//etc/passwd", "/update?x=1"):
         assert get(port, path)[0] == 404, path
-    assert get(port, "/", Host="evil.example")[0] == 403
+    for host in ("evil.example", f"evil.example:{port}", f"localhost.evil.example:{port}", "localhost@evil.example", ""):
+        assert get(port, "/", Host=host)[0] == 403, host
+    for host in ("localhost:9000", "127.0.0.1", "LOCALHOST:80", "[::1]:9000"):  # a tunnel has a port of its own
+        assert get(port, "/", Host=host)[0] == 200, host
+
+
+def test_a_study_that_is_not_there_yet_is_waited_for_and_appears(tmp_path: Path) -> None:
+    trained(tmp_path, "tuesday", "b", 0.7)
+    with served(tmp_path / "tuesda") as port:
+        status, version, page = get(port, "/")
+        assert (status, "There is no run in" in page) == (200, True)
+        assert get(port, "/update", If_None_Match=version)[0] == 304
+        trained(tmp_path, "tuesda", "a", 0.6, finished=False)
+        assert "its scores are those of step 5" in get(port, "/update", If_None_Match=version)[2]
+    assert near_studies(tmp_path / "tuesdy").startswith("; did you mean study=tues")
+    assert near_studies(tmp_path / "friday" / "x") == ""
+    with pytest.raises(ValueError, match="did you mean study=tues"):
+        draw(f"runs_dir={tmp_path}", "study=tuesdai")
+
+
+def test_a_page_that_takes_long_is_made_with_pauses_and_the_newest_state_comes_in_the_end(tmp_path: Path) -> None:
+    run = trained(tmp_path, "live", "a", 0.6, finished=False)
+    made: list[float] = []
+
+    def slow(folder: Path, version: str) -> str:
+        made.append(time.monotonic())
+        time.sleep(0.6)
+        return f"{len(measured_steps(run.dir))} checkpoints"
+
+    pages, versions = Pages(folder=tmp_path / "live", make=slow), list[str]()
+    started = time.monotonic()
+    for step in range(10, 10**6, 5):
+        write_json(eval_file(run.dir, step), {AXIS: step, "held_out/accuracy": 0.7})
+        versions.append(pages.newest())
+        if time.monotonic() > started + 3.5:
+            break
+        time.sleep(0.05)
+    assert len(made) == 2  # after 0 s and 0.6 s + 3 * 0.6 s, not one for each of dozens of changes
+    assert len(set(versions)) == 2
+    pages.due = 0.0
+    pages.newest()
+    assert pages.page.decode() == f"{len(measured_steps(run.dir))} checkpoints"
+
+
+def test_what_goes_wrong_is_told_on_the_page_and_once_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path, "live", "a", 0.6)
+    record = json.loads((run.dir / RECORD).read_text())
+    write_json(run.dir / RECORD, {name: value for name, value in record.items() if name != "lineage"})
+    with served(tmp_path / "live") as port:
+        for _ in range(2):
+            assert get(port, "/")[::2] == (503, "the page cannot be made (KeyError: 'lineage')")
+    assert capsys.readouterr().err == "the page cannot be made (KeyError: 'lineage')\n"
+
+
+def test_a_browser_that_is_closed_amid_an_answer_leaves_the_terminal_alone(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.recv(100)
+    assert get(port, "/")[0] == 200
+    assert capsys.readouterr().err == ""
 
 
 def test_a_broken_record_and_a_run_without_a_measurement_are_named(tmp_path: Path) -> None:

@@ -74,6 +74,11 @@ def scripts(data: Data, names: Sequence[str], last: str = "") -> str:
     return _embedded(data) + "".join(f"<script>{text}</script>\n" for text in texts)
 
 
+def without_scripts(page: str) -> str:
+    """A page with its data but not its scripts: what an open page, which has them, needs of a newer one."""
+    return page.partition("</script>\n<script>")[0] + "</script>\n</body>\n</html>\n"
+
+
 def _embedded(data: Data) -> str:
     """The data as JSON that cannot close the script that holds it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

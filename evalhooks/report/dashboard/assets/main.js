@@ -66,7 +66,7 @@ function restore(kept) {
 async function follow(current, state) {
   try {
     const answer = await fetch("update", {headers: {"If-None-Match": state.version}, cache: "no-store"});
-    state.said(answer.ok || answer.status === 304 ? "" : `the server answers ${answer.status}`);
+    state.said(answer.ok || answer.status === 304 ? "" : `the server answers ${answer.status}: ${await answer.text()}`);
     if (answer.status !== 200) return current;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html"), kept = choices();
     state.version = answer.headers.get("ETag");

@@ -9,7 +9,7 @@ heads, J key heads, G query heads that share a key head, D channels of a head, V
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,20 @@ def graph_obstacle(model: PreTrainedModel) -> str | None:
     return obstacle(model, _ANY_LENGTH)
 
 
+def equal_batches(order: Sequence[int], most: int) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """Batches of at most `most`, as few and as even as may be, each with what fills it up to the size of all: its last one again.
+
+    The graph of a step is captured for a number of rows, and capturing one anew takes longer than a few rows that nobody needs.
+
+    >>> list(equal_batches([5, 3, 4, 0, 1, 2, 6], 3))
+    [([5, 3, 4], [5, 3, 4]), ([0, 1, 2], [0, 1, 2]), ([6], [6, 6, 6])]
+    """
+    size = -(-len(order) // max(1, -(-len(order) // most)))
+    for start in range(0, len(order), max(1, size)):
+        batch = order[start : start + size]
+        yield batch, [*batch, *[batch[-1]] * (size - len(batch))]
+
+
 class GraphGenerator:
     """Generates with a causal language model that `graph_obstacle` does not refuse.
 
@@ -78,12 +92,11 @@ class GraphGenerator:
         length = -(-(longest + sampling.max_new_tokens) // ROOM) * ROOM
         fit = rows_that_fit(model, length, memory=self.memory)
         per_batch = max(1, min(self.batch_size, fit or self.batch_size) // sampling.n)
-        for start in range(0, len(order), per_batch):
-            batch = order[start : start + per_batch]
-            decoder = self._decoder_for(model, merged, len(batch) * sampling.n, length, sampling)
-            places = [sampling.first + i for i in batch]
+        for batch, filled in equal_batches(order, per_batch):
+            decoder = self._decoder_for(model, merged, len(filled) * sampling.n, length, sampling)
+            places = [sampling.first + i for i in filled]
             with merged.in_place(), carried_sums(model):
-                rows, logprobs = decoder.run([prompt_ids[i] for i in batch], places, sampling)
+                rows, logprobs = decoder.run([prompt_ids[i] for i in filled], places, sampling)
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)

@@ -18,16 +18,26 @@ MEMORY = 4 << 30
 
 
 def verdict(expected: str, given: str) -> dict[str, bool | str]:
-    gold = parse(expected, parsing_timeout=0)
+    reference = f"the reference {expected!r:.80}"
+    try:
+        gold = parse(expected, parsing_timeout=0)
+    except MemoryError:
+        return _no_room(reference)
+    except Exception as error:  # sympy raises anything on what is no formula
+        return {"skipped": f"math-verify cannot read {reference} ({type(error).__name__})"}
     if not gold:  # which no answer would equal
-        return {"skipped": f"math-verify reads nothing in the reference {expected!r:.80}"}
+        return {"skipped": f"math-verify reads nothing in {reference}"}
     try:
         found = parse(given, parsing_timeout=0, raise_on_error=True)
         return {"equal": bool(verify(gold, found, timeout_seconds=0, raise_on_error=True))}
     except MemoryError:
-        return {"skipped": f"math-verify found no verdict on {given[-80:]!r} in {MEMORY >> 30} GiB"}
-    except Exception:  # sympy raises anything on what is no formula
+        return _no_room(repr(given[-80:]))
+    except Exception:  # likewise
         return {"equal": False}
+
+
+def _no_room(what: str) -> dict[str, bool | str]:
+    return {"skipped": f"math-verify found no verdict on {what} in {MEMORY >> 30} GiB"}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from core.runs.record import settle_killed
 from evalhooks.analysis.settle import Criterion, Picked, settle
+from evalhooks.report.joined import reranked
 from evalhooks.report.run_scores import best_policy
 from evalhooks.report.settled import print_settled, write_settled
 from evalhooks.report.summary import best_of_n, ppo_entry, short_name
@@ -88,7 +89,7 @@ def summarize(study: StudyJob, found: Mapping[int, tuple[Sequence[Use], Results]
         "picks": [row | {"label": labels[row["criterion"]]} for row in rows],
         "comparisons": comparisons,
         "answer": " ".join(answers),
-        "notes": [*study.notes, *_context(found), *_shared(found), *_elsewhere(study, found)],
+        "notes": [*study.notes, *_context(found), *_without_best_of(rows), *_shared(found), *_elsewhere(study, found)],
     }
 
 
@@ -116,7 +117,7 @@ def _row(seed: int, use: Use, results: Results) -> dict[str, Any]:
     record, taken = results[use.key], chosen(use, results)
     assert isinstance(record, dict)
     [score] = [None] if use.choice.recipe or use.choice.by == By.random else scores([taken], use.choice.by)
-    worth = _best_of(taken)
+    worth = _best_of(taken, results)
     if isinstance(use.job, BoNJob):
         found = bon.result_of(record)
         own = next(iter(found.rewards.values()))  # others, of the user's own, come after the chosen one
@@ -135,10 +136,25 @@ def _row(seed: int, use: Use, results: Results) -> dict[str, Any]:
     }
 
 
-def _best_of(record: Record) -> dict[str, float]:
-    """The average best-of-N accuracy of a reward model on the study's pools, where its hooks measured it."""
-    n, value = best_of_n(record)
-    return {} if value is None else {f"best of {n}": value}
+def _best_of(record: Record, results: Results) -> dict[str, float]:
+    """The average best-of-N accuracy of a reward model on the study's pools, where its hooks or a job of the study measured it."""
+    jobs = [result for result in results.values() if isinstance(result, dict) and result.get("job") == "bon"]
+    for final in (record["final"], reranked(jobs).get(str(record["id"]), {})):
+        n, value = best_of_n({"final": final})
+        if value is not None:
+            return {f"best of {n}": value}
+    return {}
+
+
+def _without_best_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """That what was picked was not given the pools, by whose worth in best-of-N other picks are compared."""
+    lack = [row for row in rows if not any(use.startswith("best of ") for use in row["worth"])]
+    for criterion in dict.fromkeys(row["criterion"] for row in lack):
+        seeds = [str(row["seed"]) for row in lack if row["criterion"] == criterion]
+        yield (
+            f"{criterion} is not compared in best-of-N at {'seed' if len(seeds) == 1 else 'the seeds'} {', '.join(seeds)}: the reward "
+            "model that it took has not chosen from the study's pools; give reward models hooks.pools, or have bon among the parts."
+        )
 
 
 def _context(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str]:
@@ -146,7 +162,7 @@ def _context(found: Mapping[int, tuple[Sequence[Use], Results]]) -> Iterator[str
     parts: list[tuple[str, float, float]] = []
     for uses, results in found.values():
         records = [record for key in uses[0].candidates if isinstance(record := results.get(key), dict)]
-        worth = [own for record in records if (own := _best_of(record))]
+        worth = [own for record in records if (own := _best_of(record, results))]
         if worth:
             [name] = worth[0]
             values = [own[name] for own in worth if name in own]

@@ -205,3 +205,20 @@ def test_seeds_of_before_that_are_not_asked_for_are_named(tmp_path: Path) -> Non
     said = list(settled._elsewhere(study, [3]))  # pyright: ignore[reportPrivateUsage]
     assert said == ["Not in this report: what was run at the seeds 0, 5; seeds=[0,3,5] puts all of it together."]
     assert list(settled._elsewhere(study, [0, 3, 5])) == []  # pyright: ignore[reportPrivateUsage]
+
+
+def test_best_of_n_over_seeds_is_that_of_the_hooks_or_of_the_pools_given_to_a_reward_model_later_and_a_lack_is_said(tmp_path: Path) -> None:
+    study = study_of(tmp_path, ppo="{a: {reward: {by: rewardbench2}}, b: {reward: {by: held_out}}}", more=["seeds=[0,1]"])
+    uses = plan(study, tmp_path).uses
+    lineage = dict.fromkeys(("reward_run", "reward_base", "base"), "")
+    made = {"job": "ppo", "dir": f"{tmp_path}/ppo-a-0", "id": "p", "lineage": lineage, "status": "finished"}
+    first, other = record("one", 0.7, 0.6, 0.8), record("two", 0.6, 0.9, 0.9)
+    first["final"]["bon/average@4"] = 0.25
+    given = {"two": {"run": "two", "path": "x", "base": ""}}
+    chose = {"job": "bon", "final": {"bon/two/average@4": 0.5}, "lineage": {"reward_models": given}}
+    results: dict[str, object] = {"rm-01": first, "rm-02": other, "ppo-a": made, "ppo-b": made}
+    found = settled.summarize(study, {0: (uses, {**results, "bon-rm-02": chose}), 1: (uses, results)})
+    worth = {(row["seed"], row["criterion"]): row["worth"].get("best of 4") for row in found["picks"]}
+    assert worth == {(0, "ppo.a"): 0.25, (0, "ppo.b"): 0.5, (1, "ppo.a"): 0.25, (1, "ppo.b"): None}
+    [said] = [note for note in found["notes"] if "best-of-N" in note]
+    assert said.startswith("ppo.b is not compared in best-of-N at seed 1: the reward model that it took has not chosen from the")

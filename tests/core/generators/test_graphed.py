@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from core.config import RolloutConfig
 from core.generators import graphed
@@ -49,6 +57,31 @@ def test_batches_change_nothing_and_a_decoder_serves_equal_batches_again(
     assert batched.generate(PROMPTS, sampling) == whole, "what the batch before left in memory must not be seen"
     assert batched._decoder is decoder
     assert batched.generate([], sampling) == []
+
+
+def test_a_smaller_last_batch_is_filled_so_that_one_decoder_serves_a_whole_call(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = list[int](), graphed._Decoder.__init__
+
+    def counted(self: graphed._Decoder, model: PreTrainedModel, num_rows: int, *rest: Any) -> None:
+        made.append(num_rows)
+        make(self, model, num_rows, *rest)
+
+    monkeypatch.setattr(graphed._Decoder, "__init__", counted)
+    prompts, sampling = [*PROMPTS, *PROMPTS, *PROMPTS][:7], Sampling(temperature=1.0, max_new_tokens=12, n=2, seed=3)
+    whole = GraphGenerator(policy, tokenizer).generate(prompts, sampling)
+    made.clear()
+    assert GraphGenerator(policy, tokenizer, batch_size=7).generate(prompts, sampling) == whole
+    assert made == [6], "three batches of 3 prompts, the last of which holds one: 2 completions and 4 that nobody reads"
+
+
+@pytest.mark.parametrize(("count", "most", "sizes"), [(8, 7, [4, 4]), (9, 4, [3, 3, 3]), (5, 8, [5]), (10, 4, [4, 4, 2]), (0, 4, [])])
+def test_batches_are_as_even_as_may_be(count: int, most: int, sizes: list[int]) -> None:
+    batches = list(graphed.equal_batches(range(count), most))
+    assert [len(batch) for batch, _ in batches] == sizes
+    assert {len(filled) for _, filled in batches} <= {max(sizes, default=0)}
+    assert [place for batch, _ in batches for place in batch] == [*range(count)]
 
 
 def test_all_rows_stop_soon_after_the_last_has_ended(

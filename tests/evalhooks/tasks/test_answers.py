@@ -95,6 +95,11 @@ def test_an_answer_that_takes_too_much_memory_is_skipped_and_any_other_failure_a
     assert math_process.verdict("$1$", "$2$") == {"skipped": "math-verify found no verdict on '$2$' in 4 GiB"}
     monkeypatch.setattr(math_process, "verify", fails(TypeError()))
     assert math_process.verdict("$1$", "$2$") == {"equal": False}
+    # Of a reference it is no wrong answer: no answer would be right.
+    monkeypatch.setattr(math_process, "parse", fails(MemoryError()))
+    assert math_process.verdict("$1$", "$2$") == {"skipped": "math-verify found no verdict on the reference '$1$' in 4 GiB"}
+    monkeypatch.setattr(math_process, "parse", fails(RecursionError()))
+    assert math_process.verdict("$1$", "$2$") == {"skipped": "math-verify cannot read the reference '$1$' (RecursionError)"}
 
 
 def test_without_math_verify_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

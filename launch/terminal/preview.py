@@ -32,7 +32,7 @@ from launch.bench import plan_of_scores, saved_rows
 from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
-from launch.identity import identity_of
+from launch.identity import hashed_settings, identity_of
 from launch.inputs import BenchmarkRows, bench_rows, benchmark_rows, preferences_of
 from launch.ppo import plan_of as ppo_plan
 from launch.rewards.config import KINDS
@@ -104,8 +104,8 @@ def preview(job: RunSettings) -> list[str]:
         lines += _pools(job, notes)
     elif isinstance(job, BenchJob):
         lines += _saved_scores(job, notes) if job.from_scores else _benchmark(job, notes)
-    kind = "rm" if isinstance(job, RMJob) else "ppo" if isinstance(job, PPOJob) else ""
-    lines += list(_former(job, kind)) if kind else []
+    if isinstance(job, RMJob | PPOJob):
+        lines += _former(job, "rm" if isinstance(job, RMJob) else "ppo")
     return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
 
 
@@ -322,16 +322,39 @@ def _folder(job: RMJob, notes: list[str]) -> Iterator[str]:
         yield f"folder: {run_of(runs_dir=Path(job.runs_dir), study=job.study, job='rm', name=name, identity=identity_of(job)).dir}"
 
 
-def _former(job: RunSettings, kind: str) -> Iterator[str]:
-    """The share of the hooks in the newest finished run of the study, which tells what to expect."""
+_TIMED = (
+    *("model", "lora", "engine", "rollout", "algo", "data", "epochs", "num_batches", "batch_size", "minibatch_size", "group_size"),
+    *("max_length", "max_prompt_length", "max_new_tokens", "num_checkpoints", "checkpoint_every", "hooks", "tasks", "reward", "rewards"),
+)
+"""Settings of a run that its time depends on."""
+
+
+def _former(job: RMJob | PPOJob, kind: str) -> Iterator[str]:
+    """What training took and the share of the hooks in it, by the newest finished run of the study with this model and such settings."""
     records = read_records(Path(job.runs_dir) / job.study, f"{kind}-*", lambda line: None)
     timed = [record for record in records if record.get("train_s") and record.get("hooks_s") is not None]
-    if timed:
-        last = max(timed, key=lambda record: str(record.get("finished", "")))
+    settings = hashed_settings(job)
+    alike = [
+        record
+        for record in timed
+        if _model_folder(str(record.get("lineage", {}).get("model"))) == _model_folder(job.model.path)
+        and all(_agree(record["identity"].get(key), settings.get(key)) for key in _TIMED)
+    ]
+    if alike:
+        last = max(alike, key=lambda record: str(record.get("finished", "")))
         share = last["hooks_s"] / last["train_s"]
         part = ", ".join(rows_texts(last))
         measured = f", which measured {part}" if part else ""
         yield f"time: {Path(last['dir']).name} took {last['train_s']:.0f} s, {share:.0%} of them in hooks{measured}"
+    elif timed:
+        yield f"time: not known; no finished run of {Path(job.runs_dir) / job.study} has this model and settings that take as long"
+
+
+def _agree(kept: object, asked: object) -> bool:
+    """Whether settings agree where both have them: a run that an earlier version kept lacks keys that have come since."""
+    if isinstance(kept, Mapping) and isinstance(asked, Mapping):
+        return all(_agree(value, asked[key]) for key, value in kept.items() if key in asked)
+    return kept is None or kept == asked
 
 
 def _num_tokens(pair: Preference) -> float:
@@ -340,11 +363,15 @@ def _num_tokens(pair: Preference) -> float:
     return (prompt + max(len(turn_of(answer).content) for answer in (pair.chosen, pair.rejected))) / CHARACTERS_PER_TOKEN
 
 
+def _model_folder(path: str) -> Path:
+    """Where a local model lies; of one on a hub a folder that is not there."""
+    return CONVERTED if is_packaged(path) else Path(path).expanduser().absolute()
+
+
 def _num_weights(path: str) -> int | None:
     """The weights of a local model in safetensors, from the headers of its files; None where they cannot be told."""
-    folder = CONVERTED if is_packaged(path) else Path(path).expanduser()
     try:
-        return sum(math.prod(shape) for file in folder.glob("*.safetensors") for shape in _shapes(file)) or None
+        return sum(math.prod(shape) for file in _model_folder(path).glob("*.safetensors") for shape in _shapes(file)) or None
     except (OSError, ValueError, struct.error):
         return None  # what is wrong with it is told when it is loaded
 

@@ -13,6 +13,7 @@ from core.disk import mark_complete, write_json
 from core.progress import NoProgress
 from launch.bench import run as run_bench
 from launch.compose import composed
+from launch.identity import hashed_settings
 from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob
 from launch.terminal.preview import of_jobs, of_study, preview
 from tests.launch.sweeps import code_of, never
@@ -106,6 +107,31 @@ def test_checkpoints_are_counted_in_the_dtype_that_they_are_saved_in(tmp_path: P
         assert told in preview(job_of(tmp_path, "num_checkpoints=1", *overrides))
     adapter = preview(job_of(tmp_path, "num_checkpoints=1", "lora.rank=2"))
     assert "checkpoints: 1, at 1" in adapter
+
+
+def test_what_a_run_took_is_told_of_the_newest_with_the_same_model_and_settings_that_take_as_long(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", 1000, 2)
+    write_pairs(tmp_path / "pairs.jsonl", *[40] * 100)
+
+    def told(*overrides: str) -> list[str]:
+        return [line for line in preview(job_of(tmp_path, f"runs_dir={tmp_path}/runs", *overrides)) if line.startswith("time: ")]
+
+    def finished(name: str, day: int, model: str, *overrides: str, seconds: float) -> None:
+        folder = tmp_path / "runs" / "default" / f"rm-{name}"
+        folder.mkdir(parents=True)
+        identity = json.loads(json.dumps(hashed_settings(job_of(tmp_path, *overrides))))
+        identity["hooks"].pop("limit")  # as of a version that had no such key
+        record = {"id": name, "job": "rm", "status": "finished", "identity": identity, "lineage": {"model": model}}
+        write_json(folder / "record.json", {**record, "finished": f"2026-01-0{day}", "train_s": seconds, "hooks_s": seconds / 4})
+
+    assert told() == []
+    finished("other-model", 4, "elsewhere/model", seconds=9000)
+    finished("longer", 3, f"{tmp_path}/model", "epochs=3", seconds=300)
+    assert told() == [f"time: not known; no finished run of {tmp_path}/runs/default has this model and settings that take as long"]
+    finished("older", 1, f"{tmp_path}/model", seconds=80)
+    finished("newer", 2, f"{tmp_path}/model", "optim.lr=1e-4", seconds=100)
+    assert told() == ["time: rm-newer took 100 s, 25% of them in hooks"]
+    assert told("epochs=3") == ["time: rm-longer took 300 s, 25% of them in hooks"]
 
 
 def test_what_is_missing_broken_or_elsewhere_is_a_note(tmp_path: Path) -> None:

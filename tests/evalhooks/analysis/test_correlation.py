@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evalhooks.analysis.correlation import correlation, upper_half
+from evalhooks.analysis.correlation import correlation, pearson_of, upper_half
 
 
 def correlated(n: int, seed: int) -> tuple[list[float], list[float]]:
@@ -148,3 +148,10 @@ def test_the_upper_half_keeps_pairs_at_or_above_the_median():
     x, y = upper_half([4, 1, 3, 2], [40, 10, 30, 20])  # median 2.5
     assert (x.tolist(), y.tolist()) == ([4, 3], [40, 30])
     assert [half.tolist() for half in upper_half([], [])] == [[], []]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_values_whose_squares_no_float_holds_have_the_correlation_of_the_same_values_at_another_scale(scale: float) -> None:
+    x_N, y_N = np.array([1.0, 2.0, 4.0, 3.0]), np.array([2.0, 1.0, 5.0, 4.0])
+    # Deviations -1.5, -0.5, 1.5, 0.5 and -1, -2, 2, 1: products 1.5 + 1 + 3 + 0.5 = 6, squares 5 and 10.
+    assert pearson_of(scale * x_N, scale * y_N) == pytest.approx(6 / math.sqrt(50), rel=1e-12)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -10,7 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from core.config import Hashed, Unhashed, require_not_negative
 from evalhooks.config import HooksConfig, TaskConfig
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 class Resume(StrEnum):
@@ -122,7 +125,7 @@ def typed(key: str, value: object, schema: type[T], *, what: str, example: str) 
         return value
     if not isinstance(value, dict):
         raise ValueError(f"{key}={value} is no {what}; give its settings, as in {key}.{example}.")
-    names = [item.name for item in fields(schema)]  # pyright: ignore[reportArgumentType]
+    names = [item.name for item in fields(schema)]
     if unknown := [name for name in value if name not in names]:
         raise ValueError(f"{key}.{unknown[0]} is no setting of a {what}; choose among {', '.join(names)}.")
     try:

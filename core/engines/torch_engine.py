@@ -70,8 +70,8 @@ class TorchEngine:
         # Both DDP and FSDP2 divide by the number of processes.
         if self.reduce_once and isinstance(self.module, FSDPModule):
             self.module.set_requires_gradient_sync(last)
-        waits = isinstance(self.module, DistributedDataParallel) and not last
-        with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        module = self.module
+        with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
             (loss * self.world.size).backward()
 
     def step(self, rate: float, *, frozen_groups: Collection[str] = ()) -> float:

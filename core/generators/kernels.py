@@ -3,6 +3,7 @@
 Imported only where it runs, since torch brings Triton along for GPUs alone.
 """
 
+# Triton is there on GPUs alone; it compiles these functions, and takes the types of their arguments from the call.
 # pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false, reportMissingParameterType=false, reportIndexIssue=false
 
 import torch
@@ -20,7 +21,7 @@ TOGETHER = 8
 
 
 @triton.jit
-def _attend(  # type: ignore[no-untyped-def]
+def _attend(
     q, k, v, keys, values, positions, out, factor, length, q_head, q_row, k_head, k_row, v_head, v_row, key_heads,
     group: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr, step: tl.constexpr,
 ):  # fmt: skip
@@ -69,7 +70,7 @@ def attend_rows(
 
 
 @triton.jit
-def _sum_chunks(  # type: ignore[no-untyped-def]
+def _sum_chunks(
     logits, maxima, sums, row_stride, vocabulary, chunks, temperature, chunk: tl.constexpr, together: tl.constexpr,
 ):  # fmt: skip
     """The largest logit of every chunk, and the sum of the exponentials relative to it."""
@@ -85,7 +86,7 @@ def _sum_chunks(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _draw(  # type: ignore[no-untyped-def]
+def _draw(
     logits, maxima, sums, uniforms, tokens, logprobs, row_stride, vocabulary, chunks, temperature,
     chunk: tl.constexpr, padded: tl.constexpr,
 ):  # fmt: skip

@@ -9,6 +9,7 @@ Imported only where it runs, since torch brings Triton along for GPUs alone.
 Shapes: N tokens in a flat stream, H query heads, J key heads, D channels of a head.
 """
 
+# Triton is there on GPUs alone; it compiles these functions, and takes the types of their arguments from the call.
 # pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false, reportMissingParameterType=false, reportIndexIssue=false
 
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ KEYS = {64: Shape(64, 32, 4, 3), 128: Shape(128, 32, 8, 3)}
 
 
 @triton.jit
-def _tile(tiles, program, heads, held: tl.constexpr, tile: tl.constexpr, columns: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tile(tiles, program, heads, held: tl.constexpr, tile: tl.constexpr, columns: tl.constexpr):
     """The tile of a program, its head, its first token and the one past its last."""
     parts: tl.constexpr = tile // held
     head = program % heads
@@ -52,7 +53,7 @@ def _tile(tiles, program, heads, held: tl.constexpr, tile: tl.constexpr, columns
 
 
 @triton.jit
-def _scores(q, k_T, rows, places, high, ends, factor, whole: tl.constexpr, masked: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scores(q, k_T, rows, places, high, ends, factor, whole: tl.constexpr, masked: tl.constexpr):
     """Scores in base 2 of queries and keys, minus infinity for those beyond the range or hidden."""
     s = tl.dot(q, k_T) * factor
     if masked:
@@ -64,7 +65,7 @@ def _scores(q, k_T, rows, places, high, ends, factor, whole: tl.constexpr, maske
 
 
 @triton.jit
-def _gain(  # type: ignore[no-untyped-def]
+def _gain(
     out, most, total, q, rows, k_head, v_head, k_token, v_token, at, high, ends, factor,
     channels: tl.constexpr, step: tl.constexpr, whole: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +94,7 @@ def _gain(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     q, k, v, out, logs, tiles, ranges, ends, factor, heads, q_head, q_token, k_head, k_token, v_head, v_token,
     group: tl.constexpr, channels: tl.constexpr, held: tl.constexpr, step: tl.constexpr, tile: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip
@@ -132,7 +133,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _shares(out, grad, shares, length, channels: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _shares(out, grad, shares, length, channels: tl.constexpr, block: tl.constexpr):
     """The sum of outputs times their gradients, for every token and head."""
     row = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     places = row[:, None] * channels + tl.arange(0, channels)[None, :]
@@ -142,7 +143,7 @@ def _shares(out, grad, shares, length, channels: tl.constexpr, block: tl.constex
 
 
 @triton.jit
-def _lose(  # type: ignore[no-untyped-def]
+def _lose(
     grad_q, q, grad, logs, shares, rows, k_head, v_head, k_token, v_token, at, high, ends, factor,
     channels: tl.constexpr, step: tl.constexpr, whole: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
@@ -163,7 +164,7 @@ def _lose(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward_queries(  # type: ignore[no-untyped-def]
+def _backward_queries(
     q, k, v, grad, logs, shares, grad_q, tiles, ranges, ends, factor, scale, heads, q_head, q_token, k_head, k_token, v_head, v_token,
     group: tl.constexpr, channels: tl.constexpr, held: tl.constexpr, step: tl.constexpr, tile: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip
@@ -204,7 +205,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward_keys(  # type: ignore[no-untyped-def]
+def _backward_keys(
     q, k, v, grad, logs, shares, grad_k, grad_v, tiles, ends, factor, scale, heads, q_head, q_token, k_head, k_token, v_head, v_token,
     group: tl.constexpr, channels: tl.constexpr, held: tl.constexpr, step: tl.constexpr, tile: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.typing import LineStyleType
 
 from bon.bias import Panel
 from bon.ensembles import MEMBERS
@@ -68,11 +69,11 @@ def _panel(axes: Axes, task: str, found: Selection, names: Sequence[str]) -> Non
     axes.margins(0.03, 0.06)
 
 
-def _line(axes: Axes, sizes: np.ndarray, curve: Curve, tint: str, dash: object, *, band: bool) -> None:
+def _line(axes: Axes, sizes: np.ndarray, curve: Curve, tint: str, dash: LineStyleType, *, band: bool) -> None:
     values = np.array([100 * one.value for one in curve])
     errors = np.array([100 * (one.error or 0.0) for one in curve])
     marker = "o" if len(sizes) == 1 else None
-    axes.plot(sizes, values, color=tint, linestyle=dash, linewidth=1.6, marker=marker)  # pyright: ignore[reportArgumentType]
+    axes.plot(sizes, values, color=tint, linestyle=dash, linewidth=1.6, marker=marker)
     if band:
         low, high = np.clip(values - errors, 0, 100), np.clip(values + errors, 0, 100)  # an accuracy of 0 has an error too
         axes.fill_between(sizes, low, high, color=tint, alpha=BAND, linewidth=0)
@@ -86,15 +87,12 @@ def _is_ensemble(name: str) -> bool:
     return name.startswith(f"{MEMBERS}-")
 
 
-def _dash(name: str) -> object:
+def _dash(name: str) -> LineStyleType:
     return (0, (2, 1)) if _is_ensemble(name) else "-"
 
 
 def _keys(names: Sequence[str]) -> list[Artist]:
-    own = [
-        Line2D([], [], color=_colour(index), linestyle=_dash(name), label=plain(name, 44))  # pyright: ignore[reportArgumentType]
-        for index, name in enumerate(names)
-    ]
+    own = [Line2D([], [], color=_colour(index), linestyle=_dash(name), label=plain(name, 44)) for index, name in enumerate(names)]
     bands = [Patch(color=INK, alpha=BAND, linewidth=0, label="band: one standard error")] if names else []
     return [
         *few(own),

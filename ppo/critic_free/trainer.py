@@ -113,7 +113,8 @@ def open_trainer(
     _compute_heads_in_fp32(trainer)
     if config.lora.rank:
         source = locate(config.model)
-        adapter: Any = trainer.model.peft_config["default"]  # type: ignore[union-attr,index]
+        assert isinstance(trainer.model, PeftModel)
+        adapter = trainer.model.peft_config["default"]
         adapter.base_model_name_or_path = str(Path(source.path).resolve()) if Path(source.path).is_dir() else source.path
         adapter.revision = source.revision
     else:

@@ -3,6 +3,7 @@
 Imported only where it runs, since torch brings Triton along for GPUs alone.
 """
 
+# Triton is there on GPUs alone; it compiles these functions, and takes the types of their arguments from the call.
 # pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false, reportMissingParameterType=false, reportIndexIssue=false
 
 from typing import Any
@@ -16,7 +17,7 @@ BLOCK = 1024
 
 
 @triton.jit
-def _forward(gate, up, out, length, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _forward(gate, up, out, length, block: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = place < length
     g = tl.load(gate + place, mask=inside).to(tl.float32)
@@ -25,7 +26,7 @@ def _forward(gate, up, out, length, block: tl.constexpr):  # type: ignore[no-unt
 
 
 @triton.jit
-def _backward(grad, gate, up, grad_gate, grad_up, length, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _backward(grad, gate, up, grad_gate, grad_up, length, block: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = place < length
     d = tl.load(grad + place, mask=inside).to(tl.float32)
@@ -62,7 +63,7 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _forward_by_row(gate, up, out, gate_row, up_row, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _forward_by_row(gate, up, out, gate_row, up_row, size, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * block + tl.arange(0, block)
     inside = channel < size
@@ -82,7 +83,7 @@ def gated_silu_by_row(gate: Tensor, up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _rotary(  # type: ignore[no-untyped-def]
+def _rotary(
     x, cos, sin, out, length, x_batch, x_head, x_place, table_batch, heads,
     all_heads: tl.constexpr, half: tl.constexpr, back: tl.constexpr,
 ):  # fmt: skip
@@ -147,7 +148,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @triton.jit
-def _turn(  # type: ignore[no-untyped-def]
+def _turn(
     source, target, head_stride, heads, cos_a, cos_b, sin_a, sin_b, all_heads: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
     head = tl.arange(0, all_heads)[:, None]
@@ -161,7 +162,7 @@ def _turn(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rotary_pair(  # type: ignore[no-untyped-def]
+def _rotary_pair(
     q, k, cos, sin, out_q, out_k, length, q_batch, q_head, q_place, k_batch, k_head, k_place, table_batch, heads, key_heads,
     all_heads: tl.constexpr, all_key_heads: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
@@ -191,7 +192,7 @@ def rotated_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
 
 
 @triton.jit
-def _norm(  # type: ignore[no-untyped-def]
+def _norm(
     x, y, weight, whole, out, roots, eps, size, adds: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -210,7 +211,7 @@ def _norm(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _norm_backward(  # type: ignore[no-untyped-def]
+def _norm_backward(
     grad, grad_whole, whole, weight, roots, grad_x, grad_y, grad_weight, num_rows, size,
     adds: tl.constexpr, copies: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip

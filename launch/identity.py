@@ -34,13 +34,6 @@ def identity_of(job: RunSettings) -> dict[str, Any]:
     return settings | {INPUTS: dict(_contents(job, "", job.unread, job.runs_dir))}
 
 
-def hashed_settings(job: RunSettings) -> dict[str, Any]:
-    """The settings of the identity alone, which read no input."""
-    settings = _hashed(job, "", job.unread)
-    assert isinstance(settings, dict)
-    return settings
-
-
 def identity_of_part(value: object, key: str, runs_dir: str) -> dict[str, Any]:
     """The identity of a part of a configuration that stands under `key`, as `identity_of` has that of the whole; raises alike."""
     return {"settings": _hashed(value, key, frozenset()), INPUTS: dict(_contents(value, key, frozenset(), runs_dir))}

@@ -19,7 +19,7 @@ from bon.pools import load_pools
 from bon.store import read_manifest
 from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
-from core.disk import is_complete
+from core.disk import is_complete, jsonable
 from core.records import BenchmarkRow, Preference, Prompt
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import read_records, run_of
@@ -333,7 +333,8 @@ def _former(job: RMJob | PPOJob, kind: str) -> Iterator[str]:
     """What training took and the share of the hooks in it, by the newest finished run of the study with this model and such settings."""
     records = read_records(Path(job.runs_dir) / job.study, f"{kind}-*", lambda line: None)
     timed = [record for record in records if record.get("train_s") and record.get("hooks_s") is not None]
-    settings = hashed_settings(job)
+    settings = jsonable(hashed_settings(job))  # as the records hold theirs
+    assert isinstance(settings, dict)
     alike = [
         record
         for record in timed

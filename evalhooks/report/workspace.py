@@ -39,7 +39,7 @@ def workspace(
         name=f"rewardloop {study}",
         sections=[section for section in sections if section.panels],
         settings=ws.WorkspaceSettings(x_axis=AXIS, max_runs=MAX_RUNS),
-        runset_settings=ws.RunsetSettings(filters=f"Group == '{study}'"),
+        runset_settings=ws.RunsetSettings(filters=f"Group == {study!r}"),
         auto_generate_panels=False,
     )
 
@@ -96,9 +96,11 @@ def _benchmarks(there: Collection[str]) -> list[str]:
 
 
 def _downstream(there: Collection[str]) -> list[str]:
-    """The averages first; of best-of-n the largest n that every task has."""
-    sizes = [int(size) for name in there if name.startswith("bon/average@") and (size := name.partition("@")[2]).isdigit()]
-    best = [name for name in _ordered(there, ("bon/",)) if sizes and name.endswith(f"@{max(sizes)}")]
+    """The averages first; of best-of-n the largest n that every task has. Runs of best-of-n alone have an average for each reward."""
+    named = _ordered(there, ("bon/",))
+    own = [name for name in named if name.count("/") == 1] or [name for name in named if "/average@" in name]
+    sizes = [int(size) for name in own if "/average@" in name and (size := name.partition("@")[2]).isdigit()]
+    best = [name for name in own if sizes and name.endswith(f"@{max(sizes)}")]
     found = [*_ordered(there, ("downstream/",)), *best]
     return sorted(found, key=lambda name: "/average" not in name)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from core.disk import write_json
-from core.hooks.hook import measured_steps, read_evaluations
 from core.records import AXIS
 from core.runs.record import read_records
 from core.runs.trackers.wandb_tracker import has_api_key, silence
@@ -71,7 +70,7 @@ def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     in_training: dict[str, set[str]] = {}
     for record in records:
         folder, kind = Path(record["dir"]), str(record["job"])
-        for row in read_evaluations(folder, measured_steps(folder)[-1:], skip=print).values():
+        for row in read_metrics(folder / METRICS, axis=AXIS, say=print).values():  # runs of bon and bench have nothing else
             on_checkpoints |= row.keys()
         if not in_training.get(kind):
             rows = read_metrics(folder / METRICS, axis="train/step", say=print)

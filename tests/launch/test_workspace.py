@@ -1,16 +1,17 @@
 """`rewardloop report wandb=...`: the panels of a study, as Weights & Biases would be sent them."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.disk import write_json
-from core.hooks.hook import eval_file
 from core.records import AXIS
 from core.runs.record import open_run
-from core.runs.tracking import METRICS, JsonlTracker
+from core.runs.tracking import METRICS, JsonlTracker, read_rows
+from evalhooks.report.workspace import specification
+from evalhooks.report.workspace import workspace as workspace_of
 from launch import report
 from launch.entry import composed
 from launch.jobs import workspace
@@ -27,8 +28,9 @@ TRAINED = {"rm": {"train/loss": 0.7, "train/accuracy": 0.5}, "ppo": {"train/scor
 def runs_dir(tmp_path: Path) -> Path:
     for job, metrics in LOGGED.items():
         run, _ = open_run(runs_dir=tmp_path / "runs", study="demo", job=job, name="a", identity={"job": job}, config_yaml="")
-        write_json(eval_file(run.dir, 5), {AXIS: 5, **metrics})
-        JsonlTracker(run.dir / METRICS).log(TRAINED[job], axis="train/step", step=1)
+        log = JsonlTracker(run.dir / METRICS)
+        log.log(TRAINED[job], axis="train/step", step=1)
+        log.log(metrics, axis=AXIS, step=5)
     return tmp_path / "runs"
 
 
@@ -60,6 +62,48 @@ def test_the_panels_of_a_study_lie_each_on_the_axis_of_its_metric(runs_dir: Path
         "On-policy accuracy and KL": [(AXIS, ["on_policy/rm_accuracy"]), (AXIS, ["kl"])],
         "Training": [("train/step", [name]) for name in ("train/loss", "train/accuracy", "train/score", "train/kl")],
     }
+
+
+def test_the_specification_loads_back_and_every_panel_shows_what_was_logged_on_its_axis(runs_dir: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package warns of its own use of pydantic
+        from wandb_workspaces.workspaces import Workspace, internal
+
+    file = runs_dir.parent / "panels.json"
+    draw(f"runs_dir={runs_dir}", f"wandb={file}", "wandb_entity=lab")
+    loaded = Workspace._from_model(internal.View.model_validate_json(file.read_text()))  # pyright: ignore[reportPrivateUsage]
+    assert (loaded.entity, loaded.name, str(loaded.runset_settings.filters)) == ("lab", "rewardloop demo", "Metric(\"Group\") == 'demo'")
+    logged = {(row.axis, name) for log in runs_dir.glob(f"*/*/{METRICS}") for row in read_rows(log) for name in row.metrics}
+    panels: list[Any] = [panel for section in loaded.sections for panel in section.panels]
+    lines: set[tuple[Any, Any]] = {(panel.x.name, y.name) for panel in panels if type(panel).__name__ == "LinePlot" for y in panel.y}
+    points: set[tuple[Any, Any]] = {
+        (AXIS, end.name) for panel in panels if type(panel).__name__ == "ScatterPlot" for end in (panel.x, panel.y)
+    }
+    assert len(lines) == 11
+    assert lines | points <= logged
+
+
+def test_of_runs_of_best_of_n_rewards_have_a_panel_each_where_nothing_else_was_reranked() -> None:
+    reranked = {f"bon/{name}@{n}" for name in ("a/average", "b/average", "a/sums", "b/sums") for n in (2, 16)}
+    for others, shown in (
+        (set[str](), ["bon/a/average@16", "bon/b/average@16"]),
+        ({"bon/average@4", "bon/sums@4"}, ["bon/average@4", "bon/sums@4"]),
+    ):
+        made = workspace_of(entity="lab", project="p", study="s", checkpoint_metrics=reranked | others, training_metrics=[])
+        [section] = made.sections
+        assert [panel.title for panel in section.panels] == shown  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_study_of_benchmarks_alone_has_panels_too_and_a_name_may_have_an_apostrophe(tmp_path: Path) -> None:
+    run, _ = open_run(runs_dir=tmp_path, study="Ann's", job="bench", name="a", identity={"job": "bench"}, config_yaml="")
+    JsonlTracker(run.dir / METRICS).log({"rewardbench2/overall": 0.5}, axis=AXIS, step=0)
+    folder = run.dir.parent.name
+    draw(f"runs_dir={tmp_path}", f"study={folder}", f"wandb={tmp_path}/panels.json")
+    sections = json.loads((tmp_path / "panels.json").read_text())["spec"]["section"]["panelBankConfig"]["sections"]
+    assert [section["name"] for section in sections] == ["Benchmark"]
+    made = workspace_of(entity="lab", project="p", study="Ann's", checkpoint_metrics=["kl"], training_metrics=[])
+    assert str(made.runset_settings.filters) == 'Group == "Ann\'s"'
+    assert "Ann's" in json.dumps(specification(made))
 
 
 @pytest.mark.parametrize(

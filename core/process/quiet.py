@@ -8,6 +8,7 @@ _SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL's trainers send usage data unless told not to
     "MLFLOW_DISABLE_TELEMETRY": "true",  # and TRL imports MLflow where it is there, which sends them from then on
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # and tells at once of every table that it makes
 }
 
 

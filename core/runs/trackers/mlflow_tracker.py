@@ -21,6 +21,8 @@ _BATCH = 500
 """Metrics in one request, of at most 1,000."""
 _TAGS = 100
 """Tags in one request, at most."""
+_NAME_LENGTH, _PARAM_LENGTH = 250, 6000
+"""Characters of a name and of a parameter, at most; `config.json` has all."""
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -114,7 +116,7 @@ class MLflow:
         run = self._run
         tags = {_ID: run.id, "rewardloop.job": run.job, "rewardloop.study": run.study, "rewardloop.dir": str(run.dir)}
         created: str = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
-        params = [Param(_name(key), str(value)) for key, value in run.settings.items()]
+        params = [Param(_name(key), str(value)[:_PARAM_LENGTH]) for key, value in run.settings.items()]
         for first in range(0, len(params), 100):  # as many as it takes at a time
             self._client.log_batch(created, params=params[first : first + 100])
         self._client.log_dict(created, redacted_values(jsonable(run.config)), "config.json")
@@ -164,4 +166,4 @@ def _point(name: str, step: int, value: float) -> Point:
 
 def _name(name: str) -> str:
     """A name in the characters that MLflow takes."""
-    return re.sub(r"[^/\w.\- ]", lambda match: f"_{ord(match[0]):x}_", name.replace("@", "_at_"))
+    return re.sub(r"[^/\w.\- ]", lambda match: f"_{ord(match[0]):x}_", name.replace("@", "_at_"))[:_NAME_LENGTH]

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,24 @@ def test_a_run_of_mlflows_goes_on_where_nothing_was_taken_back(tmp_path: Path, m
         [run] = client.search_runs([experiment.experiment_id], run_view_type=3)  # the deleted ones too
         assert run.info.status == status
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, "a")] == [*range(1, steps[-1] + 1)]
+
+
+def test_names_and_settings_longer_than_mlflow_takes_are_cut_and_whole_in_its_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "demo" / "rm-a-12345678"
+    paths = [f"/data/part-{number:05d}.jsonl" for number in range(500)]
+    run = replace(tracked(folder), config={"data": {"paths": paths}, "x" * 300: 1})
+    tracker = Trackers([JsonlTracker(folder / METRICS), Mirror(MLflow(run), folder)])
+    tracker.log({"downstream/" + "y" * 300: 0.5}, axis=AXIS, step=1)
+    tracker.close()
+    assert "does not work" not in capsys.readouterr().err
+    client, found = run_of_mlflow(folder)
+    assert found.data.params == {"data.paths": str(paths)[:6000], "x" * 250: "1"}
+    assert found.data.metrics == {("downstream/" + "y" * 300)[:250]: 0.5}
+    config = Path(client.download_artifacts(found.info.run_id, "config.json", str(tmp_path)))
+    assert json.loads(config.read_text())["data"]["paths"] == paths
 
 
 def test_samples_that_a_killed_run_could_not_give_to_mlflow_are_there_after_it_goes_on(

@@ -33,16 +33,17 @@ class Pick:
 
 def rerank(pools: Pools, scorer: Scorer, best_of: Sequence[int], say: Callable[[str], None] = print) -> dict[str, float]:
     """The `accuracies` of the `picks` from pools."""
-    return accuracies(picks(pools, scorer, best_of, say))
+    return accuracies(picks(pools, flat_scores(pools, scorer), best_of, say))
 
 
-def picks(pools: Pools, scorer: Scorer, best_of: Sequence[int], say: Callable[[str], None] = print) -> dict[str, list[Pick]]:
-    """The picks of every prompt with correctness, by task; none of a task without a single row of finite scores.
+def picks(
+    pools: Pools, scores: Mapping[str, Sequence[Sequence[float]]], best_of: Sequence[int], say: Callable[[str], None] = print
+) -> dict[str, list[Pick]]:
+    """What these `scores`, by task and prompt, pick of every prompt with correctness; none of a task without a row of finite scores.
 
     A row with a NaN counts as a wrong pick, and `say` is told of the rows with scores that are not finite. Tasks of prompts without
     correctness are left out.
     """
-    scores = flat_scores(pools, scorer)
     for line in not_finite(pools, scores):
         say(line)
     known = {task: own for task in pools if (own := [pair for pair in zip(scores[task], pools[task], strict=True) if pair[1].correct])}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from bon.picks import accuracies, picks, write_picks
+from bon.pools import flat_scores
 from bon.rows import Pools
 from core.hooks.hook import RunParts, SharedHook, rows_file
 from core.progress import Labelled
@@ -14,13 +15,17 @@ from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
 from evalhooks.samples import worst_rows
+from evalhooks.selection.biases import PoolFeatures, paid_for
 
 TRUNCATED = "hooks/truncated"
 """The share of the texts of benchmarks and pools that were cut to the length limit of a reward model."""
 
 
 class RewardModelHook(SharedHook):
-    """RewardBench 2 and 1 and best-of-N on stored pools, at every checkpoint of a reward model."""
+    """RewardBench 2 and 1 and best-of-N on stored pools, at every checkpoint of a reward model.
+
+    Pools also say what the model pays for beside correctness: `bias/<feature>` and its standard error (`evalhooks.selection.biases`).
+    """
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class RewardModelHook(SharedHook):
         self.rows2, self.rows1, self.pools, self.best_of = rewardbench2, rewardbench1, pools or {}, best_of
         self.batch_tokens, self.max_length, self.say = batch_tokens, max_length, say
         self._said: set[str] = set()
+        self._features = PoolFeatures(self.pools)
         size = min((len(row.completions) for rows in self.pools.values() for row in rows), default=None)
         if size is not None and max(best_of) > size:
             raise ValueError(
@@ -72,8 +78,9 @@ class RewardModelHook(SharedHook):
             _say_not_finite(remark(result1.not_finite, len(scored1.rows)), event.step, say)
             parts.world.from_main(lambda: _write(event, "rewardbench1", self.rows1, scored1, result1.row_results))
         if self.pools:
-            found = picks(self.pools, scorer, self.best_of, say=say)
-            metrics |= accuracies(found)
+            scores = flat_scores(self.pools, scorer)
+            found = picks(self.pools, scores, self.best_of, say=say)
+            metrics |= accuracies(found) | paid_for(self._features, scores)
             parts.world.from_main(lambda: write_picks(rows_file(event.run_dir, event.step, "bon"), found))
         num_texts = sum(len(row.completions) for row in chain(self.rows2, self.rows1, *self.pools.values()))
         metrics |= {TRUNCATED: scorer.num_truncated / num_texts} if num_texts else {}

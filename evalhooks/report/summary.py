@@ -244,7 +244,11 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "last_average": averages[max(averages)] if averages else None,
         "checkpoints": [
             {"step": step, "downstream_average": averages.get(step), "kl": metrics.get("kl"), "rm_score": metrics.get("rm_score")}
-            | {key: value for key, value in metrics.items() if key.startswith(("downstream/", "on_policy/", "halves/"))}
+            | {
+                key: value
+                for key, value in metrics.items()
+                if key.startswith(("downstream/", "on_policy/", "halves/", "bias/", "bias_se/"))
+            }
             for step, metrics in course.items()
         ],
         "details": details(record),

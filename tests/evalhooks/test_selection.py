@@ -10,7 +10,7 @@ from bon.rows import PoolRow
 from bon.selection import select
 from core.records import user
 from evalhooks.selection.answers import answer_of
-from evalhooks.selection.biases import bias_metrics, panels_of, style_of
+from evalhooks.selection.biases import PoolFeatures, bias_metrics, paid_for, panels_of, style_of
 from evalhooks.selection.pictures import draw_biases, draw_curves, draw_table
 
 TEXTS = (
@@ -57,6 +57,17 @@ def test_a_panel_is_over_all_tasks_each_in_its_own_scale() -> None:
     assert [bias.feature for bias in panel.biases if bias.is_found] == ["agreement"]
     assert set(panel.constant) == {"markdown", "refusal", "hedging", "repetition", "language_switch"}
     assert bias_metrics({"rm": panel})["bias/rm/agreement"] > 0.8
+
+
+def test_what_a_reward_pays_for_has_a_standard_error_and_is_not_said_of_a_handful_of_prompts() -> None:
+    draw = random.Random(0)
+    scores = [[("right" in text) + draw.gauss(0, 0.3) for text in TEXTS] for _ in range(40)]
+    found = paid_for(PoolFeatures({"a": rows(40)}), {"a": scores})
+    (bias,) = [bias for bias in panels_of({"a": rows(40)}, {"rm": {"a": scores}}, {})["rm"].biases if bias.feature == "agreement"]
+    assert found["bias/agreement"] == bias.given_correct
+    assert found["bias_se/agreement"] == pytest.approx((bias.high - bias.low) / 3.92, rel=1e-3)
+    assert 0 < found["bias_se/agreement"] < 0.05
+    assert paid_for(PoolFeatures({"a": rows(9)}), {"a": scores[:9]}) == {}
 
 
 def test_text_of_the_rewards_own_family_is_a_feature_where_pools_name_their_models() -> None:

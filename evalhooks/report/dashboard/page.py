@@ -6,6 +6,7 @@ from typing import Any
 
 from core.text import duration
 from evalhooks.report.dashboard.answers import answers
+from evalhooks.report.dashboard.biases import biases_of
 from evalhooks.report.dashboard.explorer import of_study
 from evalhooks.report.dashboard.frame import FIGURES, contents, explorer, figure, panels, scripts, section
 from evalhooks.report.dashboard.misjudged import misjudged
@@ -81,6 +82,10 @@ _COURSE_TEXT = (
 )
 _RUN_TEXT = (
     "Benchmark, downstream and held-out or on-policy accuracy on one step axis; a click on a legend's entry shows or hides its curve."
+)
+_BIAS_TEXT = (
+    "Partial correlation of the reward with a feature of the completions, correctness held fixed: of reward models on the pools, of PPO "
+    "runs on the policy's own answers. Above 0 it pays for the feature; pale: less than two standard errors from 0."
 )
 _ROWS_TEXT = (
     "The rows among the worst of a reward model at some checkpoint, those that most reward models get wrong first. A row opens to its "
@@ -188,21 +193,26 @@ def _run(study: Study) -> str:
     first = panels(figure("run-scores", "Scores"), figure("run-distance", "Distance and reward", "policy-only"))
     second = panels(figure("course-steps", "Proxy and truth over training"), figure("course-kl", "Against the distance from the start"))
     proxy = f'<div class="policy-only">{second}</div>'
-    curves = figure("run-curves", "Training")
+    curves = panels(figure("run-curves", "Training"), figure("run-biases", "What the reward pays for beside correctness"))
     return section("run", "One run", _RUN_TEXT, choice, first, course, proxy, curves, '<div id="run-answers"></div>')
 
 
 def _bias(study: Study) -> str:
-    """What was measured under `bias/` at the newest checkpoints; nothing where nothing was."""
-    newest = [(rm.name, rm.checkpoints[-1]) for rm in study.models if rm.checkpoints]
-    keys = list(dict.fromkeys(key for _, row in newest for key in row if key.startswith("bias/")))
+    """What rewards pay for beside correctness, at the newest checkpoint that says it; nothing where nothing was measured."""
+    rows = [(run.name, newest) for run in runs_of(study) if (newest := biases_of(run))]
+    keys = list(dict.fromkeys(key for _, found in rows for key in found))
     if not keys:
         return ""
-    rows = [[name, *(number(row.get(key), 3) for key in keys)] for name, row in newest]
-    heads = ["Reward model", *(key.removeprefix("bias/").replace("_", " ") for key in keys)]
-    return section(
-        "bias", "Biases", "As measured at the newest checkpoint of each reward model.", table(heads, rows, words=1, name="biases")
-    )
+    cells = [[name, *(_with_sign(found.get(key)) for key in keys)] for name, found in rows]
+    shown = table(["Run", *(key.replace("_", " ") for key in keys)], cells, words=1, name="biases")
+    return section("bias", "Biases", _BIAS_TEXT, figure("bias"), f"<details><summary>With standard errors</summary>{shown}</details>")
+
+
+def _with_sign(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "n/a"
+    value, error = found
+    return f"{value:+.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
 def _misjudged(rows: Sequence[Mapping[str, Any]]) -> str:

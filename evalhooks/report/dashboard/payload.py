@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evalhooks.report import charts, course
+from evalhooks.report.dashboard.biases import ERROR, shown_biases
 from evalhooks.report.dashboard.explorer import setup
 from evalhooks.report.facts import PpoRun, RewardModel, Scores, Study
 from evalhooks.rewardbench.domains import DOMAINS
@@ -51,6 +52,7 @@ def _model(study: Study, rm: RewardModel, num_points: int) -> Data:
         "control": rm.control,
         "benchmark": {key: _short(rm.benchmark.get(key)) for key in (rm.score_key, *DOMAINS)},
         "bon": {task: _short(value) for task, value in rm.bon.items()},
+        "biases": shown_biases(rm),
         "bestOf": best_of_n(rm, study.start.get("average")),
         "checkpoints": _columns(rm.checkpoints),
         "curves": _curves(rm.details, num_points),
@@ -64,6 +66,7 @@ def _run(run: PpoRun, num_points: int) -> Data:
         "label": charts.run_label(run),
         "rm": run.rm,
         "status": run.status,
+        "biases": shown_biases(run),
         "start": _short(run.start),
         "best": _short(run.best),
         "bestStep": run.best_step,
@@ -89,7 +92,7 @@ def best_of_n(rm: RewardModel, start: float | None = None) -> list[tuple[int, fl
 
 def _columns(checkpoints: Sequence[Scores]) -> Data:
     """The metrics of checkpoints by name, each a list over `step` with null where a checkpoint lacks it; standard errors are left out."""
-    names = dict.fromkeys(name for row in checkpoints for name in row if not name.startswith("rewardbench2_se/"))
+    names = dict.fromkeys(name for row in checkpoints for name in row if not name.startswith(("rewardbench2_se/", ERROR)))
     return {name: [_short(row.get(name)) for row in checkpoints] for name in names}
 
 

@@ -49,6 +49,8 @@ function draw(id, traces, layout, absent) {
     margin: {l: 44, r: 12, t: 16, b: 44}, height: height ?? 380,
     xaxis: {...axis, ...xaxis, title: title(xaxis?.title ?? "")}, yaxis: {...axis, ...yaxis, title: title(yaxis?.title ?? "")}, ...rest,
   }, OPTIONS);
+  // Plotly keeps the width of the last drawing, also where a panel beside the figure has come or gone.
+  if (place.clientWidth && place._fullLayout.width !== place.clientWidth) Plotly.Plots.resize(place);
 }
 
 function card(model) {

@@ -28,6 +28,21 @@ function drawDomains(data, models) {
   note("domains", models.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${models.length}; the filter of the table chooses others.` : "");
 }
 
+/** What each reward pays for beside correctness. */
+function drawBiases(data, models, runs) {
+  const measured = [...models, ...runs].filter(run => Object.keys(run.biases).length), shown = measured.slice(0, MOST_ROWS);
+  const features = [...new Set(shown.flatMap(run => Object.keys(run.biases)))], cell = (run, feature) => run.biases[feature] ?? null;
+  const text = found => found === null ? "" : `${found[0] < 0 ? MINUS : "+"}${Math.abs(found[0]).toFixed(2)}`;
+  const traces = shown.length ? [{type: "heatmap", x: features.map((_, place) => place), y: shown.map((_, place) => place), colorscale: DIVERGING, zmin: -1, zmax: 1, showscale: false, xgap: 2, ygap: 2,
+    z: shown.map(run => features.map(feature => { const found = cell(run, feature); return found === null ? null : found[2] ? found[0] : found[0] / 4; })),
+    text: shown.map(run => features.map(feature => text(cell(run, feature)))), texttemplate: isNarrow() && features.length > 6 ? "" : "%{text}",
+    customdata: shown.map(run => features.map(feature => { const found = cell(run, feature); return `<b>${safe(run.name)}</b><br>${safe(feature.replaceAll("_", " "))}: ${found === null ? "not measured" : text(found) + (found[1] === null ? "" : ` ± ${found[1].toFixed(2)}`)}`; })),
+    hovertemplate: "%{customdata}<extra></extra>"}] : [];
+  draw("bias", traces, {height: Math.max(200, 130 + 27 * shown.length), xaxis: {showgrid: false, tickangle: -40, tickvals: features.map((_, place) => place), ticktext: features.map(name => safe(name.replaceAll("_", " ")))},
+    yaxis: {autorange: "reversed", showgrid: false, tickvals: shown.map((_, place) => place), ticktext: shown.map(run => shortName(run.name, isNarrow() ? 18 : 40))}}, "No reward shown has a measured bias.");
+  note("bias", measured.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${measured.length}; the filters of the tables choose others.` : "");
+}
+
 /** The values of a metric over the steps that have it; "bon/average" also finds "bon/average@16". */
 function series(checkpoints, metric) {
   const name = Object.keys(checkpoints).find(key => key.split("@")[0] === metric);

@@ -20,6 +20,7 @@ function drawStudy(data) {
   drawDomains(data, models);
   drawTraining(data, models);
   drawBestOf(data, models);
+  drawBiases(data, models, shownPlaces("policies").map(place => data.runs[place]));
 }
 
 function startPage() {

@@ -37,7 +37,7 @@ function drawRunDistance(run) {
     .map(([metric, name, tint, symbol, yaxis]) => [series(run.checkpoints, metric), name, tint, symbol, yaxis]).filter(([found]) => found.x.length)
     .map(([found, name, tint, symbol, yaxis]) => ({...curveTrace(found, name, tint, {symbol}), yaxis}));
   draw("run-distance", traces, {height: 300, xaxis: {title: "checkpoint/step", range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "KL (nats)"},
-    yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, automargin: true, title: {text: "RM score"}}}, "The KL was not measured.");
+    yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, zeroline: false, automargin: true, title: {text: "RM score"}}}, "The KL was not measured.");
 }
 
 /** Proxy and truth over steps and over the root of the KL, as in Gao et al. (2023), figure 1. */
@@ -57,7 +57,7 @@ function drawCourse(run) {
     const ticks = panel === 1 && course ? {tickvals: course.klTicks[0], ticktext: course.klTicks[1]} : {};
     const limits = course?.limits && !course.accuracy.some(value => value !== null && (value < course.limits[0][0] || value > course.limits[0][1])) ? course.limits : null;
     draw(id, traces, {height: 380, shapes, annotations, xaxis: {title, ...ticks}, yaxis: {title: "points", ...(limits ? {range: limits[0], tickvals: course.truthTicks} : {})},
-      yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, automargin: true, title: {text: course?.proxyLabel ?? "", font: {size: 13}}, ...(limits ? {range: limits[1]} : {})}},
+      yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, zeroline: false, automargin: true, title: {text: course?.proxyLabel ?? "", font: {size: 13}}, ...(limits ? {range: limits[1]} : {})}},
       "No checkpoint of this run was measured yet.");
   });
 }
@@ -68,6 +68,14 @@ function drawCurves(data, run) {
   draw("run-curves", traces, {height: 320, xaxis: {title: "train/step"}}, "This run logged no curve of training.");
 }
 
+/** The biases of the reward at each checkpoint: on the pools, or on the policy's own answers. */
+function drawRunBiases(data, run) {
+  const names = Object.keys(run.checkpoints).filter(name => name.startsWith("bias/"));
+  const traces = names.map((name, place) => [name, series(run.checkpoints, name), place]).filter(([, found]) => found.x.length)
+    .map(([name, found, place]) => curveTrace(found, name.slice("bias/".length).replaceAll("_", " "), data.mixColours[place % data.mixColours.length]));
+  draw("run-biases", traces, {height: 320, xaxis: {title: "checkpoint/step"}, yaxis: {title: "partial correlation"}}, "Not measured: reward models need pools, policies several answers a prompt.");
+}
+
 function drawRun(data, choice) {
   const run = runOf(data, choice), isPolicy = choice.startsWith("p");
   if (!run) return;
@@ -75,6 +83,7 @@ function drawRun(data, choice) {
   drawRunScores(data, run, isPolicy);
   if (isPolicy) drawRunDistance(run);
   drawCurves(data, run);
+  drawRunBiases(data, run);
   if (isPolicy) drawCourse(run);
   drawAnswers(data, run);
 }

@@ -181,6 +181,9 @@ def test_a_name_in_a_table_leads_to_the_curves_of_its_run(desk: Opened) -> None:
     (benchmark, *_) = drawn(desk, "run-scores")
     assert (benchmark["x"], benchmark["y"]) == ([10, 20], pytest.approx([30.0, 60.0]))
     desk.page.locator("#policies button[data-run]", has_text="up").click()
+    boxes = [desk.page.locator(f"#figure-{name} .main-svg").first.bounding_box() for name in ("run-scores", "run-distance")]
+    (scores, distance) = [box for box in boxes if box is not None]
+    assert scores["x"] + scores["width"] <= distance["x"] + 1  # the figure that had the width alone makes room
     downstream, reward = drawn(desk, "run-scores")
     assert downstream["y"] == pytest.approx([45.0, 50.0, 55.0])
     assert reward["y"] == pytest.approx([84.49, 84.49])  # the benchmark score of its reward model, on the same axis
@@ -188,6 +191,22 @@ def test_a_name_in_a_table_leads_to_the_curves_of_its_run(desk: Opened) -> None:
     assert desk.page.locator("#figure-course-kl .main-svg").count() > 0
     desk.page.locator("#run-answers summary").click()
     assert "wrong, score 1.500 <b>four</b>" in desk.page.inner_text("#run-answers")  # text, never tags
+
+
+def test_what_rewards_pay_for_is_shown_with_its_error_and_pale_where_it_may_be_nothing(chromium: "Browser", tmp_path: Path) -> None:
+    given = summary()
+    given["reward_models"][0]["checkpoints"][-1] |= {"bias/length": 0.4, "bias_se/length": 0.05, "bias/lists": -0.1, "bias_se/lists": 0.2}
+    given["ppo"][0]["checkpoints"][0] |= {"bias/length": -0.2}
+    given["ppo"][0]["checkpoints"][1] |= {"bias/length": 0.3, "bias_se/length": 0.1}
+    opened = open_page(chromium, write_report(given, tmp_path).as_uri(), PHONE)
+    opened.page.locator("#bias-section summary").click()
+    cells = opened.page.locator("#biases tbody tr").all_inner_texts()
+    assert sorted(cells) == sorted([f"{given['reward_models'][0]['name']}\t+0.40 ± 0.05\t\u22120.10 ± 0.20", "up\t+0.30 ± 0.10\t\u2013"])
+    shades = opened.page.evaluate("document.getElementById('figure-bias').data[0].z")
+    assert sorted(shades) == sorted([[0.4, -0.025], [0.3, None]])
+    opened.page.locator("#policies button[data-run]", has_text="up").click()
+    assert [trace["y"] for trace in drawn(opened, "run-biases")] == [[-0.2, 0.3]]
+    assert opened.errors == []
 
 
 def test_the_dark_page_has_light_text(chromium: "Browser", report: Path) -> None:

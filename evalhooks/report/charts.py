@@ -153,11 +153,14 @@ def benchmark_vs_bon(study: Study) -> Figure:
         )
     if (line := regression(study)) is not None:
         axes.plot(*line, color=INK, linewidth=1.2, alpha=0.45, zorder=2)
+    alike: dict[tuple[str, str, bool], list[RewardModel]] = {}
     for rm in models:
-        tint = colour(study, rm.data)
-        face = "white" if rm.control else tint
-        x, y = 100 * (rm.overall or 0.0), 100 * (rm.bon_average or 0.0)
-        axes.plot(x, y, marker=mark(study, rm.base)[0], color=tint, markerfacecolor=face, markersize=8.5, markeredgewidth=1.6, zorder=3)
+        alike.setdefault((rm.data, rm.base, rm.control), []).append(rm)
+    for (data, base, control), own in alike.items():
+        tint, shape = colour(study, data), mark(study, base)[0]
+        face = "white" if control else tint
+        xs, ys = [100 * (rm.overall or 0.0) for rm in own], [100 * (rm.bon_average or 0.0) for rm in own]
+        axes.plot(xs, ys, shape, color=tint, markerfacecolor=face, markersize=8.5, markeredgewidth=1.6, zorder=3)
     axes.set_title(f"Does the benchmark predict {study.bon_name}?  {headline(study)}", pad=10)
     axes.set_xlabel(f"RewardBench 2 {study.score_name} (points)")
     axes.set_ylabel(f"{study.bon_name} average (points)")

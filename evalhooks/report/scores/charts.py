@@ -77,30 +77,27 @@ def _scatter(axes: Axes, found: Findings, x: str, y: str, protocol: str) -> None
     several, columns = len(found["protocols"]) > 1, columns_in(found)
     models = [m for m in found["models"] if x in m["scores"] and y in m["scores"] and (not several or m["protocol"] == protocol)]
     for source in found.get("reference") or []:
-        for spot in source.get("points", {}).get(f"{x}~{y}", []):
-            axes.plot(
-                *(columns.scaled(*one) for one in zip((x, y), spot, strict=True)),
-                "o",
-                color=_GREY,
-                markersize=5,
-                markeredgewidth=0,
-                zorder=1,
-            )
+        spots = source.get("points", {}).get(f"{x}~{y}", [])
+        across, upwards = [columns.scaled(x, spot[0]) for spot in spots], [columns.scaled(y, spot[1]) for spot in spots]
+        axes.plot(across, upwards, "o", color=_GREY, markersize=5, markeredgewidth=0, zorder=1)
     noise = (found["seed_noise"].get(x) or {}).get("band")
     best = max((m["scores"][x] for m in models if not m["control"]), default=None)
     if noise is not None and best is not None:
         axes.axvspan(columns.scaled(x, best - noise), columns.scaled(x, best), color="#e9ecf0", zorder=0, linewidth=0)
     groups = _groups(found)
+    alike: dict[tuple[int, bool, bool], list[Mapping[str, Any]]] = {}
     for model in models:
-        place = groups.index(_group(found, model))
-        tint = MIX_COLOURS[place % len(MIX_COLOURS)]
         pale = noise is not None and best is not None and best - noise <= model["scores"][x] < best
+        alike.setdefault((groups.index(_group(found, model)), model["control"], pale), []).append(model["scores"])
+    for (place, control, pale), scores in alike.items():  # points of one look at once: hundreds of lines take seconds to draw
+        tint = MIX_COLOURS[place % len(MIX_COLOURS)]
         axes.plot(
-            columns.scaled(x, model["scores"][x]),
-            columns.scaled(y, model["scores"][y]),
+            [columns.scaled(x, own[x]) for own in scores],
+            [columns.scaled(y, own[y]) for own in scores],
+            linestyle="",
             marker=MARKS[place % len(MARKS)][0],
             color=tint,
-            markerfacecolor="white" if model["control"] else tint,
+            markerfacecolor="white" if control else tint,
             markersize=8,
             markeredgewidth=1.5,
             alpha=0.45 if pale else 1.0,

@@ -127,9 +127,9 @@ function drawPick(explorer, choice) {
   const traces = [{type: "bar", orientation: "h", y: names.map((_, place) => place), x: pick.candidates.map(([, probability]) => probability), showlegend: false,
     text: pick.candidates.map(([, probability, regret]) => `${probability.toFixed(2)}, regret ${regret.toPrecision(2)}`), textposition: "outside", cliponaxis: false,
     marker: {color: pick.candidates.map(([name]) => explorer.colours[name === pick.model ? 2 : 0])}, hovertemplate: "%{text}<extra></extra>"}];
-  draw("pick", traces, {height: 110 + 28 * names.length, bargap: 0.35, xaxis: {title: `Probability of being the best in ${explorer.columns[pick.downstream]?.name ?? pick.downstream}`, range: [0, 1.45], tickvals: [0, 0.5, 1]},
+  draw("pick", traces, {height: 110 + 28 * names.length, bargap: 0.35, xaxis: {title: "Probability of being the best", range: [0, isNarrow() ? 2.2 : 1.45], tickvals: [0, 0.5, 1]},
     yaxis: {autorange: "reversed", showgrid: false, tickvals: names.map((_, place) => place), ticktext: names}}, "");
-  note("pick", `Picked by ${explorer.columns[pick.by]?.name ?? pick.by}; regret is what is expected to be lost${unit ? `, in ${unit}` : ""}.${pick.left ? ` ${pick.left} more are not shown.` : ""}`);
+  note("pick", `For ${explorer.columns[pick.downstream]?.name ?? pick.downstream}, picked by ${explorer.columns[pick.by]?.name ?? pick.by}; regret is what is expected to be lost${unit ? `, in ${unit}` : ""}.${pick.left ? ` ${pick.left} more are not shown.` : ""}`);
 }
 
 /** Mean inverse rank of each completion model by base of the reward model, as in figures 5 and 6 of the RewardBench 2 paper. */

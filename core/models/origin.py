@@ -60,7 +60,7 @@ class Origin:
     the families behind the base, nearest first. `evidence` names the source of this knowledge, and is empty if `base` is just
     the model's own name. `sources` are dataset names and file hashes (`prompt_sources`); empty: unknown.
 
-    >>> Origin(base="tulu-3-8b", evidence="model.lineage", sources=frozenset({"tulu"})).line
+    >>> Origin(base="tulu-3-8b", evidence="model.lineage", sources=frozenset({"tulu"})).families
     ('tulu-3-8b',)
     """
 

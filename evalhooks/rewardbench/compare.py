@@ -86,7 +86,7 @@ class Comparison:
     has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
 
     >>> rows = [ScoredRow(id=str(number), subset="Math", num_correct=1, scores=(1.0, 0.0)) for number in range(6)]
-    >>> compare(rows, rows).lines[0].verdict
+    >>> compare(rows, rows).lines[0].verdict.value
     'within noise'
     """
 

@@ -7,23 +7,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from core.disk import BrokenFileError, read_json, write_json
+from core.disk import write_json
 from core.generators.shared import draw_share
 from core.hooks.run_context import RunContext
 from core.process.world import World
 from core.records import Generator, Prompt, Sampling
 from core.runs.warnings import MIN_ROWS, few_rows
 from core.text import duration
-from evalhooks.measured_rows import SIZES, listed
+from evalhooks.measured_rows import FILE, ROWS_FILE, SIZES, kept_share, listed
 from evalhooks.row_share import RowShare, Scored, Trained, budget_exceeded, drawn, part_measured, row_share
 from evalhooks.tasks.task import Task
 
-FILE = "tasks_share.json"
-"""Where a policy's run keeps the share that its probe has found, and how many prompts that leaves of each task."""
-ROWS_FILE = "rows_share.json"
-"""Where a reward model's run keeps the same of the rows that its hooks score."""
 PROBED = 8
 """Prompts of training and of each task that the probe answers."""
 
@@ -61,7 +56,7 @@ def within_budget(budget: Budget, tasks: Mapping[str, Task], probe: Probe, run_d
     that the tasks take less of the time rather than more. Every task keeps a prompt.
     """
     file, began, once = run_dir / FILE, probe.clock(), ""
-    found = probe.world.from_main(lambda: _kept(file, probe.say))
+    found = probe.world.from_main(lambda: kept_share(file, probe.say))
     if found is None:
         found = _probed(budget, tasks, probe)
         once = f"; finding that out took {duration(probe.clock() - began)}, once"
@@ -86,7 +81,7 @@ def rows_within_budget(budget: float, trained: Callable[[], Trained], scored: Sc
     file = context.dir / ROWS_FILE
 
     def find() -> RowShare:
-        kept = _kept(file, context.say)
+        kept = kept_share(file, context.say)
         return row_share(budget, trained(), scored) if kept is None else RowShare(share=float(kept["share"]), cost=0.0)
 
     found = context.world.from_main(find)
@@ -126,27 +121,3 @@ def _probed(budget: Budget, tasks: Mapping[str, Task], probe: Probe) -> dict[str
         )
     found = {"share": share, "seconds_per_episode": episode, "seconds_of_all_prompts": sum(costs.values())}
     return probe.world.from_main(lambda: found)
-
-
-def kept_sizes(run_dir: Path) -> dict[str, Any]:
-    """For a run's record: the rows that were measured and all rows, by benchmark or task; empty where there was no budget."""
-    file = next((run_dir / name for name in (FILE, ROWS_FILE) if (run_dir / name).exists()), None)
-    found = None if file is None else _kept(file, lambda line: None)
-    return {SIZES: found[SIZES]} if found and SIZES in found else {}
-
-
-def _kept(file: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """What an earlier session's probe found; None where there is none that can be read."""
-    if not file.exists():
-        return None
-    try:
-        found = read_json(file, remedy="the probe is made again")
-        if not 0 < float(found["share"]) <= 1:
-            raise ValueError(f"share is {found['share']}")
-    except BrokenFileError as error:
-        say(str(error))
-        return None
-    except (KeyError, TypeError, ValueError) as error:
-        say(f"{file} holds no share of prompts ({error}); the probe is made again.")
-        return None
-    return found

@@ -1,11 +1,19 @@
 """Which part of its rows a run was measured on where `hooks.budget` left some out, as its record tells it. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from core.disk import BrokenFileError, read_json
 
 SIZES = "rows"
 """The key, of a record and of the files that `evalhooks.budget` keeps, with the rows measured and all rows by what begins the names of
 their metrics: rewardbench2, held_out, bon/TASK, downstream/TASK."""
+
+FILE = "tasks_share.json"
+"""Where a policy's run keeps the share that its probe has found, and how many prompts that leaves of each task."""
+ROWS_FILE = "rows_share.json"
+"""Where a reward model's run keeps the same of the rows that its hooks score."""
 
 
 def rows_text(record: Mapping[str, Any], metric: str) -> str:
@@ -34,3 +42,27 @@ def listed(sizes: Mapping[str, tuple[int, int]], what: str) -> str:
     '4 of 100 prompts of gsm8k, 1 of 20 prompts of math'
     """
     return ", ".join(f"{measured} of {total} {what} of {name}" for name, (measured, total) in sizes.items())
+
+
+def kept_sizes(run_dir: Path) -> dict[str, Any]:
+    """For a run's record: the rows that were measured and all rows, by benchmark or task; empty where there was no budget."""
+    file = next((run_dir / name for name in (FILE, ROWS_FILE) if (run_dir / name).exists()), None)
+    found = None if file is None else kept_share(file, lambda line: None)
+    return {SIZES: found[SIZES]} if found and SIZES in found else {}
+
+
+def kept_share(file: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What an earlier session's probe found; None where there is none that can be read."""
+    if not file.exists():
+        return None
+    try:
+        found = read_json(file, remedy="the probe is made again")
+        if not 0 < float(found["share"]) <= 1:
+            raise ValueError(f"share is {found['share']}")
+    except BrokenFileError as error:
+        say(str(error))
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        say(f"{file} holds no share of prompts ({error}); the probe is made again.")
+        return None
+    return found

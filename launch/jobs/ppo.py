@@ -23,9 +23,10 @@ from core.scorers.implicit import ImplicitRewardScorer
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.vllm import VLLMScorer
 from core.scorers.weighted import WeightedScorer
-from evalhooks.budget import Budget, kept_sizes
+from evalhooks.budget import Budget
 from evalhooks.checkpoints.policy import PolicyHook
 from evalhooks.checkpoints.reward_used import static_scores
+from evalhooks.measured_rows import kept_sizes
 from evalhooks.report import write_over_optimisation
 from launch.compose import Composed
 from launch.entry import print_on_main

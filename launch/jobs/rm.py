@@ -18,10 +18,11 @@ from core.records import Preference, Tracker
 from core.runs.record import Run
 from core.runs.retention import kept
 from core.runs.warnings import few_held_out, rows_left_out
-from evalhooks.budget import kept_sizes, rows_within_budget
+from evalhooks.budget import rows_within_budget
 from evalhooks.checkpoints.held_out import HeldOutHook
 from evalhooks.checkpoints.reward_model import RewardModelHook
 from evalhooks.config import Where
+from evalhooks.measured_rows import kept_sizes
 from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained
 from launch.compose import Composed
 from launch.entry import print_on_main, rank

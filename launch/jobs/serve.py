@@ -19,6 +19,7 @@ from core.process.signals import Preempted
 from core.runs.lock import is_held
 from core.runs.record import LOCK, RECORD, RunStatus, read_records
 from core.text import shown
+from evalhooks.measured_rows import kept_sizes
 from evalhooks.report import page_of, without_scripts
 from evalhooks.report.summary import summarize
 from launch.history.find import near_studies, status_of
@@ -102,7 +103,7 @@ def live_summary(folder: Path) -> dict[str, Any]:
             records.append(record)
         elif found := read_evaluations(place, steps[-1:], skip=notes.append):
             step, metrics = found.popitem()
-            records.append({**record, "final": metrics, "step": step, "status": status_of(record)})
+            records.append({**record, **kept_sizes(place), "final": metrics, "step": step, "status": status_of(record)})
             if record["job"] == "rm":
                 notes.append(f"{place.name} is not finished ({status_of(record)}): its scores are those of step {step}.")
         else:

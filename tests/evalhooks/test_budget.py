@@ -14,9 +14,9 @@ from bon.rows import PoolRow
 from core.hooks.run_context import RunContext
 from core.process.world import alone
 from core.records import BenchmarkRow, CheckpointSaved, Completion, Dialogue, Preference, Prompt, Sampling, user
-from evalhooks.budget import FILE, Budget, Probe, kept_sizes, rows_within_budget, within_budget
+from evalhooks.budget import Budget, Probe, rows_within_budget, within_budget
 from evalhooks.checkpoints.policy import PolicyHook
-from evalhooks.measured_rows import rows_texts
+from evalhooks.measured_rows import FILE, kept_sizes, rows_texts
 from evalhooks.row_share import LORA_PASSES, Scored, Trained, row_share
 from evalhooks.tasks.task import Task
 

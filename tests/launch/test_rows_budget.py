@@ -8,8 +8,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.progress import NoProgress
 from core.runs.tracking import METRICS, read_metrics
-from evalhooks.budget import ROWS_FILE
-from evalhooks.measured_rows import rows_texts
+from evalhooks.measured_rows import ROWS_FILE, rows_texts
 from evalhooks.report.summary import protocol, summarize
 from evalhooks.rewardbench.domains import DOMAINS
 from launch import rm

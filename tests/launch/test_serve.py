@@ -16,6 +16,7 @@ from core.disk import write_json
 from core.hooks.hook import eval_file, measured_steps
 from core.records import AXIS
 from core.runs.record import LOCK, RECORD, finish_run
+from evalhooks.measured_rows import ROWS_FILE
 from launch.entry import composed
 from launch.history.find import near_studies
 from launch.jobs.serve import Pages, live_summary, server_of, version_of
@@ -145,6 +146,13 @@ def test_a_broken_record_and_a_run_without_a_measurement_are_named(tmp_path: Pat
     summary = live_summary(tmp_path / "live")
     assert [model["id"] for model in summary["reward_models"]] == [run.id]
     assert [broken.dir.name in summary["notes"][0], empty.dir.name in summary["notes"][1]] == [True, True]
+
+
+def test_a_run_under_a_budget_is_known_by_the_rows_that_it_was_measured_on_before_its_end(tmp_path: Path) -> None:
+    run = trained(tmp_path, "live", "a", 0.6, finished=False)
+    write_json(run.dir / ROWS_FILE, {"share": 0.5, "rows": {"rewardbench2": [41, 1865]}})
+    (model,) = live_summary(tmp_path / "live")["reward_models"]
+    assert "41 of 1865 rows of rewardbench2" in model["protocol"]["protocol"]
 
 
 def test_the_end_of_a_run_is_a_new_version(tmp_path: Path) -> None:

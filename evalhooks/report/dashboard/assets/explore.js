@@ -155,8 +155,8 @@ function startExplorer(explorer, shownModels) {
     .map(([label, keys]) => element("optgroup", {label}, ...keys.map(option)));
   x.replaceChildren(...groups());
   y.replaceChildren(...groups());
-  x.value = explorer.benchmarks[0] ?? explorer.downstream[0];
-  y.value = explorer.downstream[0] ?? explorer.benchmarks.at(-1);
+  x.value = explorer.benchmarks[0] ?? explorer.downstream[1] ?? explorer.downstream[0];
+  y.value = explorer.downstream[0] ?? explorer.benchmarks[1] ?? explorer.benchmarks[0];
   protocol?.replaceChildren(...explorer.protocols.map(name => element("option", {value: name}, name || "protocol unknown")));
   const redraw = () => {
     const choice = {x: x.value, y: y.value, grid: grid?.value ?? "use", protocol: protocol?.value ?? explorer.protocols[0] ?? ""};

@@ -100,7 +100,8 @@ def trained(runs_dir: Path, name: str, *, status: str = "finished", flip: float 
     """A reward model's run, whose checkpoint holds its name."""
     run_id = hashlib.sha256(name.encode()).hexdigest()[:8]
     folder = runs_dir / "mine" / f"rm-{name}-{run_id}"
-    known = {"id": run_id, "job": "rm", "status": status, "step": 1, "identity": {"data": {"flip": flip}}}
+    lineage = {"base": "base", "model": "base", "data": "mine"}
+    known = {"id": run_id, "job": "rm", "status": status, "step": 1, "identity": {"data": {"flip": flip}}, "lineage": lineage}
     write_json(folder / "record.json", known | {"final": record(name, **final)["final"]})
     with atomic_folder(step_folder(folder, 1)) as checkpoint:
         write_json(checkpoint / "config.json", {"architectures": ["LlamaForSequenceClassification"], "name": name})

@@ -43,10 +43,10 @@ function drawRunDistance(run) {
 /** Proxy and truth over steps and over the root of the KL, as in Gao et al. (2023), figure 1. */
 function drawCourse(run) {
   const course = run?.course;
-  const panels = [["course-steps", course?.steps, "checkpoint/step"], ["course-kl", course?.roots, "KL to the start policy (nats per completion, square-root scale)"]];
+  const panels = [["course-steps", course?.steps, "checkpoint/step"], ["course-kl", course?.roots, isNarrow() ? "KL (nats, square-root scale)" : "KL to the start policy (nats per completion, square-root scale)"]];
   panels.forEach(([id, places, title], panel) => {
-    const drawn = course ? [["truth: downstream average", TRUTH, course.truth, "solid", "circle", "y"], ["proxy: RM score of the same answers", PROXY, course.proxy, "dash", "square", "y2"],
-      ["RM accuracy on right and wrong answers", ACCURACY, course.accuracy, "solid", "triangle-up", "y"]].filter(([, , values]) => values.some(value => value !== null)) : [];
+    const drawn = course ? [["truth: downstream average", TRUTH, course.truth, "solid", "circle", "y"], ["proxy: RM score", PROXY, course.proxy, "dash", "square", "y2"],
+      ["RM accuracy on its answers", ACCURACY, course.accuracy, "solid", "triangle-up", "y"]].filter(([, , values]) => values.some(value => value !== null)) : [];
     const traces = drawn.map(([name, tint, values, dash, symbol, yaxis]) => ({...curveTrace({x: places, y: values}, name, tint, {dash, symbol}), yaxis,
       customdata: course.steps.map((step, i) => [step, course.kl[i] === null ? "n/a" : course.kl[i].toPrecision(3)]),
       hovertemplate: `${name}<br>step %{customdata[0]}, KL %{customdata[1]} nats: %{y:.4g}<extra></extra>`}));

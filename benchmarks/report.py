@@ -15,13 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from core.runs.record import RECORD
-from tests.browser import open_page
+from tests.browser import NAMES, open_page
 
 READY = "document.querySelectorAll('.js-plotly-plot .main-svg').length > 8"
 
@@ -58,20 +56,13 @@ def _shifted(metrics: dict[str, Any], shift: float) -> dict[str, Any]:
     return {key: min(1.0, max(0.0, value + shift)) if key.startswith(scores) else value for key, value in metrics.items()}
 
 
-@contextmanager
-def _chromium() -> Generator[Any]:
+def opened(page: Path, chromium: str) -> float:
+    """Seconds from asking for the page until its figures are drawn, in the browser with this path."""
     from playwright.sync_api import sync_playwright
 
-    found = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    with sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-
-
-def opened(page: Path) -> float:
-    """Seconds from asking for the page until its figures are drawn."""
-    with _chromium() as chromium:
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"]) as browser:
         begun = time.perf_counter()
-        found = open_page(chromium, page.absolute().as_uri())
+        found = open_page(browser, page.absolute().as_uri())
         found.page.wait_for_function(READY)
         found.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         took = time.perf_counter() - begun
@@ -85,6 +76,9 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True, help="folder of a study with finished reward models")
     parser.add_argument("--runs", type=int, default=500)
     asked = parser.parse_args()
+    chromium = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if chromium is None:
+        raise SystemExit(f"no browser: none of {', '.join(NAMES)} is on the PATH (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as name:
         copies(asked.study, Path(name) / "many", asked.runs)
         begun = time.perf_counter()
@@ -94,7 +88,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         page = Path(name) / "many" / "report" / "report.html"
         print(f"{asked.runs} reward models: the report took {took:.1f} s, peak {peak:.2f} GB; page {page.stat().st_size / 1e6:.1f} MB")
-        print(f"drawn in Chromium after {opened(page):.1f} s")
+        print(f"drawn in Chromium after {opened(page, chromium):.1f} s")
 
 
 if __name__ == "__main__":

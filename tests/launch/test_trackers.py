@@ -11,7 +11,7 @@ from launch.entry import composed
 from launch.schema import BenchJob
 from microworld.config import WorldConfig
 from microworld.world import build_world
-from tests.core.runs.trackers.readers import require_all_hold_the_log
+from tests.core.runs.trackers.readers import assert_all_hold_the_log
 from tests.launch.test_jobs import run_bon, run_ppo, run_rm
 
 NO_POOLS = "hooks.pools="
@@ -31,17 +31,17 @@ def folder(tmp_path: Path, policy: LlamaForCausalLM, tokenizer: PreTrainedTokeni
 
 def test_a_reward_model_and_its_benchmark_are_in_every_tracker(folder: Path) -> None:
     model = run_rm(folder, NO_POOLS, *ALL)
-    require_all_hold_the_log(Path(model["dir"]))
+    assert_all_hold_the_log(Path(model["dir"]))
     rows = f"rows={folder}/world/benchmark/rewardbench2.jsonl"
     bench.run(composed(BenchJob, [f"runs_dir={folder}/runs", "study=tiny", rows, f"reward.path={model['dir']}", *ALL]), NoProgress())
     [measured] = (folder / "runs" / "tiny").glob("bench-*")
-    require_all_hold_the_log(measured)
+    assert_all_hold_the_log(measured)
 
 
 @pytest.mark.long  # a job each, with the start of four trackers
 @pytest.mark.parametrize("job", ["separate", "ppo", "grpo", "rloo", "bon"])
 def test_the_other_jobs_are_in_every_tracker_too(folder: Path, job: str) -> None:
-    require_all_hold_the_log(_run_of(folder, job))
+    assert_all_hold_the_log(_run_of(folder, job))
 
 
 def _run_of(folder: Path, job: str) -> Path:

@@ -14,21 +14,24 @@ function linkOf(explorer, choice) {
   return explorer.links[`${choice.x}~${choice.y}${label}`] ?? explorer.links[`${choice.y}~${choice.x}${label}`] ?? null;
 }
 
+/** Means of two lists of numbers, and the sums of squares and of products of their deviations. */
+function moments(xs, ys) {
+  const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length, [mx, my] = [mean(xs), mean(ys)];
+  const sum = f => xs.reduce((total, x, i) => total + f(x - mx, ys[i] - my), 0);
+  return {mx, my, xx: sum(dx => dx * dx), yy: sum((_, dy) => dy * dy), xy: sum((dx, dy) => dx * dy)};
+}
+
 /** Pearson's r; null where fewer than three points or no spread forbid it. */
 function pearson(xs, ys) {
-  const n = xs.length, mean = values => values.reduce((sum, value) => sum + value, 0) / n;
-  const [mx, my] = [mean(xs), mean(ys)], sum = f => xs.reduce((total, x, i) => total + f(x - mx, ys[i] - my), 0);
-  const scale = Math.sqrt(sum(dx => dx * dx) * sum((_, dy) => dy * dy));
-  return n < 3 || !(scale > 0) ? null : sum((dx, dy) => dx * dy) / scale;
+  const {xx, yy, xy} = moments(xs, ys), scale = Math.sqrt(xx * yy);
+  return xs.length < 3 || !(scale > 0) ? null : xy / scale;
 }
 
 /** The least-squares line through points; nothing where two points or no spread forbid it. */
 function regression(xs, ys) {
-  const n = xs.length, mean = values => values.reduce((sum, value) => sum + value, 0) / n;
-  const [mx, my] = [mean(xs), mean(ys)], spread = xs.reduce((sum, x) => sum + (x - mx) ** 2, 0);
-  if (n < 3 || spread === 0) return [];
-  const slope = xs.reduce((sum, x, i) => sum + (x - mx) * (ys[i] - my), 0) / spread, ends = [Math.min(...xs), Math.max(...xs)];
-  const y = ends.map(x => my + slope * (x - mx));
+  const {mx, my, xx, xy} = moments(xs, ys);
+  if (xs.length < 3 || xx === 0) return [];
+  const ends = [Math.min(...xs), Math.max(...xs)], y = ends.map(x => my + xy / xx * (x - mx));
   return [{x: ends, y, mode: "lines", line: {color: LINE, width: 1.5}, hoverinfo: "skip", showlegend: false}];
 }
 

@@ -2,6 +2,8 @@
 "use strict";
 
 const MOST_CURVES = 24, MOST_ROWS = 40;
+/** How strong the colour of a bias is that may be nothing. */
+const FAINT_BIAS = 0.25;
 
 function colour(data, model) {
   return data.mixColours[data.mixes.indexOf(model.data) % data.mixColours.length];
@@ -34,7 +36,7 @@ function drawBiases(data, models, runs) {
   const features = [...new Set(shown.flatMap(run => Object.keys(run.biases)))], cell = (run, feature) => run.biases[feature] ?? null;
   const text = found => found === null ? "" : `${found[0] < 0 ? MINUS : "+"}${Math.abs(found[0]).toFixed(2)}`;
   const traces = shown.length ? [{type: "heatmap", x: features.map((_, place) => place), y: shown.map((_, place) => place), colorscale: DIVERGING, zmin: -1, zmax: 1, showscale: false, xgap: 2, ygap: 2,
-    z: shown.map(run => features.map(feature => { const found = cell(run, feature); return found === null ? null : found[2] ? found[0] : found[0] / 4; })),
+    z: shown.map(run => features.map(feature => { const found = cell(run, feature); return found === null ? null : found[2] ? found[0] : FAINT_BIAS * found[0]; })),
     text: shown.map(run => features.map(feature => text(cell(run, feature)))), texttemplate: isNarrow() && features.length > 6 ? "" : "%{text}",
     customdata: shown.map(run => features.map(feature => { const found = cell(run, feature); return `<b>${safe(run.name)}</b><br>${safe(feature.replaceAll("_", " "))}: ${found === null ? "not measured" : text(found) + (found[1] === null ? "" : ` ± ${found[1].toFixed(2)}`)}`; })),
     hovertemplate: "%{customdata}<extra></extra>"}] : [];

@@ -20,7 +20,22 @@ function drawStudy(data) {
   drawDomains(data, models);
   drawTraining(data, models);
   drawBestOf(data, models);
-  drawBiases(data, models, shownPlaces("policies").map(place => data.runs[place]));
+  drawRewards(data);
+}
+
+/** What belongs to reward models and policies alike, as both tables leave them. */
+function drawRewards(data) {
+  drawBiases(data, shownOf(data.models), shownPlaces("policies").map(place => data.runs[place]));
+}
+
+function onFiltered(data, table) {
+  if (table === "policies") {
+    drawPpo(data, shownPlaces("policies"));
+    drawRewards(data);
+  } else if (table === "models") {
+    redrawPair();
+    drawStudy(data);
+  }
 }
 
 function startPage() {
@@ -87,7 +102,7 @@ async function follow(current, state) {
 function start() {
   let data = startPage();
   startTables();
-  document.addEventListener("filtered", event => event.detail === "models" ? (redrawPair(), drawStudy(data)) : drawPpo(data, shownPlaces("policies")));
+  document.addEventListener("filtered", event => onFiltered(data, event.detail));
   document.addEventListener("click", event => {
     const button = event.target.closest("button[data-run]");
     if (!button) return;

@@ -111,7 +111,7 @@ TRACKERS: Mapping[str, tuple[Callable[[Path], Values], Callable[[Values], Values
 """How each is read, and what it makes of values."""
 
 
-def require_all_hold_the_log(folder: Path, *trackers: str) -> None:
+def assert_all_hold_the_log(folder: Path, *trackers: str) -> None:
     """Compares each tracker (by default all) with the log of a run, value for value."""
     logged = in_log(folder)
     assert logged

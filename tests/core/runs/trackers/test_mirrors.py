@@ -21,7 +21,7 @@ from core.runs.trackers.mlflow_tracker import MLflow
 from core.runs.trackers.tensorboard_tracker import TensorBoard
 from core.runs.tracking import METRICS, JsonlTracker, Trackers, forget_later, read_rows
 from tests.core.runs.test_tracking import history, offline_runs, wandb_records
-from tests.core.runs.trackers.readers import events_of, in_log, require_all_hold_the_log, rows_of_trackio, run_of_mlflow
+from tests.core.runs.trackers.readers import assert_all_hold_the_log, events_of, in_log, rows_of_trackio, run_of_mlflow
 
 SESSION = """
 import os, signal, sys
@@ -72,7 +72,7 @@ def test_each_trackers_files_hold_the_same_values_as_the_log_of_a_run_that_was_k
     ended = session(folder, 2, 5, "0")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert len(in_log(folder)) == 25
-    require_all_hold_the_log(folder)  # although the second session measures other values than the killed one did
+    assert_all_hold_the_log(folder)  # although the second session measures other values than the killed one did
     in_home = [
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and path.relative_to(tmp_path).parts[0] != "runs"
     ]

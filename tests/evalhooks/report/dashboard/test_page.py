@@ -204,6 +204,9 @@ def test_what_rewards_pay_for_is_shown_with_its_error_and_pale_where_it_may_be_n
     assert sorted(cells) == sorted([f"{given['reward_models'][0]['name']}\t+0.40 ± 0.05\t\u22120.10 ± 0.20", "up\t+0.30 ± 0.10\t\u2013"])
     shades = opened.page.evaluate("document.getElementById('figure-bias').data[0].z")
     assert sorted(shades) == sorted([[0.4, -0.025], [0.3, None]])
+    opened.page.fill("#policies-filter", "-up")
+    assert opened.page.evaluate("document.getElementById('figure-bias').data[0].z") == [[0.4, -0.025]]
+    opened.page.fill("#policies-filter", "")
     opened.page.locator("#policies button[data-run]", has_text="up").click()
     assert [trace["y"] for trace in drawn(opened, "run-biases")] == [[-0.2, 0.3]]
     assert opened.errors == []

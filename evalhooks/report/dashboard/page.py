@@ -115,7 +115,7 @@ def _tiles(study: Study) -> Iterable[str]:
     link = study.links.get(study.main_link)
     if link is not None and link.pearson is not None:
         yield _tile("Pearson r, benchmark and use", number(link.pearson), interval(link))
-    if (ends := spread(study)) is not None:
+    if (ends := spread(study)) is not None and sum(rm.overall is not None for rm in study.models) > 1:
         yield _tile("RewardBench 2 spread", points(ends[1] - ends[0]), f"from {points(ends[0])} to {points(ends[1])}")
     rm, start = best_for_bon(study), study.start.get("average")
     if rm is not None and rm.bon_average is not None and start is not None:

@@ -55,7 +55,7 @@ function pairText(explorer, pairs, choice) {
 
 function axisTitle(explorer, key) {
   const column = explorer.columns[key];
-  return column.unit ? `${column.name} (${column.unit})` : column.name;
+  return shortName(column.unit ? `${column.name} (${column.unit})` : column.name, isNarrow() ? 38 : 90);
 }
 
 function scatterTrace(explorer, group, own, choice, bars) {
@@ -100,7 +100,7 @@ function drawLinks(explorer, choice) {
     marker: {color: explorer.colours[0], size: 10}, text: found.map(([, link]) => `r = ${link.pearson.toFixed(2)} (${intervalText(link)})`),
     error_x: {type: "data", symmetric: false, array: high, arrayminus: low, color: LINE, thickness: 1.5}, hovertemplate: "%{y}<br>%{text}<extra></extra>"}] : [];
   const least = Math.min(-0.1, ...found.filter(([, link]) => link.low !== null).map(([, link]) => link.low - 0.05));
-  draw("links", traces, {height: Math.max(200, 120 + 32 * found.length), xaxis: {title: `Pearson r with ${explorer.columns[choice.y].name}`, range: [least, 1.05]},
+  draw("links", traces, {height: Math.max(200, 120 + 32 * found.length), xaxis: {title: `Pearson r with ${shortName(explorer.columns[choice.y].name, isNarrow() ? 24 : 60)}`, range: [least, 1.05]},
     yaxis: {autorange: "reversed"}}, "No correlation was computed.");
 }
 

@@ -246,6 +246,17 @@ def test_the_page_of_a_table_of_scores_draws_any_score_against_any_other(chromiu
     assert opened.errors == []
 
 
+def test_one_reward_model_has_no_spread_and_a_name_that_is_no_tag(chromium: "Browser", tmp_path: Path) -> None:
+    given = summary()
+    del given["reward_models"][1:], given["ppo"][:]
+    given["reward_models"][0]["bon"] = {"<b>sums": 0.5}
+    opened = open_page(chromium, write_report(given, tmp_path).as_uri(), PHONE)
+    assert "RewardBench 2 spread" not in opened.page.inner_text(".tiles")
+    assert "<b>sums" in str(opened.page.locator("#figure-benchmark .ytitle").text_content())
+    assert opened.page.locator("#figure-benchmark .ytitle tspan[style*='bold']").count() == 0
+    assert opened.errors == []
+
+
 def test_an_empty_study_says_so_without_an_error(chromium: "Browser", tmp_path: Path) -> None:
     found = open_page(chromium, write_report({}, tmp_path).as_uri())
     assert found.errors == []

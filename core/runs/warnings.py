@@ -4,7 +4,7 @@ The thresholds are here, and the rules that apply them to metrics and counts whi
 there is nothing to tell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,14 +123,18 @@ def few_held_out(num: int, total: int, *, max_length: int, validation: str = "")
     return RunWarning(what="few_held_out", key=key, text=text, numbers=numbers)
 
 
-def few_rows(sizes: Mapping[str, int], *, what: str, key: str, remedy: str) -> RunWarning | None:
-    """A benchmark or tasks (`what`) of which a part has too few rows to tell small differences; `sizes` by part."""
+def few_rows(sizes: Mapping[str, int], *, what: str, key: str, remedy: str, no_accuracy: Collection[str] = ()) -> RunWarning | None:
+    """A benchmark or tasks (`what`) of which a part has too few rows to tell small differences; `sizes` by part.
+
+    The score of the parts `no_accuracy` is none, so the interval is that of the smallest other one.
+    """
     small = {part: size for part, size in sizes.items() if size < MIN_ROWS}
     if not small:
         return None
     named = ", ".join(f"{size} in {part}" for part, size in small.items())
-    fewest = _interval(min(small.values()))
-    text = f"{what} has few rows ({named}), so that small differences are noise: {fewest} for an accuracy; {remedy}."
+    fewest = min((size for part, size in small.items() if part not in no_accuracy), default=0)
+    interval = f": {_interval(fewest)} for an accuracy" if fewest else ""
+    text = f"{what} has few rows ({named}), so that small differences are noise{interval}; {remedy}."
     return RunWarning(what="few_rows", key=key, text=text, numbers=small)
 
 

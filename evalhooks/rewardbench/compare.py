@@ -25,6 +25,7 @@ from evalhooks.analysis.differences import (
     sign_flip_estimate,
 )
 from evalhooks.rewardbench import v1, v2
+from evalhooks.rewardbench.domains import mean_label
 from evalhooks.rewardbench.finite import remark, rows_not_finite, without_finite_row
 from evalhooks.rewardbench.v2 import DOMAINS, TIES
 
@@ -81,6 +82,8 @@ class Flip:
 class Comparison:
     """Model a against model b: a line per domain, and overall if no domain is missing (else `reason` says which are).
 
+    Without an overall score, `mean` is the line of RewardBench 2's domains that there are, under their label (see `domains.mean_of`).
+
     `refusals` say why Ties has no line, or a subset in which one of the models has no row with finite scores; `remarks` count and
     name the rows with a NaN or infinite score. `flips` are sorted by difference in credit, largest first. Rows that only one model
     has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
@@ -92,6 +95,7 @@ class Comparison:
 
     lines: tuple[Line, ...]
     overall: Line | None
+    mean: Line | None
     reason: str
     refusals: tuple[str, ...]
     flips: tuple[Flip, ...]
@@ -135,8 +139,8 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: in
     """RewardBench 2: model a against model b, matching rows by subset and id.
 
     Lines follow the order of the domains, then any other subset; overall is the mean of the six domains and resamples
-    them jointly, each at its own size. Raises `ValueError` if no rows are shared, if a model has a row twice, if the two
-    rows of one id differ in their completions, and if `num_resamples` is below 1.
+    them jointly, each at its own size, as the mean of fewer does. Raises `ValueError` if no rows are shared, if a model has a row
+    twice, if the two rows of one id differ in their completions, and if `num_resamples` is below 1.
     """
     joined = _join(a, b, v2.canonical)
     refused = _without_finite_row(joined)
@@ -146,11 +150,13 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: in
     names = [*(name for name in DOMAINS.values() if name in found), *(name for name in found if name not in DOMAINS.values())]
     credit = v2.row_credit
     parts = [_ties_part(found[name]) if name == TIES else _mean_part(name, {name: 1.0}, found, credit, credit) for name in names]
+    there = [key for key, name in DOMAINS.items() if name in found]
     missing = [name for name in DOMAINS.values() if name not in found]
     return _comparison(
         joined,
         parts,
         dict.fromkeys(DOMAINS.values(), 1.0),
+        mean=mean_label(there) if missing and len(there) > 1 else "",
         reason=f"Overall is the mean of all six domains, but {', '.join(missing)} cannot be compared." if missing else "",
         refusals=[problem for problems in refused.values() for problem in problems],
         remarks=_remarks(joined),
@@ -313,8 +319,9 @@ def _comparison(
     remarks: Sequence[str],
     num_resamples: int,
     seed: int,
+    mean: str = "",
 ) -> Comparison:
-    """The lines of `parts`, and of their mean by `weights` unless there is a `reason` against it."""
+    """The lines of `parts`, and of their mean by `weights`: overall, or where there is a `reason` against it under the label `mean`."""
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1, 10000 is usual.")
     rng = np.random.default_rng(seed)
@@ -329,6 +336,7 @@ def _comparison(
     return Comparison(
         lines=lines,
         overall=None if reason else _line("Overall", *zip(*chosen, strict=True), num_resamples=num_resamples, rng=flips_rng),
+        mean=_line(mean, *zip(*chosen, strict=True), num_resamples=num_resamples, rng=flips_rng) if mean else None,
         reason=reason,
         refusals=tuple(refusals),
         flips=tuple(flips),

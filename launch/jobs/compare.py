@@ -226,9 +226,9 @@ def _domains(result: Comparison) -> Table:
     table.add_column("verdict", no_wrap=True)
     for line in result.lines:
         _add(table, line, "")
-    if result.overall is not None:
+    if (whole := result.overall or result.mean) is not None:
         table.add_section()
-        _add(table, result.overall, "bold")
+        _add(table, whole, "bold")
     return table
 
 

@@ -19,7 +19,8 @@ def of_benchmark(rows: Sequence[BenchmarkRow], name: str, *, limit: float, keys:
     parts = {"RewardBench 1": _section, PAIRS: lambda subset: "all"}.get(name, v2.canonical)
     sizes = Counter(parts(row.subset) for row in rows)
     key = keys[limit == 1]
-    return few_rows(sizes, what=name, key=key, remedy=f"raise {key}={limit:g}" if limit < 1 else f"give more rows by {key}")
+    remedy = f"raise {key}={limit:g}" if limit < 1 else f"give more rows by {key}"
+    return few_rows(sizes, what=name, key=key, remedy=remedy, no_accuracy=[v2.TIES])
 
 
 def of_hooks(hooks: HooksConfig, rows2: Sequence[BenchmarkRow], rows1: Sequence[BenchmarkRow]) -> Iterator[RunWarning | None]:

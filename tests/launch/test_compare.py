@@ -183,6 +183,18 @@ def test_what_cannot_be_compared_is_said_and_flips_0_lists_none(tmp_path: Path, 
     assert "Flipped rows" not in output
 
 
+def test_without_all_domains_the_last_line_is_the_mean_of_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (
+        table(tmp_path / name, [row for row in all_domains(wins) if row.subset != "Precise IF"])
+        for name, wins in (("a.parquet", 20), ("b.parquet", 8))
+    )
+    main([a, b])
+    output = words(capsys.readouterr().out)
+    # The label is folded: the table fits into a terminal of 80 columns. Ties has more points than 100 for a margin.
+    assert " 120 100.2 40.0 +60.2 " in output
+    assert "No overall. Overall is the mean of all six domains, but Precise IF cannot be compared." in output
+
+
 def test_the_comparison_is_written_with_all_its_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = table(tmp_path / "a.parquet", math_rows(30)), table(tmp_path / "b.parquet", math_rows(20))
     main([a, b, f"out={tmp_path / 'deep' / 'c.json'}", "flips=1"])

@@ -68,6 +68,18 @@ def test_a_part_of_a_benchmark_with_few_rows_is_named() -> None:
     assert found.key == "hooks.limit"
 
 
+def test_the_interval_of_an_accuracy_is_not_that_of_the_rows_of_ties() -> None:
+    # Of 4 rows Wilson's interval is up to 35 points to either side; of 20 it is 1.96 sqrt(1/80 + 3.84/1600) / (1 + 3.84/20) = 20.
+    sizes = {"Math": 20, "Ties": 4}
+    found = warnings.few_rows(sizes, what="RewardBench 2", key="limit", remedy="raise it", no_accuracy=["Ties"])
+    assert found is not None
+    assert "(20 in Math, 4 in Ties)" in found.text
+    assert "+-20 points for an accuracy" in found.text
+    alone = warnings.few_rows({"Math": 30, "Ties": 4}, what="RewardBench 2", key="limit", remedy="raise it", no_accuracy=["Ties"])
+    assert alone is not None
+    assert "accuracy" not in alone.text
+
+
 def test_few_steps_and_a_coin_are_told() -> None:
     assert warnings.few_steps(10, num_pairs=1280, batch_size=128) is None
     found = warnings.few_steps(9, num_pairs=1152, batch_size=128)

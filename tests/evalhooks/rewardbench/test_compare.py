@@ -59,6 +59,22 @@ def test_a_domain_by_hand() -> None:
     assert result.reason == "Overall is the mean of all six domains, but Factuality, Precise IF, Safety, Focus, Ties cannot be compared."
 
 
+def test_without_all_six_domains_the_mean_of_those_there_are_is_compared_under_its_label() -> None:
+    # a is right everywhere, b on 10 of 20 rows of Math and 24 of 30 of Safety: differences 0.5 and 0.2, mean 0.35.
+    # Its variance is (0.5 x 0.5 / 20 + 0.2 x 0.8 / 30) / 4 = 0.00446, so the interval reaches 1.96 x 0.0668 = 0.131 to either side.
+    a = rows_of([1.0] * 20) + rows_of([1.0] * 30, subset="Safety")
+    b = rows_of([0.0, 1.0] * 10) + rows_of([0.0] * 6 + [1.0] * 24, subset="Safety")
+    result = compare(a, b)
+    assert result.overall is None
+    assert result.mean is not None
+    assert (result.mean.name, result.mean.num_rows, result.mean.num_won, result.mean.num_lost) == ("mean of 2: Math, Safety", 50, 16, 0)
+    assert (result.mean.score_a, result.mean.score_b) == pytest.approx((1.0, 0.65))
+    assert result.mean.ci95 == pytest.approx((0.35 - 0.131, 0.35 + 0.131), abs=0.02)
+    assert compare(a[:20], b[:20]).mean is None  # of one domain the mean is its line
+    whole = drawn(0, 20, skill=0.3, num_pairs=6)
+    assert compare(whole, whole).mean is None
+
+
 def test_a_domain_has_the_estimate_of_the_paired_bootstrap() -> None:
     a, b = drawn(0, 80, skill=0.3, subsets=["Math"]), drawn(1, 80, skill=0.1, subsets=["Math"])
     differences = np.array([v2.row_credit(x) - v2.row_credit(y) for x, y in zip(a, b, strict=True)])

@@ -1,5 +1,6 @@
 """Kernels are tried once on a device before they are relied on: what they may raise there, and what their values are."""
 
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -12,7 +13,8 @@ import torch
 @cache
 def kernel_faults() -> tuple[type[Exception], ...]:
     """The exceptions by which kernels of torch and Triton fail to compile or start. A lack of memory is one too: catch it before."""
-    known: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, ImportError, OSError)
+    # Triton has a C compiler build what starts a kernel, which fails as a process where Python's headers are not installed.
+    known: tuple[type[Exception], ...] = (RuntimeError, TypeError, ValueError, ImportError, OSError, subprocess.SubprocessError)
     if find_spec("triton") is None:
         return known
     errors: Any = import_module("triton.errors")

@@ -1,5 +1,8 @@
 """A kernel is tried before it is relied on."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -22,6 +25,11 @@ def test_what_a_kernel_raises_is_a_fault_in_one_line_and_a_lack_of_memory_is_rai
     def run_out() -> float:
         raise torch.OutOfMemoryError("full")
 
+    def lack_headers() -> float:
+        subprocess.check_call([sys.executable, "-c", "raise SystemExit(1)"])  # as Triton calls the C compiler
+        return 0.0
+
     assert fault_of(refuse, tolerance=1.0) == "no image for this device"
+    assert "non-zero exit status 1" in (fault_of(lack_headers, tolerance=1.0) or "")
     with pytest.raises(torch.OutOfMemoryError):
         fault_of(run_out, tolerance=1.0)

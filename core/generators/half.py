@@ -30,7 +30,7 @@ class HalfCopy:
                 cast = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
                 layer.register_parameter(name, cast)
                 self._targets.append(cast)
-                self._sources.append(weight.detach())
+                self._sources.append(weight)
 
     def owns(self, weight: Tensor) -> bool:
         """Whether the weight is the copy's own, and not the model's."""
@@ -39,7 +39,7 @@ class HalfCopy:
     def refresh(self) -> None:
         """Takes over the model's current weights, in place."""
         for target, source in zip(self._targets, self._sources, strict=True):
-            target.copy_(source)
+            target.copy_(source.detach())  # of where the weight lies now: moving a model gives its weights other memory
 
 
 class WholeCopy:

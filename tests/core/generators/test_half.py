@@ -144,6 +144,12 @@ def test_the_copy_shares_what_it_does_not_cast_and_follows_the_weights(policy_in
         theirs.self_attn.q_proj.weight.fill_(0.5)
     half.refresh()
     assert (layer.self_attn.q_proj.weight == 0.5).all()
+    for weight in copied.parameters():  # as where a model is moved to the machine's memory and back
+        weight.data = weight.data.clone()
+    with torch.no_grad():
+        theirs.self_attn.q_proj.weight.fill_(0.25)
+    half.refresh()
+    assert (layer.self_attn.q_proj.weight == 0.25).all(), "weights are read where they lie now"
     whole: Any = HalfCopy(policy_in_training, torch.bfloat16, whole=True).model
     assert whole.dtype == torch.bfloat16
     assert {name for name, weight in whole.named_parameters() if weight.dtype == torch.float32} == {"lm_head.weight"}

@@ -24,7 +24,7 @@ from core.generators.filled import attend_filled, fits_rows
 from core.generators.half import HalfCopy, asked_format
 from core.generators.local import completions, prompt_tokens, uniforms
 from core.generators.merged import MergedProducts
-from core.generators.room import MEMORY, rows_that_fit
+from core.generators.room import MEMORY, portions, rows_that_fit
 from core.models.fused.decoding import carried_sums
 from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
@@ -38,6 +38,8 @@ LOOK = 16
 """Whether all rows have ended is looked at every so many tokens: looking waits for the device."""
 ROOM = 64
 """Rows have room for a multiple of this many tokens, so that the graph of one batch often serves the next."""
+READ = 32_768
+"""Tokens of prompts that go through the model at a time: in its layers a token takes several times the memory of its keys and values."""
 KEPT = 0.05
 """Keys and values stay for the next call, with their graph, if they take at most this share of the device's memory: training needs it."""
 _ANY_LENGTH = 10**9
@@ -308,9 +310,16 @@ class _Decoder:
 
     def _read(self, prompt_ids: Sequence[list[int]], n: int) -> Tensor:
         """Reads the prompts into memory; returns the logits of each row's first token, (R, V)."""
+        parts = portions([len(ids) for ids in prompt_ids], READ)
+        last_BH = torch.cat([self._read_some(prompt_ids[part], part.start * n, n) for part in parts])
+        self.memory.repeat(n)
+        return self._logits(last_BH).repeat_interleave(n, 0)
+
+    def _read_some(self, prompt_ids: Sequence[list[int]], first_row: int, n: int) -> Tensor:
+        """Reads some of the prompts, into every n-th row from `first_row` on; returns the hidden states of their last tokens."""
         memory = self.memory
         stream = pack_rows(prompt_ids)
-        first_rows = torch.arange(len(prompt_ids)) * n
+        first_rows = first_row + torch.arange(len(prompt_ids)) * n
         rows_N = to_device(first_rows.repeat_interleave(torch.tensor(stream.lengths)), self.model.device)
         stream = stream.to(self.model.device)
         memory.at_positions(rows_N, stream.positions_N)
@@ -319,8 +328,7 @@ class _Decoder:
             hidden_NH = self._hidden(stream.ids_N, stream.positions_N)
         finally:
             memory.plan = None
-        memory.repeat(n)
-        return self._logits(hidden_NH[stream.last_token_indices()]).repeat_interleave(n, 0)
+        return hidden_NH[stream.last_token_indices()]
 
     def _step(self) -> None:
         """One token more in every row."""
@@ -337,16 +345,9 @@ class _Decoder:
         kept = [first.clone() for first in firsts]
         self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
         try:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                self._step()  # compiled and allocated before anything is recorded
-            torch.cuda.current_stream().wait_stream(aside)
-            self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._step()
-            self.graph = graph
+            # A recording that fails leaves its own stream as the current one; this context puts ours back.
+            with torch.cuda.stream(torch.cuda.current_stream()):
+                self.graph = self._recorded()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as problem:
@@ -354,6 +355,18 @@ class _Decoder:
             logging.getLogger(__name__).warning(warning, first_line(problem))
         for first, before in zip(firsts, kept, strict=True):
             first.copy_(before)
+
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._step()  # compiled and allocated before anything is recorded
+        torch.cuda.current_stream().wait_stream(aside)
+        self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
 
     def _hidden(self, ids_N: Tensor, positions_N: Tensor) -> Tensor:
         options: dict[str, Any] = {"row_memory": self.memory}

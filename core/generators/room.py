@@ -1,5 +1,7 @@
 """How many rows a device has memory for: keys and values of all their tokens stay while they are sampled."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from transformers import PreTrainedModel
 
@@ -18,6 +20,22 @@ def rows_that_fit(model: PreTrainedModel, length: int, *, memory: float = MEMORY
     if values is None or free is None:
         return None
     return max(1, int(free * memory / (values * length * _format(model).itemsize)))
+
+
+def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbours that have at most `most` tokens together; one that has more is on its own.
+
+    >>> list(portions([5, 3, 4, 20, 1], 8))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    start = total = 0
+    for end, length in enumerate(lengths):
+        if end > start and total + length > most:
+            yield slice(start, end)
+            start, total = end, 0
+        total += length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
 
 
 def _format(model: PreTrainedModel) -> torch.dtype:

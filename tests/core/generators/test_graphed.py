@@ -3,6 +3,9 @@
 # pyright: reportPrivateUsage=false
 
 import copy
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from transformers import (
 )
 
 from core.config import RolloutConfig
+from core.data.chat import encode_prompts
 from core.generators import graphed
 from core.generators.graphed import GraphGenerator, graph_obstacle
 from core.generators.local import TransformersGenerator
@@ -110,6 +114,69 @@ def test_new_weights_are_sampled_from_at_the_next_call(policy: LlamaForCausalLM,
         assert after == plain.generate(PROMPTS, sampling)
     assert after != before
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_long_prompts_are_read_in_several_passes(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=12, n=2, seed=3)
+    whole = GraphGenerator(policy, tokenizer).generate(PROMPTS, sampling)
+    lengths = sorted((len(ids) for ids in encode_prompts(tokenizer, PROMPTS)), reverse=True)
+    read: list[int] = []
+    hidden = graphed._Decoder._hidden
+    monkeypatch.setattr(graphed._Decoder, "_hidden", lambda self, ids, at: (read.append(len(ids)), hidden(self, ids, at))[1])
+    monkeypatch.setattr(graphed, "READ", lengths[0])
+    assert GraphGenerator(policy, tokenizer).generate(PROMPTS, sampling) == whole
+    assert read[:2] == [lengths[0], lengths[1]], "the longest alone, and the next one, which does not fit beside the third"
+    assert sum(size for size in read if size != len(PROMPTS) * sampling.n) == sum(lengths)
+
+
+class Stream:
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+class Streams:
+    """Of `torch.cuda`, the current stream, and a recording whose end fails: it does not leave its stream, as torch's does not."""
+
+    def __init__(self) -> None:
+        self.current = self.first = Stream()
+
+    @contextmanager
+    def stream(self, other: Stream) -> Generator[None]:
+        before, self.current = self.current, other
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph: object) -> Generator[None]:
+        self.current = Stream()
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_kernel_by_kernel_on_the_stream_of_before(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=12, n=2, seed=3)
+    whole, streams, make = GraphGenerator(policy, tokenizer).generate(PROMPTS, sampling), Streams(), graphed._Decoder.__init__
+
+    def capturing(self: graphed._Decoder, *rest: Any) -> None:
+        make(self, *rest)
+        self.captures = True
+
+    monkeypatch.setattr(graphed._Decoder, "__init__", capturing)
+    stand_ins: dict[str, Any] = {"Stream": Stream, "CUDAGraph": object, "stream": streams.stream, "graph": streams.graph}
+    for name, stand_in in (stand_ins | {"current_stream": lambda: streams.current}).items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    with caplog.at_level(logging.WARNING):
+        assert GraphGenerator(policy, tokenizer).generate(PROMPTS, sampling) == whole
+    assert streams.current is streams.first
+    assert caplog.messages == [
+        "rollouts launch kernel by kernel, slower: no CUDA graph of a step (operation failed due to a previous error during capture)"
+    ]
 
 
 def test_models_with_windows_or_capped_logits_sample_by_transformers_cache(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -230,7 +230,7 @@ def _backward_keys(
             for at in range(start, last, step):
                 rows = at + ahead
                 within = rows < last
-                first = heads.to(tl.int64) * at
+                first = tl.cast(heads, tl.int64) * at
                 q_T = tl.load(q_own + q_token.to(tl.int64) * at + q_ahead, mask=within[None, :], other=0.0)
                 given = tl.load(grad_own + first * channels + own_ahead, mask=within[:, None], other=0.0)
                 log = tl.load(logs_own + first + ahead * heads, mask=within, other=0.0)

@@ -30,8 +30,8 @@ SHARED = {80: 166912, 86: 101376, 90: 232448}
 technical specifications)."""
 SPILLED = {80: 512, 90: 16}
 """Bytes for each thread that may lie in memory instead; the kernels' shapes were chosen on an H100."""
-HEADS = [(32, 8, 64), (32, 8, 128), (9, 3, 64), (28, 4, 128)]
-"""Of Llama 3.2 1B, Llama 3.1 8B, SmolLM2 135M, Qwen2.5 7B: query heads, key heads, channels."""
+HEADS = [(32, 8, 64), (32, 8, 128), (9, 3, 64), (28, 4, 128), (8, 1, 128)]
+"""Of Llama 3.2 1B, Llama 3.1 8B, SmolLM2 135M, Qwen2.5 7B, and of queries that share one key head: query heads, key heads, channels."""
 ROWS, LENGTH = 16, 160
 
 
@@ -101,15 +101,23 @@ def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_attention_over_trees(device: Device, heads: tuple[int, int, int]) -> None:
+    attend_over_a_tree(*heads)
+    assert_in_registers(device, "_forward", "_shares", "_backward_queries", "_backward_keys")
+
+
+@pytest.mark.usefixtures("device")
+def test_attention_of_one_head_compiles_though_triton_takes_an_argument_of_1_for_a_constant() -> None:
+    attend_over_a_tree(1, 1, 64)
+
+
+def attend_over_a_tree(query_heads: int, key_heads: int, channels: int) -> None:
     from core.trees.kernels import attend_by_tile
 
-    query_heads, key_heads, channels = heads
     lengths = (150, 40, 30)
     query, key, value = (drawn(sum(lengths), number, channels) for number in (query_heads, key_heads, key_heads))
     tiles = lay_tiles(lengths, ((), (0,), (0,)), (0,), torch.device("cpu"))
     ends = torch.full((sum(lengths),), sum(lengths))
     attend_by_tile(query, key, value, tiles, ends, channels**-0.5).sum().backward()
-    assert_in_registers(device, "_forward", "_shares", "_backward_queries", "_backward_keys")
 
 
 @pytest.mark.parametrize("heads", HEADS)

@@ -120,7 +120,7 @@ def _kept(record: Record, out: Path | None) -> Result:
         shutil.copyfile(folder / RESULT, out)
         shutil.copyfile(folder / ROWS, out.with_suffix(".parquet"))
     result = read_json(folder / RESULT, remedy=f"remove the folder {folder} to score again")
-    return {"dir": str(folder), "wall_s": record["wall_s"], "warnings": record.get("warnings", []), **result}
+    return {"dir": str(folder), "wall_s": record.get("wall_s"), "warnings": record.get("warnings", []), **result}
 
 
 def plan_of(job: BenchJob, reward: LocatedReward) -> RunPlan:

@@ -19,7 +19,7 @@ from core.data.hub import HubId, require_hub
 from core.data.rows import dataset_name
 from core.disk import BrokenFileError, read_json
 from core.models.locate import ADAPTER_CONFIG, CONFIG, ModelLocation, find_file
-from core.runs.record import RECORD, read_record
+from core.runs.record import RECORD, read_record, value_at
 
 LINEAGE, CARD = "lineage.json", "README.md"
 
@@ -109,7 +109,7 @@ def lineage_of(model: ModelConfig) -> str:
     if (folder / LINEAGE).is_file():
         return _noted(folder / LINEAGE)
     run = _run_of(folder.absolute().as_posix())
-    return model.path if run is None else read_record(run)["lineage"]["base"]
+    return model.path if run is None else str(_recorded_base(run) or model.path)
 
 
 def run_id_of(path: str) -> str:
@@ -125,7 +125,8 @@ def trained_from(model: ModelConfig) -> dict[str, str]:
     own = {} if run is None else read_record(run)["lineage"]
     origin = origin_of(model)
     data = own.get("data") or ", ".join(sorted(named_sources(origin.sources)))
-    return {"run": run_id_of(model.path), "path": model.path, "base": family(own["base"]) if own else origin.name, "data": data}
+    base = family(str(own["base"])) if own.get("base") else origin.name
+    return {"run": run_id_of(model.path), "path": model.path, "base": base, "data": data}
 
 
 def family(name: str) -> str:
@@ -153,9 +154,10 @@ def _families(place: str, revision: str | None, below: tuple[str, ...]) -> tuple
     if (note := _file(place, revision, LINEAGE)) is not None:
         return _with_pretrained(family(_noted(note))), LINEAGE
     if (run := _run_of(place)) is not None and place not in below:
-        base = read_record(run)["lineage"]["base"]
-        line, _ = _families(*_locate(base, None), (*below, place))
-        return line, "" if line[0].startswith("/") else f"the record of {run.name}"
+        if base := _recorded_base(run):
+            line, _ = _families(*_locate(str(base), None), (*below, place))
+            return line, "" if line[0].startswith("/") else f"the record of {run.name}"
+        print(f"{run / RECORD} lacks lineage.base, so that the files beside the weights alone tell where {place} is from", file=sys.stderr)
     own = _own_family(place)
     parents, evidence = _parents(place, revision)
     above = [name for parent in parents if parent not in below for name in _families(*_locate(parent, None), (*below, place))[0]]
@@ -195,8 +197,8 @@ def _trained_on(place: str, revision: str | None) -> frozenset[str]:
     """The sources that a reward model was trained on: from its run's record, otherwise the datasets of its card."""
     if (run := _run_of(place)) is not None:
         record = read_record(run)
-        inputs = {key: value for key, value in record["identity"].get("inputs", {}).items() if key.startswith("data.")}
-        names = [*record.get("data", {}).get("sources", {}), *(key.split(".", 2)[2] for key in inputs if key.count(".") > 1)]
+        inputs = {key: value for key, value in (value_at(record, "identity.inputs") or {}).items() if key.startswith("data.")}
+        names = [*(value_at(record, "data.sources") or {}), *(key.split(".", 2)[2] for key in inputs if key.count(".") > 1)]
         names += [dataset_name(value) for value in inputs.values() if "/" in value]  # a dataset on the hub is its own fingerprint
         return frozenset({*_names(names), *_hashes(inputs.values())})
     return frozenset(_names(dataset_name(name) for name in _names_in(_card(place, revision).get("datasets"))))
@@ -258,6 +260,11 @@ def _run_of(place: str) -> Path | None:
     except BrokenFileError as error:
         print(f"the lineage of {place} is not known: {error}", file=sys.stderr)
         return None
+
+
+def _recorded_base(run: Path) -> object:
+    """The base of a run as its record has it; None or empty where that says nothing."""
+    return value_at(read_record(run), "lineage.base")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -42,6 +42,8 @@ _RESERVED = {
     "warnings",
 }
 _REQUIRED = {"id", "job", "identity", "status"}
+_OBJECTS = ("identity", "lineage", "final", "best", "at_best", "start", "data", "versions")
+"""Fields that are JSON objects where a record has them; one that was edited, or written by something else, may lack the rest of them."""
 _MEND = "the command that made the run mends it, going on from the newest checkpoint"
 _PACKAGES = ("torch", "transformers", "trl", "rewardloop")
 
@@ -174,7 +176,7 @@ def add_warning(run_dir: Path, warning: RunWarning) -> bool:
     """Adds a warning to a run's record; returns whether it is new to it. True where the folder has no record."""
     if not (run_dir / RECORD).is_file():
         return True
-    record = read_record(run_dir)
+    record = _as_written(run_dir)
     told = record.get("warnings", [])
     if any((entry.get("what"), entry.get("key")) == warning.identity for entry in told):
         return False
@@ -199,15 +201,23 @@ def settle_killed(folder: Path, why: str) -> None:
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """A run's record; non-finite numbers are text, as `write_json` writes them.
+    """A run's record; non-finite numbers are text, as `write_json` writes them, and `lineage` and `final` are empty where it has none.
 
-    Raises `FileNotFoundError` if there is none, and `BrokenFileError` if it cannot be read.
+    Raises `FileNotFoundError` if there is none, and `BrokenFileError` naming the file, and the key if it is one, if it cannot be read.
     """
-    file = run_dir / RECORD
-    record = read_json(file, remedy=_MEND)
-    if missing := sorted(_REQUIRED - record.keys()):
-        raise BrokenFileError(f"{file} lacks {', '.join(missing)}; {_MEND}.")
-    return record
+    return {"lineage": {}, "final": {}, **_as_written(run_dir)}
+
+
+def value_at(record: Mapping[str, Any], key: str) -> Any | None:
+    """What a record has under a dotted key; None where it has nothing, as one that was edited or written by something else may.
+
+    >>> value_at({"identity": {"optim": {"lr": 1e-5}}}, "identity.optim.lr"), value_at({"identity": {}}, "identity.data.flip")
+    (1e-05, None)
+    """
+    found: Any = record
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def read_records(folder: Path, pattern: str, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -220,6 +230,17 @@ def read_records(folder: Path, pattern: str, say: Callable[[str], None]) -> Iter
             yield {**read_record(file.parent), "dir": str(file.parent)}
         except BrokenFileError as error:
             say(f"skipping {file.parent.name}: {error}")
+
+
+def _as_written(run_dir: Path) -> dict[str, Any]:
+    """The record with the fields that the file has, but for objects that are null. Raises as `read_record`."""
+    file = run_dir / RECORD
+    record = read_json(file, remedy=_MEND)
+    if missing := sorted(key for key in _REQUIRED if record.get(key) is None):
+        raise BrokenFileError(f"{file} lacks {', '.join(missing)}; {_MEND}.")
+    if wrong := [key for key in _OBJECTS if not isinstance(record.get(key, {}), dict | None)]:
+        raise BrokenFileError(f"{file} has {wrong[0]}={record[wrong[0]]!r:.60}, which is no JSON object; {_MEND}.")
+    return {key: value for key, value in record.items() if value is not None or key not in _OBJECTS}
 
 
 def _require_no_loose_link(folder: Path) -> None:
@@ -280,10 +301,10 @@ def _move_aside(run: Run) -> None:
 
 def _close(run: Run, status: RunStatus, fields: Mapping[str, Any]) -> None:
     _refuse_reserved(fields)
-    record = read_record(run.dir)
+    record = _as_written(run.dir)
     now = _now()
-    session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record["session_started"])).total_seconds()
-    wall_s = record["wall_s"] + session_s
+    session_s = (datetime.fromisoformat(now) - datetime.fromisoformat(record.get("session_started", now))).total_seconds()
+    wall_s = record.get("wall_s", 0.0) + session_s
     closed = {**record, **fields, "status": status, "finished": now, "wall_s": wall_s}
     try:
         write_json(run.dir / RECORD, redacted_values(jsonable(closed)))

@@ -62,7 +62,7 @@ def table_of(summary: Mapping[str, Any]) -> ScoreTable:
     """The table; what has no place in it is told in its notes."""
     trained: dict[str, list[Mapping[str, Any]]] = {}
     for run in summary["ppo"]:
-        trained.setdefault(str(run["rm"]), []).append(run)
+        trained.setdefault(str(run["rm"] or "a reward model that its record does not name"), []).append(run)
     known = {str(model["id"]) for model in summary["reward_models"]}
     notes = [
         f"PPO run {run['name']} was trained by {rm}, which is no reward model of this report, so it is in none of the correlations."

@@ -14,7 +14,7 @@ from bon.rows import Pools
 from core.disk import read_json
 from core.hooks.hook import best_step, measured_steps, read_evaluations
 from core.runs.identity import identity_hash
-from core.runs.record import RunStatus, read_records
+from core.runs.record import RunStatus, read_records, value_at
 from evalhooks.analysis.correlation import correlation, undefined, upper_half
 from evalhooks.analysis.paper_tables import PUBLISHED
 from evalhooks.analysis.table import PROTOCOL
@@ -84,22 +84,23 @@ def _where_they_went(record: Mapping[str, Any], model: Mapping[str, Any], *, by_
 
 
 def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, Any]:
-    """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints."""
+    """One reward model: its settings, its scores at the last checkpoint, and their course over the checkpoints. What a record that was
+    edited, or written by something else, does not say is None."""
     identity, final = record["identity"], _finite(record["final"])
-    folder = Path(record["dir"])
+    folder, flip = Path(record["dir"]), value_at(record, "identity.data.flip")
     scores = {key: final.get(f"rewardbench2/{key}") for key in ("overall", *DOMAINS)} | scores_of(final)
     missing = [key for key in DOMAINS if scores[key] is None]
     entry = {
         "id": record["id"],
         "name": short_name(folder),
         "dir": str(folder),
-        "base": record["lineage"]["base"],
-        "data": record["lineage"]["data"],
-        "lr": identity["optim"]["lr"],
-        "epochs": identity["epochs"],
-        "seed": identity["seed"],
-        "flip": identity["data"]["flip"],
-        "control": identity["data"]["flip"] > 0,
+        "base": value_at(record, "lineage.base"),
+        "data": value_at(record, "lineage.data"),
+        "lr": value_at(record, "identity.optim.lr"),
+        "epochs": identity.get("epochs"),
+        "seed": identity.get("seed"),
+        "flip": flip,
+        "control": flip is not None and flip > 0,
         "rewardbench2": scores,
         "bon_n": n,
         "bon": _bon(final, n),
@@ -199,7 +200,7 @@ def bench_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     reward = record["identity"].get("reward") or {}
     if isinstance(reward, Mapping) and reward.get("kind") == "judge":
-        entry |= {"mode": str(reward["judge"]["mode"]), "recipe": str(record["reward"])}
+        entry |= {"mode": str(value_at(reward, "judge.mode") or ""), "recipe": str(record.get("reward", entry["name"]))}
     return entry | ({"rewardbench1": ones} if ones else {})
 
 
@@ -222,7 +223,7 @@ def short_name(folder: Path) -> str:
 
 def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """One PPO run: the downstream average before, at its best and at its last checkpoint, and the course in between."""
-    folder, lineage = Path(record["dir"]), record["lineage"]
+    folder, lineage = Path(record["dir"]), record.get("lineage", {})
     course = _evaluations(folder, measured_steps(folder))
     averages = {step: metrics["downstream/average"] for step, metrics in course.items() if "downstream/average" in metrics}
     best = best_step(course, "downstream/average")
@@ -230,9 +231,9 @@ def ppo_entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "id": record["id"],
         "name": short_name(folder),
         "dir": str(folder),
-        "rm": lineage["reward_run"],
-        "rm_base": lineage["reward_base"],
-        "policy_base": lineage["base"],
+        "rm": lineage.get("reward_run"),
+        "rm_base": lineage.get("reward_base"),
+        "policy_base": lineage.get("base"),
         "status": record["status"],
         "stopped_because": record.get("stopped_because", ""),
         "same_lineage": lineage.get("same_lineage", ""),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bon.ensembles import MEMBERS
 from core.disk import read_json
-from core.runs.record import RunStatus
+from core.runs.record import RunStatus, value_at
 from core.text import printable
 from evalhooks.analysis.correlation import correlation
 from launch.entry import refuse
@@ -89,7 +89,7 @@ def compared(records: Sequence[Mapping[str, Any]]) -> list[Generator]:
             if set(results[place][what]) != set(results[first][what]):
                 differ = sorted(set(results[place][what]) ^ set(results[first][what]))
                 raise ValueError(f"{place} and {first} have other {what} ({', '.join(differ[:4])}); run both with the same {what}.")
-    names = [str(record["lineage"].get("model") or record["lineage"]["pools"]) for record in records]
+    names = [str(value_at(record, "lineage.model") or value_at(record, "lineage.pools") or record["dir"]) for record in records]
     ends = [Path(name).name for name in names]
     shown = ends if len(set(ends)) == len(ends) else names
     return [generator_of(name, results[str(record["dir"])]) for name, record in zip(shown, records, strict=True)]

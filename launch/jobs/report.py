@@ -10,9 +10,10 @@ from rich.console import Console
 
 from core.hooks.hook import eval_file
 from core.runs.identity import identity_hash
-from core.runs.record import RECORD, RunStatus, read_records
+from core.runs.record import RECORD, RunStatus, read_records, value_at
 from evalhooks.report import print_report, write_over_optimisation, write_report
 from evalhooks.report.course import MAX_PICTURES
+from evalhooks.report.joined import reward_models_of
 from evalhooks.report.run_scores import run_findings, table_of, without_scores
 from evalhooks.report.summary import finished_records, read_summary, summarize
 from launch.inputs import read_pools
@@ -43,12 +44,12 @@ def build(
     Raises `ValueError` if there are no runs: the report would be empty, and replace one that is not.
     """
     out = folder / "report" if out is None else out
-    if all(record["job"] == "bon" and not record["lineage"].get("reward_models") for record in records):  # pools alone
+    if all(record["job"] == "bon" and not reward_models_of(record) for record in records):  # pools alone
         raise ValueError(
             f"{folder} holds no finished run, so there is nothing to report, and {out} stays as it is; finish one "
             "(`rewardloop study`), or name the study and runs_dir of those there are."
         )
-    policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
+    policies = [str(base) for record in records if record["job"] == "ppo" and (base := value_at(record, "lineage.base"))]
     summary = summarize(
         study=study,
         wall_s=wall_s,

@@ -17,7 +17,7 @@ import xxhash
 from core.hooks.hook import measured_steps, read_evaluations
 from core.process.signals import Preempted
 from core.runs.lock import is_held
-from core.runs.record import LOCK, RECORD, RunStatus, read_records
+from core.runs.record import LOCK, RECORD, RunStatus, read_records, value_at
 from core.text import shown
 from evalhooks.measured_rows import kept_sizes
 from evalhooks.report import page_of, without_scripts
@@ -110,7 +110,7 @@ def live_summary(folder: Path) -> dict[str, Any]:
             notes.append(f"{place.name} has no measurement yet ({status_of(record)}).")
     if not records and not notes:
         notes.append(f"There is no run in {folder} yet. Once there is one, it stands here: this page changes by itself.")
-    policies = [record["lineage"]["base"] for record in records if record["job"] == "ppo"]
+    policies = [str(base) for record in records if record["job"] == "ppo" and (base := value_at(record, "lineage.base"))]
     wall_s = sum(float(record.get("wall_s") or 0.0) for record in records)
     lineage = policies[0] if policies else ""
     summary = summarize(study=folder.name, wall_s=wall_s, records=records, pools=None, policy_lineage=lineage, notes=notes)

@@ -10,8 +10,10 @@ from bon.rows import Pools
 from core.data.fingerprint import fingerprint
 from core.records import Dialogue
 from core.runs.identity import clean_name
+from core.runs.record import value_at
 from evalhooks.analysis.overlap import overlap
 from evalhooks.analysis.self_preference import Judgement, self_preference
+from evalhooks.report.joined import reward_models_of
 from evalhooks.rewardbench.rows import load_rewardbench2
 from evalhooks.tasks.task import load_tasks
 from launch.history.saved_config import saved_job
@@ -60,8 +62,8 @@ def _judged(records: Sequence[Record], pools: Mapping[str, Pools], notes: list[s
         place = str(record["pools"])
         if len({model for rows in pools[place].values() for row in rows for model in row.models}) < 2:
             continue
-        for name, model in record["lineage"].get("reward_models", {}).items():
-            mark = record["identity"].get("pools", {}).get("given")
+        for name, model in reward_models_of(record).items():
+            mark = value_at(record, "identity.pools.given")
             if mark is not None and place not in marks:
                 marks[place] = fingerprint(place)
             is_same = mark is None or mark == marks[place]
@@ -93,7 +95,8 @@ def _jobs(records: Sequence[Record], notes: list[str]) -> Iterator[tuple[Record,
     seen: set[str] = set()
     for record in (record for record in records if record["job"] in ("rm", "ppo", "bench")):
         identity = record["identity"]
-        inputs = {key: mark for key, mark in identity.get("inputs", {}).items() if key == "rows" or key.startswith(("hooks.", "tasks."))}
+        known = identity.get("inputs") or {}
+        inputs = {key: mark for key, mark in known.items() if key == "rows" or key.startswith(("hooks.", "tasks."))}
         read = repr((record["job"], inputs, identity.get("tasks")))
         if read in seen:
             continue
@@ -123,7 +126,7 @@ def _benchmarks(jobs: Sequence[tuple[Record, AnyJob]], notes: list[str]) -> dict
 def _sources(jobs: Sequence[tuple[Record, AnyJob]]) -> Iterator[tuple[str, str]]:
     """Where the rows of RewardBench 2 lay, and the hash of their content."""
     for record, job in jobs:
-        inputs = record["identity"].get("inputs", {})
+        inputs = record["identity"].get("inputs") or {}
         if isinstance(job, RMJob) and job.hooks.rewardbench2:
             yield job.hooks.rewardbench2, str(inputs.get("hooks.rewardbench2"))
         elif isinstance(job, BenchJob) and job.benchmark == Benchmark.rewardbench2 and not job.from_scores:

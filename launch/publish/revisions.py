@@ -155,9 +155,7 @@ def _published_step(record: Record, folder: Path) -> int:
 def _measured(record: Record, folder: Path, step: int) -> dict[str, float]:
     """The metrics of the checkpoint at `step`. Raises `ValueError` where the record is not what the hooks wrote at that step."""
     found = record.get("best") if step == (record.get("best_step") or step) else None
-    found = found or (record.get("final") if step == record["step"] else None) or {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{folder / RECORD} holds {found!r} as metrics; {_RESTORE}.")
+    found = found or (record.get("final") if step == record.get("step") else None) or {}
     metrics = {name: _number(value, f"{folder / RECORD}: {name}") for name, value in found.items()}
     file = folder / "evals" / f"{step_folder(folder, step).name}.json"
     written = read_json(file, remedy=_RESTORE) if file.is_file() else {}

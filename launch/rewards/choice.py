@@ -109,10 +109,10 @@ def _what(record: Record) -> str:
 def scores(records: Sequence[Mapping[str, Any]], by: By) -> list[float | None]:
     """The scores by which records are compared, in their order; None for one that has none, and for all by chance."""
     if by == By.rewardbench2:
-        found = [scores_of(record["final"]) for record in records]
+        found = [scores_of(record.get("final", {})) for record in records]
         key = score_key(found)
         return [own.get(key) for own in found]
-    return [_finite(record["final"].get(_CRITERIA[by].metric)) for record in records]
+    return [_finite(record.get("final", {}).get(_CRITERIA[by].metric)) for record in records]
 
 
 def _finite(value: object) -> float | None:

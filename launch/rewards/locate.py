@@ -13,7 +13,7 @@ from core.models.adapters import model_fingerprint
 from core.models.locate import resolve
 from core.records import Prompt
 from core.runs.checkpoints import complete_steps, latest_complete, step_folder
-from core.runs.record import RECORD, RunStatus, read_record
+from core.runs.record import RECORD, RunStatus, read_record, value_at
 from core.scorers.function import FunctionScorer
 from core.scorers.verifier import VerifierScorer, try_verifier, verdict
 from launch.compose import Composed, JobT, changed
@@ -87,7 +87,7 @@ def chosen(reward: RewardConfig, runs_dir: str, key: str = "reward", say: Callab
     try:
         found = [record for record in find_runs(reward.among, Path(runs_dir)) if record["job"] == "rm"]
         finished = [record for record in found if record["status"] == RunStatus.finished]
-        able = [record for record in finished if not record["identity"].get("data", {}).get("flip")]
+        able = [record for record in finished if not value_at(record, "identity.data.flip")]
         if not able:
             raise ValueError(
                 f"of {len(found)} reward models none is finished and trained on labels as they are; flipped ones are controls."

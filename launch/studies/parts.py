@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from core.config import EngineKind
+from core.disk import BrokenFileError
 from core.progress import Progress
 from core.runs.identity import clean_name
-from core.runs.record import RunStatus, read_record, read_records
+from core.runs.record import RECORD, RunStatus, read_record, read_records
 from launch import bench, bon, rm
 from launch.compose import Composed, composed, sweep
 from launch.history.saved_config import saved_job
@@ -127,7 +128,9 @@ def rerank_job(pools: Planned[BoNJob], model: str, processes: int) -> Job:
         record = results[model]
         assert isinstance(record, dict)
         # Of a reward that was only benchmarked it is what that was called; of a run its folder.
-        reward = record["dir"] if record["job"] == "rm" else record["reward"]
+        reward = record["dir"] if record["job"] == "rm" else record.get("reward")
+        if not reward:
+            raise BrokenFileError(f"{record['dir']}/{RECORD} lacks reward, what was benchmarked; remove that folder to benchmark it again.")
         return one_of("bon", (*pools.overrides, f"rewards=[{quoted(str(reward))}]"), processes)
 
     return Job(key=f"bon-{model}", task=task, after=(model, "pools"))

@@ -48,7 +48,7 @@ def run(study: StudyJob, studies: Mapping[int, StudyJob], plans: Mapping[int, Pl
     if not any(_done(*own) for own in found.values()):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
-    finished = [record["finished"] for record in results.values() if isinstance(record, dict)]
+    finished = [str(record.get("finished", begun)) for record in results.values() if isinstance(record, dict)]
     if (folder / "report" / "summary.json").is_file() and all(time < begun for time in finished):
         wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
     summary = summarize(study, found) | {"wall_s": round(wall_s, 1)}
@@ -139,7 +139,7 @@ def _row(seed: int, use: Use, results: Results) -> dict[str, Any]:
 def _best_of(record: Record, results: Results) -> dict[str, float]:
     """The average best-of-N accuracy of a reward model on the study's pools, where its hooks or a job of the study measured it."""
     jobs = [result for result in results.values() if isinstance(result, dict) and result.get("job") == "bon"]
-    for final in (record["final"], reranked(jobs).get(str(record["id"]), {})):
+    for final in (record.get("final", {}), reranked(jobs).get(str(record["id"]), {})):
         n, value = best_of_n({"final": final})
         if value is not None:
             return {f"best of {n}": value}

@@ -36,7 +36,7 @@ def run(study: StudyJob, plan: Plan, folder: Path) -> tuple[Summary, Path]:
     if not any(record["job"] != "bon" for record in records):
         raise RuntimeError("; ".join(failures))
     wall_s = time.monotonic() - started
-    if (folder / "report" / "summary.json").is_file() and all(record["finished"] < begun for record in records):
+    if (folder / "report" / "summary.json").is_file() and all(record.get("finished", begun) < begun for record in records):
         wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
     summary, path = report.build(
         study=study.study,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.runs.identity import clean_name
 from core.runs.lock import BusyError, locked
-from core.runs.record import LOCK, read_records
+from core.runs.record import LOCK, read_records, value_at
 
 SUPERSEDED = "superseded"
 """The folder of a study for runs that a rerun replaced by others."""
@@ -26,9 +26,10 @@ def supersede(folder: Path, name: str, reward_run: str) -> None:
 
 
 def _runs_of(folder: Path, name: str) -> list[tuple[Path, str]]:
-    """The PPO runs of this name, each with the reward model that it was trained against."""
+    """The PPO runs of this name, each with the reward model that it was trained against; without those whose record does not say it."""
     records = read_records(folder, f"ppo-{name}-*", lambda line: None)
-    return [(Path(record["dir"]), record["lineage"]["reward_run"]) for record in records if clean_name(record["name"]) == name]
+    own = ((Path(record["dir"]), value_at(record, "lineage.reward_run"), record.get("name")) for record in records)
+    return [(run, str(reward)) for run, reward, called in own if reward and called and clean_name(str(called)) == name]
 
 
 def _moved(run: Path, folder: Path) -> bool:

@@ -12,6 +12,7 @@ from core.runs.record import Run, finish_run, open_run
 from evalhooks.report.summary import read_summary
 from launch import report
 from launch.entry import composed
+from launch.jobs.serve import live_summary
 from launch.schema import ReportJob
 
 
@@ -94,6 +95,20 @@ def test_a_sweep_that_no_study_made_is_reported_by_its_name(tmp_path: Path) -> N
     trained(tmp_path, "sweep", "a", 0.6)
     draw(f"runs_dir={tmp_path}", "study=sweep")
     assert [model["name"] for model in read_summary(tmp_path / "sweep" / "report")["reward_models"]] == ["a"]
+
+
+def test_runs_whose_records_lack_all_that_is_not_required_stand_in_a_report(tmp_path: Path) -> None:
+    """As something else may have written them; `rewardloop report` and the page that follows runs."""
+    trained(tmp_path, "bare", "whole", 0.6)
+    for job in ("rm", "ppo", "bench", "bon"):
+        folder = tmp_path / "bare" / f"{job}-bare-{job}"
+        write_json(folder / "record.json", {"id": job, "job": job, "identity": {}, "status": "finished"})
+    write_json(eval_file(tmp_path / "bare" / "ppo-bare-ppo", 0), {AXIS: 0, "downstream/average": 0.5})
+    draw(f"runs_dir={tmp_path}", "study=bare")
+    summary = read_summary(tmp_path / "bare" / "report")
+    assert {(model["id"], model["base"]) for model in summary["reward_models"]} >= {("rm", None), ("bench", "")}
+    assert [(run["id"], run["rm"]) for run in summary["ppo"]] == [("ppo", None)]
+    assert [run["id"] for run in live_summary(tmp_path / "bare")["ppo"]] == ["ppo"]
 
 
 def test_what_is_not_there_is_refused_and_nothing_written(tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ def test_what_is_made_of_an_embedded_world_is_waited_for_by_all_that_use_it_what
 
 
 def test_only_the_ppo_run_against_the_chosen_reward_model_stays_in_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = tmp_path / "ppo-best-cccccccc"
+    write_json(unknown / "record.json", {"id": "cccccccc", "job": "ppo", "identity": {}, "status": "finished", "name": "best"})
+
     def left(reward_run: str, name: str = "best", at: Path = tmp_path) -> Path:
         run = at / f"ppo-{name}-{reward_run}"
         record = {"id": reward_run, "job": "ppo", "identity": {}, "status": "finished"}
@@ -170,10 +173,10 @@ def test_only_the_ppo_run_against_the_chosen_reward_model_stays_in_the_study(tmp
     assert f"{earlier} was trained against another reward model than bbbbbbbb" in capsys.readouterr().err
     kept = left("bbbbbbbb")
     supersede(tmp_path, "best", "bbbbbbbb")
-    assert sorted(tmp_path.glob("ppo-*")) == [kept, other]
+    assert sorted(tmp_path.glob("ppo-*")) == [kept, unknown, other]
     assert [run.name for run in (tmp_path / "superseded").iterdir()] == [earlier.name]
     supersede(tmp_path, "best", "aaaaaaaa")  # chosen after all: it need not be trained again
-    assert sorted(tmp_path.glob("ppo-*")) == [earlier, other]
+    assert sorted(tmp_path.glob("ppo-*")) == [earlier, unknown, other]
 
 
 def test_a_policy_that_somebody_trains_is_not_moved_away(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from core.config import ModelConfig
 from core.data.fingerprint import fingerprint
-from core.models.origin import Origin, family, lineage_of, origin_of, prompt_sources, run_id_of
+from core.models.origin import Origin, family, lineage_of, origin_of, prompt_sources, run_id_of, trained_from
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 CARD = """---
@@ -85,6 +85,22 @@ def test_a_run_s_record_tells_base_and_data(tmp_path: Path) -> None:
     assert origin(tmp_path / "rm-a").base == "coast"
     assert (lineage_of(ModelConfig(path=str(checkpoint))), run_id_of(str(checkpoint))) == ("coast", "1c27a5e0")
     assert (lineage_of(ModelConfig(path="org/name")), run_id_of("org/name")) == ("org/name", "org/name")
+
+
+@pytest.mark.parametrize("lineage", [None, {}, {"data": "atlas"}])
+def test_a_record_that_does_not_tell_the_base_leaves_it_to_the_files_beside_the_weights(
+    tmp_path: Path, lineage: dict[str, str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run_folder(tmp_path / "rm-a", "coast", inputs={"data.0.atlas": "a" * 64})
+    file = tmp_path / "rm-a" / "record.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "lineage": lineage}))
+    (checkpoint / "README.md").write_text(CARD)
+    found = origin(checkpoint)
+    assert (found.base, found.evidence, "atlas" in found.sources) == ("llama-3.1-8b-instruct", "its model card", True)
+    assert capsys.readouterr().err.startswith(f"{file} lacks lineage.base, so that")
+    assert lineage_of(ModelConfig(path=str(checkpoint))) == str(checkpoint)
+    told = trained_from(ModelConfig(path=str(checkpoint)))
+    assert (told["run"], told["base"], told["data"]) == ("1c27a5e0", "llama-3.1-8b-instruct", "atlas")
 
 
 def test_a_record_s_base_is_followed_to_what_lies_there(tmp_path: Path) -> None:

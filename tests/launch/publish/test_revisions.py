@@ -134,7 +134,7 @@ def test_settings_that_were_changed_by_hand_are_refused(monkeypatch: pytest.Monk
     [
         ({"best": {"rewardbench2/overall": "high"}}, "rewardbench2/overall is 'high', which is no number"),
         ({"best_step": "five"}, "names no steps (step=5, best_step='five')"),
-        ({"best": [0.5]}, "holds [0.5] as metrics"),
+        ({"best": [0.5]}, "record.json has best=[0.5], which is no JSON object"),
     ],
 )
 def test_a_record_that_says_nothing_sensible_is_named(
@@ -142,7 +142,7 @@ def test_a_record_that_says_nothing_sensible_is_named(
 ) -> None:
     trained(0.5, **changes)
     assert publish("sweep", "repo=me/rm", LICENSE, "dry_run=true", monkeypatch=monkeypatch) == 2
-    assert said in capsys.readouterr().err
+    assert said in "".join(capsys.readouterr())
 
 
 def test_of_a_run_that_kept_its_last_weights_alone_these_are_published_and_it_is_said(

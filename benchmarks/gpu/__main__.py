@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.gpu.rows import ROWS
@@ -75,7 +76,7 @@ def run(names: list[str], log: Path, ends: float, environment: dict[str, str], *
     limits = {row.name: 5 * row.limit_s if tiny else row.limit_s for row in ROWS}  # a CPU that others share is no GPU
     command = [sys.executable, "-m", "benchmarks.gpu.worker", ",".join(names), str(log), *(["--tiny"] if tiny else [])]
     before = len(begun_rows(log))
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     current, since = "", time.monotonic()
     try:
         while process.poll() is None:
@@ -85,9 +86,11 @@ def run(names: list[str], log: Path, ends: float, environment: dict[str, str], *
                 current, since = begun[-1], time.monotonic()
             late = bool(current) and time.monotonic() - since > limits[current] + GRACE
             if late or time.monotonic() > ends:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
     finally:
-        process.kill()
+        # With the commands that its rows have started, which would slow the next ones down: they are of its group.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     begun = begun_rows(log)[before:]
     over = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}

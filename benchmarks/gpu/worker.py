@@ -40,14 +40,15 @@ def main() -> None:
     for number, row in enumerate(chosen):
         if row.alone and number:
             return
-        carry_out(row, scale, Path(log))
-        if row.alone or (torch.cuda.is_available() and torch.cuda.memory_allocated() > LEFT):
+        in_time = carry_out(row, scale, Path(log))
+        # What a row that was interrupted has left undone, or has started, is not known.
+        if row.alone or not in_time or (torch.cuda.is_available() and torch.cuda.memory_allocated() > LEFT):
             return
 
 
-def carry_out(row: Row, scale: Scale, log: Path) -> None:
-    """One row: its findings, printed and written as they come, or why it failed."""
-    started = time.monotonic()
+def carry_out(row: Row, scale: Scale, log: Path) -> bool:
+    """One row: its findings, printed and written as they come, or why it failed. Whether it ended by itself."""
+    started, in_time = time.monotonic(), True
 
     def write(**entry: object) -> None:
         with log.open("a") as file:
@@ -62,6 +63,7 @@ def carry_out(row: Row, scale: Scale, log: Path) -> None:
         write(event="end", seconds=time.monotonic() - started)
         print(f"{row.name}: ({time.monotonic() - started:.1f} s)", flush=True)
     except Exception as error:  # of any kind: the other rows are to be told all the same
+        in_time = not isinstance(error, TimeIsOverError)
         lines = str(error).strip().splitlines() or [""]
         why = f"{type(error).__name__}: {lines[0]}"
         write(event="fail", why=why)
@@ -72,10 +74,15 @@ def carry_out(row: Row, scale: Scale, log: Path) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return in_time
+
+
+class TimeIsOverError(Exception):
+    """Ends a row. Not a TimeoutError, an error of the system: those a kernel may raise where it is tried, which is to go on without it."""
 
 
 def out_of_time(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError("the row's time is over")
+    raise TimeIsOverError("the row's time is over")
 
 
 def shown(value: object) -> str:

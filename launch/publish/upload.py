@@ -4,13 +4,13 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
 
+from launch.publish.asking import AnswerError, Hub
 from launch.publish.folders import FACTS, RESULTS
 from launch.publish.plan import MAIN
 
@@ -38,44 +38,48 @@ def upload(
     """Uploads every folder to the branch of its name and returns the repository's address; `say` gets a line for each.
 
     A branch is changed by one commit, so that it is whole at any time: an upload that was cut off goes on where it was. Raises
-    `ValueError` with the reason if the hub refuses or cannot be reached; for a repository or branch whose model somebody else put
-    there; for one that is not private although it should be; and, without `leave`, for revisions of before that are not among `folders`.
+    `ValueError` with the reason if the hub refuses, cannot be reached, answers what no hub does or asks for too long a pause; for a
+    repository or branch whose model somebody else put there; for one that is not private although it should be; and, without `leave`,
+    for revisions of before that are not among `folders`.
     """
-    api = api or HfApi()
+    hub = Hub(api=api or HfApi(), say=say)
+    endpoint = hub.api.endpoint
     if not sys.stderr.isatty():
         disable_progress_bars()
     logging.set_verbosity_error()  # it warns of commits without changes
     at = "the repository"
     try:
-        _require_repository(api, repo, private=private)
-        before = {branch.name: branch.target_commit for branch in api.list_repo_refs(repo).branches}
-        files = {branch: api.list_repo_files(repo, revision=branch) for branch in before}
+        _require_repository(hub, repo, private=private)
+        before = hub.ask(lambda api: {branch.name: branch.target_commit for branch in api.list_repo_refs(repo).branches})
+        files = {branch: _files(hub, repo, branch) for branch in before}
         _require_ours(repo, files, folders, leave=leave)
         for number, (branch, folder) in enumerate(folders.items(), 1):
             at = branch
             if branch not in before and branch != MAIN:
-                api.create_branch(repo, branch=branch, exist_ok=True)
-            there = files[branch] if branch in files else api.list_repo_files(repo, revision=branch)
+                hub.ask(lambda api, branch=branch: api.create_branch(repo, branch=branch, exist_ok=True))
+            there = files[branch] if branch in files else _files(hub, repo, branch)
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             if size > _LARGE:
                 say(f"{number}/{len(folders)} {branch}: comparing {size / 1e9:.1f} GB, and sending what is new")
-            done = _commit(api, repo, branch, folder, there, say)
+            done = _commit(hub, repo, branch, folder, there)
             say(f"{number}/{len(folders)} {branch}: {'there already' if done == before.get(branch) else f'{size / 1e6:.1f} MB'}")
-    except (JSONDecodeError, KeyError) as error:
-        raise ValueError(
-            f"{api.endpoint} answered something else than a hub does (at {at}); look at HF_ENDPOINT, and whether a proxy asks for a login."
-        ) from error
+    except AnswerError as error:
+        raise ValueError(f"{at}: {error}") from error
     except (_HTTP_ERROR, OSError, RuntimeError) as error:  # of a large file that was not taken a `RuntimeError`
-        raise ValueError(f"{api.endpoint} did not take {at} ({_reason(error)}); {_remedy(error)}.") from error
-    return f"{api.endpoint}/{repo}"
+        raise ValueError(f"{endpoint} did not take {at} ({_reason(error)}); {_remedy(error)}.") from error
+    return f"{endpoint}/{repo}"
 
 
-def _require_repository(api: HfApi, repo: str, *, private: bool) -> None:
+def _files(hub: Hub, repo: str, branch: str) -> list[str]:
+    return hub.ask(lambda api: api.list_repo_files(repo, revision=branch))
+
+
+def _require_repository(hub: Hub, repo: str, *, private: bool) -> None:
     """Makes the repository if it is not there. Raises `ValueError` for one that is public although it should be private."""
     try:
-        found = api.repo_info(repo)
+        found = hub.ask(lambda api: api.repo_info(repo))
     except RepositoryNotFoundError:
-        api.create_repo(repo, private=private or None, exist_ok=True)
+        hub.ask(lambda api: api.create_repo(repo, private=private or None, exist_ok=True))
         return
     if private and not found.private:
         raise ValueError(f"{repo} is there and public, which private=true does not change; make it private in its settings first.")
@@ -97,7 +101,7 @@ def _require_ours(repo: str, files: Mapping[str, list[str]], folders: Mapping[st
         )
 
 
-def _commit(api: HfApi, repo: str, branch: str, folder: Path, there: list[str], say: Callable[[str], None]) -> str:
+def _commit(hub: Hub, repo: str, branch: str, folder: Path, there: list[str]) -> str:
     """Makes the branch what the folder is; returns the commit, the last one if nothing has changed."""
     own = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     operations = [
@@ -107,14 +111,12 @@ def _commit(api: HfApi, repo: str, branch: str, folder: Path, there: list[str], 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            done = api.create_commit(repo, operations, commit_message=f"Publish {branch}", revision=branch).oid
-        except JSONDecodeError:
-            raise
+            done = hub.ask(lambda api: api.create_commit(repo, operations, commit_message=f"Publish {branch}", revision=branch).oid)
         except ValueError as error:  # the card's metadata, or a large file, as the hub's client puts it
-            raise ValueError(f"{api.endpoint} refuses {branch}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{hub.api.endpoint} refuses {branch}: {' '.join(str(error).split())}") from error
     for warning in caught:
         if issubclass(warning.category, UserWarning):
-            say(f"the hub says of {branch}: {' '.join(str(warning.message).split())}")
+            hub.say(f"the hub says of {branch}: {' '.join(str(warning.message).split())}")
     return done
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".bin")
+ODD = {"html": b"<html>Please log in</html>", "odd": b"{}", "list": b"[1, 2]", "text": b'"hello"'}
 
 
 @dataclass(kw_only=True)
@@ -21,7 +22,7 @@ class Hub:
     """Its branches, each with its files by path and its commit; the large files by hash; and what it was asked to do.
 
     `faults` has, by a part of the path of a request, what becomes of it: a status, `html` (a page instead of an answer), `odd` (JSON
-    without what is asked for) or `reset` (the connection ends before the request was read).
+    without what is asked for), `list` or `text` (JSON of another kind) or `reset` (the connection ends before the request was read).
     """
 
     url: str = ""
@@ -30,6 +31,8 @@ class Hub:
     large: dict[str, bytes] = field(default_factory=dict[str, bytes])
     asked: list[str] = field(default_factory=list[str])
     faults: dict[str, int | str] = field(default_factory=dict[str, "int | str"])
+    pauses: list[tuple[str, int, dict[str, str]]] = field(default_factory=list[tuple[str, int, dict[str, str]]])
+    """By a part of the path of a request the status and the headers that it gets, each once, as from a hub that asks for a pause."""
     private: bool = False
     """Whether only its owner sees the repository."""
     warns: str = ""
@@ -81,14 +84,22 @@ def running_hub() -> Generator[Hub]:
                 self.close_connection = True
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if isinstance(fault, int):
+            pause = next((pause for pause in hub.pauses if pause[0] in path), None)
+            headers: dict[str, str] = {}
+            if pause is not None:
+                hub.pauses.remove(pause)
+                _, status, headers = pause
+                data = json.dumps({"error": "too many requests"}).encode()
+            elif isinstance(fault, int):
                 status, data = fault, json.dumps({"error": "the disk is full"}).encode()
             elif fault:
-                status, data = 200, b"<html>Please log in</html>" if fault == "html" else b"{}"
+                status, data = 200, ODD[fault]
             else:
                 status, found = answer(hub, path, body)
                 data = json.dumps(found).encode()
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             if status == 404 and fault is None:
                 self.send_header("X-Error-Code", "RepoNotFound")
             self.send_header("Content-Type", "text/html" if fault == "html" else "application/json")

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from core.text import duration
 from launch.publish.folders import FACTS, NOTICE, RESULTS
 from tests.launch.publish.hub import Hub
 from tests.launch.publish.made import LICENSE, branch_of, publish, rows_of, trained
@@ -28,8 +30,16 @@ pytestmark = [
         ("reset", "/refs", "; the same command goes on from there"),
         ("reset", "/lfs/", "; the same command goes on from there"),
         ("html", "/refs", "answered something else than a hub does"),
-        ("html", "/commit/", "answered something else than a hub does"),
+        ("html", "/commit/", "answered something else than a hub does: no JSON but <html>Please log in</html>; look at"),
         ("odd", "/objects/batch", "Malformed response from server"),
+        ("odd", "/refs", "answered something else than a hub does: an object without what is asked for, {}"),
+        ("list", "/models/me/rm", "/api/models/me/rm answered something else than a hub does: a JSON list, [1, 2]; look at HF_ENDPOINT"),
+        ("list", "/repos/create", "/api/repos/create answered something else than a hub does: a JSON list, [1, 2]"),
+        ("list", "/refs", "/api/models/me/rm/refs answered something else than a hub does: a JSON list, [1, 2]"),
+        ("list", "/tree/", "/api/models/me/rm/tree/main answered something else than a hub does: a JSON list, [1, 2]"),
+        ("list", "/preupload/", "/preupload/mine-a2c526aa answered something else than a hub does: a JSON list, [1, 2]"),
+        ("list", "/commit/", "/commit/mine-a2c526aa answered something else than a hub does: a JSON list, [1, 2]"),
+        ("text", "/refs", 'answered something else than a hub does: JSON, "hello"'),
     ],
 )
 def test_a_hub_that_fails_ends_the_command_with_one_line_and_the_same_command_goes_on(
@@ -46,6 +56,74 @@ def test_a_hub_that_fails_ends_the_command_with_one_line_and_the_same_command_go
     hub.faults.clear()
     assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 0
     assert hub.branches["main"]["model.safetensors"] == b"0.500000000"
+
+
+IN_TWO_MINUTES = "Mon, 01 Jan 2035 00:02:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "headers", "waits"),
+    [
+        ("/commit/", 429, {"Retry-After": "7"}, 7.0),
+        ("/refs", 503, {"Retry-After": "7"}, 7.0),
+        ("/refs", 503, {"Retry-After": "0"}, 1.0),
+        ("/models/me/rm", 429, {"RateLimit": '"api";r=0;t=55', "Retry-After": "7"}, 55.0),
+        ("/commit/", 429, {"Retry-After": IN_TWO_MINUTES}, 120.0),
+        # In these the hub's client waits, a second longer.
+        ("/tree/", 429, {"Retry-After": IN_TWO_MINUTES}, 121.0),
+        ("/preupload/", 429, {"Retry-After": "7"}, 8.0),
+        ("/lfs/", 503, {"Retry-After": "7"}, 8.0),
+        ("/commit/", 429, {}, 10.0),
+        ("/commit/", 429, {"RateLimit": '"api";r=3;t=55'}, 10.0),  # it does not ask for this pause
+    ],
+)
+def test_a_pause_that_the_hub_asks_for_is_made_and_told(
+    path: str,
+    status: int,
+    headers: dict[str, str],
+    waits: float,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slept = without_sleep(monkeypatch)
+    trained(0.5)
+    hub.pauses.append((path, status, headers))
+    assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 0
+    assert (slept, hub.pauses, hub.branches["main"]["model.safetensors"]) == ([waits], [], b"0.500000000")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "asks for a pause" in line]
+    assert line.startswith(hub.url)
+    assert f"({status}): going on in {duration(waits - (path in ('/tree/', '/preupload/', '/lfs/')))}" in line
+
+
+def test_pauses_that_take_too_long_end_the_command_and_the_same_command_goes_on(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the hub's client would wait by itself, silently: before a commit, and for a large file."""
+    slept = without_sleep(monkeypatch)
+    trained(0.5)
+    for path in ("/refs", "/preupload/", "/lfs/", "/commit/"):
+        hub.pauses.append((path, 429, {"Retry-After": "901"}))
+        assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert f"{path}" in line
+        assert f"asks for a pause of {duration(901)} (429), which is longer than this command waits; the same command" in line
+    assert not slept
+    # 400 + 400 s are less than 900 s, a third pause would be more.
+    hub.pauses += [("/commit/", 429, {"Retry-After": "400"})] * 3
+    assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 2
+    assert slept == [400.0, 400.0]
+    assert publish("sweep", "repo=me/rm", LICENSE, monkeypatch=monkeypatch) == 0
+    assert hub.branches["main"]["model.safetensors"] == b"0.500000000"
+
+
+def without_sleep(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that are slept from now on, which take none, on New Year of 2035 in UTC."""
+    slept: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", slept.append)
+    monkeypatch.setattr("launch.publish.asking.now", lambda: datetime(2035, 1, 1, tzinfo=UTC))
+    return slept
 
 
 def test_a_model_of_somebody_else_s_is_left_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

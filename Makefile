@@ -56,7 +56,7 @@ long: install install-smol ## what is too long for CI: a user's first day with a
 	touch $@
 
 kernels: install .kernels/installed ## the GPU kernels without a GPU: their values in Triton's interpreter, and that they compile
-	PYTHONPATH=.kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/core/generators tests/core/models/test_fused_decoding.py
+	PYTHONPATH=.kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/core/generators tests/core/models/test_fused_decoding.py tests/core/trees/test_tiles.py
 	PYTHONPATH=.kernels $(BIN)/python -m pytest tests/core/test_kernels_compile.py
 
 format: install ## format the code with ruff and sort imports

@@ -15,6 +15,8 @@ TILE = 128
 """Tokens of a tile. Tiles begin anew with every tree: its values do not depend on the trees before it."""
 COLUMNS = 6
 """Numbers of a tile."""
+_UNIT = 4
+"""Numbers of which the ranges begin at a multiple, 16 bytes: for an address that is none Triton compiles the kernels again, in mid-run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,12 +61,16 @@ def lay_tiles(lengths: Sequence[int], ancestors: Sequence[tuple[int, ...]], tree
             sizes.append(sum(high - low for low, high in ranges[own:]))
             rows.append((start, end, own, own + len(seen), len(ranges), max(ends[s] for s in inside)))
     numbers = np.array(rows, dtype=np.int32)[np.argsort(-np.array(sizes), kind="stable")]
-    both = to_device(torch.from_numpy(_one_buffer(numbers, np.array(ranges, dtype=np.int32))), device)
-    return Tiles(tiles=both[: numbers.size].view(-1, COLUMNS), ranges=both[numbers.size :].view(-1, 2))
+    begin = -(-numbers.size // _UNIT) * _UNIT
+    both = to_device(torch.from_numpy(_one_buffer(numbers, begin, np.array(ranges, dtype=np.int32))), device)
+    return Tiles(tiles=both[: numbers.size].view(-1, COLUMNS), ranges=both[begin:].view(-1, 2))
 
 
-def _one_buffer(*arrays: NDArray[np.int32]) -> NDArray[np.int32]:
-    return np.concatenate([array.ravel() for array in arrays])
+def _one_buffer(first: NDArray[np.int32], begin: int, second: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Both one after another, the second from place `begin` on."""
+    buffer = np.zeros(begin + second.size, dtype=np.int32)
+    buffer[: first.size], buffer[begin:] = first.ravel(), second.ravel()
+    return buffer
 
 
 def _ranges_before(

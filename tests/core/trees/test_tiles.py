@@ -9,6 +9,7 @@ from torch import Tensor
 from core.trees import tiled
 from core.trees.layout import Stream, pack_rows, pack_trees
 from core.trees.tiles import TILE, Tiles, lay_tiles
+from tests.kernels import INTERPRETED
 
 CPU = torch.device("cpu")
 PREAMBLE = list(range(10, 15))
@@ -76,21 +77,48 @@ def test_on_a_cpu_no_tiles_are_asked_for() -> None:
     assert not tiled.fits_tiles(query, key, value)
 
 
+def test_ranges_begin_at_a_multiple_of_16_bytes_whatever_the_number_of_tiles() -> None:
+    lengths = (7, *[TILE] * 4)
+    for number in range(1, 6):  # of trees of one tile
+        tiles = lay_tiles(lengths[:number], ((),) * number, tuple(range(number)), CPU)
+        assert tiles.number == number
+        assert tiles.ranges.storage_offset() * tiles.ranges.element_size() % 16 == 0
+        assert tiles.ranges.tolist() == [
+            [start, start + length] for start, length in zip((0, 7, 135, 263, 391), lengths[:number], strict=False)
+        ]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_channels", [64, 128])
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS.keys())
 def test_outputs_and_gradients_there_are_those_of_a_dense_mask(stream: Stream, num_channels: int) -> None:
-    device = torch.device("cuda")
+    assert tiled.fits_tiles(*(torch.zeros(1, heads, 4, num_channels, dtype=torch.bfloat16, device="cuda") for heads in (8, 2, 2)))
+    assert largest_error(stream, (8, 2, num_channels), torch.bfloat16, torch.device("cuda")) < 0.01
+
+
+# Places of a tile behind its tree see no key; what comes out there is not stored.
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered:RuntimeWarning")
+@pytest.mark.skipif(not INTERPRETED, reason="needs Triton's interpreter")
+@pytest.mark.parametrize("heads", [(2, 1, 64), (1, 1, 128)])
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS.keys())
+def test_outputs_and_gradients_of_the_interpreted_kernels_are_those_of_a_dense_mask(stream: Stream, heads: tuple[int, int, int]) -> None:
+    assert largest_error(stream, heads, torch.float32, CPU) < 1e-5
+
+
+def largest_error(stream: Stream, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:
+    """Of outputs and gradients by the kernels, the norm of the difference from fp64 under a dense mask over the norm, at most."""
+    num_heads, num_key_heads, num_channels = heads
+    group = num_heads // num_key_heads
     draw = torch.Generator().manual_seed(0)
-    shapes = [(1, heads, stream.num_tokens, num_channels) for heads in (8, 2, 2, 8)]
-    query, key, value, shares = (torch.randn(shape, generator=draw).to(device, torch.bfloat16) for shape in shapes)
+    shapes = [(1, number, stream.num_tokens, num_channels) for number in (num_heads, num_key_heads, num_key_heads, num_heads)]
+    query, key, value, shares = (torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes)
     leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
-    assert tiled.fits_tiles(query, key, value)
     out = tiled.attend_on_tiles(query, key, value, tiles_of(stream, device), stream.to(device).subtree_end_N, 0.2)
     ours = [out, *torch.autograd.grad(out, leaves, shares.transpose(1, 2))]
     wide = [tensor.detach().double().requires_grad_() for tensor in leaves]
-    scores = (wide[0] @ wide[1].repeat_interleave(4, 1).transpose(2, 3) * 0.2).masked_fill(~seen(stream).to(device), float("-inf"))
-    dense = (scores.softmax(-1) @ wide[2].repeat_interleave(4, 1)).transpose(1, 2)
+    scores = (wide[0] @ wide[1].repeat_interleave(group, 1).transpose(2, 3) * 0.2).masked_fill(~seen(stream).to(device), float("-inf"))
+    dense = (scores.softmax(-1) @ wide[2].repeat_interleave(group, 1)).transpose(1, 2)
     truth = [dense, *torch.autograd.grad(dense, wide, shares.transpose(1, 2).double())]
-    for own, expected in zip(ours, truth, strict=True):
-        assert (own.double() - expected).norm() < 0.01 * expected.norm()
+    return max(
+        float((own.double() - expected).detach().norm() / expected.detach().norm()) for own, expected in zip(ours, truth, strict=True)
+    )

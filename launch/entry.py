@@ -246,7 +246,9 @@ def _print_dry_run(name: str, asked: Command[AnyJob], line: CommandLine) -> None
     else:
         studies = [composed(StudyJob, overrides) for overrides in asked.overrides or (line.overrides,)]
         told = [text for study in studies for text in preview.of_study(study)]
-    for text in [*told, *(f"note: {found}" for found in dict.fromkeys(filter(None, map(obstacle, asked.jobs))))]:
+    obstacles = dict.fromkeys(filter(None, map(obstacle, asked.jobs)))
+    told = [text for text in told if not any(found in text for found in obstacles)]
+    for text in [*told, *(f"note: {found}" for found in obstacles)]:
         print(shown(text))
 
 

@@ -143,7 +143,8 @@ def few_steps(num_steps: int, *, num_pairs: int, batch_size: int) -> RunWarning 
     if num_steps >= MIN_STEPS:
         return None
     steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
-    text = f"{num_pairs} pairs make {steps} of batch_size={batch_size}, fewer than {MIN_STEPS}; lower batch_size or raise epochs."
+    pairs = "1 pair makes" if num_pairs == 1 else f"{num_pairs} pairs make"
+    text = f"{pairs} {steps} of batch_size={batch_size}, fewer than {MIN_STEPS}; lower batch_size or raise epochs."
     return RunWarning(what="few_steps", key="batch_size", text=text, numbers={"steps": num_steps, "pairs": num_pairs})
 
 

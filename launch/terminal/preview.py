@@ -22,7 +22,7 @@ from core.data.dialogues import turn_of
 from core.disk import is_complete, jsonable
 from core.records import BenchmarkRow, Preference, Prompt
 from core.runs.checkpoints import checkpoint_steps
-from core.runs.record import read_records, run_of
+from core.runs.record import RECORD, read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
 from evalhooks.measured_rows import listed, rows_texts
 from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained, budget_exceeded, row_share
@@ -54,11 +54,14 @@ CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the tokenizers of today's models, roughly; a dry run loads none."""
 
 
-def of_jobs(jobs: Sequence[RunSettings]) -> list[str]:
-    """The lines about the jobs of a command, each job's under its number if there are several. Those of a large sweep are cut short."""
+def of_jobs(jobs: Sequence[RunSettings], awaited: Sequence[str] = ()) -> list[str]:
+    """The lines about the jobs of a command, each job's under its number if there are several. Those of a large sweep are cut short.
+
+    `awaited` are the folders of pools that are drawn before these jobs start.
+    """
     told: list[str] = []
     for number, job in enumerate(jobs[:MAX_JOBS], 1):
-        told += [f"job {number}: {line}" if len(jobs) > 1 else line for line in preview(job)]
+        told += [f"job {number}: {line}" if len(jobs) > 1 else line for line in preview(job, awaited)]
     # What is the same for all, such as a file that is missing, stands there once.
     shared = [line.partition(": ")[2] for line in told] if len(jobs) > 1 else []
     told = [line for line in told if not shared or shared.count(line.partition(": ")[2]) < 2 or line.startswith("job 1:")]
@@ -82,7 +85,8 @@ def of_study(composed: Composed[StudyJob]) -> list[str]:
         waits = f" (after {', '.join(job.waits_for)})" if job.waits_for else ""
         told.append(f"{job.key}{f': {job.what}' if job.what else ''}{waits}")
     if not study.embedded:  # whose inputs do not exist yet
-        told += of_jobs([job.settings for job in jobs if isinstance(job.settings, RMJob)])
+        awaited = [job.settings.pools for job in jobs if isinstance(job.settings, BoNJob) and not is_complete(Path(job.settings.pools))]
+        told += of_jobs([job.settings for job in jobs if isinstance(job.settings, RMJob)], awaited)
         own = {job.key for job in jobs}  # which a policy may name as its reward
         for kind in (BoNJob, PPOJob):
             found = [(job.key, job.settings) for job in jobs if isinstance(job.settings, kind)]
@@ -92,12 +96,12 @@ def of_study(composed: Composed[StudyJob]) -> list[str]:
     return [*told, f"folder: {folder}; report: {folder}/report/report.html"]
 
 
-def preview(job: RunSettings) -> list[str]:
-    """The lines about one job, in the order in which one asks."""
+def preview(job: RunSettings, awaited: Sequence[str] = ()) -> list[str]:
+    """The lines about one job, in the order in which one asks. `awaited` are folders of pools that will be drawn before it starts."""
     notes: list[str] = []
     lines: list[str] = []
     if isinstance(job, RMJob):
-        lines += _reward_model(job, notes)
+        lines += _reward_model(job, notes, awaited)
     elif isinstance(job, PPOJob):
         lines += _policy(job, notes)
     elif isinstance(job, BoNJob):
@@ -109,7 +113,7 @@ def preview(job: RunSettings) -> list[str]:
     return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
 
 
-def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
+def _reward_model(job: RMJob, notes: list[str], awaited: Sequence[str]) -> Iterator[str]:
     paths = [*job.data.paths, *(source.path for source in job.data.sources.values())]
     benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
     usable_model(job.model, notes)
@@ -141,7 +145,8 @@ def _reward_model(job: RMJob, notes: list[str]) -> Iterator[str]:
     planned = planned_steps(job, steps)
     yield from _checkpoints(job, planned, saved_as=job.export_dtype or job.model.dtype)
     yield from _row_budget(job, rows, data, lengths, epochs=job.epochs / len(planned), notes=notes)
-    yield from _folder(job, notes)
+    if job.hooks.pools not in awaited:  # the folder's name tells them apart by what they hold
+        yield from _folder(job, notes)
 
 
 def _row_budget(
@@ -196,11 +201,12 @@ def _task_budget(job: PPOJob, tasks: Mapping[str, Task] | None) -> Iterator[str]
 
 
 def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
-    is_here = usable_model(job.model, notes)
+    is_here = usable_model(job.model, notes)  # and so are the rewards
     paths = [*job.prompts, *([job.hooks.rewardbench2] if job.hooks.rewardbench2 else [])]
     prompts = readable(lambda: read_prompts(job.prompts), notes) if all_here(paths, notes) else None
     if prompts is not None:
-        yield f"prompts: {len(prompts)}, each asked {job.num_batches * job.batch_size / len(prompts):.2g} times"
+        times = job.num_batches * job.batch_size / len(prompts)
+        yield f"prompts: {len(prompts)}, each asked {times:{'.0f' if times >= 10 else '.2g'}} times"
         readable(lambda: benchmark_rows(job.hooks), notes)
     tasks = _tasks(job, notes)
     if tasks is not None:
@@ -210,8 +216,9 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
         said: list[str] = []
         readable(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)
         yield from said
-        if term.path and is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}*")):
+        if term.path and is_missing(term.path) and not any(Path(job.runs_dir).glob(f"*/*{term.path}/{RECORD}")):
             notes.append(f"the reward {name} names {term.path}, which does not exist here")
+            is_here = False
         if prompts is not None and KINDS[term.kind].program:
             readable(partial(try_program, term, prompts[0], reward_key(name)), notes)
     tokens = job.num_batches * job.batch_size * job.max_new_tokens
@@ -219,7 +226,9 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
     steps = checkpoint_steps(job.num_batches, num_checkpoints=job.num_checkpoints, to_step=round)
     yield from _checkpoints(job, steps, saved_as=Dtype.fp32)
     if is_here and prompts is not None:  # what is not here has been noted, or is a study's own reward model to come
-        planned = readable(lambda: ppo_plan(job, locate_terms(job, prompts, say=lambda line: None)), [])
+        on_hub = any(term.path.count("/") == 1 and not Path(term.path).expanduser().exists() for term in job.terms.values())
+        refused = [] if on_hub or notes else notes  # what else is amiss has been told, and a hub is not asked
+        planned = readable(lambda: ppo_plan(job, locate_terms(job, prompts, say=lambda line: None)), refused)
         yield from [run_folder(job, planned)] if planned is not None else []
 
 
@@ -232,7 +241,7 @@ def _pools(job: BoNJob, notes: list[str]) -> Iterator[str]:
     else:
         usable_model(job.model, notes)
         tasks = _tasks(job, notes) if is_here else None
-        if tasks is not None:
+        if tasks:
             sizes = {name: len(task.prompts[: job.pool.limit]) for name, task in tasks.items()}
             answers = job.pool.n * sum(sizes.values())
             named = ", ".join(f"{name} ({size} prompts)" for name, size in sizes.items())

@@ -296,7 +296,10 @@ def test_best_of_n_chooses_among_as_many_as_there_are_and_says_in_a_dry_run_what
     assert composed(BoNJob, ["pool.n=32"]).job.sizes == [1, 2, 4, 8, 16]
     monkeypatch.setattr("sys.argv", ["rewardloop", "tasks=none", "pools=''", "dry_run=true", f"world={study.folder}/world"])
     bon.main()
-    assert "note: tasks is empty; choose some" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "note: tasks is empty; choose some" in told
+    assert told.count("tasks is empty") == 1
+    assert "0 answers" not in told
 
 
 def test_pools_that_are_there_need_no_policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

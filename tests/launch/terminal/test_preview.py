@@ -11,6 +11,7 @@ import pytest
 from bon.config import MANIFEST
 from core.disk import mark_complete, write_json
 from core.progress import NoProgress
+from core.runs.record import open_run, stop_run
 from launch.bench import run as run_bench
 from launch.compose import composed
 from launch.identity import hashed_settings
@@ -177,6 +178,20 @@ def test_a_dry_study_lists_its_jobs_and_runs_none(tmp_path: Path, capsys: pytest
     assert of_study(broken)[0].startswith("note: this would not start: ppo.flipped")
 
 
+def test_pools_that_a_study_draws_first_are_no_obstacle_to_its_reward_models(tmp_path: Path, policy_folder: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4, 4)
+    (tmp_path / "gsm8k.jsonl").write_text('{"question": "2 + 2?", "answer": "#### 4"}\n')
+    pools = tmp_path / "pools"
+    own = ["study=s", f"common=['model=custom','model.path={policy_folder}','tasks=gsm8k','tasks.gsm8k.path={tmp_path / 'gsm8k.jsonl'}']"]
+    own += [f"pools=['pools={pools}','pool.n=2']"]
+    models = f"data=custom data.paths=[{tmp_path / 'pairs.jsonl'}] data.name=mine hooks.pools="
+    lines = of_study(composed(StudyJob, [*own, f"reward_models=['{models}{pools}']"]))
+    assert "pairs: 2 to train on, 0 held out, of 2 rows" in lines
+    assert not [line for line in lines if "would not start" in line]
+    lines = of_study(composed(StudyJob, [*own, f"reward_models=['{models}{tmp_path / 'others'}']"]))
+    assert [line for line in lines if f"would not start: hooks.pools={tmp_path / 'others'}" in line]
+
+
 def length(prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
     """A reward for `reward=function`."""
     return [[float(len(text)) for text in answers] for answers in completions]
@@ -221,6 +236,8 @@ def test_a_policy_s_run_has_its_folder_and_a_reward_that_does_not_work_is_a_note
     own += ["reward=function", "dry_run=true"]
     folder = preview(composed(PPOJob, [*own, f"reward.function={__name__}:length"]).job)[-1]
     assert folder.startswith("folder: runs/default/ppo-policy-by-tests.launch.terminal.test_preview-length-")
+    told = preview(composed(PPOJob, [*own, f"reward.function={__name__}:length"]).job)
+    assert "prompts: 2, each asked 6400 times" in told  # 100 batches of 128
     lines = preview(composed(PPOJob, [*own, f"reward.function={__name__}:absent"]).job)
     assert [line for line in lines if line.startswith("note: this would not start: reward.function does not fit the prompts")]
     assert not [line for line in lines if line.startswith("folder: ")]
@@ -236,3 +253,15 @@ def test_pools_that_are_there_with_other_sampling_are_a_note(tmp_path: Path, pol
     other = f"note: this would not start: {pools} holds pools of other sampling (pool.n=4 here and 16 there); "
     assert [line for line in preview(composed(BoNJob, [*own, "pool.n=4"]).job) if line.startswith(other)]
     assert not [line for line in preview(composed(BoNJob, own).job) if line.startswith("note: ")]
+
+
+def test_a_reward_that_is_the_end_of_a_run_s_name_but_no_run_is_not_taken_for_one(tmp_path: Path, policy_folder: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4, 4)
+    run, _ = open_run(runs_dir=tmp_path / "runs", study="day", job="rm", name="mine", identity={}, config_yaml="")
+    stop_run(run, "SIGTERM")
+    own = ["model=custom", f"model.path={policy_folder}", "tasks=none", "best_metric=rm_score", f"prompts={tmp_path / 'pairs.jsonl'}"]
+    own += [f"runs_dir={tmp_path / 'runs'}", "dry_run=true"]
+    for path, told in ((run.id[:4], "which does not exist here"), (run.id, f"would not start: reward.path={run.id} is not a finished run")):
+        lines = preview(composed(PPOJob, [*own, f"reward.path={path}"]).job)
+        assert [line for line in lines if line.startswith("note: ") and told in line], lines
+        assert not [line for line in lines if line.startswith("folder: ")]

@@ -16,15 +16,13 @@ from bon.rows import Pools
 from core.records import BenchmarkRow, Dialogue, Preference
 from core.runs.samples import text_of
 from core.runs.warnings import RunWarning
-from evalhooks.measured_rows import listed
+from evalhooks.measured_rows import HELD_OUT, listed
 from evalhooks.rewardbench.rows import nested_rows
 
 PASSES, LORA_PASSES = 3, 2
 """What training a text costs in passes of scoring: one forward and, of twice its size, one backward; under an adapter of once its size."""
 COUNTED = 1000
 """Training pairs whose lengths stand for those of all."""
-HELD_OUT = "held_out"
-"""What held-out pairs are called among the parts of what is scored."""
 LEAST = 1e-9
 """The share that leaves one row of every part."""
 HALVINGS = 20

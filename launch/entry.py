@@ -23,7 +23,7 @@ from launch.obstacles import obstacle, reason
 from launch.overrides.command_line import CommandLine, parse
 from launch.schema import AnyJob, BenchJob, StudyJob, command_of
 from launch.settings import Launch, RunSettings
-from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, write_outcomes
+from launch.sweep import WIDTH, JobOutcome, JobStatus, outcome_of, print_outcomes, print_plan, rows_warnings, write_outcomes
 
 __all__ = ["Composed", "ConfigError", "combinations", "composed", "refuse", "start"]
 
@@ -258,6 +258,8 @@ def _print_sweep(name: str, jobs: Sequence[AnyJob], outcomes: Sequence[JobOutcom
     if rank() > 0 or not found:
         return
     print_outcomes(name, found, outcomes, _console())
+    for line in rows_warnings(name, outcomes):
+        print(shown(line))
     for path in write_outcomes(name, found, outcomes):
         print(path)
 

@@ -27,7 +27,7 @@ from core.runs.tracking import METRICS as LOG
 from core.runs.tracking import read_metrics
 from core.shares import in_points
 from core.text import shown
-from evalhooks.measured_rows import rows_texts
+from evalhooks.measured_rows import different_rows, rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
 from launch.schema import PPOJob, RMJob
@@ -204,6 +204,13 @@ def print_outcomes(name: str, jobs: Sequence[RunSettings], outcomes: Sequence[Jo
     if "dir" not in keys:  # below the table, which would be wider than the terminal
         for row in (row for row in rows if row["dir"] is not None):
             console.print(Text(f"{row['job']}  {row['dir']}"), soft_wrap=True)
+
+
+def rows_warnings(name: str, outcomes: Sequence[JobOutcome]) -> list[str]:
+    """Where the table compares scores that do not: jobs that were measured on different rows, and the key that makes them the same."""
+    records = {f"job {number}": outcome.record for number, outcome in enumerate(outcomes, 1) if outcome.record}
+    found = [different_rows(records, metric) for metric in METRICS.get(name, ())]
+    return [f"warning: {text}" for text in found if text]
 
 
 def _outcomes(rows: Sequence[Row], keys: Sequence[str]) -> Table:

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from core.runs.identity import INPUTS
-from evalhooks.rewardbench.domains import score_key, scores_of
+from evalhooks.measured_rows import different_rows
+from evalhooks.rewardbench.domains import OVERALL, PREFIX, score_key, scores_of
 from launch.history.find import Record
 
 
@@ -68,7 +69,8 @@ def choose(
 ) -> Record:
     """The record with the best or worst score; by chance the one that `seed` draws, whatever the order of the records.
 
-    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it. Raises `ValueError` if none has a
+    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it, and of scores that do not compare,
+    as they were measured on different rows. Raises `ValueError` if none has a
     score.
     """
     if by == By.random and records:
@@ -82,6 +84,8 @@ def choose(
         )
     if missing := [str(record["dir"]) for score, record in zip(found, records, strict=True) if score is None]:
         say(f"not chosen from, without a finite score on {_CRITERIA[by].label}: {', '.join(missing)}")
+    if said := different_rows({str(record["dir"]): record for _, record in scored}, _CRITERIA[by].metric or f"{PREFIX}{OVERALL}"):
+        say(f"warning: {said}")
     best = max if pick == Pick.best else min
     return best(scored, key=lambda pair: pair[0])[1]
 

@@ -61,6 +61,18 @@ def test_each_criterion_reads_its_own_score() -> None:
         choose([record("a", rewardbench2__overall=0.5)], By.held_out)
 
 
+def test_a_choice_between_scores_on_different_rows_is_told() -> None:
+    records = [record("a", rewardbench2__overall=0.6), record("b", rewardbench2__overall=0.5) | {"rows": {"rewardbench2": [4, 9]}}]
+    said: list[str] = []
+    assert choose(records, say=said.append)["id"] == "a"
+    [line] = said
+    assert line.startswith("warning: rewardbench2 was measured on different rows (all rows: ")
+    assert line.endswith("so that its scores do not compare; set hooks.budget=null, which measures all rows.")
+    choose(records, By.random, say=said.append)
+    choose(records[:1], say=said.append)
+    assert said == [line]
+
+
 def test_a_draw_is_that_of_its_seed_whatever_the_order_and_whoever_else_is_missing() -> None:
     records = [record(f"{number:08x}") for number in range(8)]
     drawn = [choose(records, By.random, seed=seed)["id"] for seed in range(400)]

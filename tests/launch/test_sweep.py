@@ -182,6 +182,20 @@ def test_a_sweep_ends_with_a_table_of_its_jobs_and_leaves_it_as_csv(tmp_path: Pa
     assert "1 of 3 jobs failed; their errors stand above" in said.err
 
 
+def test_a_sweep_says_which_of_its_scores_do_not_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    def measured(found: Composed[RMJob]) -> dict[str, Any]:
+        part = {1: {"rows": {"rewardbench2": [41, 1865], "held_out": [3, 9]}}, 2: {"rows": {"held_out": [3, 9]}}}
+        finish_run(opened(found), final={"rewardbench2/overall": 0.5, "held_out/accuracy": 0.5}, **part[found.job.epochs])
+        return record(opened(found))
+
+    assert code_of(measured, ["-m", *OWN, "epochs=1,2"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert line == (
+        "warning: rewardbench2 was measured on different rows (41 of 1865 rows: job 1; all rows: job 2), so that its scores do not compare"
+        "; set hooks.budget=null, which measures all rows."
+    )
+
+
 def test_jobs_side_by_side_end_in_the_same_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[Sequence[str]] = []
 

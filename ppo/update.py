@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.engines.engine import Engine
 from core.engines.optim import schedule
+from core.process.precision import without_autocast
 from core.process.world import World
 from core.transfer import to_device, to_host
 from ppo.advantages import Advantages
@@ -98,14 +99,16 @@ def update(
         tokens = episodes.mask_BT[rows].sum().item()
         minibatch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         micro_batches = rows[world.rank :: world.size].split(config.micro_batch_size)
-        for number, micro in enumerate(micro_batches, 1):
-            with engine.autocast():
+        # One context for all of them: autocast then casts the weights once a step.
+        with engine.autocast():
+            for number, micro in enumerate(micro_batches, 1):
                 total = _micro_loss(engine.module, config, episodes, targets, micro, kl_coef, train_policy)
-            engine.backward(total.loss / tokens, last=number == len(micro_batches))
-            minibatch_loss += total.loss.detach() / tokens
-            sums_K += total.sums.stacked()
-            if not norms:
-                first_ratio_error = torch.maximum(first_ratio_error, total.max_ratio_error)
+                with without_autocast(world.device):  # the backward pass uses the dtypes of the forward pass
+                    engine.backward(total.loss / tokens, last=number == len(micro_batches))
+                minibatch_loss += total.loss.detach() / tokens
+                sums_K += total.sums.stacked()
+                if not norms:
+                    first_ratio_error = torch.maximum(first_ratio_error, total.max_ratio_error)
         done = (step - 1) * config.updates_per_batch + len(norms) + 1
         loss = to_host(minibatch_loss)  # on its way before the optimiser's work is queued, for which nobody need wait
         norms.append(engine.step(schedule(config.optim, done, config.num_updates), frozen_groups=() if train_policy else ("actor",)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from core.config import ModelConfig, OptimConfig, Schedule
+from core.config import Dtype, ModelConfig, OptimConfig, Schedule
 from core.generators.local import TransformersGenerator
 from core.records import Sampling, user
 from core.scorers.weighted import WeightedScorer
@@ -21,6 +21,7 @@ from ppo.guards import DivergenceError
 from ppo.model import ActorCritic, actor_critic
 from ppo.rollout import Episodes, rollout
 from ppo.update import minibatches, update
+from tests.core.generators.test_half import Casts
 from tests.fakes import LengthScorer
 from tests.ppo.engines import ALONE, engine_of, trained
 
@@ -299,3 +300,19 @@ def test_every_minibatch_is_one_step_of_optimiser_and_schedule(model: ActorCriti
     update(engine, ALONE, config, episodes, advantages_of(episodes), step=2, kl_coef=0.0)
     # 3 epochs of 8 / 4 minibatches: 6 steps a batch, 12 in all. The second batch has the last six, which fall to 1/12.
     assert rates == pytest.approx([1e-9 * left / 12 for left in (6, 5, 4, 3, 2, 1)])
+
+
+def test_under_autocast_weights_are_cast_once_a_step_however_many_micro_batches_it_has(model: ActorCritic, episodes: Episodes) -> None:
+    def stepped(micro_batch_size: int) -> tuple[ActorCritic, dict[tuple[int, ...], int]]:
+        config, own = config_of(micro_batch_size=micro_batch_size), copy.deepcopy(model)
+        engine = engine_of(own, lr=0.05, optim=config.optim)
+        engine.dtype = Dtype.bf16
+        with Casts(large=1) as casts:
+            update(engine, ALONE, config, episodes, advantages_of(episodes), step=1, kl_coef=0.0)
+        return own, {shape: count for shape, count in casts.shapes.items() if len(shape) == 2}  # activations have more dimensions
+
+    (whole, once), (parts, again) = stepped(8), stepped(2)
+    assert sum(once.values()) >= 2 * 7, "of actor and critic, seven matrices a layer"
+    assert again == once
+    moved = distance(whole.parameters(), model.parameters())
+    assert distance(whole.parameters(), parts.parameters()) < 0.05 * moved, "each micro batch has a gradient of its own"

@@ -6,13 +6,19 @@ CSV and JSON files keep the keys.
 import re
 from collections.abc import Callable, Iterable
 
+from core.records import AXIS
 from evalhooks.rewardbench.domains import DOMAINS, label_of
 from evalhooks.rewardbench.v1 import METRIC_KEYS
 
 PPO = "ppo"
 """The column with the downstream average after PPO, in the analysis of runs."""
 
+STEP = "training step"
+"""The step that checkpoints, their metrics and curves of training stand at: one of the optimiser, or of a policy one batch of episodes."""
+
 _NAMES = {
+    AXIS: STEP,
+    "train/step": STEP,
     PPO: "PPO downstream average",
     "downstream/average": "downstream average",
     "held_out/accuracy": "held-out accuracy",

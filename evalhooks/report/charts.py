@@ -16,6 +16,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
+from evalhooks.metric_names import STEP
 from evalhooks.report.facts import PpoRun, RewardModel, Study, number, points, series, shorten
 from evalhooks.report.prose import interval
 from evalhooks.rewardbench.domains import DOMAINS
@@ -268,7 +269,7 @@ def training(study: Study) -> Figure:
                 markersize=4.5,
                 alpha=0.9,
             )
-        axes.set(title=title, xlabel="checkpoint/step", ylabel="points")
+        axes.set(title=title, xlabel=STEP, ylabel="points")
     for height, label in start_line(study):
         panels[1].axhline(height, color=FAINT, linewidth=1, linestyle=(0, (5, 4)))
         panels[1].annotate(
@@ -298,7 +299,7 @@ def ppo(study: Study) -> Figure:
         for axes, (metric, title, factor) in zip(panels, PPO_PANELS, strict=True):
             steps, values = series(run.checkpoints, metric)
             axes.plot(steps, np.multiply(values, factor), "-o", color=tint, markersize=4.5)
-            axes.set(title=title, xlabel="checkpoint/step")
+            axes.set(title=title, xlabel=STEP)
         if run.best is not None and run.best_step is not None:
             panels[0].plot(run.best_step, 100 * run.best, marker="*", color=tint, markersize=15, markeredgecolor="white", zorder=4)
     for start in sorted({run.start for run in study.runs if run.start is not None}):

@@ -17,13 +17,14 @@ from core.disk import BrokenFileError
 from core.hooks.hook import read_evaluations
 from core.runs.identity import clean_name
 from core.runs.record import RECORD, read_record
+from evalhooks.metric_names import STEP
 from evalhooks.report.charts import FAINT, MIX_COLOURS, RUN_COLOURS, STYLE, plain, run_label
 from evalhooks.report.facts import PpoRun, Scores, Study
 
 PROXY, TRUTH, ACCURACY, STOP = MIX_COLOURS[1], MIX_COLOURS[2], MIX_COLOURS[0], RUN_COLOURS[1]
 """Orange against teal stays apart without red or green; the proxy is dashed besides."""
 TRUTH_LABEL, ACCURACY_LABEL = "downstream average (points)", "RM accuracy (points)"
-STEP_LABEL, KL_LABEL = "checkpoint/step", "KL to the start policy (nats per completion, square-root scale)"
+KL_LABEL = "KL to the start policy (nats per completion, square-root scale)"
 TRUTH_NAME, PROXY_NAME, ACCURACY_NAME = (
     "truth: downstream average",
     "proxy: RM score of the same answers",
@@ -190,7 +191,7 @@ def draw_course(course: Course) -> Figure:
         _draw_accuracy(panels[1, column], course, places, first=column == 0)
     for axes, title in zip(panels[0], panel_titles(course), strict=True):
         axes.set_title(title)
-    panels[1, 0].set_xlabel(STEP_LABEL)
+    panels[1, 0].set_xlabel(STEP)
     panels[1, 1].set_xlabel(KL_LABEL)
     ticks = kl_ticks(course)
     panels[1, 1].set_xticks([root(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from core import shares
 from core.text import duration
+from evalhooks.metric_names import STEP
 from evalhooks.report.charts import FAINT, MAX_ROWS, MIX_COLOURS, STYLE, plain
 from evalhooks.report.facts import PpoRun, RewardModel, Study, shorten
 from evalhooks.report.prose import names
@@ -91,7 +92,7 @@ def write_losses(study: Study, path: Path) -> list[Path]:
             for number, (name, steps, values) in enumerate(drawn[:MAX_ROWS]):
                 tint = MIX_COLOURS[number % len(MIX_COLOURS)]
                 axes.plot(steps, values, "-" if len(steps) > 1 else "o", color=tint, label=plain(name), linewidth=1.4)
-            axes.set(title=title, xlabel="train/step")
+            axes.set(title=title, xlabel=STEP)
             if len(drawn) <= len(MIX_COLOURS):
                 axes.legend(fontsize=7.5, labelcolor=FAINT)
         figure.savefig(path)

@@ -21,6 +21,8 @@ from evalhooks.metric_names import column_names, link_name, metric_name
         ("downstream/average", "downstream average"),
         ("downstream/gsm8k", "downstream, gsm8k"),
         ("ppo", "PPO downstream average"),
+        ("checkpoint/step", "training step"),
+        ("train/step", "training step"),
         ("elo", "elo"),
         ("leader/board", "leader/board"),
         ("rewardbench2/", "rewardbench2/"),

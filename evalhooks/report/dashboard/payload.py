@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from evalhooks.metric_names import STEP
 from evalhooks.report import charts, course
 from evalhooks.report.dashboard.biases import ERROR, shown_biases
 from evalhooks.report.dashboard.explorer import setup
@@ -28,6 +29,7 @@ def payload(study: Study) -> Data:
         "scoreName": study.score_name,
         "scoreTitle": study.score_title,
         "bonName": study.bon_name,
+        "stepName": STEP,
         "tasks": study.tasks,
         "domains": dict(DOMAINS),
         "mixes": study.mixes,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -117,6 +118,23 @@ def printed(given: dict[str, Any], width: int) -> str:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(summary(), tmp_path_factory.mktemp("study") / "deep" / "report").parent
+
+
+def test_pictures_name_their_axes_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: set[str] = set()
+    save = Figure.savefig
+
+    def labelled(figure: Figure, path: Path, **settings: Any) -> None:
+        labels.update(label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()))
+        save(figure, path, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", labelled)
+    given = summary()
+    given["reward_models"][0]["details"] = {"curves": {"loss": [[1, 0.7], [2, 0.6]]}}
+    out = write_report(given, tmp_path).parent
+    assert {"training.png", "ppo.png", "losses.png", *COURSES} <= {file.name for file in out.glob("*.png")}
+    assert "training step" in labels
+    assert not [label for label in labels if "/step" in label]
 
 
 def test_a_report_is_these_files_and_no_leftovers(written: Path) -> None:

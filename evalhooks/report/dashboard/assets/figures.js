@@ -63,7 +63,7 @@ function drawTraining(data, models) {
   for (const [id, metric, references] of panels) {
     const traces = shown.map(model => [model, series(model.checkpoints, metric)]).filter(([, found]) => found.x.length).map(([model, found]) =>
       ({...curveTrace({x: found.x, y: found.y.map(points)}, model.name, colour(data, model), {dash: model.control ? "dash" : "solid", symbol: mark(data, model)}), showlegend: false}));
-    draw(id, traces, {height: 320, ...acrossLines(references), xaxis: {title: "checkpoint/step"}, yaxis: {title: "points"}}, "No checkpoint of a reward model shown has this score.");
+    draw(id, traces, {height: 320, ...acrossLines(references), xaxis: {title: data.stepName}, yaxis: {title: "points"}}, "No checkpoint of a reward model shown has this score.");
   }
   note("training", measured.length > MOST_CURVES ? `The first ${MOST_CURVES} of ${measured.length}; the filter of the table chooses others.` : "");
 }
@@ -87,7 +87,7 @@ function drawPpo(data, places) {
       .map(([run, tint, found]) => ({...curveTrace({x: found.x, y: found.y.map(scale)}, run.label, tint), showlegend: id === "ppo-downstream" && shown.length < 9}));
     if (id === "ppo-downstream") for (const [run, tint] of shown) if (run.best !== null && run.bestStep !== null) traces.push(star(run.bestStep, points(run.best), tint, run.bestStep));
     const lines = id === "ppo-downstream" ? starts.map(start => ({height: points(start), label: `start ${points(start).toFixed(1)}`})) : [];
-    draw(id, traces, {height: 340, ...acrossLines(lines), xaxis: {title: "checkpoint/step"}, yaxis: {title}}, "Not measured.");
+    draw(id, traces, {height: 340, ...acrossLines(lines), xaxis: {title: data.stepName}, yaxis: {title}}, "Not measured.");
   }
   note("ppo", places.length > MOST_CURVES ? `The first ${MOST_CURVES} of ${places.length}; the filter of the table chooses others.` : "");
 }

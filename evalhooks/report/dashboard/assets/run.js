@@ -29,21 +29,21 @@ function drawRunScores(data, run, isPolicy) {
     const found = series(run.checkpoints, `rewardbench2/${key}`);
     if (found.x.length) traces.push({...curveTrace({x: found.x, y: found.y.map(points)}, label, data.mixColours[place % data.mixColours.length], {dash: "dot"}), visible: "legendonly"});
   }
-  draw("run-scores", traces, {height: isNarrow() ? 440 : 380, xaxis: {title: "checkpoint/step", range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "points"}}, "No checkpoint of this run was measured.");
+  draw("run-scores", traces, {height: isNarrow() ? 440 : 380, xaxis: {title: data.stepName, range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "points"}}, "No checkpoint of this run was measured.");
 }
 
-function drawRunDistance(run) {
+function drawRunDistance(data, run) {
   const traces = [["kl", "KL to the reference (nats)", STOP, "circle", "y"], ["rm_score", "RM score", PROXY, "square", "y2"]]
     .map(([metric, name, tint, symbol, yaxis]) => [series(run.checkpoints, metric), name, tint, symbol, yaxis]).filter(([found]) => found.x.length)
     .map(([found, name, tint, symbol, yaxis]) => ({...curveTrace(found, name, tint, {symbol}), yaxis}));
-  draw("run-distance", traces, {height: 300, xaxis: {title: "checkpoint/step", range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "KL (nats)"},
+  draw("run-distance", traces, {height: 300, xaxis: {title: data.stepName, range: [0, 1.03 * lastStep(run)]}, yaxis: {title: "KL (nats)"},
     yaxis2: {overlaying: "y", side: "right", tickmode: "auto", showgrid: false, zeroline: false, automargin: true, title: {text: "RM score"}}}, "The KL was not measured.");
 }
 
 /** Proxy and truth over steps and over the root of the KL, as in Gao et al. (2023), figure 1. */
-function drawCourse(run) {
+function drawCourse(data, run) {
   const course = run?.course;
-  const panels = [["course-steps", course?.steps, "checkpoint/step"], ["course-kl", course?.roots, isNarrow() ? "KL (nats, square-root scale)" : "KL to the start policy (nats per completion, square-root scale)"]];
+  const panels = [["course-steps", course?.steps, data.stepName], ["course-kl", course?.roots, isNarrow() ? "KL (nats, square-root scale)" : "KL to the start policy (nats per completion, square-root scale)"]];
   panels.forEach(([id, places, title], panel) => {
     const drawn = course ? [["truth: downstream average", TRUTH, course.truth, "solid", "circle", "y"], ["proxy: RM score", PROXY, course.proxy, "dash", "square", "y2"],
       ["RM accuracy on its answers", ACCURACY, course.accuracy, "solid", "triangle-up", "y"]].filter(([, , values]) => values.some(value => value !== null)) : [];
@@ -65,7 +65,7 @@ function drawCourse(run) {
 function drawCurves(data, run) {
   const traces = Object.entries(run.curves).map(([name, [x, y]], place) =>
     ({...curveTrace({x, y}, name.replaceAll("_", " "), data.mixColours[place % data.mixColours.length]), mode: x.length > 1 ? "lines" : "markers", visible: place ? "legendonly" : true}));
-  draw("run-curves", traces, {height: 320, xaxis: {title: "train/step"}}, "This run logged no curve of training.");
+  draw("run-curves", traces, {height: 320, xaxis: {title: data.stepName}}, "This run logged no curve of training.");
 }
 
 /** The biases of the reward at each checkpoint: on the pools, or on the policy's own answers. */
@@ -73,7 +73,7 @@ function drawRunBiases(data, run) {
   const names = Object.keys(run.checkpoints).filter(name => name.startsWith("bias/"));
   const traces = names.map((name, place) => [name, series(run.checkpoints, name), place]).filter(([, found]) => found.x.length)
     .map(([name, found, place]) => curveTrace(found, name.slice("bias/".length).replaceAll("_", " "), data.mixColours[place % data.mixColours.length]));
-  draw("run-biases", traces, {height: 320, xaxis: {title: "checkpoint/step"}, yaxis: {title: "partial correlation"}}, "Not measured: reward models need pools, policies several answers a prompt.");
+  draw("run-biases", traces, {height: 320, xaxis: {title: data.stepName}, yaxis: {title: "partial correlation"}}, "Not measured: reward models need pools, policies several answers a prompt.");
 }
 
 function drawRun(data, choice) {
@@ -81,10 +81,10 @@ function drawRun(data, choice) {
   if (!run) return;
   for (const panel of document.querySelectorAll(".policy-only")) panel.hidden = !isPolicy;  // first: figures take the width that is there
   drawRunScores(data, run, isPolicy);
-  if (isPolicy) drawRunDistance(run);
+  if (isPolicy) drawRunDistance(data, run);
   drawCurves(data, run);
   drawRunBiases(data, run);
-  if (isPolicy) drawCourse(run);
+  if (isPolicy) drawCourse(data, run);
   drawAnswers(data, run);
 }
 

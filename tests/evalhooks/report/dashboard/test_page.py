@@ -100,6 +100,12 @@ def _assert_apart(opened: Opened) -> None:
             assert apart or a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
 
 
+def test_the_axes_of_steps_have_a_name_for_people(desk: Opened) -> None:
+    titles = desk.page.locator(".xtitle").all_text_contents()
+    assert titles.count("training step") >= 6
+    assert not [title for title in titles if "/step" in title]
+
+
 def test_a_click_on_a_head_sorts_and_another_one_turns_the_order(desk: Opened) -> None:
     assert names(desk) == ["best", "foreign", "middle", "flipped"]
     head = desk.page.locator("#models tr.sort button", has_text="Average")

@@ -9,6 +9,7 @@ from core.hooks.hook import eval_file
 from core.records import BenchmarkRow, ScoredRow
 from core.runs.samples import write_samples
 from evalhooks.report.dashboard import misjudged as module
+from evalhooks.report.dashboard import payload as payload_module
 from evalhooks.report.dashboard.answers import answers
 from evalhooks.report.dashboard.misjudged import misjudged
 from evalhooks.report.dashboard.payload import payload
@@ -59,6 +60,13 @@ def test_runs_without_folders_or_with_broken_results_have_what_can_be_read(tmp_p
     (tmp_path / "run" / "evals" / "step-000005.rewardbench2.parquet").write_bytes(b"torn")
     found = misjudged([str(tmp_path / "gone"), str(tmp_path / "run"), ""])
     assert found.rows[0]["seen"][0]["model"] == 1
+
+
+def test_no_script_of_the_page_names_an_axis_by_the_key_of_a_metric() -> None:
+    scripts = list(Path(payload_module.__file__).with_name("assets").glob("*.js"))
+    assert scripts
+    assert [script.name for script in scripts if "checkpoint/step" in script.read_text() or "train/step" in script.read_text()] == []
+    assert payload(read({}))["stepName"] == "training step"
 
 
 def test_curves_share_the_room_and_keep_their_ends() -> None:

@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --tiny      # seconds on a CPU: that the script works, not how fast anything is
 
 Weights are random and made on the device, so nothing is downloaded, and nothing need be installed: the checkout and its
-dependencies on PYTHONPATH are enough. A row that fails is told, and the others go on: rows run in a process of their own, which
-is started again where it dies or a row takes longer than its limit.
+dependencies on PYTHONPATH are enough. A row that fails is told, and the others go on: rows run in a process of their own, and the
+next one takes over where it dies or a row takes longer than its limit.
 """
 
 import argparse
@@ -36,11 +36,12 @@ def main() -> int:
         log = Path(folder) / "log.jsonl"
         log.touch()
         waiting = [row for row in ROWS if row.name in chosen]
-        environment = with_usual_names(Path(folder))
+        workers = Workers(log, with_usual_names(Path(folder)), tiny=arguments.tiny)
         while waiting and time.monotonic() < ends:
-            run([row.name for row in waiting], log, ends, environment, tiny=arguments.tiny)
+            run([row.name for row in waiting], log, ends, workers, tiny=arguments.tiny)
             done = {entry["row"] for entry in entries(log) if entry["event"] in ("end", "fail")}
             waiting = [row for row in waiting if row.name not in done]
+        workers.close()
         for row in waiting:
             tell(log, {"row": row.name, "event": "fail", "why": "no time was left"})
         found = [entry for entry in entries(log) if entry["event"] in ("finding", "fail")]
@@ -71,12 +72,36 @@ def with_usual_names(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
 
 
-def run(names: list[str], log: Path, ends: float, environment: dict[str, str], *, tiny: bool) -> None:
-    """One process for the rows, until it ends, or a row in it does not."""
-    limits = {row.name: 5 * row.limit_s if tiny else row.limit_s for row in ROWS}  # a CPU that others share is no GPU
-    command = [sys.executable, "-m", "benchmarks.gpu.worker", ",".join(names), str(log), *(["--tiny"] if tiny else [])]
+class Workers:
+    """The processes of rows. While one runs, the next is there and has imported what it needs, which takes as long as a row."""
+
+    def __init__(self, log: Path, environment: dict[str, str], *, tiny: bool) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.gpu.worker", str(log), *(["--tiny"] if tiny else [])]
+        self._environment = environment
+        self._spare = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self._command, env=self._environment, stdin=subprocess.PIPE, text=True, start_new_session=True)
+
+    def begin(self, names: list[str]) -> subprocess.Popen[str]:
+        """The process that was ready, with its rows."""
+        worker, self._spare = self._spare, self._start()
+        assert worker.stdin is not None
+        with suppress(BrokenPipeError), worker.stdin as pipe:  # it may have died
+            pipe.write(",".join(names) + "\n")
+        return worker
+
+    def close(self) -> None:
+        """Ends the process that no row needs."""
+        self._spare.kill()
+        self._spare.communicate()
+
+
+def run(names: list[str], log: Path, ends: float, workers: Workers, *, tiny: bool) -> None:
+    """The rows in one process, until it ends, or a row in it does not."""
+    limits = {row.name: row.seconds(tiny=tiny) for row in ROWS}
     before = len(begun_rows(log))
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = workers.begin(names)
     current, since = "", time.monotonic()
     try:
         while process.poll() is None:

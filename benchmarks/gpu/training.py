@@ -28,8 +28,8 @@ from rmtrain.session import RMSession
 from rmtrain.tokens import TokenPair
 
 TEXT = "w5 w6"
-MICRO_BATCH = 16_384
-"""Tokens of a micro batch."""
+MICRO_BATCH = 32_768
+"""Tokens of a micro batch: all pairs of a shape are one."""
 
 
 def passes(scale: Scale) -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def timed(scale: Scale, work: Any) -> tuple[float, float]:
 
 
 def step(scale: Scale) -> Iterator[Finding]:
-    """Whole optimiser steps through our session: fp32 weights, bf16 under autocast, AdamW, micro batches of 16k tokens."""
+    """Whole optimiser steps through our session: fp32 weights, bf16 under autocast, AdamW, all pairs in one micro batch."""
     session = session_of(scale, EngineConfig())
     for shape in scale.training:
         yield {"what": str(shape), **steps_of(session, shape, scale)}
@@ -126,19 +126,33 @@ def token_pairs(shape: Shape, scale: Scale) -> list[TokenPair]:
 
 def trl(scale: Scale) -> Iterator[Finding]:
     """TRL's RewardTrainer on the same pairs: at its best, which is without checkpointing, with our fused layers and in micro batches as
-    large as ours, and at its defaults."""
+    large as ours, or half as large where memory ends; and at its defaults."""
     path = saved_reward_model(scale)
     for shape in scale.training:
-        for best in (True, False):
-            with tempfile.TemporaryDirectory() as name:
-                spent, memory = trl_steps(path, Path(name), shape, scale, best=best)
-            gc.collect()  # a trainer is in cycles with its callbacks, and the next one would be measured with its memory
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            yield {"what": f"{shape}, {'at its best' if best else 'defaults'}", "tokens/s": shape.padded / spent, "peak MiB": memory}
+        # Of its micro batches at most a fourth more tokens than of ours, so that the number of pairs is a power of two.
+        most = 2 ** int(math.log2(1.25 * MICRO_BATCH / (2 * (shape.prompt + shape.completion))))
+        yield from trl_row(path, shape, scale, pairs_at_once=min(most, shape.prompts), best=True)
+        yield from trl_row(path, shape, scale, pairs_at_once=min(8, shape.prompts), best=False)
 
 
-def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool) -> tuple[float, float]:
+def trl_row(path: str, shape: Shape, scale: Scale, *, pairs_at_once: int, best: bool) -> Iterator[Finding]:
+    what = f"{shape}, {'at its best' if best else 'defaults'}, {pairs_at_once} pairs at once"
+    found: tuple[float, float] | None = None
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            found = trl_steps(path, Path(name), shape, scale, pairs_at_once=pairs_at_once, best=best)
+    except torch.OutOfMemoryError:
+        yield {"what": what, "said": "out of memory"}
+    gc.collect()  # a trainer is in cycles with its callbacks, and the next one would be measured with its memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if found is not None:
+        yield {"what": what, "tokens/s": shape.padded / found[0], "peak MiB": found[1]}
+    elif pairs_at_once > 1:
+        yield from trl_row(path, shape, scale, pairs_at_once=pairs_at_once // 2, best=best)
+
+
+def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, pairs_at_once: int, best: bool) -> tuple[float, float]:
     """Seconds of a step after the first, and peak memory."""
     # Imported here because TRL's imports take seconds.
     from datasets import Dataset, disable_progress_bars
@@ -154,9 +168,6 @@ def trl_steps(path: str, folder: Path, shape: Shape, scale: Scale, *, best: bool
             times.append(now())
 
     on_gpu = torch.cuda.is_available()
-    # Of its micro batches at most a fourth more tokens than of ours, so that the number of pairs is a power of two.
-    pairs_at_once = 2 ** int(math.log2(1.25 * MICRO_BATCH / (2 * (shape.prompt + shape.completion)))) if best else 8
-    pairs_at_once = min(pairs_at_once, shape.prompts)
     arguments = RewardConfig(
         output_dir=str(folder),
         per_device_train_batch_size=pairs_at_once,

@@ -1,7 +1,7 @@
 """The process in which the rows of `benchmarks.gpu` run, one after another, up to one that needs a process of its own or leaves memory
-of the device behind.
+of the device behind. It reads their names, ROW,ROW, from its standard input once it has imported what it needs.
 
-python -m benchmarks.gpu.worker ROW,ROW LOG [--tiny]
+python -m benchmarks.gpu.worker LOG [--tiny]
 """
 
 import gc
@@ -27,13 +27,18 @@ LEFT = 2**30
 
 
 def main() -> None:
-    names, log, *rest = sys.argv[1:]
+    log, *rest = sys.argv[1:]
     scale = replace(TINY if "--tiny" in rest else FULL, folder=Path(log).parent / "models")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     signal.signal(signal.SIGALRM, out_of_time)
+    for row in ROWS:
+        row.load()
+    names = sys.stdin.readline().strip()
+    if not names:
+        return
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"[{card}, torch {torch.__version__}, transformers {transformers.__version__}]", flush=True)
     chosen = [row for row in ROWS if row.name in names.split(",")]
@@ -55,9 +60,9 @@ def carry_out(row: Row, scale: Scale, log: Path) -> bool:
             file.write(json.dumps({"row": row.name, **entry}) + "\n")
 
     write(event="begin")
-    signal.alarm(row.limit_s)
+    signal.alarm(row.seconds(tiny=scale.tiny))
     try:
-        for finding in row.measure(scale):
+        for finding in row.load()(scale):
             print(f"{row.name}: " + ", ".join(f"{name} {shown(value)}" for name, value in finding.items()), flush=True)
             write(event="finding", **finding)
         write(event="end", seconds=time.monotonic() - started)

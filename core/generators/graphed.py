@@ -10,7 +10,6 @@ heads, J key heads, G query heads that share a key head, D channels of a head, V
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +18,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.data.turn_ends import turn_ends
-from core.generators.drawing import sample_tokens
-from core.generators.filled import attend_filled, fits_rows
+from core.generators.answers import Answers
+from core.generators.filled import attend_filled, fits_rows, turns_rows
 from core.generators.half import HalfCopy, asked_format
 from core.generators.local import completions, prompt_tokens, uniforms
 from core.generators.merged import MergedProducts
 from core.generators.room import MEMORY, portions, rows_that_fit
 from core.models.fused.decoding import carried_sums
+from core.models.fused.rotations import AngleTables, Rotations
 from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
@@ -136,61 +136,13 @@ class GraphGenerator:
         return self._decoder
 
 
-@dataclass(kw_only=True, slots=True)
-class _State:
-    """Where all rows are; every tensor stays in its place."""
-
-    next_R: Tensor
-    positions_R: Tensor
-    step_1: Tensor
-    active_R: Tensor
-    lengths_R: Tensor
-    uniforms_RT: Tensor
-    tokens_RT: Tensor
-    logprobs_RT: Tensor
-
-    @classmethod
-    def empty(cls, num_rows: int, num_tokens: int, device: torch.device) -> "_State":
-        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        return cls(
-            next_R=zeros(num_rows),
-            positions_R=zeros(num_rows),
-            step_1=zeros(1),
-            active_R=zeros(num_rows, dtype=torch.bool),
-            lengths_R=zeros(num_rows),
-            uniforms_RT=zeros(num_rows, num_tokens, dtype=torch.float32),
-            tokens_RT=zeros(num_rows, num_tokens),
-            logprobs_RT=zeros(num_rows, num_tokens, dtype=torch.float32),
-        )
-
-    def begin(self, positions_R: Tensor, uniforms_RT: Tensor) -> None:
-        """Sets all rows to the beginning of their answers."""
-        self.positions_R.copy_(positions_R)
-        self.uniforms_RT.copy_(uniforms_RT)
-        self.active_R.fill_(True)
-        for tensor in (self.step_1, self.lengths_R):
-            tensor.zero_()
-
-    def draw(self, logits_RV: Tensor, temperature: float, ends_E: Tensor) -> None:
-        """Draws the next token of every row; rows that have ended go on, unheard."""
-        uniforms_R = self.uniforms_RT.index_select(1, self.step_1).squeeze(1)
-        tokens_R, logprobs_R = sample_tokens(logits_RV, temperature, uniforms_R)
-        self.tokens_RT.index_copy_(1, self.step_1, tokens_R[:, None])
-        self.logprobs_RT.index_copy_(1, self.step_1, logprobs_R[:, None])
-        self.lengths_R += self.active_R
-        self.active_R &= (tokens_R[:, None] != ends_E).all(-1)
-        self.next_R.copy_(tokens_R)
-        self.step_1 += 1
-
-
 class _Memory:
     """The keys and values of all rows, by layer, each (R, J, L, D), and what attention needs to know of the tokens that are added."""
 
     def __init__(self, num_rows: int, length: int) -> None:
         self.num_rows, self.length = num_rows, length
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.rotations = Rotations(turns_rows)
         self.plan: Plan | None = None
         """While prompts are read: the plan of their stream."""
         self.rows_N: Tensor
@@ -251,6 +203,7 @@ def _attend(
     """Attention of prompts in one stream, or of one new token in each row, with the signature that transformers calls."""
     layer = module.layer_idx
     assert isinstance(layer, int)
+    angles = row_memory.rotations.receive(query, key, value)
     if row_memory.plan is not None:
         out = attend_on_tree(module, query, key, value, attention_mask, prompt_tree=row_memory.plan, scaling=scaling, **options)
         row_memory.write(layer, key.to(value.dtype), value)
@@ -258,7 +211,8 @@ def _attend(
     # (1, heads, R, D): the rows' new tokens lie side by side in one stream.
     query, key = query.to(value.dtype), key.to(value.dtype)
     if fits_rows(query, key, value):
-        return attend_filled(query, key, value, *row_memory.layers[layer], row_memory.positions_N, scaling), None
+        return attend_filled(query, key, value, *row_memory.layers[layer], row_memory.positions_N, scaling, angles), None
+    assert angles is None, "left to the kernel only where it takes them"
     keys_RJLD, values_RJLD = row_memory.write(layer, key, value)
     num_rows, num_key_heads = keys_RJLD.shape[:2]
     query_RJGD = query[0].transpose(0, 1).reshape(num_rows, num_key_heads, -1, query.shape[-1])
@@ -278,32 +232,33 @@ class _Decoder:
         self.model, self.key, self.temperature = model, key, sampling.temperature
         device = model.device
         self.memory = _Memory(num_rows, length)
-        self.state = _State.empty(num_rows, sampling.max_new_tokens, device)
-        self.ends_E = to_device(torch.tensor(sorted(ends)), device)
+        self.angles = AngleTables(model.base_model, length)
+        self.answers = Answers.empty(num_rows, sampling.max_new_tokens, device)
+        self.ends_E = to_device(torch.tensor(sorted(ends), dtype=torch.long), device)
         self.rows_R = torch.arange(num_rows, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
 
     def run(self, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and log-probabilities of `sampling.n` completions of each prompt; `indices` seed their random numbers."""
-        state, n = self.state, sampling.n
+        answers, n = self.answers, sampling.n
         lengths_R = torch.tensor([len(ids) for ids in prompt_ids for _ in range(n)])
         drawn_RT = torch.cat([uniforms(sampling, index) for index in indices])
         with attending_by(self.model, NAME):
             logits_RV = self._read(prompt_ids, n)
             if self.captures:
                 self._capture()
-            state.begin(to_device(lengths_R, state.next_R.device), to_device(drawn_RT, state.next_R.device))
-            state.draw(logits_RV, self.temperature, self.ends_E)
+            answers.begin(to_device(lengths_R, self.model.device), to_device(drawn_RT, self.model.device))
+            answers.draw(logits_RV, self.temperature, self.ends_E)
             looks: deque[Callable[[], Tensor]] = deque()
             for step in range(1, sampling.max_new_tokens):
                 self.graph.replay() if self.graph is not None else self._step()
                 if step % LOOK == 0:
-                    looks.append(to_host(state.active_R.any()))
+                    looks.append(to_host(answers.active_R.any()))
                 # One look back: that one has been answered while the next tokens were on their way.
                 if len(looks) > 1 and not looks.popleft()():
                     break
-        waiting = [to_host(tensor) for tensor in (state.tokens_RT, state.logprobs_RT, state.lengths_R)]
+        waiting = [to_host(tensor) for tensor in (answers.tokens_RT, answers.logprobs_RT, answers.lengths_R)]
         tokens_RT, logprobs_RT, counts_R = (fetch().tolist() for fetch in waiting)
         cut = [row[:count] for row, count in zip(tokens_RT, counts_R, strict=True)]
         return cut, [row[:count] for row, count in zip(logprobs_RT, counts_R, strict=True)]
@@ -325,25 +280,25 @@ class _Decoder:
         memory.at_positions(rows_N, stream.positions_N)
         memory.plan = Plan(stream)
         try:
-            hidden_NH = self._hidden(stream.ids_N, stream.positions_N)
+            with memory.rotations.observed():
+                hidden_NH = self._hidden(stream.ids_N, stream.positions_N)
         finally:
             memory.plan = None
         return hidden_NH[stream.last_token_indices()]
 
     def _step(self) -> None:
         """One token more in every row."""
-        state, memory = self.state, self.memory
-        memory.at_positions(self.rows_R, state.positions_R)
-        logits_RV = self._logits(self._hidden(state.next_R, state.positions_R))
-        state.positions_R += 1
-        state.draw(logits_RV, self.temperature, self.ends_E)
+        answers = self.answers
+        self.memory.at_positions(self.rows_R, answers.positions_R)
+        with self.angles.in_place(), self.memory.rotations.observed(leaving=True):
+            logits_RV = self._logits(self._hidden(answers.next_R, answers.positions_R))
+        answers.draw(logits_RV, self.temperature, self.ends_E)
 
     def _capture(self) -> None:
         """Records a step as a graph, on whatever the state holds; the keys and values that it overwrites are put back."""
         self.captures = False
         firsts = [tensor[:, :, :1] for pair in self.memory.layers.values() for tensor in pair]  # the place that it writes to
         kept = [first.clone() for first in firsts]
-        self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
         try:
             # A recording that fails leaves its own stream as the current one; this context puts ours back.
             with torch.cuda.stream(torch.cuda.current_stream()):
@@ -357,12 +312,16 @@ class _Decoder:
             first.copy_(before)
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
+        lengths_R = torch.ones_like(
+            self.answers.positions_R
+        )  # as if prompts had one token, so that the first step writes to the first place
+        self.answers.begin(lengths_R, self.answers.uniforms_RT)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self._step()  # compiled and allocated before anything is recorded
         torch.cuda.current_stream().wait_stream(aside)
-        self.state.begin(self.state.positions_R.zero_(), self.state.uniforms_RT)
+        self.answers.begin(lengths_R, self.answers.uniforms_RT)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.__main__ import entries
+from benchmarks.gpu.__main__ import Workers, entries
 from benchmarks.gpu.__main__ import run as run_rows
 from benchmarks.gpu.findings import Finding
 from benchmarks.gpu.rows import ROWS, Row
@@ -60,10 +60,12 @@ def test_what_a_row_has_started_ends_with_its_process(tmp_path: Path, monkeypatc
     log, started, worker = tmp_path / "log.jsonl", tmp_path / "started", tmp_path / "worker"
     log.touch()
     begin = json.dumps({"row": "ceilings", "event": "begin"})
-    worker.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {started}\necho '{begin}' >> {log}\nwait\n")
+    worker.write_text(f"#!/bin/sh\nread rows || exit 0\nsleep 300 &\necho $! > {started}\necho '{begin}' >> {log}\nwait\n")
     worker.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(worker))
-    run_rows(["ceilings"], log, time.monotonic() + 2, dict(os.environ), tiny=True)
+    workers = Workers(log, dict(os.environ), tiny=True)
+    run_rows(["ceilings"], log, time.monotonic() + 2, workers, tiny=True)
+    workers.close()
     ends = time.monotonic() + 20
     while runs(int(started.read_text())):
         assert time.monotonic() < ends, "what it has started goes on"
@@ -77,7 +79,7 @@ def test_a_row_whose_time_is_over_while_it_tries_a_kernel_fails_and_its_process_
     def trial(scale: object) -> Iterator[Finding]:
         yield {"why": fault_of(lambda: time.sleep(20) or 0.0, tolerance=1.0) or ""}
 
-    monkeypatch.setattr(Row, "measure", lambda self, scale: trial(scale))
+    monkeypatch.setattr(Row, "load", lambda self: trial)
     before = signal.signal(signal.SIGALRM, out_of_time)
     try:
         assert not carry_out(Row("ceilings", "", 1), TINY, tmp_path / "log.jsonl")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.generators.drawing import CHUNK
+from core.generators.answers import Answers
 from core.trees.tiles import lay_tiles
 from core.trees.trial import fault_of
 from tests.kernels import INTERPRETED
@@ -120,22 +120,24 @@ def attend_over_a_tree(query_heads: int, key_heads: int, channels: int) -> None:
     attend_by_tile(query, key, value, tiles, ends, channels**-0.5).sum().backward()
 
 
+@pytest.mark.parametrize("turns", [None, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("heads", HEADS)
-def test_attention_of_new_tokens(device: Device, heads: tuple[int, int, int]) -> None:
+def test_attention_of_new_tokens(device: Device, heads: tuple[int, int, int], turns: torch.dtype | None) -> None:
     from core.generators.kernels import attend_rows
 
     query_heads, key_heads, channels = heads
     query, key, value = (drawn(number, ROWS, channels).detach() for number in (query_heads, key_heads, key_heads))
     keys, values = torch.zeros(2, ROWS, key_heads, LENGTH, channels, dtype=torch.bfloat16)
-    attend_rows(query, key, value, keys, values, torch.zeros(ROWS, dtype=torch.long), channels**-0.5)
+    angles = None if turns is None else (torch.randn(ROWS, channels, dtype=turns), torch.randn(ROWS, channels, dtype=turns))
+    attend_rows(query, key, value, keys, values, torch.zeros(ROWS, dtype=torch.long), channels**-0.5, angles)
     assert_in_registers(device, "_attend")
 
 
+@pytest.mark.parametrize("ends", [1, 3])
 @pytest.mark.parametrize("vocabulary", [600, 49152, 151936])
-def test_drawing_a_token(device: Device, vocabulary: int) -> None:
-    from core.generators.kernels import draw_tokens
-
-    draw_tokens(torch.randn(ROWS, vocabulary), 0.7, torch.rand(ROWS), CHUNK)
+def test_drawing_a_token(device: Device, vocabulary: int, ends: int) -> None:
+    rows = Answers.empty(ROWS, LENGTH, torch.device("cpu"))
+    rows.draw_by_kernels(torch.randn(ROWS, vocabulary), 0.7, torch.arange(ends))
     assert_in_registers(device, "_sum_chunks", "_draw")
 
 

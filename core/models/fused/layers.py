@@ -19,6 +19,7 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
 from core.models.fused.decoding import Carrying, carried, carry, gates_by_row, rotates_pair
+from core.models.fused.rotations import observer
 from core.process.layers import layers_of
 from core.trees.trial import first_line, kernel_faults
 
@@ -175,11 +176,15 @@ def _rotation(own: Rotation) -> Rotation:
         fits = q.is_cuda and cos.dim() == 3 and cos.shape[-1] == q.shape[-1] == 2 * half and half & (half - 1) == 0
         if not fits or rest or options:
             return own(q, k, cos, sin, *rest, **options)
+        observed = observer()
+        if observed is not None and observed.leave(q, k, (cos, sin)):
+            return q, k
         from core.models.fused.kernels import rotated, rotated_pair
 
-        if rotates_pair(q, k):
-            return rotated_pair(q, k, cos, sin)
-        return rotated(q, cos, sin), rotated(k, cos, sin)
+        turned = rotated_pair(q, k, cos, sin) if rotates_pair(q, k) else (rotated(q, cos, sin), rotated(k, cos, sin))
+        if observed is not None:
+            observed.give(*turned)
+        return turned
 
     return rotate
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from core.process.shortage import ShortageError, shortage, told
 from core.runs.record import RunBusyError
+from launch.overrides.differences import settings_of
 from launch.schema import AnyJob, BoNJob, PPOJob
 from launch.settings import Launch, RunSettings
-from launch.sweep import settings_of
 
 
 def obstacle(job: AnyJob) -> str | None:

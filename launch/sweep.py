@@ -3,11 +3,10 @@
 import csv
 import io
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
-from enum import Enum, StrEnum
+from enum import StrEnum
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.disk import BrokenFileError, atomic_file, jsonable
+from core.records import AXIS
 from core.runs.identity import clean_name
 from core.runs.record import CONFIG, RECORD, RunStatus, read_record
 from core.runs.tracking import METRICS as LOG
@@ -30,8 +30,8 @@ from core.text import shown
 from evalhooks.measured_rows import different_rows, rows_texts
 from evalhooks.rewardbench.domains import LABELS, OVERALL, PREFIX
 from launch.identity import unhashed_keys
-from launch.schema import PPOJob, RMJob
-from launch.settings import RunSettings, TrackerMode
+from launch.overrides.differences import OWN, Setting, common, differences, is_under, settings_of
+from launch.settings import RunSettings
 
 METRICS = {"rm": ("rewardbench2/overall", "held_out/accuracy"), "ppo": ("downstream/average",), "bon": ("bon/average",)}
 """The metrics that the table of a sweep shows, by command, where they were measured; see `shown_metrics`."""
@@ -47,20 +47,7 @@ RUN_KINDS = ("rm", "ppo", "bon")
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is faster, but not in every build
 
-_OWN = {"dry_run", "embedded_model"}  # say only that the jobs are listed, and what follows from a model's path
-
 _IN_NAME = {"name", "model.lineage"}  # unhashed, but part of the name of the run's folder
-
-# Settings that follow from another one: no column of their own where that one alone tells the jobs apart.
-_GO_WITH = {"model.lineage": "model.path", "data.paths": "data.name", "data.sources": "data.name"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """The value of a key and its default (`MISSING` if it has none)."""
-
-    value: object
-    default: object
 
 
 class JobStatus(StrEnum):
@@ -90,57 +77,6 @@ def outcome_of(record: Mapping[str, Any] | None, *, begun: str) -> JobOutcome:
     return JobOutcome(status=JobStatus.skipped if before else JobStatus.finished, record=record)
 
 
-def settings_of(job: object) -> dict[str, Setting]:
-    """All settings of a job by dotted key, in the order of the dataclasses; a list is one setting."""
-    return {key: setting for key, setting in _settings(job, MISSING, "") if key not in _OWN}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Differences:
-    """How jobs differ: the keys, the value of each key by job, and by key and value the settings that follow from it.
-
-    A job without a key, such as that of a data source that only the others read, has an empty text there.
-
-    >>> Differences(keys=("epochs",), rows=({"epochs": "1"}, {"epochs": "2"}), with_them={}).rows[1]["epochs"]
-    '2'
-    """
-
-    keys: tuple[str, ...]
-    rows: tuple[Mapping[str, str], ...]
-    with_them: Mapping[tuple[str, str], Mapping[str, str]]
-
-
-def differences(jobs: Sequence[object]) -> Differences:
-    """The settings in which the jobs differ."""
-    found = [settings_of(job) for job in jobs]
-    keys = list(dict.fromkeys(key for settings in found for key in settings))
-    rows = [{key: text_of(settings[key].value) if key in settings else "" for key in keys} for settings in found]
-    different = [key for key in keys if len({row[key] for row in rows}) > 1]
-    told_by = {key: told for key in different if (told := _told_by(key, different, rows))}
-    with_them: dict[tuple[str, str], dict[str, str]] = {}
-    for settings, row in zip(found, rows, strict=True):
-        for key, told in told_by.items():
-            if key in settings and settings[key].value != settings[key].default:
-                with_them.setdefault((told, row[told]), {})[key] = row[key]
-    shown = [key for key in different if key not in told_by]
-    return Differences(keys=tuple(shown), rows=tuple({key: row[key] for key in shown} for row in rows), with_them=with_them)
-
-
-CHOSEN = {"tracker.mode": TrackerMode.auto}
-"""Defaults that the files of conf/ choose for trainers, and not the dataclasses."""
-
-
-def common(jobs: Sequence[object]) -> dict[str, str]:
-    """The settings that all jobs share and that are not the defaults."""
-    first, *others = (settings_of(job) for job in jobs)
-    chosen = CHOSEN if isinstance(jobs[0], RMJob | PPOJob) else {}
-    return {
-        key: text_of(setting.value)
-        for key, setting in first.items()
-        if setting.value != chosen.get(key, setting.default) and all(key in other and other[key].value == setting.value for other in others)
-    }
-
-
 def print_plan(name: str, jobs: Sequence[RunSettings], console: Console, asked: Collection[str] = ()) -> None:
     """Prints a dry run: a row per job with what sets it apart, then the settings they share, then how many they are.
 
@@ -164,7 +100,7 @@ def print_plan(name: str, jobs: Sequence[RunSettings], console: Console, asked: 
         console.print(Text("settings that follow from these values"), table)
     same = common(jobs)
     if asked and not {"experiment", "hydra.job.config_name"} & set(asked):
-        same = {key: value for key, value in same.items() if _is_under(key, asked)}
+        same = {key: value for key, value in same.items() if is_under(key, asked)}
     if same:
         table = _table(["key", "value"])
         for key, value in same.items():
@@ -184,7 +120,7 @@ def states_of(name: str, jobs: Sequence[RunSettings]) -> list[dict[str, str]]:
     states: list[dict[str, str]] = []
     for job in jobs:
         ignored = unhashed_keys(job) - _IN_NAME
-        settings = {key: setting for key, setting in settings_of(job).items() if not _is_under(key, ignored)}
+        settings = {key: setting for key, setting in settings_of(job).items() if not is_under(key, ignored)}
         fits = [(state, folder) for state, folder, config in kept[_place(job)] if _is_same(settings, config, ignored)]
         state, folder = min(fits, key=lambda found: (found[0] != RunStatus.finished, found[1]), default=("new", ""))
         states.append({"state": state, "run": folder})
@@ -283,48 +219,6 @@ def shown_metrics(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [shown for metric in METRICS.get(name, ()) for shown in ((metric, *means) if metric == f"{PREFIX}{OVERALL}" else (metric,))]
 
 
-def text_of(value: object) -> str:
-    """A value as one would write it on the command line.
-
-    >>> text_of(1e-4), text_of(0.5), text_of(None), text_of([1, 16]), text_of("")
-    ('1e-4', '0.5', 'null', '[1,16]', "''")
-    """
-    if isinstance(value, Enum):
-        return text_of(value.value)
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, float):
-        # Small numbers the way learning rates are written.
-        return f"{Decimal(repr(value)).normalize():e}" if 0 < abs(value) <= 1e-3 else repr(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(text_of, value))}]"
-    return shown(str(value)) or "''"
-
-
-def _settings(value: object, default: object, key: str) -> Iterator[tuple[str, Setting]]:
-    if is_dataclass(value):
-        for item in fields(value):
-            known = getattr(default, item.name) if is_dataclass(default) else _default(item)
-            yield from _settings(getattr(value, item.name), known, f"{key}.{item.name}" if key else item.name)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _settings(item, default.get(name, MISSING) if isinstance(default, Mapping) else MISSING, f"{key}.{name}")
-    else:
-        yield key, Setting(value=value, default=default)
-
-
-def _default(item: "Field[Any]") -> object:
-    return item.default_factory() if item.default_factory is not MISSING else item.default
-
-
-def _told_by(key: str, different: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str | None:
-    """The differing key whose value determines that of `key`, if there is one."""
-    told = next((told for hidden, told in _GO_WITH.items() if _is_under(key, [hidden])), None)
-    if told is None or told not in different:
-        return None
-    return told if len({(row[told], row[key]) for row in rows}) == len({row[told] for row in rows}) else None
-
-
 def _place(job: RunSettings) -> Path:
     return Path(job.runs_dir) / clean_name(job.study)
 
@@ -359,14 +253,9 @@ def _flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
         yield key, value
 
 
-def _is_under(key: str, keys: Iterable[str]) -> bool:
-    """Whether a key is one of `keys` or nested in one."""
-    return any(key == other or key.startswith(f"{other}.") for other in keys)
-
-
 def _is_same(settings: Mapping[str, Setting], config: Mapping[str, object], ignored: Collection[str]) -> bool:
     """Whether a run's configuration, which may lack newer keys, has these settings; `ignored` keys may differ."""
-    if any(key not in settings and not _is_under(key, ignored) and key not in _OWN for key in config):
+    if any(key not in settings and not is_under(key, ignored) and key not in OWN for key in config):
         return False
     return all(
         config[key] == jsonable(setting.value) if key in config else setting.value == setting.default for key, setting in settings.items()
@@ -375,7 +264,7 @@ def _is_same(settings: Mapping[str, Setting], config: Mapping[str, object], igno
 
 def _series(record: Mapping[str, Any], metric: str) -> list[float]:
     """The values of a metric at a run's checkpoints, or the final one in its record if it has no metrics.jsonl."""
-    steps = read_metrics(Path(record["dir"]) / LOG, axis="checkpoint/step") if "dir" in record else {}
+    steps = read_metrics(Path(record["dir"]) / LOG, axis=AXIS) if "dir" in record else {}
     series = [values[metric] for values in steps.values() if metric in values]
     final = record.get("final", {}).get(metric)
     return series or ([float(final)] if final is not None else [])

@@ -34,6 +34,7 @@ from core.models.fit import require_embeddings, require_same_shapes, require_use
 from core.models.fused.experts import let_autocast_reach_experts
 from core.models.fused.layers import fuse_layers
 from core.models.head import RewardHead, bias_of, head_of
+from core.models.liger import apply_liger, require_liger
 from core.models.locate import ModelLocation, find_file, locate, template_of
 from core.models.logprobs import compute_head_in_fp32
 from core.models.mapped import first_layers, restore_wider, stored_dtype, weight_files
@@ -153,7 +154,7 @@ def new_reward_model(
             raise ValueError(f"model.path={config.path} is not a complete language model: it lacks {some(missing)}.")
         require_used(config.path, model, loaded.unused, policy=False)
         if config.liger:
-            _apply_liger(model)
+            apply_liger(model)
         _keep_differentiable(model)
         require_equal_modes(model, first_layers(model) if mapped else model)
         if lora:
@@ -164,22 +165,6 @@ def new_reward_model(
 def holds_fp32(config: ModelConfig, lora: LoraConfig) -> bool:
     """Whether a model in training is held in fp32, whatever format its products are in; what lies under an adapter need not be."""
     return not lora.rank or config.dtype == Dtype.fp32
-
-
-def require_liger(config: ModelConfig) -> None:
-    """Raises `ValueError` if Liger cannot be used: no package, no CUDA device, or an unsupported architecture."""
-    if util.find_spec("liger_kernel") is None:
-        raise ValueError("model.liger needs the package liger-kernel; run `pip install 'rewardloop[liger]'`, or leave it out.")
-    if not torch.cuda.is_available():
-        raise ValueError("model.liger needs a CUDA device, and there is none; leave it out.")
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN  # type: ignore[import-not-found]
-
-    source = locate(config)
-    adapter = find_adapter(source)
-    source = source if adapter is None else adapter.base
-    kind = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False).get_text_config().model_type
-    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise ValueError(f"model.liger knows no models of type {kind!r}, such as {config.path}; leave it out.")
 
 
 def load_tokenizer(config: ModelConfig, *, pairs: bool = False, own_pad: bool = True) -> PreTrainedTokenizerBase:
@@ -357,17 +342,6 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             vars(module)["support_avx512bf16_for_cpu"] = False
-
-
-def _apply_liger(model: PreTrainedModel) -> None:
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance  # type: ignore[import-not-found]
-
-    # Only the body: Liger would give a classifier the forward pass of a language model.
-    body = model.base_model
-    try:
-        _apply_liger_kernel_to_instance(model=body, cross_entropy=False, fused_linear_cross_entropy=False)
-    except (AttributeError, TypeError, ValueError) as error:  # Liger supports the model type, but not its body alone
-        raise ValueError(f"model.liger does not go with a {type(body).__name__} ({error}); leave it out.") from error
 
 
 def _grow(model: PreTrainedModel, num_tokens: int) -> None:

@@ -9,8 +9,8 @@ from yaml import YAMLError
 from core.disk import BrokenFileError
 from core.runs.record import CONFIG, read_record
 from launch.compose import register_schemas
+from launch.overrides.differences import common
 from launch.schema import SCHEMAS, AnyJob
-from launch.sweep import common
 
 
 def saved_config(run_dir: Path) -> DictConfig:

@@ -8,10 +8,10 @@ from typing import Any
 
 from core.text import printable, shown
 from launch.identity import unhashed_keys
+from launch.overrides.differences import common, settings_of, text_of
 from launch.overrides.grammar import quoted
 from launch.publish.revisions import Revision
 from launch.schema import RMJob
-from launch.sweep import common, settings_of, text_of
 
 _LOCAL = re.compile(r"(?<![\w./])(?:~|\.{1,2})?/(?!/)(?:[^/,\]\s'\"]+/)*([^/,\]\s'\"]+)")
 """A path on this machine, which nobody else has and which may name its user; its last part is kept."""

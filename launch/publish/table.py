@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from evalhooks.rewardbench.domains import DOMAINS, OVERALL, PREFIX, label_of
 from launch.identity import unhashed_keys
+from launch.overrides.differences import differences, text_of
 from launch.publish.plan import MAIN, Publication
 from launch.publish.results import measured_rows
 from launch.publish.revisions import HELD_OUT, REWARDBENCH1, Revision, value_of
-from launch.sweep import differences, text_of
 
 NOT_MEASURED = "not measured"
 _SHOWN = {"optim.lr", "epochs", "data.name", "model.lineage"}

@@ -19,6 +19,7 @@ from launch.identity import unhashed_keys
 from launch.inputs import check_inputs, read_alike
 from launch.jobs.lifecycle import Record, finished_record
 from launch.obstacles import task_obstacle
+from launch.overrides.differences import settings_of
 from launch.overrides.grammar import quoted, split_line
 from launch.overrides.text_keys import as_typed
 from launch.parallel.processes import run_in_processes
@@ -29,7 +30,6 @@ from launch.rewards.locate import locate_reward, reward_path
 from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch
 from launch.studies.config import Part
-from launch.sweep import settings_of
 from ppo.config import Algo, require_shares
 
 JobT_co = TypeVar("JobT_co", bound=Launch, covariant=True)

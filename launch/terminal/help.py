@@ -14,8 +14,8 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from launch.compose import GROUPS
+from launch.overrides.differences import text_of
 from launch.schema import SCHEMAS
-from launch.sweep import text_of
 
 INTERNAL = ("embedded_model",)
 """Keys that files set and nobody types."""

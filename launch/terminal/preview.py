@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from bon.config import MANIFEST
-from bon.pools import load_pools
 from bon.store import read_manifest
 from core.config import Dtype, ModelConfig
 from core.data.dialogues import turn_of
@@ -24,8 +23,7 @@ from core.records import BenchmarkRow, Preference, Prompt
 from core.runs.checkpoints import checkpoint_steps
 from core.runs.record import RECORD, read_records, run_of
 from core.runs.warnings import MAX_LOST, few_held_out, few_steps
-from evalhooks.measured_rows import listed, rows_texts
-from evalhooks.row_share import LORA_PASSES, PASSES, Scored, Trained, budget_exceeded, row_share
+from evalhooks.measured_rows import rows_texts
 from evalhooks.tasks.task import Task, load_tasks
 from launch.bench import plan_of as bench_plan
 from launch.bench import plan_of_scores, saved_rows
@@ -33,7 +31,7 @@ from launch.bon import bon_inputs, pools_folder
 from launch.bon import plan_of as bon_plan
 from launch.compose import Composed
 from launch.identity import hashed_settings, identity_of
-from launch.inputs import BenchmarkRows, bench_rows, benchmark_rows, preferences_of
+from launch.inputs import bench_rows, benchmark_rows, preferences_of
 from launch.ppo import plan_of as ppo_plan
 from launch.rewards.config import KINDS
 from launch.rewards.locate import at_best_checkpoint, chosen, locate_reward, locate_terms, reward_path, try_program
@@ -42,11 +40,10 @@ from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob, reward_key
 from launch.settings import Launch, RunSettings
 from launch.studies.plan import plan
 from launch.studies.seeds import at_seeds, folder_of, plan_seeds
+from launch.terminal.budgets import row_budget, task_budget, unknown_rows
 from launch.terminal.found_here import CONVERTED, all_here, is_missing, is_packaged, readable, run_folder, usable_model
 from ppo.prompts import read_prompts
 from rmtrain.batches import num_steps, planned_steps
-from rmtrain.config import Overlong
-from rmtrain.data import PreferenceData
 
 MAX_JOBS = 12
 """Jobs of a sweep that are looked at one by one: each reads its data."""
@@ -118,7 +115,7 @@ def _reward_model(job: RMJob, notes: list[str], awaited: Sequence[str]) -> Itera
     benchmarks = [path for path in (job.hooks.rewardbench2, job.hooks.rewardbench1, job.data.validation) if path]
     usable_model(job.model, notes)
     if not all_here([*paths, *benchmarks], notes):
-        yield from _unknown_rows(job)
+        yield from unknown_rows(job)
         return
     said: list[str] = []
     rows = readable(lambda: benchmark_rows(job.hooks), notes)
@@ -144,60 +141,9 @@ def _reward_model(job: RMJob, notes: list[str], awaited: Sequence[str]) -> Itera
         yield warning.line
     planned = planned_steps(job, steps)
     yield from _checkpoints(job, planned, saved_as=job.export_dtype or job.model.dtype)
-    yield from _row_budget(job, rows, data, lengths, epochs=job.epochs / len(planned), notes=notes)
+    yield from row_budget(job, rows, data, lengths, epochs=job.epochs / len(planned), notes=notes)
     if job.hooks.pools not in awaited:  # the folder's name tells them apart by what they hold
         yield from _folder(job, notes)
-
-
-def _row_budget(
-    job: RMJob, rows: BenchmarkRows, data: PreferenceData, lengths: Sequence[float], *, epochs: float, notes: list[str]
-) -> Iterator[str]:
-    """What `hooks.budget` leaves of the rows, `epochs` of training lying between two checkpoints."""
-    budget, folder = job.hooks.budget, job.hooks.pools
-    if budget is None:
-        return
-    pools = readable(lambda: load_pools(Path(folder)), notes) if folder and is_complete(Path(folder)) else {}
-    if pools is None or (folder and not pools):
-        yield from _unknown_rows(job)
-        return
-    kept = [min(1.0, job.max_length / length) if length else 1.0 for length in lengths]
-    shares = [share if share == 1 or job.overlong == Overlong.cut else 0.0 for share in kept]
-    trained = Trained(pairs=data.training, shares_N=shares, epochs=epochs, passes=LORA_PASSES if job.lora.rank else PASSES)
-    scored = Scored(rewardbench2=rows.rewardbench2, rewardbench1=rows.rewardbench1, pools=pools, held_out=data.held_out)
-    if not scored.sizes:
-        yield f"hooks.budget={budget:g}: there is nothing that the hooks score"
-        return
-    found = row_share(budget, trained, scored)
-    left = scored.drawn(found.share).sizes
-    part = listed({name: (left[name], size) for name, size in scored.sizes.items()}, "rows") if found.share < 1 else "all rows"
-    yield f"hooks.budget={budget:g}: leaves about {part}; they cost about {found.cost:.0%} of the time of training between two checkpoints"
-    if warning := budget_exceeded(budget, found):
-        yield warning.line
-
-
-def _unknown_rows(job: RMJob) -> Iterator[str]:
-    if job.hooks.budget is not None:
-        yield (
-            f"hooks.budget={job.hooks.budget:g}: each checkpoint is measured on as many rows as cost {job.hooks.budget:.0%} of the time of "
-            "training since the last; how many cannot be told, as pairs, rows or pools are not all here"
-        )
-
-
-def _task_budget(job: PPOJob, tasks: Mapping[str, Task] | None) -> Iterator[str]:
-    """What `hooks.budget` will do: how much it leaves is timed by the run itself."""
-    budget = job.hooks.budget
-    if budget is None:
-        return
-    if not job.tasks:
-        yield f"hooks.budget={budget:g}: there is no task to measure"
-        return
-    prompts = "the prompts of the tasks" if tasks is None else f"{sum(len(task.prompts) for task in tasks.values())} prompts of tasks"
-    episodes = job.batch_size * job.num_batches // job.num_checkpoints
-    yield (
-        f"hooks.budget={budget:g}: at the first checkpoint a few prompts of training and of each task are timed, and of {prompts} as "
-        f"many are measured from then on as take {budget:.0%} of the time of drawing the {episodes} answers between two checkpoints, one "
-        "of each task at least; how many cannot be told before"
-    )
 
 
 def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
@@ -211,7 +157,7 @@ def _policy(job: PPOJob, notes: list[str]) -> Iterator[str]:
     tasks = _tasks(job, notes)
     if tasks is not None:
         yield f"tasks: {', '.join(f'{name} ({len(task.prompts)} prompts)' for name, task in tasks.items()) or 'none'}"
-    yield from _task_budget(job, tasks)
+    yield from task_budget(job, tasks)
     for name, term in job.terms.items():
         said: list[str] = []
         readable(partial(chosen, term, job.runs_dir, reward_key(name), said.append), notes)

@@ -14,6 +14,7 @@ from core.disk import write_json
 from core.progress import NoProgress
 from launch.compose import command, composed
 from launch.identity import unhashed_keys
+from launch.overrides.differences import settings_of
 from launch.overrides.grammar import quoted
 from launch.parallel import processes
 from launch.parallel.processes import run_in_processes
@@ -21,7 +22,6 @@ from launch.parallel.scheduler import Job
 from launch.schema import BoNJob, PPOJob, RMJob, StudyJob
 from launch.studies.parts import in_processes
 from launch.studies.plan import plan
-from launch.sweep import settings_of
 
 FEW = (
     "reward_models=['experiment=rb2_rm_grid model=tulu_8b_sft data=tulu epochs=1']",

@@ -12,9 +12,10 @@ from core.runs.record import finish_run
 from core.runs.tracking import JsonlTracker
 from launch.compose import ConfigError, combinations, command, composed
 from launch.entry import Composed
+from launch.overrides.differences import common, differences, text_of
 from launch.parallel.sweep_jobs import warning_lines
 from launch.schema import RMJob
-from launch.sweep import JobOutcome, JobStatus, common, differences, outcome_of, text_of
+from launch.sweep import JobOutcome, JobStatus, outcome_of
 from tests.launch.sweeps import OWN, code_of, never, opened, record, settings
 
 pytestmark = pytest.mark.usefixtures("alone")

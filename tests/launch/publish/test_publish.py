@@ -13,10 +13,10 @@ from huggingface_hub import parse_eval_result_entries as parsed
 from core.runs.checkpoints import step_folder
 from launch.compose import composed
 from launch.identity import unhashed_keys
+from launch.overrides.differences import differences
 from launch.publish.facts import command_of, without_local_paths
 from launch.publish.folders import FACTS, RESULTS
 from launch.schema import RMJob
-from launch.sweep import differences
 from tests.launch.publish.hub import Hub
 from tests.launch.publish.made import DOMAINS, LICENSE, OWN, publish, rows_of, trained
 

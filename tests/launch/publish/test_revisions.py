@@ -12,11 +12,11 @@ from core.runs.checkpoints import step_folder
 from launch.compose import composed
 from launch.history.saved_config import saved_job
 from launch.identity import unhashed_keys
+from launch.overrides.differences import differences
 from launch.publish.facts import command_of
 from launch.publish.folders import FACTS, RESULTS
 from launch.publish.places import public_job
 from launch.schema import RMJob
-from launch.sweep import differences
 from tests.launch.publish.hub import Hub
 from tests.launch.publish.made import LICENSE, branch_of, publish, rows_of, trained
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bon.estimators import mean
 from core.hooks.hook import RunParts, SharedHook
-from core.progress import Labelled
 from core.records import CheckpointSaved, Preference
 from core.runs.samples import write_samples
-from core.scorers.reward_model import RewardModelScorer
+from evalhooks.checkpoints.scorer import checkpoint_scorer
 from evalhooks.on_policy import ranking_credit
 from evalhooks.pair_accuracy import pair_metrics
 from evalhooks.rewardbench.finite import REMEDY
@@ -41,15 +40,14 @@ class HeldOutHook(SharedHook):
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
         say = parts.told(self.say)
-        scorer = RewardModelScorer(
-            event.model,
-            event.tokenizer,
+        scorer = checkpoint_scorer(
+            event,
+            parts,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
-            progress=Labelled(self.progress, f"held-out pairs, step {event.step}"),
+            progress=self.progress,
+            label=f"held-out pairs, step {event.step}",
             say=lambda _: None,  # the trainer already reports once that the model pads
-            world=parts.world,
-            reward_pass=parts.reward_pass,
         )
         rows = scorer.score_detailed([pair.prompt for pair in self.pairs], [(pair.chosen, pair.rejected) for pair in self.pairs])
         by_source: dict[str, list[float]] = defaultdict(list)

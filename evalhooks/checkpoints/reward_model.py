@@ -7,10 +7,9 @@ from bon.picks import accuracies, picks, write_picks
 from bon.pools import flat_scores
 from bon.rows import Pools
 from core.hooks.hook import RunParts, SharedHook, rows_file
-from core.progress import Labelled
 from core.records import BenchmarkRow, CheckpointSaved, Scorer
 from core.runs.samples import write_samples
-from core.scorers.reward_model import RewardModelScorer
+from evalhooks.checkpoints.scorer import checkpoint_scorer
 from evalhooks.rewardbench import v1, v2
 from evalhooks.rewardbench.finite import remark
 from evalhooks.rewardbench.rows import ScoredBenchmark, score_rows, write_rows
@@ -50,15 +49,14 @@ class RewardModelHook(SharedHook):
 
     def measure(self, event: CheckpointSaved, parts: RunParts) -> Mapping[str, float]:
         say = parts.told(self.say)
-        scorer = RewardModelScorer(
-            event.model,
-            event.tokenizer,
+        scorer = checkpoint_scorer(
+            event,
+            parts,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
-            progress=Labelled(self.progress, f"hooks of step {event.step}"),
-            say=parts.told(self._say_once),
-            world=parts.world,
-            reward_pass=parts.reward_pass,
+            progress=self.progress,
+            label=f"hooks of step {event.step}",
+            say=self._say_once,
         )
         metrics: dict[str, float] = {}
         if self.rows2:

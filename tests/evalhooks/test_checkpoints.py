@@ -17,7 +17,9 @@ from bon.rows import PoolRow
 from core.data.chat import encode_answered
 from core.disk import write_json
 from core.generators.local import TransformersGenerator
-from core.hooks.hook import eval_file
+from core.hooks.hook import RunParts, eval_file
+from core.process.world import World
+from core.progress import NoProgress
 from core.records import BenchmarkRow, CheckpointSaved, Dialogue, Preference, Prompt, Sampling, Scorer, user
 from core.scorers.reward_model import RewardModelScorer
 from core.scorers.weighted import Term, WeightedScorer
@@ -25,6 +27,7 @@ from evalhooks.checkpoints.held_out import HeldOutHook
 from evalhooks.checkpoints.policy import PolicyHook
 from evalhooks.checkpoints.reward_model import RewardModelHook
 from evalhooks.checkpoints.reward_used import static_scores
+from evalhooks.checkpoints.scorer import checkpoint_scorer
 from evalhooks.rewardbench.v2 import DOMAINS
 from evalhooks.tasks.task import Task
 from tests.fakes import LengthScorer
@@ -128,6 +131,24 @@ def test_what_is_left_out_is_not_measured(
     assert RewardModelHook().on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
     assert PolicyHook(tasks={}, sampling=Sampling()).on_checkpoint(event(reward_model, tokenizer, tmp_path)) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_hooks_score_with_the_weights_of_the_step_and_the_main_process_alone_speaks(
+    reward_model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, rank: int
+) -> None:
+    said, labels = list[str](), list[str]()
+    progress = NoProgress()
+    progress.start = lambda description, total, **_: labels.append(description)
+    parts = RunParts(world=World(rank=rank, size=1, device=torch.device("cpu")))
+    scorer = checkpoint_scorer(
+        event(reward_model, tokenizer, tmp_path), parts, batch_tokens=64, max_length=10**6, progress=progress, label="mine", say=said.append
+    )
+    [[reward]] = scorer.score([user("Name a fruit.")], [["fig"]])
+    assert reward == pytest.approx(reward_of(reward_model, tokenizer, "Name a fruit.", "fig"), abs=1e-5)
+    assert (scorer.batch_tokens, labels) == (64, ["mine"])
+    scorer.score([user("Name a fruit.")], [["0" * 3000]])  # beyond the positions of the model
+    assert bool(said) == (rank == 0)
 
 
 def test_more_candidates_than_the_pools_hold_are_refused_before_any_training() -> None:

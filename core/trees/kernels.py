@@ -132,7 +132,7 @@ def _forward(
         tl.store(logs + rows.to(tl.int64) * heads + head, most + tl.math.log2(total), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _shares(out, grad, shares, length, channels: tl.constexpr, block: tl.constexpr):
     """The sum of outputs times their gradients, for every token and head."""
     row = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)

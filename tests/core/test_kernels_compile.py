@@ -110,12 +110,11 @@ def test_attention_of_one_head_compiles_though_triton_takes_an_argument_of_1_for
     attend_over_a_tree(1, 1, 64)
 
 
-def attend_over_a_tree(query_heads: int, key_heads: int, channels: int) -> None:
+def attend_over_a_tree(query_heads: int, key_heads: int, channels: int, lengths: tuple[int, ...] = (150, 40, 30)) -> None:
     from core.trees.kernels import attend_by_tile
 
-    lengths = (150, 40, 30)
     query, key, value = (drawn(sum(lengths), number, channels) for number in (query_heads, key_heads, key_heads))
-    tiles = lay_tiles(lengths, ((), (0,), (0,)), (0,), torch.device("cpu"))
+    tiles = lay_tiles(lengths, ((), *[(0,)] * (len(lengths) - 1)), (0,), torch.device("cpu"))
     ends = torch.full((sum(lengths),), sum(lengths))
     attend_by_tile(query, key, value, tiles, ends, channels**-0.5).sum().backward()
 
@@ -166,6 +165,25 @@ def test_norms_and_gates(device: Device, size: int, dtype: torch.dtype) -> None:
     gated_silu(hidden, drawn(ROWS, size, dtype=dtype)).sum().backward()
     gated_silu_by_row(*drawn(ROWS, 2 * size, dtype=dtype).detach().chunk(2, -1))
     assert_in_registers(device, "_norm", "_norm_backward", "_forward", "_backward", "_forward_by_row")
+
+
+def test_another_number_of_tokens_compiles_nothing_anew(device: Device) -> None:
+    from core.models.fused.kernels import added_and_normed, rotated, rotated_pair
+
+    def work(length: int) -> None:
+        query, key = (drawn(1, length, number, 64).transpose(1, 2) for number in (32, 8))
+        table, hidden = torch.randn(1, length, 64), drawn(length, 2048)
+        rotated(query, table, table).sum().backward()
+        rotated_pair(query.detach(), key.detach(), table, table)
+        whole, out = added_and_normed(hidden, drawn(length, 2048), drawn(2048), 1e-5, torch.bfloat16)
+        (whole.sum() + out.sum()).backward()
+        attend_over_a_tree(9, 3, 64, lengths=(length, 16))
+
+    work(32)
+    device.loaded.clear()
+    for length in (33, 48, 1):
+        work(length)
+        assert not device.loaded, length
 
 
 def test_what_a_smaller_device_lacks_room_for_is_a_fault_that_the_trial_takes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+# Numbers of tokens are no constants to compile for: Triton would compile anew, in mid-run, for the first that is one, or no multiple of 16.
 
 
 @triton.jit
@@ -82,7 +83,7 @@ def gated_silu_by_row(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rotary(
     x, cos, sin, out, length, x_batch, x_head, x_place, table_batch, heads,
     all_heads: tl.constexpr, half: tl.constexpr, back: tl.constexpr,
@@ -161,7 +162,7 @@ def _turn(
     tl.store(place + half, b * cos_b + a * sin_b, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rotary_pair(
     q, k, cos, sin, out_q, out_k, length, q_batch, q_head, q_place, k_batch, k_head, k_place, table_batch, heads, key_heads,
     all_heads: tl.constexpr, all_key_heads: tl.constexpr, half: tl.constexpr,
@@ -210,7 +211,7 @@ def _norm(
     tl.store(out + row * size + channel, (a * root * w).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _norm_backward(
     grad, grad_whole, whole, weight, roots, grad_x, grad_y, grad_weight, num_rows, size,
     adds: tl.constexpr, copies: tl.constexpr, block: tl.constexpr,

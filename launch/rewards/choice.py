@@ -69,9 +69,9 @@ def choose(
 ) -> Record:
     """The record with the best or worst score; by chance the one that `seed` draws, whatever the order of the records.
 
-    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it, and of scores that do not compare,
-    as they were measured on different rows. Raises `ValueError` if none has a
-    score.
+    A reward model without the score, or with one that is not finite, is neither, and `say` tells of it, of scores that do not compare, as
+    they were measured on different rows, and of several that share the score: the first of them is taken. Raises `ValueError` if none
+    has a score.
     """
     if by == By.random and records:
         return _drawn(records, seed)
@@ -86,8 +86,12 @@ def choose(
         say(f"not chosen from, without a finite score on {_CRITERIA[by].label}: {', '.join(missing)}")
     if said := different_rows({str(record["dir"]): record for _, record in scored}, _CRITERIA[by].metric or f"{PREFIX}{OVERALL}"):
         say(f"warning: {said}")
-    best = max if pick == Pick.best else min
-    return best(scored, key=lambda pair: pair[0])[1]
+    best = (max if pick == Pick.best else min)(score for score, _ in scored)
+    first, *others = [record for score, record in scored if score == best]
+    if others:
+        label, named = _CRITERIA[by].label, ", ".join(str(record["dir"]) for record in others)
+        say(f"the {pick} score on {label} is shared, so the order decides: {first['dir']} is taken, and {named} would do as well")
+    return first
 
 
 def _drawn(records: Sequence[Record], seed: int) -> Record:

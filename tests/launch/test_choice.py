@@ -49,6 +49,15 @@ def test_a_reward_model_without_a_finite_score_is_neither_best_nor_worst(pick: P
         choose(broken, pick=pick)
 
 
+def test_a_shared_best_score_is_told_and_the_first_is_taken() -> None:
+    records = [record(name, held_out__accuracy=score) for name, score in (("low", 0.5), ("a", 1.0), ("b", 1.0), ("c", 1.0))]
+    said: list[str] = []
+    assert choose(records, By.held_out, say=said.append) is records[1]
+    assert said == ["the best score on held-out accuracy is shared, so the order decides: a is taken, and b, c would do as well"]
+    assert choose(records, By.held_out, pick=Pick.worst, say=said.append) is records[0]
+    assert len(said) == 1
+
+
 def test_each_criterion_reads_its_own_score() -> None:
     scores = {"two": (0.9, 0.1, 0.1), "one": (0.1, 0.9, 0.2), "out": (0.2, 0.2, 0.9)}
     records = [record(name, rewardbench2__overall=a, rewardbench1__overall=b, held_out__accuracy=c) for name, (a, b, c) in scores.items()]

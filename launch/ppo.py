@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.config import ModelConfig, engine_for
-from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of
+from core.models.origin import lineage_of, origin_of, prompt_sources, run_id_of, run_name_of
 from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from evalhooks.lineage import lineage_summary
@@ -45,7 +45,7 @@ def run(composed: Composed[PPOJob], progress: Progress) -> Record:
 def plan_of(job: PPOJob, rewards: Mapping[str, LocatedReward]) -> RunPlan:
     """The run of a job on these rewards. Raises as `identity_of` for inputs that are not there."""
     lineage = _lineage(job, rewards)
-    return RunPlan(kind="ppo", name=_name(job, lineage), identity=identity_of(job), facts={"lineage": lineage})
+    return RunPlan(kind="ppo", name=_name(job, lineage, rewards), identity=identity_of(job), facts={"lineage": lineage})
 
 
 def _lineage(job: PPOJob, rewards: Mapping[str, LocatedReward]) -> dict[str, Any]:
@@ -68,12 +68,15 @@ def _first_model(reward: LocatedReward) -> ModelConfig | None:
     return reward.models.get("path", reward.models.get("members[0]"))
 
 
-def _name(job: PPOJob, lineage: Mapping[str, Any]) -> str:
-    """What the run is called: the policy, and the reward that it is trained by."""
+def _name(job: PPOJob, lineage: Mapping[str, Any], rewards: Mapping[str, LocatedReward]) -> str:
+    """What the run is called: the policy, and the reward that it is trained by, which is the name of its run where it has one."""
     algo = "" if job.algo == Algo.ppo else f"{job.algo}-"
-    rewards = lineage["reward_base"].rpartition("/")[2].replace(":", "-")
+    policy = lineage["base"].removeprefix("pip:").rpartition("/")[2]
+    model = _first_model(next(iter(rewards.values())))
+    base = lineage["reward_base"].removeprefix("pip:").rpartition("/")[2].replace(":", "-")
+    reward = (run_name_of(model.path) if model is not None else "") or base
     lora = f"-lora{job.lora.rank}" if job.lora.rank else ""
-    return f"{algo}{lineage['base'].rpartition('/')[2]}-by-{rewards}{lora}"
+    return f"{algo}{policy}-by-{reward}{lora}"
 
 
 def _command(composed: Composed[PPOJob]) -> Record:

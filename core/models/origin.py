@@ -118,6 +118,12 @@ def run_id_of(path: str) -> str:
     return path if run is None else read_record(run)["id"]
 
 
+def run_name_of(path: str) -> str:
+    """The name of the run that `path` is a checkpoint of; empty if it is none's."""
+    run = _run_of(Path(path).absolute().as_posix())
+    return "" if run is None else str(read_record(run).get("name") or "")
+
+
 def trained_from(model: ModelConfig) -> dict[str, str]:
     """What a report says of a reward model: the `run` that trained it (its id, otherwise the model's path), and by name its `base` and
     its `data`, empty where they are not known."""

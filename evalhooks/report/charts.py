@@ -257,7 +257,7 @@ def training(study: Study) -> Figure:
     for axes, metric, title in zip(panels, (f"rewardbench2/{study.score_key}", "bon/average"), training_titles(study), strict=True):
         for rm in study.models[:MAX_ROWS]:
             steps, values = series(rm.checkpoints, metric)
-            style, tint = ("--" if rm.control else "-"), colour(study, rm.data)
+            style, tint = ("--" if rm.control else "-"), _curve_colour(study, rm)
             face = "white" if rm.control else tint
             axes.plot(
                 steps,
@@ -275,8 +275,17 @@ def training(study: Study) -> Figure:
         panels[1].annotate(
             label, (1, height), (-2, 3), ("axes fraction", "data"), textcoords="offset points", ha="right", color="#5b6673", fontsize=8.5
         )
-    figure.legend(handles=_keys(study), loc="outside lower center", ncols=7, fontsize=8.5)
+    if len(study.mixes) > 1:
+        figure.legend(handles=_keys(study), loc="outside lower center", ncols=7, fontsize=8.5)
+    else:
+        names = [Line2D([], [], color=_curve_colour(study, rm), label=plain(rm.name, 48)) for rm in study.models[:MAX_ROWS]]
+        figure.legend(handles=few(names), loc="outside lower center", ncols=3, fontsize=8.5)
     return figure
+
+
+def _curve_colour(study: Study, rm: RewardModel) -> str:
+    """The colour of a reward model's curve: of its mix or, where all have one mix, its own."""
+    return colour(study, rm.data) if len(study.mixes) > 1 else RUN_COLOURS[study.models.index(rm) % len(RUN_COLOURS)]
 
 
 def training_titles(study: Study) -> tuple[str, str]:
@@ -316,4 +325,5 @@ def ppo(study: Study) -> Figure:
 
 def run_label(run: PpoRun) -> str:
     """Legend entry of a PPO run."""
-    return shorten(f"{run.name}, {run.lineage}" if run.lineage else run.name, 60)
+    lineage = f", {run.lineage}" if run.lineage else ""
+    return shorten(run.name, 60 - len(lineage)) + lineage

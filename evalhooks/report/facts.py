@@ -330,5 +330,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """`text`, cut with three dots where it is longer than `width`."""
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    """`text`, cut in its middle where it is longer than `width`: runs of a sweep differ at the end of their names.
+
+    >>> shorten("smollm2-135m-mine-lr3e-5-e1", 20)
+    'smollm2-1...r3e-5-e1'
+    """
+    end = (width - 3) // 2
+    return text if len(text) <= width else f"{text[: width - 3 - end]}...{text[len(text) - end :]}"

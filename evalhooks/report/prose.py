@@ -82,12 +82,14 @@ def _best_of_n(study: Study) -> list[str]:
     if rm is None or rm.bon_average is None:
         return []
     name = study.bon_name
+    alike = [other.name for other in study.models if other.bon_average == rm.bon_average and not other.control]
+    chosen = f"any of {names(alike)}" if len(alike) > 1 else rm.name
     if start is None:
-        return [f"Reranking with {rm.name} gives the highest {name} accuracy, {points(rm.bon_average)}."]
+        return [f"Reranking with {chosen} gives the highest {name} accuracy, {points(rm.bon_average)}."]
     oracle = study.oracle.get("average")
     limit = "" if oracle is None else f"; an oracle that always picks a right answer where there is one reaches {points(oracle)}"
     gain = points(rm.bon_average - start, sign=True)
-    return [f"Reranking with {rm.name} takes the policy from {points(start)} to {points(rm.bon_average)} ({name}, {gain} points{limit})."]
+    return [f"Reranking with {chosen} takes the policy from {points(start)} to {points(rm.bon_average)} ({name}, {gain} points{limit})."]
 
 
 def _ppo(runs: Sequence[PpoRun]) -> list[str]:

@@ -196,7 +196,7 @@ def test_a_reward_model_without_the_pools_of_its_hooks_is_refused_by_their_key(s
 
 def test_a_policy_leaves_its_checkpoints_its_course_and_where_its_reward_came_from(study: Study) -> None:
     folder, record = Path(study.ppo["dir"]), study.ppo
-    assert (record["job"], record["name"], record["status"]) == ("ppo", "coast-by-coast", "finished")
+    assert (record["job"], record["name"], record["status"]) == ("ppo", f"coast-by-{study.rm['name']}", "finished")
     assert record["lineage"]["reward_run"] == study.rm["id"]
     assert record["lineage"]["same_lineage"] == record["lineage"]["in_distribution"] == "yes"
     assert (record["last_step"], complete_steps(folder), resumable_steps(folder)) == (2, [1, 2], [])

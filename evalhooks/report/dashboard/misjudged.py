@@ -48,7 +48,7 @@ class Misjudged:
 
 
 def misjudged(dirs: Sequence[str]) -> Misjudged:
-    """The worst rows of reward models, whose runs have these folders.
+    """The worst rows of reward models, whose runs have these folders; none that all of them get right at every checkpoint.
 
     A row's `seen` lists for each reward model that had it among its worst at some checkpoint: the model's place in `dirs`, steps,
     margins and scores. Folders that are not there are passed over: a summary may outlive its runs.
@@ -58,7 +58,8 @@ def misjudged(dirs: Sequence[str]) -> Misjudged:
     found: dict[Key, _Row] = {}
     for place, folder in there:
         _gather(found, place, folder, each)
-    ordered = sorted(found.values(), key=lambda row: (-_num_wrong(row), _lowest(row)))
+    # A checkpoint's eight worst hold right ones where it has fewer wrong ones.
+    ordered = sorted((row for row in found.values() if _is_wrong(row)), key=lambda row: (-_num_wrong(row), _lowest(row)))
     shown: list[dict[str, Any]] = []
     room = MAX_CHARACTERS
     for row in ordered:
@@ -152,6 +153,11 @@ def _margin(row: _Row, scores: Sequence[float]) -> float:
 def _num_wrong(row: _Row) -> int:
     """How many reward models have it wrong at their newest checkpoint; a tie is wrong, and so is a score that is no number."""
     return sum(not _margin(row, scores[max(scores)]) > 0 for scores in row.scores.values())
+
+
+def _is_wrong(row: _Row) -> bool:
+    """Whether a reward model has it wrong at some checkpoint."""
+    return any(not _margin(row, scores) > 0 for by_step in row.scores.values() for scores in by_step.values())
 
 
 def _lowest(row: _Row) -> float:

@@ -70,6 +70,9 @@ def _body(study: Study, data: Mapping[str, Any], *, live: bool) -> str:
     return "\n".join([contents([(name, short) for name, short, _ in there]), _head(study), *(text for _, _, text in there)])
 
 
+MAX_WARNINGS = 3
+"""Warnings of runs above which they are folded: a sweep has several each, and its numbers would begin on the third screen of a phone."""
+
 _MODELS_TEXT = "Best overall first. Every cell is points of 100; a random choice gets 25 in a domain of four completions."
 _TRAINING_TEXT = "Benchmark and downstream use of the same checkpoints, on one step axis. Dashed: controls."
 _BEST_OF_TEXT = (
@@ -102,7 +105,12 @@ def _head(study: Study) -> str:
         f'<div class="tiles">{"".join(_tiles(study))}</div>',
         f'<p class="result">{escape(result(study))}</p>',
     ]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in [*study.notes, *warnings_of(study)]]
+    warnings = warnings_of(study)
+    few = warnings if len(warnings) <= MAX_WARNINGS else []
+    parts += [f'<p class="note">{escape(note)}</p>' for note in [*study.notes, *few]]
+    if not few and warnings:
+        listed = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+        parts.append(f'<details class="note" id="warnings"><summary>Warnings of runs: {len(warnings)}</summary><ul>{listed}</ul></details>')
     if gaps := missing(study):
         parts.append(f'<details class="gaps" open><summary>Missing from this study: {len(gaps)}</summary><ul>')
         parts += [f"<li>{escape(gap)}</li>" for gap in gaps]
@@ -173,7 +181,10 @@ def _models(study: Study) -> str:
     shown = table(heads, rows, words=3, name="models", letter="m", foot=foot, spans=spans, controls=controls)
     error_heads = ["Reward model", "Held-out accuracy", study.score_title, *DOMAINS.values()]
     errors = table(error_heads, [_errors(rm) for rm in study.models], words=1)
-    text = "Click a head to sort, a name to see its curves. Figures show the reward models that the filter leaves. Controls are in italics."
+    text = (
+        "Scores are those of the last checkpoint. Click a head to sort, a name to see its curves. Figures show the reward models that the "
+        "filter leaves. Controls are in italics."
+    )
     details = f"<details><summary>With standard errors, and held-out accuracy</summary>{errors}</details>"
     return section("models", "Reward models", text, shown, details)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from evalhooks.report import print_report, terminal_table, write_report
-from evalhooks.report.charts import benchmark_vs_bon, regression, training
+from evalhooks.report.charts import benchmark_vs_bon, regression, run_label, training
 from evalhooks.report.facts import read
 from evalhooks.report.prose import missing, result
 
@@ -164,6 +164,22 @@ def test_the_page_says_the_result_in_points_and_the_note_right_after_it(written:
     assert "PPO with best (same lineage) rose from 45.0 to 55.0 at step 10 (+10.0 points) and ended at 55.0." in text
     assert "PPO with flipped (other lineage) never rose above its start of 45.0 and ended at 35.0." in text
     assert text.index("never rose") < text.index(NOTE) < text.index("Does the benchmark predict")
+
+
+def test_reward_models_that_are_best_alike_are_all_named() -> None:
+    given = summary()
+    for model in given["reward_models"][:2]:
+        model["bon"] = {"average": 0.8}
+    assert "Reranking with any of best, middle takes the policy from 45.0 to 80.0" in result(read(given))
+
+
+def test_the_label_of_a_policy_keeps_the_end_of_its_name_and_its_lineage() -> None:
+    given = summary()
+    given["ppo"][0]["name"] = "smollm2-135m-by-smollm2-135m-ultrafeedback-helpsteer-lr3e-5-e1"
+    label = run_label(read(given).runs[0])
+    assert label.startswith("smollm2-135m-by-")
+    assert label.endswith("lr3e-5-e1, same lineage")
+    assert len(label) == 60
 
 
 def test_the_page_loads_nothing_from_a_network_and_holds_plotly_once(written: Path) -> None:

@@ -9,6 +9,11 @@ function colour(data, model) {
   return data.mixColours[data.mixes.indexOf(model.data) % data.mixColours.length];
 }
 
+/** The colour of a model's curve: of its mix or, where all have one mix, its own. */
+function curveColour(data, model) {
+  return data.mixes.length > 1 ? colour(data, model) : data.runColours[data.models.indexOf(model) % data.runColours.length];
+}
+
 function mark(data, model) {
   return data.marks[data.bases.indexOf(model.base) % data.marks.length] + (model.control ? "-open" : "");
 }
@@ -62,7 +67,7 @@ function drawTraining(data, models) {
   const panels = [["training-benchmark", `rewardbench2/${data.scoreKey}`, []], ["training-bon", "bon/average", data.startLines]];
   for (const [id, metric, references] of panels) {
     const traces = shown.map(model => [model, series(model.checkpoints, metric)]).filter(([, found]) => found.x.length).map(([model, found]) =>
-      ({...curveTrace({x: found.x, y: found.y.map(points)}, model.name, colour(data, model), {dash: model.control ? "dash" : "solid", symbol: mark(data, model)}), showlegend: false}));
+      ({...curveTrace({x: found.x, y: found.y.map(points)}, model.name, curveColour(data, model), {dash: model.control ? "dash" : "solid", symbol: mark(data, model)}), showlegend: data.mixes.length < 2 && shown.length < 9}));
     draw(id, traces, {height: 320, ...acrossLines(references), xaxis: {title: data.stepName}, yaxis: {title: "points"}}, "No checkpoint of a reward model shown has this score.");
   }
   note("training", measured.length > MOST_CURVES ? `The first ${MOST_CURVES} of ${measured.length}; the filter of the table chooses others.` : "");
@@ -70,11 +75,11 @@ function drawTraining(data, models) {
 
 function drawBestOf(data, models) {
   const measured = models.filter(model => model.bestOf.length), shown = measured.slice(0, MOST_CURVES);
-  const traces = shown.map(model => ({...curveTrace({x: model.bestOf.map(([n]) => n), y: model.bestOf.map(([, value]) => points(value))}, model.name, colour(data, model),
+  const traces = shown.map(model => ({...curveTrace({x: model.bestOf.map(([n]) => n), y: model.bestOf.map(([, value]) => points(value))}, model.name, curveColour(data, model),
     {dash: model.control ? "dash" : "solid", symbol: mark(data, model)}), showlegend: shown.length < 9, hovertemplate: `${card(model)}<br>best of %{x}: %{y:.1f}<extra></extra>`}));
   const sizes = [...new Set(shown.flatMap(model => model.bestOf.map(([n]) => n)))].sort((a, b) => a - b);
   draw("best-of-n", traces, {...acrossLines(data.references), xaxis: {title: "N, completions to choose from", type: "log", tickvals: sizes, ticktext: sizes.map(String)},
-    yaxis: {title: "best-of-N average (points)"}}, "No best-of-N was measured.");
+    yaxis: {title: "best-of-N average (points)"}}, "No checkpoint of a reward model shown has best-of-N.");
 }
 
 function drawPpo(data, places) {
@@ -84,7 +89,7 @@ function drawPpo(data, places) {
   const starts = [...new Set(shown.map(([run]) => run.start).filter(start => start !== null))].slice(0, 3);
   for (const [id, metric, scale, title] of metrics) {
     const traces = shown.map(([run, tint]) => [run, tint, series(run.checkpoints, metric)]).filter(([, , found]) => found.x.length)
-      .map(([run, tint, found]) => ({...curveTrace({x: found.x, y: found.y.map(scale)}, run.label, tint), showlegend: id === "ppo-downstream" && shown.length < 9}));
+      .map(([run, tint, found]) => ({...curveTrace({x: found.x, y: found.y.map(scale)}, isNarrow() ? run.name : run.label, tint), showlegend: id === "ppo-downstream" && shown.length < 9}));
     if (id === "ppo-downstream") for (const [run, tint] of shown) if (run.best !== null && run.bestStep !== null) traces.push(star(run.bestStep, points(run.best), tint, run.bestStep));
     const lines = id === "ppo-downstream" ? starts.map(start => ({height: points(start), label: `start ${points(start).toFixed(1)}`})) : [];
     draw(id, traces, {height: 340, ...acrossLines(lines), xaxis: {title: data.stepName}, yaxis: {title}}, "Not measured.");

@@ -176,7 +176,7 @@ def test_a_row_that_a_reward_model_gets_wrong_opens_by_key_to_its_completions_an
     assert "✓ step 5: 6.000" in text
     assert "✗ step 10: \u22123.000" in text
     assert [cell.split("\t")[0] for cell in row.locator("table.completions tbody tr").all_inner_texts()] == ["right", "wrong"]
-    opened.page.fill("#rows-words", "question 3?")
+    opened.page.fill("#rows-words", "question 1?")
     assert opened.count("#rows details.row") == 1
     opened.page.fill("#rows-words", "nowhere")
     assert opened.page.inner_text("#rows .caption") == "0 of 0 rows"
@@ -250,6 +250,25 @@ def test_the_page_of_a_table_of_scores_draws_any_score_against_any_other(chromiu
     (points,) = [trace for trace in drawn(opened, "benchmark") if trace["name"] == "juno"]
     assert sorted(points["x"]) == [1001.0, 1003.0, 1005.0, 1007.0]
     assert opened.errors == []
+
+
+def test_many_warnings_are_folded_and_curves_of_one_mix_have_names_and_colours(chromium: "Browser", tmp_path: Path) -> None:
+    given = summary()
+    for place, model in enumerate(given["reward_models"]):
+        model["data"] = "mine"
+        model["details"] = {"warnings": [f"warning {place}"]}
+    opened = open_page(chromium, write_report(given, tmp_path / "many").as_uri(), PHONE)
+    folded = opened.page.locator("#warnings")
+    assert folded.locator("summary").inner_text() == "Warnings of runs: 4"
+    assert not folded.locator("li").first.is_visible()
+    assert opened.page.evaluate("document.querySelectorAll('#figure-training-benchmark .legendtext').length") == 4
+    tints = opened.page.evaluate("document.getElementById('figure-training-benchmark').data.map(({line}) => line.color)")
+    assert len(set(tints)) == 4
+    for model in given["reward_models"][1:]:
+        model["details"] = {}
+    few = open_page(chromium, write_report(given, tmp_path / "few").as_uri(), PHONE)
+    assert few.page.locator("#warnings").count() == 0
+    assert few.page.locator("p.note", has_text="warning 0").is_visible()
 
 
 def test_one_reward_model_has_no_spread_and_a_name_that_is_no_tag(chromium: "Browser", tmp_path: Path) -> None:

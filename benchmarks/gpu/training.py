@@ -29,7 +29,8 @@ from rmtrain.tokens import TokenPair
 
 TEXT = "w5 w6"
 MICRO_BATCH = 32_768
-"""Tokens of a micro batch: all pairs of a shape are one."""
+"""Tokens of a micro batch, in which all pairs of a shape go through the model at once; engines that shard take memory of their own, and
+half of it."""
 
 
 def passes(scale: Scale) -> Iterator[Finding]:
@@ -78,7 +79,7 @@ def engines(scale: Scale) -> Iterator[Finding]:
     zero = [EngineKind.zero3] if find_spec("deepspeed") and not scale.tiny else []  # on a CPU it compiles for minutes
     kinds = [EngineKind.single, EngineKind.fsdp2, *zero]
     for kind in kinds:
-        session = session_of(scale, EngineConfig(kind=kind))
+        session = session_of(scale, EngineConfig(kind=kind), micro_batch=MICRO_BATCH // 2)
         shape = scale.training[0]
         yield {"what": f"{kind}, {shape}", **steps_of(session, shape, scale)}
         del session
@@ -87,7 +88,7 @@ def engines(scale: Scale) -> Iterator[Finding]:
         yield {"what": "zero3", "said": "deepspeed is not there"}
 
 
-def session_of(scale: Scale, engine: EngineConfig) -> RMSession:
+def session_of(scale: Scale, engine: EngineConfig, *, micro_batch: int = MICRO_BATCH) -> RMSession:
     """A session around the model, with one pair."""
     config = RewardModelConfig(
         model=ModelConfig(path=saved_policy(scale), dtype=Dtype.bf16),
@@ -95,7 +96,7 @@ def session_of(scale: Scale, engine: EngineConfig) -> RMSession:
         optim=OptimConfig(lr=1e-6),
         engine=engine,
         batch_size=8,
-        micro_batch_tokens=MICRO_BATCH,
+        micro_batch_tokens=micro_batch,
         max_length=8192,
     )
     return RMSession(config, [Preference(prompt=user(TEXT), chosen="w7", rejected="w8")], world=join_world())

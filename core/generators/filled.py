@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from core.models.fused.rotations import Angles
+from core.models.fused.rotations import Angles, rotated_by_halves
 from core.trees.trial import fault_of
 
 MOST_CHANNELS = 256
@@ -73,7 +73,7 @@ def _error(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int,
     query, key, value, keys, values = (torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes)
     cos, sin = torch.randn(2, 1, 3, channels, generator=draw).to(device, dtype).unbind()
     positions_R, rows_R = torch.tensor([0, 64, 149], device=device), torch.arange(3, device=device)
-    turned_q, turned_k = (_turned(part.float(), cos.float(), sin.float()).to(dtype) if turns else part for part in (query, key))
+    turned_q, turned_k = (rotated_by_halves(part.float(), cos.float(), sin.float()).to(dtype) if turns else part for part in (query, key))
     expected = keys.clone(), values.clone()
     for room, new in zip(expected, (turned_k, value), strict=True):
         room[rows_R, :, positions_R] = new[0].transpose(0, 1)
@@ -86,9 +86,3 @@ def _error(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int,
     if not all(torch.allclose(a, b, room_for_rounding, room_for_rounding) for a, b in zip(expected, (keys, values), strict=True)):
         return float("inf")
     return ((ours - truth).abs().max() / truth.abs().max()).nan_to_num(nan=float("inf")).item()
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x of shape (1, heads, R, D), rotated by halves."""
-    first, second = x.chunk(2, -1)
-    return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from core.models.fused.rotations import rotated_by_halves
 from core.process.layers import layer_lists
 from core.trees.trial import fault_of
 
@@ -81,7 +82,7 @@ def _rotation_error(device: torch.device) -> float:
     heads = torch.randn(2, 5, 9, 32, generator=draw).to(device).transpose(1, 2)
     q, k = heads[:, :6], heads[:, 6:]
     cos, sin = (torch.randn(2, 5, 32, generator=draw).to(device) for _ in range(2))
-    expected = [x * cos[:, None] + torch.cat([-x[..., 16:], x[..., :16]], -1) * sin[:, None] for x in (q, k)]
+    expected = [rotated_by_halves(x, cos, sin) for x in (q, k)]
     return _largest_error(rotated_pair(q, k, cos, sin), expected)
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
 from core.models.fused.decoding import Carrying, carried, carry, gates_by_row, rotates_pair
-from core.models.fused.rotations import observer
+from core.models.fused.rotations import observer, rotated_by_halves
 from core.process.layers import layers_of
 from core.trees.trial import first_line, kernel_faults
 
@@ -200,7 +200,7 @@ def _rotates_as_usual(kind: type[nn.Module], device: torch.device) -> bool:
     draw = torch.Generator().manual_seed(0)
     q, k, cos, sin = (torch.randn(shape, generator=draw).to(device) for shape in ((1, 4, 5, 32), (1, 2, 5, 32), (1, 5, 32), (1, 5, 32)))
     try:
-        expected = [x * cos[:, None] + torch.cat([-x[..., 16:], x[..., :16]], -1) * sin[:, None] for x in (q, k)]
+        expected = [rotated_by_halves(x, cos, sin) for x in (q, k)]
         found = [*own(q, k, cos, sin), *_rotation(own)(q, k, cos, sin)]
         with torch.enable_grad():  # where others stand in
             found += _rotation(own)(q, k, cos, sin)

@@ -18,6 +18,12 @@ Angles = tuple[Tensor, Tensor]
 """Cosines and sines, each (B, N, D)."""
 
 
+def rotated_by_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embeddings by torch's operations (Su et al. 2021, https://arxiv.org/abs/2104.09864), of x of shape (B, heads, N, D)."""
+    first, second = x.chunk(2, -1)
+    return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+
+
 class Rotations:
     """Where the queries and keys of a model go from their rotation, and then those rotations that attention does itself.
 

@@ -25,7 +25,7 @@ from core.generators.local import completions, prompt_tokens, uniforms
 from core.generators.merged import MergedProducts
 from core.generators.room import MEMORY, portions, rows_that_fit
 from core.models.fused.decoding import carried_sums
-from core.models.fused.rotations import AngleTables, Rotations
+from core.models.fused.rotations import AngleTables, Rotations, asks_for_lengths
 from core.models.logprobs import has_plain_head
 from core.records import Completion, Dialogue, Sampling
 from core.transfer import to_device, to_host
@@ -237,7 +237,8 @@ class _Decoder:
         self.ends_E = to_device(torch.tensor(sorted(ends), dtype=torch.long), device)
         self.rows_R = torch.arange(num_rows, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.captures = device.type == "cuda"
+        # A recording that fails leaves torch's allocator as if it still went on, so one that must fail is not begun.
+        self.captures = device.type == "cuda" and not asks_for_lengths(model)
 
     def run(self, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and log-probabilities of `sampling.n` completions of each prompt; `indices` seed their random numbers."""

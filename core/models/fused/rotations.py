@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 UNCHANGING = {"default", "linear", "llama3", "yarn"}
 """The kinds of rotary embeddings whose angles follow from a token's place alone; those of others change with the longest row."""
+ASKING = "dynamic"
+"""Of the kinds whose angles change with the longest row, those for which the host asks the device how long that is."""
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines, each (B, N, D)."""
 
@@ -76,6 +78,11 @@ _observer: ContextVar[Rotations | None] = ContextVar("_observer", default=None)
 def observer() -> Rotations | None:
     """What observes the forward pass that is under way."""
     return _observer.get()
+
+
+def asks_for_lengths(model: nn.Module) -> bool:
+    """Whether a model's rotary embeddings have the host wait for the longest place, which a CUDA graph cannot record."""
+    return any(ASKING in str(vars(module).get("rope_type")) for module in model.modules())
 
 
 class AngleTables:

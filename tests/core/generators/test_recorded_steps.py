@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from core.generators import graphed
 from core.generators.graphed import GraphGenerator, graph_obstacle
 from core.models.fused.layers import fuse
+from core.models.fused.rotations import asks_for_lengths
 from core.models.logprobs import compute_head_in_fp32
 from core.records import Sampling
 from tests.core.generators.test_architectures import PROMPTS, tiny
@@ -52,6 +53,18 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_waits_for_nothing(kind: str, autocasts: bool, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(kind, tokenizer, **KINDS[kind])
+    assert not asks_for_lengths(model)
+    assert waits_of(model, tokenizer, monkeypatch, autocasts=autocasts) == []
+
+
+def test_a_step_that_asks_for_the_longest_row_is_known(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama", tokenizer, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    assert "_local_scalar_dense" in waits_of(model, tokenizer, monkeypatch, autocasts=False)
+    assert asks_for_lengths(model)
+
+
+def waits_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, *, autocasts: bool) -> list[str]:
+    """What the steps of a rollout wait for."""
     fuse(model)
     compute_head_in_fp32(model)
     assert graph_obstacle(model) is None
@@ -64,7 +77,7 @@ def test_a_step_waits_for_nothing(kind: str, autocasts: bool, tokenizer: PreTrai
     monkeypatch.setattr(graphed._Decoder, "_step", watched)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
         GraphGenerator(model, tokenizer).generate(PROMPTS, Sampling(temperature=1.0, max_new_tokens=4, n=2, seed=1))
-    assert waits.found == []
+    return waits.found
 
 
 def test_what_waits_is_found(tokenizer: PreTrainedTokenizerFast) -> None:

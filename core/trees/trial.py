@@ -24,7 +24,8 @@ def kernel_faults() -> tuple[type[Exception], ...]:
 def fault_of(error: Callable[[], float], *, tolerance: float) -> str | None:
     """Why a kernel is not to be used, for a message; None if `error`, which tries it, raises nothing and is within `tolerance`."""
     try:
-        found = error()
+        with torch.inference_mode(False):  # whoever asks first may be in it, and what it forbids, gradients, is tried too
+            found = error()
     except torch.OutOfMemoryError:
         raise
     except kernel_faults() as problem:

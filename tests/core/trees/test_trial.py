@@ -33,3 +33,14 @@ def test_what_a_kernel_raises_is_a_fault_in_one_line_and_a_lack_of_memory_is_rai
     assert "non-zero exit status 1" in (fault_of(lack_headers, tolerance=1.0) or "")
     with pytest.raises(torch.OutOfMemoryError):
         fault_of(run_out, tolerance=1.0)
+
+
+def test_gradients_are_tried_even_where_who_asks_first_forbids_them() -> None:
+    def error() -> float:
+        with torch.enable_grad():
+            value = torch.ones((), requires_grad=True)
+            (gradient,) = torch.autograd.grad(3 * value, value)
+        return abs(gradient.item() - 3)
+
+    with torch.inference_mode():
+        assert fault_of(error, tolerance=0.0) is None

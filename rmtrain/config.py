@@ -145,7 +145,7 @@ class RewardModelConfig:
     best_metric: Hashed[str] = ""
     """The checkpoint with its highest value becomes `best`; empty: rewardbench2/overall or, if not measured, held_out/accuracy."""
     log_every: Hashed[int] = 10
-    """Steps averaged into one row of the training log."""
+    """Steps averaged into one row of the training log; fewer in a short run, so that it has ten rows or more."""
     seed: Hashed[int] = 0
     """Of the draw and order of the pairs, the new head, and dropout."""
 

@@ -105,7 +105,7 @@ def carry_out(
     with _tracked(job, run, plan) if world.is_main else _untracked(run, plan, world.rank) as tracker:
         results = work(run, tracker)
         if world.is_main:
-            finish_run(run, **results)
+            finish_run(run, **(_of_all_processes(results) if state == RunState.torn else results))
             tidy(run.dir)
     world.barrier()
     return record_of(run)
@@ -118,6 +118,11 @@ def carry_out_alone(composed: Composed[RunSettings], plan: RunPlan, work: Callab
         with _tracked(composed.job, run, plan) as tracker:
             finish_run(run, **work(run, tracker))
     return record_of(run)
+
+
+def _of_all_processes(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a run that was gone on with, without the times that are those of its last process alone. `wall_s` has all."""
+    return {name: value for name, value in results.items() if name not in ("train_s", "hooks_s")}
 
 
 def record_of(run: Run) -> Record:

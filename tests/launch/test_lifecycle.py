@@ -83,3 +83,17 @@ def test_metrics_that_a_killed_run_had_measured_and_not_logged_are_logged_once_w
             carried_out(tmp_path, failing(RuntimeError("and again")))
     (log,) = (tmp_path / "tiny").glob(f"rm-*/{METRICS}")
     assert [(line[AXIS], line["accuracy"]) for line in map(json.loads, log.read_text().splitlines())] == [(2, 0.5)]
+
+
+def test_a_run_that_was_gone_on_with_has_its_whole_time_and_not_that_of_its_last_process_for_training(tmp_path: Path) -> None:
+    def ends(run: Run, tracker: Tracker) -> Mapping[str, Any]:
+        return {"train_s": 16.0, "hooks_s": 5.0, "step": 9}
+
+    alone = carried_out(tmp_path / "alone", ends)
+    assert (alone["train_s"], alone["hooks_s"], alone["step"]) == (16.0, 5.0, 9)
+    with pytest.raises(RuntimeError):
+        carried_out(tmp_path, failing(RuntimeError("killed after an hour")))
+    record = carried_out(tmp_path, ends)
+    assert record["step"] == 9
+    assert "train_s" not in record
+    assert "hooks_s" not in record

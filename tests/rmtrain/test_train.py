@@ -127,6 +127,14 @@ def test_training_learns_its_pairs_and_calls_the_hooks_at_every_checkpoint(polic
     assert {"train/accuracy", "train/margin", "train/chosen_reward"} <= train_log[max(train_log)].keys()
 
 
+def test_a_short_run_has_ten_rows_of_its_log_or_one_a_step(policy_folder: Path, tmp_path: Path) -> None:
+    # 3 steps an epoch: 6 steps are a row each, not one for all. 33 steps give rows of 3, of which the last ends at 33.
+    _, tracker = fit(config_of(policy_folder, log_every=10), tmp_path / "short")
+    assert list(tracker.on("train/step")) == [1, 2, 3, 4, 5, 6]
+    _, tracker = fit(config_of(policy_folder, log_every=10, epochs=11, num_checkpoints=1), tmp_path / "longer")
+    assert [step for step, row in tracker.on("train/step").items() if "train/loss" in row] == list(range(3, 34, 3))
+
+
 def test_the_saved_folder_loads_elsewhere_and_scores_what_training_left(policy_folder: Path, tmp_path: Path) -> None:
     outcome, _ = fit(config_of(policy_folder), tmp_path / "run")
     model = AutoModelForSequenceClassification.from_pretrained(outcome.checkpoint).eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 from core.disk import write_json
 from core.hooks.hook import eval_file
 from core.records import AXIS
+from core.runs.record import RECORD, read_record
 from launch.jobs.serve import server_of
 from tests.browser import browser, open_page
 from tests.evalhooks.report.dashboard.test_payload import checkpoint
@@ -28,6 +29,9 @@ def test_an_opened_row_a_chosen_run_and_a_chosen_pair_survive_a_new_best_reward_
         row = page.locator("#rows details.row", has_text="row 1,")
         row.locator("summary").click()
         row.locator("table.completions").wait_for()
+        page.locator("main summary", has_text="With standard errors, and held-out").click()
+        told = [{"what": str(number), "key": "k", "text": f"warning {number}", "numbers": {}} for number in range(4)]
+        write_json(other.dir / RECORD, {**read_record(other.dir), "warnings": told})
         write_json(eval_file(other.dir, 10), {AXIS: 10, "rewardbench2/overall": 0.9, "rewardbench2/math": 0.8, "bon/average@4": 0.6})
         page.wait_for_selector("text=those of step 10")
         assert page.locator("#models tbody tr td:first-child").all_inner_texts() == ["other", "first"]
@@ -35,5 +39,8 @@ def test_an_opened_row_a_chosen_run_and_a_chosen_pair_survive_a_new_best_reward_
         assert page.locator("#run-choice option:checked").inner_text() == "first"
         assert page.input_value("#explore-x") == "rewardbench2/math"
         row.locator("table.completions").wait_for()
+        # A part that folds has come before the one that was opened.
+        assert page.locator("#warnings[open]").count() == 0
+        assert page.locator("details[open] > summary", has_text="With standard errors, and held-out").count() == 1
         server.shutdown()
         thread.join()

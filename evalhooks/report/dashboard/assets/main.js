@@ -48,11 +48,16 @@ function startPage() {
   return data;
 }
 
+/** What a part that folds is called, whatever it counts: others may have come before it. */
+function foldName(details) {
+  return details.querySelector("summary").textContent.replace(/\d+/g, "");
+}
+
 /** What a user has chosen, so that a new version of the page keeps it. */
 function choices() {
   const values = [...document.querySelectorAll("main input, main select:not(#run-choice)")].map(input => [input.id, input.value]);
   const sorted = [...document.querySelectorAll("th[aria-sort]")].map(th => [th.closest("table").id, th.textContent, th.getAttribute("aria-sort")]);
-  const open = [...document.querySelectorAll("main details:not(.row)")].map(details => details.open);
+  const open = Object.fromEntries([...document.querySelectorAll("main details:not(.row)")].map(details => [foldName(details), details.open]));
   const rows = [...document.querySelectorAll("#rows details.row")], read = rows.filter(row => row.open).map(row => row.dataset.key);
   return {values, sorted, open, rows: rows.length, read, run: document.querySelector("#run-choice option:checked")?.dataset.id, focus: document.activeElement?.id, scroll: window.scrollY};
 }
@@ -70,7 +75,7 @@ function restore(kept) {
   }
   const choice = document.getElementById("run-choice"), option = [...(choice?.options ?? [])].find(option => option.dataset.id === kept.run);
   if (option) { choice.value = option.value; choice.onchange(); }
-  document.querySelectorAll("main details:not(.row)").forEach((details, place) => { if (place in kept.open) details.open = kept.open[place]; });
+  document.querySelectorAll("main details:not(.row)").forEach(details => { if (foldName(details) in kept.open) details.open = kept.open[foldName(details)]; });
   const more = document.querySelector("#rows > button");
   while (more && !more.hidden && document.querySelectorAll("#rows details.row").length < kept.rows) more.click();
   for (const row of document.querySelectorAll("#rows details.row")) if (kept.read.includes(row.dataset.key)) row.open = true;

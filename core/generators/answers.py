@@ -128,8 +128,8 @@ def _error(device: torch.device) -> float:
 
 
 def _difference(ours: Answers, expected: Answers, log_softmax_RV: Tensor) -> Tensor:
-    """The largest error of log-probabilities. Where a boundary is rounded a neighbour may be drawn, in one row of all; an impossible
-    token never."""
+    """The largest error of log-probabilities. Where a boundary is rounded a neighbour may be drawn, in two rows of 64; an impossible token
+    never."""
     tokens_RT = ours.tokens_RT.cpu()
     truth_RT = log_softmax_RV.gather(1, tokens_RT.clamp(0, log_softmax_RV.shape[1] - 1))
     same_R = (tokens_RT == expected.tokens_RT).all(-1)
@@ -137,6 +137,6 @@ def _difference(ours: Answers, expected: Answers, log_softmax_RV: Tensor) -> Ten
         getattr(ours, name).cpu()[same_R].equal(getattr(expected, name)[same_R])
         for name in ("next_R", "positions_R", "steps_R", "active_R", "lengths_R")
     )
-    if (~same_R).sum() > 1 or not alike or not truth_RT.isfinite().all():
+    if (~same_R).sum() > 2 or not alike or not truth_RT.isfinite().all():
         return torch.tensor(float("inf"))
     return (ours.logprobs_RT.cpu() - truth_RT).abs().max()

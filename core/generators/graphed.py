@@ -41,7 +41,8 @@ ROOM = 64
 READ = 32_768
 """Tokens of prompts that go through the model at a time: in its layers a token takes several times the memory of its keys and values."""
 KEPT = 0.05
-"""Keys and values stay for the next call, with their graph, if they take at most this share of the device's memory: training needs it."""
+"""What a call leaves for the next one, keys and values with their graph and the copy of the weights, may take at most this share of the
+device's memory: training needs it."""
 _ANY_LENGTH = 10**9
 
 
@@ -102,9 +103,13 @@ class GraphGenerator:
             for place, index in enumerate(batch):
                 own = slice(place * sampling.n, (place + 1) * sampling.n)
                 results[index] = completions(self.tokenizer, rows[own], logprobs[own], self.ends)
-        if self._decoder is not None and self._decoder.memory.num_bytes + merged.num_bytes > KEPT * _total_memory(model.device):
+        if self._num_kept_bytes() > KEPT * _total_memory(model.device):
             self._decoder = self._copy = self._merged = None
         return results
+
+    def _num_kept_bytes(self) -> int:
+        parts = (None if self._decoder is None else self._decoder.memory, self._merged, self._copy)
+        return sum(part.num_bytes for part in parts if part is not None)
 
     def _current_model(self) -> PreTrainedModel:
         dtype = asked_format(self.model)
@@ -238,7 +243,7 @@ class _Decoder:
         self.rows_R = torch.arange(num_rows, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         # A recording that fails leaves torch's allocator as if it still went on, so one that must fail is not begun.
-        self.captures = device.type == "cuda" and not asks_for_lengths(model)
+        self.captures = device.type == "cuda" and sampling.max_new_tokens > 1 and not asks_for_lengths(model)
 
     def run(self, prompt_ids: Sequence[list[int]], indices: Sequence[int], sampling: Sampling) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and log-probabilities of `sampling.n` completions of each prompt; `indices` seed their random numbers."""
@@ -305,6 +310,7 @@ class _Decoder:
             with torch.cuda.stream(torch.cuda.current_stream()):
                 self.graph = self._recorded()
         except torch.OutOfMemoryError:
+            self.captures = True  # where there is room again
             raise
         except RuntimeError as problem:
             warning = "rollouts launch kernel by kernel, slower: no CUDA graph of a step (%s)"

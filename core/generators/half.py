@@ -36,6 +36,11 @@ class HalfCopy:
         """Whether the weight is the copy's own, and not the model's."""
         return any(weight is target for target in self._targets)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the weights that the model does not hold as well."""
+        return sum(target.nbytes for target in self._targets)
+
     def refresh(self) -> None:
         """Takes over the model's current weights, in place."""
         for target, source in zip(self._targets, self._sources, strict=True):

@@ -142,6 +142,17 @@ def alone() -> World:
     return World(rank=0, size=1, device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 
+def _own_gpu() -> int:
+    """The number of this process's GPU: its LOCAL_RANK, or 0 where a launcher such as srun lets each process see one GPU alone."""
+    local_rank, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= visible > 1:
+        raise ValueError(
+            f"LOCAL_RANK={local_rank}, but this process sees {visible} GPUs; start as many processes on a machine as it has GPUs "
+            f"(--nproc-per-node {visible}), or let each see its own."
+        )
+    return local_rank if local_rank < visible else 0
+
+
 def join_group_alone() -> None:
     """Makes a process group of this process, which torch's and DeepSpeed's sharding ask for even then."""
     if not dist.is_initialized():
@@ -158,7 +169,7 @@ def join_world() -> World:
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_gpu = torch.cuda.is_available()
     if on_gpu and size > 1:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_own_gpu())
     if size > 1 and not dist.is_initialized():
         # FSDP2 and DDP call functions that torch has since renamed, and warn once per layer.
         warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)

@@ -179,6 +179,24 @@ def test_a_step_that_cannot_be_recorded_is_launched_kernel_by_kernel_on_the_stre
     ]
 
 
+def test_what_stays_for_the_next_call_is_little_of_the_memory_with_the_copy_of_the_weights(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling, generator = Sampling(temperature=1.0, max_new_tokens=4, seed=0), GraphGenerator(policy, tokenizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        generator.generate(PROMPTS, sampling)
+        decoder, copied = generator._decoder, generator._copy
+        assert decoder is not None and copied is not None
+        kept = generator._num_kept_bytes()
+        halved = sum(weight.numel() * 2 for weight in policy.parameters() if weight.dim() == 2) - policy.lm_head.weight.numel() * 2
+        assert copied.num_bytes == halved
+        assert kept == decoder.memory.num_bytes + copied.num_bytes
+        for total, stays in ((kept, True), (kept - 1, False)):
+            monkeypatch.setattr(graphed, "_total_memory", lambda device, total=total: total / graphed.KEPT)
+            generator.generate(PROMPTS, sampling)
+            assert (generator._copy is not None, generator._decoder is not None) == (stays, stays)
+
+
 def test_models_with_windows_or_capped_logits_sample_by_transformers_cache(tokenizer: PreTrainedTokenizerFast) -> None:
     sizes: dict[str, Any] = {
         "vocab_size": 280,

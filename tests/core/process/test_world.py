@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.process import world
 from core.process.world import World, join_world
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -59,6 +60,22 @@ def test_each_draws_and_scores_its_share_or_the_one_that_can_draws_for_all(two_r
 
 def test_no_process_passes_a_barrier_before_the_last_has_come(two_ranks: Any) -> None:
     assert [found["barrier"] for found in two_ranks[1]] == [True, True]
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "expected"), [(3, 8, 3), (0, 1, 0), (5, 1, 0)])
+def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_sees(
+    local_rank: int, visible: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    assert world._own_gpu() == expected  # pyright: ignore[reportPrivateUsage]
+
+
+def test_more_processes_than_gpus_are_refused_with_the_number_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    with pytest.raises(ValueError, match="LOCAL_RANK=4, but this process sees 4 GPUs; start .*--nproc-per-node 4"):
+        world._own_gpu()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_process_alone_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
     for override in overrides:
         key = override.key_or_group
         if (override.is_add() or override.is_force_add()) and not _is_open(schema, key):
-            near = difflib.get_close_matches(key, _keys(schema), n=3, cutoff=0.5)
+            near = _near(key, _keys(schema))
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
             raise ConfigError(f"{override.input_line} adds a key that nothing reads; {hint}")
         if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
@@ -250,6 +250,30 @@ def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
             continue  # several groups of tasks, or several trackers, each with keys of its own
         if not isinstance(override.value(), str | QuotedString | dict):
             raise ConfigError(f"{override.input_line} chooses none of the files for {key}; choose one of {', '.join(_choices(key))}.")
+
+
+NAMES_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "max_seq_length": "max_length",
+    "output_dir": "runs_dir",
+    "model_name_or_path": "model.path",
+    "dataset_name": "data.paths",
+    "kl_coef": "kl.beta",
+    "beta": "kl.beta",
+}
+"""What transformers and TRL call a key of ours."""
+
+
+def _near(key: str, known: Sequence[str]) -> list[str]:
+    """Keys that may be meant by one that is none: by the name of another trainer, the end of a longer one, or letters alike."""
+    if (own := NAMES_ELSEWHERE.get(key)) in known:
+        return [own]
+    longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
+    return longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
 
 
 def _choices(group: str) -> list[str]:
@@ -321,8 +345,7 @@ def _explain(schema: type[AnyJob], overrides: Sequence[str], error: Exception) -
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
         if key and key in said and key not in known and not (GROUPS / key).is_dir():
-            longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
-            near = longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            near = _near(key, known)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
             return f"the override {override!r} does not fit: {said.splitlines()[0].rstrip('.')}; {hint}"
     return said

@@ -68,13 +68,23 @@ def findings(
     }
 
 
+def apart(protocols: Sequence[str]) -> str:
+    """In what protocols differ: of each the parts that not all of them have.
+
+    >>> apart(["rows 1, dtype bf16", "rows 1, dtype fp32"])
+    'dtype bf16; dtype fp32'
+    """
+    parts = [protocol.split(", ") for protocol in protocols]
+    return "; ".join(", ".join(part for part in own if not all(part in other for other in parts)) or "the rest" for own in parts)
+
+
 def _compared(table: ScoreTable, a: str, b: str, y: str) -> dict[str, Any]:
     """One head-to-head; scores of several protocols are not compared."""
     both = pairs(table.models, a, b, y)
     head: dict[str, Any] = {"a": a, "b": b, "downstream": y}
     names = table.columns.name(a), table.columns.name(b), table.columns.name(y)
     if len(protocols := table.protocols([a, b, y])) > 1:
-        why = f"the scores are of {len(protocols)} protocols, which are not comparable."
+        why = f"the scores are of {len(protocols)} protocols ({apart(protocols)}), which are not comparable."
         nothing = Difference(a=None, b=None, difference=None, ci95=None, ranking=None, right_a=None, right_b=None, n=len(both), note=why)
         return head | {"n": len(both), "better": "", "answer": sentence(nothing, *names)}
     scores = {column: [model.scores[column] for model in both] for column in (a, b, y)}
@@ -117,7 +127,8 @@ def _picked(table: ScoreTable, x: str, y: str, noise: Mapping[str, SeedNoise | N
     else:
         unknown = []
     if len(protocols := sorted({model.protocol for model in able})) > 1:
-        return {"answer": f"none, as the scores in {name} are of {len(protocols)} protocols, which are not comparable.", "model": None}
+        why = f"the scores in {name} are of {len(protocols)} protocols ({apart(protocols)}), which are not comparable"
+        return {"answer": f"none, as {why}.", "model": None}
     columns = {column for model in able for column in model.scores}
     errors = {column: error_column(column, columns) for column in (x, y)}
     spread = {column: found.sd if found else 0.0 for column, found in noise.items()}

@@ -110,7 +110,7 @@ def reward_model_entry(record: Mapping[str, Any], n: int | None) -> dict[str, An
         "recipe": identity_hash({key: value for key, value in identity.items() if key != "seed"}),
     }
     if missing:
-        entry["rewardbench2_reason"] = f"no overall score without {', '.join(missing)}"
+        entry["rewardbench2_reason"] = f"no overall score without {', '.join(DOMAINS[key] for key in missing)}"
     ones = {key.removeprefix("rewardbench1/"): value for key, value in final.items() if key.startswith("rewardbench1/")}
     return entry | ({"rewardbench1": ones} if ones else {})
 

@@ -70,6 +70,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         ("optm.lr=1e-3", ["optm.lr", "optim.lr"]),
         ("lr=1e-3", ["lr=1e-3", "did you mean optim.lr?"]),
         ("epochz=2", ["epochz", "epochs"]),
+        ("learning_rate=1e-3", ["did you mean optim.lr?"]),  # as transformers and TRL call it
+        ("+per_device_train_batch_size=8", ["did you mean batch_size?"]),
         ("optim.lr=abc", ["optim.lr", "abc"]),
         ("data=atlass", ["data/atlass", "harbor"]),
         ("optim.schedule=step", ["schedule", "linear"]),

@@ -119,7 +119,7 @@ def test_scores_of_two_protocols_are_never_drawn_as_one(tmp_path: Path, scores: 
     assert "2 protocols" in found["correlation"]["rb2~bon"]["note"]
     assert found["correlation"]["rb2~bon (max_length 2048)"]["n"] == 7
     assert found["correlation"]["rb2~bon (max_length 4096)"]["n"] == 5
-    assert "not comparable" in found["pick"]["rb2~bon"]["answer"]
+    assert "2 protocols (max_length 2048; max_length 4096), which are not comparable" in found["pick"]["rb2~bon"]["answer"]
 
 
 def test_published_scores_and_correlations_lie_behind_ones_own(tmp_path: Path, scores: dict[str, list[Any]]) -> None:

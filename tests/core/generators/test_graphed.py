@@ -186,7 +186,8 @@ def test_what_stays_for_the_next_call_is_little_of_the_memory_with_the_copy_of_t
     with torch.autocast("cpu", torch.bfloat16):
         generator.generate(PROMPTS, sampling)
         decoder, copied = generator._decoder, generator._copy
-        assert decoder is not None and copied is not None
+        assert decoder is not None
+        assert copied is not None
         kept = generator._num_kept_bytes()
         halved = sum(weight.numel() * 2 for weight in policy.parameters() if weight.dim() == 2) - policy.lm_head.weight.numel() * 2
         assert copied.num_bytes == halved

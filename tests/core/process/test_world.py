@@ -74,7 +74,7 @@ def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_sees(
 def test_more_processes_than_gpus_are_refused_with_the_number_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "4")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    with pytest.raises(ValueError, match="LOCAL_RANK=4, but this process sees 4 GPUs; start .*--nproc-per-node 4"):
+    with pytest.raises(ValueError, match=r"LOCAL_RANK=4, but this process sees 4 GPUs; start .*--nproc-per-node 4"):
         world._own_gpu()  # pyright: ignore[reportPrivateUsage]
 
 

@@ -270,7 +270,7 @@ NAMES_ELSEWHERE = {
 
 def _near(key: str, known: Sequence[str]) -> list[str]:
     """Keys that may be meant by one that is none: by the name of another trainer, the end of a longer one, or letters alike."""
-    if (own := NAMES_ELSEWHERE.get(key)) in known:
+    if (own := NAMES_ELSEWHERE.get(key, "")) in known:
         return [own]
     longer = [name for name in known if name.endswith(f".{key}")]  # optim.lr for lr
     return longer[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.5)

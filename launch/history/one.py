@@ -152,4 +152,4 @@ def _print_checkpoints(record: Record) -> None:
 
 
 def _value(metric: str, value: float) -> str:
-    return in_points(metric, value, ".3f")
+    return in_points(metric, value, ".3f").replace("-0.000", "0.000")  # the mean of standardised scores misses 0 by rounding

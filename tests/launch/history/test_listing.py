@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from core.disk import write_json
+from core.hooks.hook import eval_file
+from core.records import AXIS
 from launch.history import listing, one
 from launch.history.arguments import parse
 from launch.history.find import one_run
@@ -58,6 +61,18 @@ def test_show_says_how_a_run_ended_what_was_measured_and_what_to_do(
     assert "stopped by Ctrl-C and saved at step 5 of 9" in out
     assert "best checkpoint: step 1, held_out/accuracy 70.0 (last 60.0)" in out
     assert f"go on with it: rewardloop rerun {run.id}" in out
+
+
+def test_a_score_that_misses_0_by_rounding_has_no_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path, "policy", job="ppo")
+    write_json(eval_file(run.dir, 0), {AXIS: 0, "rm_score": -4.7e-9, "kl": 0.0})
+    monkeypatch.setattr(sys, "argv", ["rewardloop show", run.id, f"runs_dir={tmp_path}"])
+    one.main()
+    out = capsys.readouterr().out
+    assert "0.000" in out
+    assert "-0.000" not in out
 
 
 def test_a_run_that_is_not_there_ends_the_command_with_one_line(

@@ -18,7 +18,11 @@ CONVERTED = CACHE / "smollm2-135m"
 def usable_model(config: ModelConfig, notes: list[str], key: str = "model.path") -> bool:
     """Whether a model is here and can be used; notes why not. One on a hub is not asked for."""
     if is_packaged(config.path):
-        return is_complete(CONVERTED)
+        if not (there := is_complete(CONVERTED)):
+            notes.append(
+                f"{key}={config.path} is converted when it is first used; checkpoints' sizes and the run's folder are told from then on"
+            )
+        return there
     if Path(config.path).expanduser().exists():
         return readable(lambda: resolve(config, key), notes) is not None
     notes.append(f"{key}={config.path} {'does not exist here' if is_missing(config.path) else 'lies on a hub and was not looked at'}")

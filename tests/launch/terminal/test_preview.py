@@ -16,6 +16,8 @@ from launch.bench import run as run_bench
 from launch.compose import composed
 from launch.identity import hashed_settings
 from launch.schema import BenchJob, BoNJob, PPOJob, RMJob, StudyJob
+from launch.terminal import found_here
+from launch.terminal import preview as preview_module
 from launch.terminal.preview import of_jobs, of_study, preview
 from tests.launch.sweeps import code_of, never
 
@@ -51,6 +53,18 @@ def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -
     assert "steps: about 6 of 2 pairs, about 240 tokens (at 4 characters each)" in lines
     assert "checkpoints: 2, at 3, 6, 1 MB each; the newest two also hold 2 MB of optimiser state" in lines
     assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
+
+
+def test_a_packaged_model_that_was_never_used_says_why_its_sizes_and_folder_are_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (found_here, preview_module):
+        monkeypatch.setattr(module, "CONVERTED", tmp_path / "smollm2")
+    write_pairs(tmp_path / "pairs.jsonl", 4, 4)
+    lines = preview(composed(RMJob, ["model=smollm2", "data=custom", f"data.paths={tmp_path / 'pairs.jsonl'}"]).job)
+    assert "pairs: 2 to train on, 0 held out, of 2 rows" in lines
+    assert not [line for line in lines if line.startswith("folder: ")]
+    assert [line for line in lines if line.startswith("note: model.path=pip:smollm2-135m is converted when it is first used")]
 
 
 def write_rows(path: Path) -> None:

@@ -8,7 +8,7 @@ Z95 = 1.959963984540054
 
 
 _SHARES = re.compile(
-    r"(rewardbench[12](_se)?|downstream|halves)/.+|on_policy/(rm_accuracy|accuracy|accuracy_std|unfinished|truncated)"
+    r"((rewardbench[12]|downstream)(_se)?|halves)/.+|on_policy/(rm_accuracy|accuracy|accuracy_std|unfinished|truncated)"
     r"|(held_out|pairs)/(?!margin$|calibration_error$|num_).+|bon(_se)?/.+(?<!/gamma)(?<!/variance)|train/accuracy"
 )
 

@@ -52,7 +52,7 @@ def metric_name(metric: str, *, best_of: str = "best of N") -> str:
             return DOMAINS.get(key) or f"RewardBench 2 {label_of(key)}"
         case "rewardbench1" if key:
             return f"RewardBench 1 {METRIC_KEYS.get(key, key.replace('_', ' '))}"
-        case "rewardbench2_se" | "rewardbench1_se" | "bon_se" if key:
+        case "rewardbench2_se" | "rewardbench1_se" | "bon_se" | "downstream_se" if key:
             own = metric.replace("_se/", "/", 1)
             return f"{metric_name(own, best_of=best_of)}, standard error"
         case "bon" if key:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bon.estimators import mean
+from bon.selection import average, estimate
 from core.data.thinking import answer_of
 from core.records import Completion
 from evalhooks.halves import halves
@@ -41,12 +42,15 @@ def downstream(
 
     `drawn` are the tasks whose answers were judged, `chosen` the metrics of those of multiple choice, `tasks` the names of all. `say` gets
     a line and what it is about. The average of either half of the prompts is left out where a task has no halves (`evalhooks.halves`).
+    `downstream_se/<task>` is the standard error of the choice of prompts (`bon.selection`), which multiple choice and one prompt alone do
+    not have, and `downstream_se/average` that of the average where all of its tasks have one.
     """
     values = {name: value for name, found in drawn.items() if (value := found.mean) is not None} | dict(chosen)
     metrics = {f"downstream/{name}": value for name, value in values.items()}
     if values:
         metrics["downstream/average"] = mean(list(values.values()))
         metrics |= halves(drawn) if len(drawn) == len(tasks) else {}
+        metrics |= _errors(drawn, values)
     for name, found in drawn.items():
         if found.num_skipped:
             metrics[f"skipped/{name}"] = found.num_skipped / sum(map(len, found.correct))
@@ -57,6 +61,15 @@ def downstream(
         left_out = ", ".join(name for name in tasks if name not in values)
         say(f"downstream/average is over {len(values)} of {len(tasks)} tasks, without {left_out}, which was skipped", "average")
     return metrics
+
+
+def _errors(drawn: Mapping[str, Judged], averaged: Collection[str]) -> dict[str, float]:
+    """The standard errors of the tasks and, where each task that is `averaged` has one, of their average."""
+    found = {name: estimate(own.of_prompts) for name, own in drawn.items() if name in averaged}
+    errors = {name: one.error for name, one in found.items()}
+    if len(found) == len(averaged):
+        errors["average"] = average(list(found.values())).error
+    return {f"downstream_se/{name}": error for name, error in errors.items() if error is not None}
 
 
 def at_equal_lengths(tasks: Mapping[str, Task], found: Mapping[str, Answered]) -> dict[str, float]:

@@ -152,9 +152,14 @@ class Judged:
     @property
     def mean(self) -> float | None:
         """Over prompts, of the mean over the answers that could be judged; None if none could."""
-        known = [[value for value in row if value is not None] for row in self.correct]
-        means = [mean(row) for row in known if row]
+        means = self.of_prompts
         return mean(means) if means else None
+
+    @property
+    def of_prompts(self) -> list[float]:
+        """Of each prompt the mean over its answers that could be judged; those of which none could are left out."""
+        known = [[value for value in row if value is not None] for row in self.correct]
+        return [mean(row) for row in known if row]
 
 
 def together(shares: Sequence[Judged]) -> Judged:

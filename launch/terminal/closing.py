@@ -42,10 +42,12 @@ def ppo_lines(record: Record, *, best_metric: str) -> list[str]:
     lines = [f"policy: {folder}"]
     for name in (key for key in last if key.startswith(("downstream/", "length_controlled/"))):
         values = [
-            f"{where} {100 * found[name]:.1f}" for where, found in (("start", start), ("best", best), ("last", last)) if name in found
+            f"{where} {with_error(found[name], found.get(name.replace('/', '_se/', 1)))}"
+            for where, found in (("start", start), ("best", best), ("last", last))
+            if name in found
         ]
-        rows = rows_text(record, name)
-        lines.append(f"{name}{rows and f', on {rows}'}: {', '.join(values)}")
+        rows, unit = rows_text(record, name), " (points of 100 +- standard error)" if any(" +- " in value for value in values) else ""
+        lines.append(f"{name}{rows and f', on {rows}'}: {', '.join(values)}{unit}")
     if "rm_score" in last:
         kept = [f"{name} {start[name]:.3g} to {last[name]:.3g}" for name in ("rm_score", "kl", "length", "eos_rate") if name in start]
         lines.append(f"from start to end: {', '.join(kept)}")

@@ -247,6 +247,7 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
         "downstream/long": pytest.approx(long),
         "downstream/any": 1.0,
         "downstream/average": pytest.approx((long + 1) / 2),  # of tasks, not of prompts
+        "downstream_se/long": metrics["downstream_se/long"],  # the one prompt of the other task has no error
         "on_policy/rm_score": pytest.approx(sum(flat) / 16),
         "on_policy/reward_std": metrics["on_policy/reward_std"],
         "on_policy/accuracy": pytest.approx((12 * long + 4) / 16),  # of answers
@@ -259,7 +260,7 @@ def test_a_policy_gets_its_tasks_and_what_its_reward_is_worth_on_its_own_answers
     assert without == {
         name: value
         for name, value in metrics.items()
-        if name.startswith(("downstream/", "style/")) or name in ("on_policy/length", "on_policy/unfinished")
+        if name.startswith(("downstream/", "downstream_se/", "style/")) or name in ("on_policy/length", "on_policy/unfinished")
     }
 
 

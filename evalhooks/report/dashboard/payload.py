@@ -94,7 +94,7 @@ def best_of_n(rm: RewardModel, start: float | None = None) -> list[tuple[int, fl
 
 def _columns(checkpoints: Sequence[Scores]) -> Data:
     """The metrics of checkpoints by name, each a list over `step` with null where a checkpoint lacks it; standard errors are left out."""
-    names = dict.fromkeys(name for row in checkpoints for name in row if not name.startswith(("rewardbench2_se/", ERROR)))
+    names = dict.fromkeys(name for row in checkpoints for name in row if not name.startswith(("rewardbench2_se/", "downstream_se/", ERROR)))
     return {name: [_short(row.get(name)) for row in checkpoints] for name in names}
 
 

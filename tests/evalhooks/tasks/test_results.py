@@ -51,6 +51,7 @@ def test_the_average_names_what_it_is_not_over() -> None:
         "downstream/part": 1.0,
         "downstream/chosen": 0.3,
         "downstream/average": pytest.approx(0.6),
+        "downstream_se/whole": pytest.approx(0.5),  # of 1 and 0: a deviation of 0.5 ** 0.5, over the root of two prompts
         "skipped/part": 0.5,
         "skipped/none": 1.0,
         "skipped/sharded": 1.0,
@@ -60,6 +61,16 @@ def test_the_average_names_what_it_is_not_over() -> None:
         "none: 1 answers were skipped, and none of them counts as wrong: no judge (1)",
         "downstream/average is over 3 of 5 tasks, without none, sharded, which was skipped",
     ]
+
+
+def test_the_average_has_a_standard_error_where_all_of_its_tasks_have_one() -> None:
+    mixed = Judged(correct=[[1.0, 0.0], [1.0, None], [None]], reasons={})  # prompts of 0.5 and 1: an error of 0.5 ** 1.5 / 2 ** 0.5 = 0.25
+    right = Judged(correct=[[1.0]] * 8, reasons={})
+    metrics = downstream({"mixed": mixed, "right": right}, {}, ["mixed", "right"], lambda *_: None)
+    assert metrics["downstream_se/mixed"] == pytest.approx(0.25)
+    assert metrics["downstream_se/right"] == pytest.approx(0.083, abs=5e-4)  # half of Wilson's interval, 0.676 to 1, over 1.96
+    assert metrics["downstream_se/average"] == pytest.approx((0.25**2 + metrics["downstream_se/right"] ** 2) ** 0.5 / 2)
+    assert "downstream_se/average" not in downstream({"mixed": mixed}, {"choices": 0.5}, ["mixed", "choices"], lambda *_: None)
 
 
 def test_with_nothing_judged_there_is_no_average() -> None:

@@ -97,6 +97,13 @@ def test_a_policy_ends_with_its_tasks_from_start_to_end_and_the_untrained_one_wh
     assert moved[-1].startswith("next: rewardloop bon model=custom model.path=runs/s/ppo-a/best ")
 
 
+def test_downstream_scores_have_their_standard_errors_where_they_are_known() -> None:
+    known = {"downstream/gsm8k": 0.25, "downstream_se/gsm8k": 0.04}
+    lines = ppo_lines({"dir": "d", "start": {"downstream/gsm8k": 0.5}, "at_best": known, "final": known}, best_metric="")
+    assert "downstream/gsm8k: start 50.0, best 25.0 +- 4.0, last 25.0 +- 4.0 (points of 100 +- standard error)" in lines
+    assert not [line for line in lines if "_se" in line]
+
+
 def test_records_of_before_which_lack_times_and_courses_can_be_told() -> None:
     old = {"dir": "d", "best_step": 3, "last_step": 6, "best": {"downstream/average": 0.5}, "wall_s": 61.0}
     assert "time: 1 min 1 s" in ppo_lines(old, best_metric="downstream/average")

@@ -200,10 +200,12 @@ def kl_jump(kl: float, before: float, *, batch: int) -> RunWarning | None:
 def untrained_is_best(best_metric: str, value: float | None, kl: float) -> RunWarning | None:
     """No checkpoint of a policy beats the policy before training; `kl` is that of its last batch."""
     moved = kl >= KL_MOVED
+    # An estimate from samples can come out below 0, which no KL is.
+    still = "its distance from its start cannot be told from 0" if kl < 0 else f"it hardly moved from its start ({kl:.2g} nats)"
     remedy = (
         f"it moved {kl:.3g} nats from its start and got no better: lower optim.lr, raise kl.beta, or look at the reward"
         if moved
-        else f"it hardly moved from its start ({kl:.2g} nats): raise optim.lr or num_batches"
+        else f"{still}: raise optim.lr or num_batches"
     )
     at = "" if value is None else f" ({in_points(best_metric, value)})"
     text = f"no checkpoint is better than the untrained policy by {best_metric}{at}; {remedy}."

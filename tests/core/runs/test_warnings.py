@@ -121,10 +121,17 @@ def test_an_untrained_best_names_the_key_by_how_far_the_policy_moved() -> None:
     still = warnings.untrained_is_best("downstream/average", 0.25, 0.9)
     moved = warnings.untrained_is_best("downstream/average", 0.25, 1.0)
     assert still is not None
-    assert "raise optim.lr" in still.text
+    assert "it hardly moved from its start (0.9 nats): raise optim.lr" in still.text
     assert moved is not None
     assert "lower optim.lr" in moved.text
     assert warnings.untrained_is_best("rm_score", None, 0.0) is not None
+
+
+def test_a_kl_estimated_below_0_is_told_as_none() -> None:
+    found = warnings.untrained_is_best("downstream/average", 0.25, -0.23)
+    assert found is not None
+    assert "its distance from its start cannot be told from 0: raise optim.lr" in found.text
+    assert "nats" not in found.text
 
 
 def opened(folder: Path) -> tuple[Path, RunState]:

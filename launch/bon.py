@@ -25,6 +25,7 @@ from core.process.signals import stopping_at_once
 from core.progress import Progress, console_progress
 from core.records import Prompt
 from core.runs.identity import INPUTS, clean_name, identity_hash
+from core.runs.record import read_record
 from core.shares import with_error
 from core.text import printable
 from evalhooks.judges.config import require_usable
@@ -38,7 +39,7 @@ from launch.jobs.bon_result import AVERAGE, ORACLE, RANDOM, RESERVED, RESULT
 from launch.jobs.lifecycle import Record, RunPlan, finished_record, say_finished
 from launch.obstacles import task_obstacle
 from launch.rewards.config import KINDS, RewardConfig, RewardKind, typed_reward
-from launch.rewards.locate import LocatedReward, locate_reward, try_program, with_chosen
+from launch.rewards.locate import LocatedReward, locate_reward, runs_ending_in, try_program, with_chosen
 from launch.schema import BoNJob
 from launch.sweep import WIDTH
 from launch.terminal.closing import bon_lines
@@ -142,7 +143,7 @@ def _located(job: BoNJob, tasks: Mapping[str, Task], given: Pools) -> dict[str, 
 
 def _configured(job: BoNJob) -> dict[str, tuple[str, RewardConfig]]:
     """The rewards by their names, each with its key. Raises `ValueError` for a name that is taken."""
-    named = _names(list(dict.fromkeys(job.rewards)))
+    named = _names(list(dict.fromkeys(job.rewards)), job.runs_dir)
     found = {
         name: (f"rewards[{number}]", RewardConfig(path=path, dtype=job.model.dtype)) for number, (path, name) in enumerate(named.items())
     }
@@ -156,15 +157,21 @@ def _configured(job: BoNJob) -> dict[str, tuple[str, RewardConfig]]:
     return found
 
 
-def _names(paths: list[str]) -> dict[str, str]:
-    """A name for each path: its end, of a checkpoint that of the run and the step; all of it where two would share one."""
+def _names(paths: list[str], runs_dir: str) -> dict[str, str]:
+    """A name for each path: its end, of a checkpoint that of the run and the step, of a run's id the name of the run; all of it, or the
+    name and the id, where two would share one."""
     short: dict[str, str] = {}
+    runs: dict[str, str] = {}
     for path in paths:
+        if len(found := runs_ending_in(path, runs_dir) or []) == 1:
+            record = read_record(found[0])
+            short[path], runs[path] = clean_name(str(record["name"])), clean_name(f"{record['name']}-{record['id']}")
+            continue
         parts = Path(path).parts
         end = f"{parts[-3]}-{parts[-1]}" if len(parts) > 2 and parts[-2] == "checkpoints" else parts[-1] if parts else path
         short[path] = clean_name(end.removeprefix("pip:"))
     shared = [name for name in short.values() if list(short.values()).count(name) > 1 or name in RESERVED or name.startswith(f"{MEMBERS}-")]
-    return {path: clean_name(path.replace("/", "-")) if name in shared else name for path, name in short.items()}
+    return {path: runs.get(path) or clean_name(path.replace("/", "-")) if name in shared else name for path, name in short.items()}
 
 
 def _sizes(pools: Pools) -> str:

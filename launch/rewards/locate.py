@@ -143,9 +143,7 @@ def verifier_of(reward: RewardConfig, prompts: Sequence[Prompt]) -> VerifierScor
 def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callable[[str], None] = print) -> Path | str:
     """The folder of a reward model: itself, the last checkpoint of a run's folder, or of the run with this id; or a hub id."""
     folder = Path(path).expanduser()
-    if not folder.exists() and "/" not in path and not path.startswith("pip:"):
-        # Folders that hold runs alone: what `rewardloop publish` writes ends in their ids too.
-        found = sorted(place.parent for place in Path(runs_dir).glob(f"*/*{path}/{RECORD}")) if path else []
+    if (found := runs_ending_in(path, runs_dir)) is not None:
         if len(found) != 1:
             raise ValueError(
                 f"{key}={path} is no folder, and {len(found)} runs under {runs_dir} end with it; give a folder or a run's whole name."
@@ -159,6 +157,14 @@ def reward_path(path: str, runs_dir: str, key: str = "reward.path", say: Callabl
     if (folder / RECORD).is_file():
         return _last_checkpoint(folder, f"{key}={path}", say)
     return folder if folder.is_dir() else path
+
+
+def runs_ending_in(path: str, runs_dir: str) -> list[Path] | None:
+    """The folders of the runs whose names end with `path`, as with an id; None where it is a folder, a hub id or a model of a package."""
+    if Path(path).expanduser().exists() or "/" in path or path.startswith("pip:"):
+        return None
+    # Folders that hold runs alone: what `rewardloop publish` writes ends in their ids too.
+    return sorted(place.parent for place in Path(runs_dir).glob(f"*/*{path}/{RECORD}")) if path else []
 
 
 def _say_which(found: Path, key: str, asked: str, say: Callable[[str], None]) -> None:

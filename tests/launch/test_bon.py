@@ -25,6 +25,7 @@ from launch.jobs import generators
 from launch.jobs.bon_result import measured, metrics_of, read_scores, write_scores, write_table
 from launch.jobs.lifecycle import Record
 from launch.schema import BoNJob
+from tests.launch.history.runs import made
 
 FUNCTIONS = [f"scorers.{name}.{key}" for name in ("long", "short") for key in ("kind=function", f"function={__name__}:{name}")]
 
@@ -214,8 +215,14 @@ def test_best_of_n_of_given_pools_is_refused_before_a_run_begins(tmp_path: Path,
 
 
 def test_reward_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    names = bon._names(["runs/a/rm-x", "runs/b/rm-x", "org/RM-8B", "runs/c/rm-y/checkpoints/step-000004"])  # pyright: ignore[reportPrivateUsage]
+    names = bon._names(["runs/a/rm-x", "runs/b/rm-x", "org/RM-8B", "runs/c/rm-y/checkpoints/step-000004"], "runs")  # pyright: ignore[reportPrivateUsage]
     assert list(names.values()) == ["runs-a-rm-x", "runs-b-rm-x", "rm-8b", "rm-y-step-000004"]
+
+
+def test_a_reward_model_that_an_id_names_is_called_by_the_name_of_its_run(tmp_path: Path) -> None:
+    tulu, other, again = made(tmp_path, "Tulu"), made(tmp_path, "rm-x"), made(tmp_path, "rm-x", study="second")
+    names = bon._names([tulu.id, other.id, again.id, "nothing"], str(tmp_path))  # pyright: ignore[reportPrivateUsage]
+    assert list(names.values()) == ["tulu", f"rm-x-{other.id}", f"rm-x-{again.id}", "nothing"]
 
 
 # The choice of a generator

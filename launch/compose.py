@@ -27,6 +27,7 @@ from evalhooks.config import require_task_names
 from launch.overrides.command_line import CONFIG_NAME, SEARCHPATH
 from launch.overrides.grammar import quoted
 from launch.overrides.text_keys import as_typed
+from launch.overrides.wrong_names import explain_name
 from launch.schema import AnyJob, BoNJob, PPOJob, RMJob, command_of, register
 from launch.settings import Launch, RunSettings
 
@@ -237,14 +238,18 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 def _require_known(schema: type[AnyJob], overrides: Sequence[Override]) -> None:
     """Rejects what Hydra takes and nobody reads: keys that are added (`+key=value`) and no keys of the job, and values of a group that
-    choose none of its files. Hydra fails on numbers and merges the files of a list."""
+    choose none of its files (Hydra fails on numbers and merges the files of a list), and empty mappings."""
     for override in overrides:
         key = override.key_or_group
         if (override.is_add() or override.is_force_add()) and not _is_open(schema, key):
             near = _near(key, _keys(schema))
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `rewardloop {command_of(schema)} --help` for the keys there are."
             raise ConfigError(f"{override.input_line} adds a key that nothing reads; {hint}")
-        if override.is_sweep_override() or override.is_delete() or not (GROUPS / key).is_dir():
+        if override.is_sweep_override() or override.is_delete():
+            continue
+        if override.value() == {} and key in _keys(schema):
+            raise ConfigError(f"{key}={{}} would change nothing, since a mapping is merged with that of the files; ~{key} leaves it out.")
+        if not (GROUPS / key).is_dir():
             continue
         if key in ("tasks", "tracker") and isinstance(override.value(), list):
             continue  # several groups of tasks, or several trackers, each with keys of its own
@@ -336,12 +341,14 @@ def _explain(schema: type[AnyJob], overrides: Sequence[str], error: Exception) -
     """Hydra's own message, and for an unknown key the nearest existing ones."""
     if unreadable := _explain_grammar(error):
         return unreadable
+    known = _keys(schema)
+    if wrong := explain_name(error, command_of(schema), overrides, known, lambda name: _near(name, known)):
+        return wrong
     said = str(error).partition("\nConfig search path")[0].strip()
     if error.__cause__ is not None:
         said = f"{said}: {str(error.__cause__).splitlines()[0]}"
     if missing := re.fullmatch(r".*Could not load '(\w+)/[^']*'\.?", said):  # one of several files; of a single one Hydra lists the choices
         return f"{said} Choose among {', '.join(_choices(missing[1]))}."
-    known = _keys(schema)
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
         if key and key in said and key not in known and not (GROUPS / key).is_dir():

@@ -68,7 +68,7 @@ def _value(text: str, hint: Any) -> str:
     if get_origin(hint) is list and _is_single(bare):
         (item,) = get_args(hint)
         return f"[{_value(bare, item)}]"
-    if bare.startswith("{") and bare.endswith("}"):
+    if bare.startswith("{") and bare.endswith("}") and bare[1:-1].strip():
         return "{" + ",".join(_pair(piece, hint) for piece in split_outside(bare[1:-1], ",")) + "}"
     return text
 

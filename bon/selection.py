@@ -1,7 +1,7 @@
 """What reward models pick from one stored pool, for every n: accuracy beside the bounds and votes, and what kind of signal they give.
 
 Everything is computed from scores and correctness. Standard errors are those of the choice of prompts: the standard deviation of the
-prompts' own values over the root of their number, or where that is 0 because all of them are right or all wrong, Wilson's (core.shares).
+prompts' own values over the root of their number, and at least what prompts of a kind that was not drawn may change (`estimate`).
 """
 
 import math
@@ -29,9 +29,6 @@ class Estimate:
     value: float
     error: float | None
 
-
-_ROUNDING = 1e-9
-"""By less than this the expected correctness of right picks misses 1."""
 
 Curve = tuple[Estimate, ...]
 """An estimate for each n = 1..N."""
@@ -195,10 +192,19 @@ def _area(proxy_N: np.ndarray, true_N: np.ndarray, variances_2: np.ndarray) -> f
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of the prompts' shares, each 0..1, with its standard error, which is not 0 where all are 0 or all are 1."""
+    """The mean of the prompts' shares, each 0..1, with its standard error, which is never 0.
+
+    Prompts that are alike have hardly a spread, yet the next one may be unlike them. Where all are right or all wrong, the error is that
+    of Wilson's interval (`core.shares.unanimous_error`): the interval's width is the share of prompts of another kind that may have
+    remained undrawn, and each of these would change the mean by 1. Where the mean is m each would change it by m or 1 - m at most, so
+    no error is below the larger of these times that one. It grows evenly as picks become right, and where each prompt is 0 or 1 but
+    they differ, the spread is always larger.
+    """
     found = _mean(values)
-    unanimous = max(values) < _ROUNDING or min(values) > 1 - _ROUNDING
-    return replace(found, error=unanimous_error(len(values))) if unanimous and found.error is not None else found
+    if found.error is None:
+        return found
+    least = unanimous_error(len(values)) * max(found.value, 1 - found.value)
+    return replace(found, error=max(found.error, least))
 
 
 def _mean(values: Sequence[float]) -> Estimate:

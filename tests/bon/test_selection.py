@@ -39,13 +39,15 @@ def test_a_task_is_measured_for_every_n_beside_chance_a_perfect_reward_and_votes
     #   n=1 1/3; n=2 {xx} 0, {xy} twice 1/2: 1/3; n=3: 0.
     rows = [row(1, 0, 0), row(0, 0, 1, texts="xxy")]
     found = select(rows, {"rm": [[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]}, answer_of=str)
-    assert (found.num_prompts, found.n, found.random) == (2, 3, about(1 / 3, 0.0))
+    # Without a spread: Wilson's error of 2 of 2, a half of 1 - 2 / (2 + 1.96^2) over 1.96 or 0.168, times 1 - 1/3.
+    assert (found.num_prompts, found.n) == (2, 3)
+    assert found.random == Estimate(value=pytest.approx(1 / 3), error=pytest.approx(0.112, abs=1e-3))
     assert [one.value for one in found.oracle] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert [one.value for one in found.majority] == pytest.approx([1 / 3, 1 / 3, 1 / 6])
     signal = found.signals["rm"]
     assert [one.value for one in signal.accuracy] == pytest.approx([1 / 3, 1 / 3, 1 / 2])
     # The standard error of 1 and 0: their standard deviation, sqrt(1/2), over sqrt(2).
-    assert [one.error for one in signal.accuracy] == pytest.approx([0.0, 1 / 3, 1 / 2])
+    assert [one.error for one in signal.accuracy] == pytest.approx([0.112, 1 / 3, 1 / 2], abs=1e-3)
     assert (found.headroom, found.regret("rm", 2)) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert signal.auc == about(0.5, 0.5)
     assert signal.variance == pytest.approx(2 / 3)
@@ -146,8 +148,17 @@ def test_prompts_that_are_all_right_or_all_wrong_leave_room_for_the_next_one() -
     near: Any = pytest.approx(0.0828, abs=1e-4)
     assert estimate([1.0] * 8) == Estimate(value=1.0, error=near)
     assert estimate([0.0] * 8) == Estimate(value=0.0, error=near)
-    assert estimate([0.5] * 8).error == 0.0
+    assert estimate([0.5] * 8).error == pytest.approx(0.0414, abs=1e-4)  # prompts of another kind would change it by half as much
     assert score_curve([[1.0, 1.0]] * 8, 2) == (Estimate(value=1.0, error=0.0),) * 2  # scores are no shares
+
+
+def test_the_error_does_not_jump_where_the_last_prompts_become_right() -> None:
+    whole = estimate([1.0] * 8).error
+    assert whole is not None
+    for values in ([1.0] * 7 + [0.99], [0.999] * 8, [0.01] + [0.0] * 7):
+        assert estimate(values).error == pytest.approx(whole, rel=0.01)
+    # One wrong prompt of eight: a variance of 1/8, over eight prompts, is an error of 1/8, which is its own and above the least one.
+    assert estimate([1.0] * 7 + [0.0]).error == pytest.approx(1 / 8)
 
 
 def test_the_average_over_tasks_adds_their_variances() -> None:

@@ -41,7 +41,7 @@ def test_a_task_is_measured_for_every_n_beside_chance_a_perfect_reward_and_votes
     found = select(rows, {"rm": [[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]}, answer_of=str)
     # Without a spread: Wilson's error of 2 of 2, a half of 1 - 2 / (2 + 1.96^2) over 1.96 or 0.168, times 1 - 1/3.
     assert (found.num_prompts, found.n) == (2, 3)
-    assert found.random == Estimate(value=pytest.approx(1 / 3), error=pytest.approx(0.112, abs=1e-3))
+    assert (found.random.value, found.random.error) == (pytest.approx(1 / 3), pytest.approx(0.112, abs=1e-3))
     assert [one.value for one in found.oracle] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert [one.value for one in found.majority] == pytest.approx([1 / 3, 1 / 3, 1 / 6])
     signal = found.signals["rm"]

@@ -51,10 +51,9 @@ def _live(version: str) -> str:
 
 def _body(study: Study, data: Mapping[str, Any], *, live: bool) -> str:
     analysis = html(study.findings, FIGURES, without=("Reward models",)) if study.findings else ""
-    title = f"Does the benchmark predict {study.bon_name}?"
     parts = [
         ("models", "Reward models", _models(study)),
-        ("benchmark", "Benchmark and use", explorer(data["explorer"], title, _correlations(study))),
+        ("benchmark", "Benchmark and use", _compared(study, data["explorer"])),
         ("domains", "Skills", section("domains", "Which skills does each reward model know?", _MODELS_TEXT, figure("domains"))),
         ("training", "Over training", section("training", "Over training", _TRAINING_TEXT, _TRAINING)),
         ("best-of", "Best of N", section("best-of", "Best of N", _BEST_OF_TEXT, figure("best-of-n"))),
@@ -140,6 +139,15 @@ def _tile(title: str, value: str, rest: str) -> str:
 _TRAINING = panels(figure("training-benchmark", "RewardBench 2"), figure("training-bon", "Best of N")) + (
     '<p class="caption" id="note-training"></p>'
 )
+
+
+def _compared(study: Study, scores: Mapping[str, Any]) -> str:
+    """Scores against each other; empty where there are no two. The question is one only where there are scores of both kinds."""
+    if len(scores["columns"]) < 2:
+        return ""
+    asked = scores["benchmarks"] and scores["downstream"]
+    title = f"Does the benchmark predict {study.bon_name}?" if asked else "One score against another"
+    return explorer(scores, title, _correlations(study))
 
 
 def _correlations(study: Study) -> str:

@@ -291,6 +291,18 @@ def test_where_nobody_asked_for_best_of_n_one_line_says_how_to() -> None:
     assert "incomplete" not in said
 
 
+def test_a_run_of_best_of_n_alone_misses_no_start_and_asks_nothing_of_a_benchmark(tmp_path: Path) -> None:
+    chosen = {"name": "others", "id": "others", "rewardbench2": {}, "bon": {"average": 0.5}}
+    alone = {"study": "bon", "reward_models": [chosen], "ppo": []}
+    assert not [gap for gap in missing(read(alone)) if "start policy" in gap]
+    text = " ".join(read_page(write_report(alone, tmp_path / "one")).text)
+    assert "Does the benchmark predict" not in text
+    assert "against another" not in text  # there is one score
+    text = " ".join(read_page(write_report({**alone, "reward_models": [chosen | {"bon": {"average": 0.5, "sums": 0.5}}]}, tmp_path)).text)
+    assert "One score against another" in text
+    assert "Does the benchmark predict" not in text
+
+
 def test_missing_domains_checkpoints_and_averages_are_named_with_their_reason(tmp_path: Path) -> None:
     given = summary()
     first, second, third, _ = given["reward_models"]

@@ -257,7 +257,7 @@ def training(study: Study) -> Figure:
     for axes, metric, title in zip(panels, (f"rewardbench2/{study.score_key}", "bon/average"), training_titles(study), strict=True):
         for rm in study.models[:MAX_ROWS]:
             steps, values = series(rm.checkpoints, metric)
-            style, tint = ("--" if rm.control else "-"), _curve_colour(study, rm)
+            style, tint = ("--" if rm.control else "-"), curve_colour(study, rm)
             face = "white" if rm.control else tint
             axes.plot(
                 steps,
@@ -278,14 +278,17 @@ def training(study: Study) -> Figure:
     if len(study.mixes) > 1:
         figure.legend(handles=_keys(study), loc="outside lower center", ncols=7, fontsize=8.5)
     else:
-        names = [Line2D([], [], color=_curve_colour(study, rm), label=plain(rm.name, 48)) for rm in study.models[:MAX_ROWS]]
+        names = [Line2D([], [], color=curve_colour(study, rm), label=plain(rm.name, 48)) for rm in study.models[:MAX_ROWS]]
         figure.legend(handles=few(names), loc="outside lower center", ncols=3, fontsize=8.5)
     return figure
 
 
-def _curve_colour(study: Study, rm: RewardModel) -> str:
-    """The colour of a reward model's curve: of its mix or, where all have one mix, its own."""
-    return colour(study, rm.data) if len(study.mixes) > 1 else RUN_COLOURS[study.models.index(rm) % len(RUN_COLOURS)]
+def curve_colour(study: Study, run: RewardModel | PpoRun) -> str:
+    """The colour of a run's curve in every chart: of a reward model that of its mix or, where all have one mix, its own; of PPO its own."""
+    if isinstance(run, RewardModel) and len(study.mixes) > 1:
+        return colour(study, run.data)
+    place = study.models.index(run) if isinstance(run, RewardModel) else study.runs.index(run)
+    return RUN_COLOURS[place % len(RUN_COLOURS)]
 
 
 def training_titles(study: Study) -> tuple[str, str]:
@@ -303,8 +306,8 @@ def ppo(study: Study) -> Figure:
         return _empty("No PPO checkpoints in this study." if study.runs else "No PPO runs in this study.")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
-    for index, run in enumerate(study.runs):
-        tint = RUN_COLOURS[index % len(RUN_COLOURS)]
+    for run in study.runs:
+        tint = curve_colour(study, run)
         for axes, (metric, title, factor) in zip(panels, PPO_PANELS, strict=True):
             steps, values = series(run.checkpoints, metric)
             axes.plot(steps, np.multiply(values, factor), "-o", color=tint, markersize=4.5)
@@ -313,8 +316,7 @@ def ppo(study: Study) -> Figure:
             panels[0].plot(run.best_step, 100 * run.best, marker="*", color=tint, markersize=15, markeredgecolor="white", zorder=4)
     for start in sorted({run.start for run in study.runs if run.start is not None}):
         panels[0].axhline(100 * start, color=FAINT, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
-    runs = enumerate(study.runs)
-    handles = few([Line2D([], [], color=RUN_COLOURS[i % len(RUN_COLOURS)], marker="o", label=plain(run_label(run), 60)) for i, run in runs])
+    handles = few([Line2D([], [], color=curve_colour(study, run), marker="o", label=plain(run_label(run), 60)) for run in study.runs])
     handles += [
         Line2D([], [], color=FAINT, linestyle="--", label="start"),
         Line2D([], [], color=FAINT, marker="*", linestyle="", label="best"),

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from core import shares
 from core.text import duration
+from evalhooks.analysis.columns import columns_of_metrics
 from evalhooks.metric_names import STEP
-from evalhooks.report.charts import FAINT, MAX_ROWS, MIX_COLOURS, STYLE, plain
+from evalhooks.report.charts import FAINT, MAX_ROWS, MIX_COLOURS, STYLE, curve_colour, plain
 from evalhooks.report.facts import PpoRun, RewardModel, Study, shorten
 from evalhooks.report.prose import names
 
@@ -68,35 +69,48 @@ def warnings_of(study: Study) -> list[str]:
     return [f"{names(runs)}: {warning}" for warning, runs in groups.items()]
 
 
-def curves(study: Study) -> dict[str, list[tuple[str, list[float], list[float]]]]:
-    """By title of a panel the curves in it: name of the run, steps, values."""
-    found: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+Curve = tuple[Run, list[float], list[float]]
+"""A run, steps, and values, those of shares in points of 100."""
+
+
+def curves(study: Study) -> dict[str, list[Curve]]:
+    """The curves in each panel, by its title."""
+    found: dict[str, list[Curve]] = {}
     for run in runs_of(study):
         for name, drawn in (run.details.get("curves") or {}).items():
             kind = "PPO" if isinstance(run, PpoRun) else "Reward models"
             steps, values = zip(*drawn, strict=True)
-            found.setdefault(f"{kind}: {name.replace('_', ' ')}", []).append((run.name, list(steps), list(values)))
+            metric = f"train/{name}"
+            known = columns_of_metrics([metric], best_of=study.bon_name)
+            unit = known.unit(metric) and f" ({known.unit(metric)})"
+            shown = [known.scaled(metric, value) for value in values]
+            found.setdefault(f"{kind}: {name.replace('_', ' ')}{unit}", []).append((run, list(steps), shown))
     return found
 
 
 def write_losses(study: Study, path: Path) -> list[Path]:
     """Draws the curves of the first runs as a PNG at `path`; nothing without any."""
-    panels = curves(study)
-    if not panels:
+    if not curves(study):
         return []
     with matplotlib.rc_context(STYLE):
-        width = min(2, len(panels))
-        height = -(-len(panels) // width)
-        figure = Figure(figsize=(5.4 * width, 3.4 * height), layout="constrained")
-        for axes, (title, drawn) in zip(np.ravel(figure.subplots(height, width, squeeze=False)), panels.items(), strict=False):
-            for number, (name, steps, values) in enumerate(drawn[:MAX_ROWS]):
-                tint = MIX_COLOURS[number % len(MIX_COLOURS)]
-                axes.plot(steps, values, "-" if len(steps) > 1 else "o", color=tint, label=plain(name), linewidth=1.4)
-            axes.set(title=title, xlabel=STEP)
-            if len(drawn) <= len(MIX_COLOURS):
-                axes.legend(fontsize=7.5, labelcolor=FAINT)
-        figure.savefig(path)
+        losses(study).savefig(path)
     return [path]
+
+
+def losses(study: Study) -> Figure:
+    """The curves of the first runs, a panel for each kind of them; every run has the colour that it has in the other charts."""
+    panels = curves(study)
+    width = min(2, len(panels))
+    height = -(-len(panels) // width)
+    figure = Figure(figsize=(5.4 * width, 3.4 * height), layout="constrained")
+    for axes, (title, drawn) in zip(np.ravel(figure.subplots(height, width, squeeze=False)), panels.items(), strict=False):
+        for run, steps, values in drawn[:MAX_ROWS]:
+            tint = curve_colour(study, run)
+            axes.plot(steps, values, "-" if len(steps) > 1 else "o", color=tint, label=plain(run.name), linewidth=1.4)
+        axes.set(title=title, xlabel=STEP)
+        if len(drawn) <= len(MIX_COLOURS):
+            axes.legend(fontsize=7.5, labelcolor=FAINT)
+    return figure
 
 
 def _value(value: Any) -> str:

@@ -8,13 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
 from evalhooks.report import print_report, terminal_table, write_report
-from evalhooks.report.charts import benchmark_vs_bon, regression, run_label, training
+from evalhooks.report.charts import benchmark_vs_bon, ppo, regression, run_label, training
+from evalhooks.report.details import losses
 from evalhooks.report.facts import read
 from evalhooks.report.prose import missing, result
 
@@ -410,3 +412,20 @@ def test_the_summary_given_is_not_changed() -> None:
     given = summary()
     terminal_table(given)
     assert given == summary()
+
+
+@pytest.mark.parametrize("mixes", [("tulu", "tulu", "tulu", "tulu"), ("tulu", "skywork", "tulu", "skywork")])
+def test_a_run_has_one_colour_in_all_charts_and_training_accuracy_is_in_points(mixes: tuple[str, ...]) -> None:
+    given = summary()
+    for model, mix in zip(given["reward_models"], mixes, strict=True):
+        model |= {"data": mix, "details": {"curves": {"loss": [(1, 0.7), (2, 0.6)], "accuracy": [(1, 0.5), (2, 0.75)]}}}
+    for run in given["ppo"]:
+        run["details"] = {"curves": {"kl": [(1, 0.0), (2, 0.5)]}}
+    study = read(given)
+    loss, accuracy, kl = losses(study).axes[:3]
+    assert (accuracy.get_title(loc="left") or accuracy.get_title()) == "Reward models: accuracy (points)"
+    assert np.asarray(accuracy.lines[0].get_ydata()).tolist() == [50.0, 75.0]
+    assert np.asarray(loss.lines[0].get_ydata()).tolist() == [0.7, 0.6]
+    drawn, learned = training(study).axes[0].lines, ppo(study).axes[1].lines
+    assert [line.get_color() for line in loss.lines] == [line.get_color() for line in drawn]
+    assert [line.get_color() for line in kl.lines] == [line.get_color() for line in learned]

@@ -21,6 +21,7 @@ from core.runs.checkpoints import SaveTimer, point_best, step_folder
 from core.runs.retention import Keep, prune
 from core.runs.warnings import few_held_out
 from rmtrain.batches import planned_steps
+from rmtrain.log import TrainingLog
 from rmtrain.session import RMSession, StepResult
 
 BEST_METRICS = ("rewardbench2/overall", "rewardbench2/mean_of_", "held_out/accuracy")
@@ -68,6 +69,7 @@ class RMRun:
             if separate is None
             else SeparateEvaluations(context.hooks, context.tracker, world=context.world, device=separate, say=context.say)
         )
+        self.log = TrainingLog(session, context)
         self.timer = SaveTimer(session.config.save_minutes)
         self.saver = Saver(context.world, session.engine, context.dir, planned=self.planned, prefix="model.")
 
@@ -80,6 +82,7 @@ class RMRun:
         state = step_folder(context.dir, step) / STATE
         if step and state.is_dir():  # the last one has none if a finished run lost its record
             self.session.engine.load(state)
+            self.log.load(state)
         return step
 
     def evaluate_missing(self, step: int) -> None:
@@ -160,7 +163,8 @@ class RMRun:
     def _save(self, step: int) -> None:
         """Writes the checkpoint of a step: a model that any tool loads, and the state of the engine.
 
-        The order of the pairs and all random draws are functions of seed and step, so nothing else is needed to resume.
+        The order of the pairs and all random draws are functions of seed and step, so nothing else is needed to resume but the sums of the
+        log.
         """
         session = self.session
         dtype = DTYPES[session.config.export_dtype or session.config.model.dtype]
@@ -168,7 +172,7 @@ class RMRun:
         def write(folder: Path, weights: Weights) -> None:
             export_model(session.model, session.tokenizer, folder, weights=weights, dtype=dtype)
 
-        self.saver.save(step, write, formats=export_formats(session.model, dtype))
+        self.saver.save(step, write, formats=export_formats(session.model, dtype), write_state=self.log.save)
 
     def _evaluate(self, step: int, *, in_memory: bool) -> None:
         """Runs the hooks on a saved checkpoint while training waits; a signal ends the run at once, as all is saved.

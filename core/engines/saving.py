@@ -36,8 +36,16 @@ class Saver:
         self._thread: Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, step: int, write: Export, *, formats: Mapping[str, torch.dtype] = MappingProxyType({})) -> Path:
-        """Writes the checkpoint of a step: what `write` puts there (see `export`), and the engine's state under `state/`.
+    def save(
+        self,
+        step: int,
+        write: Export,
+        *,
+        formats: Mapping[str, torch.dtype] = MappingProxyType({}),
+        write_state: Callable[[Path], None] = lambda folder: None,
+    ) -> Path:
+        """Writes the checkpoint of a step: what `write` puts there (see `export`), and under `state/`, which is kept only as long as it may
+        be resumed from, the engine's state and what `write_state` puts there.
 
         Of the earlier checkpoints, only the newest keeps its state, in case the new one gets lost; older ones whose steps are not
         `planned` are removed altogether. Raises what kept the last one from the disk.
@@ -52,6 +60,7 @@ class Saver:
             export(world, self._engine, folder, write, prefix=self._prefix, formats=formats)
             if world.is_main:
                 (folder / STATE).mkdir()
+                write_state(folder / STATE)
             world.barrier()
             self._engine.save(folder / STATE)
             world.barrier()

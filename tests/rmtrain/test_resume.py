@@ -25,7 +25,7 @@ from core.scorers.reward_model import RewardModelScorer
 from evalhooks.checkpoints.held_out import HeldOutHook
 from rmtrain.config import RewardModelConfig
 from rmtrain.train import train
-from tests.fakes import RecordingHook, SignallingProgress
+from tests.fakes import ListTracker, RecordingHook, SignallingProgress
 from tests.rmtrain.test_train import PAIRS, config_of, fit, weights
 
 
@@ -104,6 +104,24 @@ def test_a_signal_saves_at_the_next_step_and_the_next_run_goes_on_from_there(
     # What was saved between two checkpoints is gone once it is not needed any more.
     assert complete_steps(tmp_path / "torn") == [3, 6, 9]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_that_is_stopped_between_two_rows_of_its_log_writes_the_rows_of_an_uninterrupted_one(
+    policy_folder: Path, tmp_path: Path
+) -> None:
+    config = config_of(policy_folder, epochs=14, log_every=4, num_checkpoints=1)  # 42 steps, a row every 4
+    timed = {"tokens_per_second", "pairs_per_second", "tflops", "hook_seconds"}
+
+    def rows(tracker: ListTracker) -> dict[int, dict[str, float]]:
+        return {step: {key: row[key] for key in row if key.split("/")[1] not in timed} for step, row in tracker.on("train/step").items()}
+
+    _, whole = fit(config, tmp_path / "whole")
+    stopped(config, tmp_path / "torn", signal.SIGTERM, 5)  # at step 6, of which 5 and 6 are in no row
+    _, torn = fit(config, tmp_path / "torn")
+    resumed, expected = rows(torn), rows(whole)
+    assert min(resumed) == 8
+    assert resumed == {step: row for step, row in expected.items() if step >= 8}
+    assert_same(tmp_path / "torn", tmp_path / "whole")
 
 
 def test_a_signal_during_the_hooks_ends_the_run_at_once_and_they_run_again(policy_folder: Path, tmp_path: Path) -> None:

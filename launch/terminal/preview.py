@@ -130,7 +130,15 @@ def _reward_model(job: RMJob, notes: list[str], awaited: Sequence[str]) -> Itera
         few := few_held_out(len(held_out), len(held_out), max_length=job.max_length, validation=job.data.validation)
     ):
         yield few.line
-    if long := sum(length > job.max_length for length in lengths):
+    long = sum(length > job.max_length for length in lengths)
+    if long and long == len(training) and job.overlong == "drop":
+        yield (
+            f"warning: all {long} pairs seem longer than max_length={job.max_length} tokens and would be dropped, so nothing would be left "
+            f"to train on; raise max_length (the shortest pair has about {min(lengths):.0f}, the longest {max(lengths):.0f}), or cut their "
+            "prompts (overlong=cut)."
+        )
+        return
+    if long:
         told = f"about {long} of {len(training)} pairs are longer than max_length={job.max_length} tokens ({job.overlong})"
         yield f"warning: {told}; raise max_length." if long > MAX_LOST * len(training) else told
     kept = max(1, len(training) - (long if job.overlong == "drop" else 0))

@@ -55,6 +55,17 @@ def test_a_reward_model_s_pairs_steps_tokens_and_disk_are_told(tmp_path: Path) -
     assert [line for line in lines if line.startswith("warning: 4 pairs make 6 steps")]
 
 
+def test_where_all_pairs_are_too_long_the_dry_run_says_that_nothing_is_left_and_counts_no_steps(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 38, 398)  # of 10 and 100 tokens
+    write_model(tmp_path / "model", 1000, 250)
+    lines = preview(job_of(tmp_path, "max_length=5", "batch_size=2"))
+    [warning] = [line for line in lines if line.startswith("warning: ")]
+    assert "all 2 pairs seem longer than max_length=5 tokens and would be dropped, so nothing would be left to train on" in warning
+    assert "raise max_length (the shortest pair has about 10, the longest 100), or cut their prompts (overlong=cut)" in warning
+    assert not [line for line in lines if line.startswith(("steps: ", "checkpoints: "))]
+    assert [line for line in preview(job_of(tmp_path, "max_length=5", "batch_size=2", "overlong=cut")) if line.startswith("steps: ")]
+
+
 def test_a_packaged_model_that_was_never_used_says_why_its_sizes_and_folder_are_not_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

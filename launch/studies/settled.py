@@ -1,7 +1,6 @@
 """A study over several seeds as a job: all of it runs, and one report says whether one way to pick reward models is better than another."""
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,8 @@ from launch.schema import BoNJob, StudyJob
 from launch.studies.config import RewardChoice
 from launch.studies.plan import Plan
 from launch.studies.seeds import at, folder_of
-from launch.studies.study import earlier_wall_s, failures_of, require_none, run_all
+from launch.studies.study import failures_of, require_none, run_all
+from launch.studies.time_spent import TimeSpent
 from launch.studies.uses import Use, chosen, notes
 
 PPO = "PPO"
@@ -38,20 +38,18 @@ def run(study: StudyJob, studies: Mapping[int, StudyJob], plans: Mapping[int, Pl
 
     If jobs failed, raises `RuntimeError` at the end; the report then covers the seeds that have something to compare.
     """
-    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     folder, jobs = folder_of(study), [job for plan in plans.values() for job in plan.jobs]
-    results = run_all(jobs, study, folder)
+    spent, begun = TimeSpent(folder), datetime.now(UTC).isoformat(timespec="milliseconds")
+    results = run_all(jobs, study, folder, spent)
     failures = failures_of(results)
     for own in studies.values() if failures else ():
         settle_killed(folder_of(own), "its process was killed")
     found = {seed: (plan.uses, at(results, seed)) for seed, plan in plans.items()}
     if not any(_done(*own) for own in found.values()):
         raise RuntimeError("; ".join(failures))
-    wall_s = time.monotonic() - started
     finished = [str(record.get("finished", begun)) for record in results.values() if isinstance(record, dict)]
-    if (folder / "report" / "summary.json").is_file() and all(time < begun for time in finished):
-        wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
-    summary = summarize(study, found) | {"wall_s": round(wall_s, 1)}
+    worked = bool(failures) or not all(time < begun for time in finished)
+    summary = summarize(study, found) | {"wall_s": round(spent.total(worked=worked), 1)}
     path = write_settled(summary, folder / "report")
     require_none(failures, len(jobs), path)
     return summary, path

@@ -1,13 +1,10 @@
 """A study as a job: runs the planned jobs side by side and puts their results into one report."""
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from core.disk import BrokenFileError
 from core.runs.record import settle_killed
-from evalhooks.report.summary import read_summary
 from launch.jobs import report
 from launch.jobs.report import Summary
 from launch.parallel.display import display
@@ -15,6 +12,7 @@ from launch.parallel.scheduler import Failure, Job, run_jobs
 from launch.parallel.slots import slots
 from launch.schema import StudyJob
 from launch.studies.plan import Plan
+from launch.studies.time_spent import Timed, TimeSpent
 from launch.studies.uses import notes
 
 PRELOAD = ("launch.parallel.preload",)
@@ -25,8 +23,8 @@ def run(study: StudyJob, plan: Plan, folder: Path) -> tuple[Summary, Path]:
 
     If jobs failed, raises `RuntimeError` at the end; the report then covers the others.
     """
-    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
-    results = run_all(plan.jobs, study, folder)
+    spent, begun = TimeSpent(folder), datetime.now(UTC).isoformat(timespec="milliseconds")
+    results = run_all(plan.jobs, study, folder, spent)
     failures = failures_of(results)
     if failures:
         settle_killed(folder, "its process was killed")
@@ -35,29 +33,29 @@ def run(study: StudyJob, plan: Plan, folder: Path) -> tuple[Summary, Path]:
     records = [record for record in found.values() if record is not pools]
     if not any(record["job"] != "bon" for record in records):
         raise RuntimeError("; ".join(failures))
-    wall_s = time.monotonic() - started
-    if (folder / "report" / "summary.json").is_file() and all(record.get("finished", begun) < begun for record in records):
-        wall_s = earlier_wall_s(folder, wall_s)  # nothing had to run
+    worked = bool(failures) or not all(record.get("finished", begun) < begun for record in records)
     summary, path = report.build(
         study=study.study,
         folder=folder,
         records=records,
         pools=Path(pools["pools"]) if isinstance(pools, dict) else None,
-        wall_s=wall_s,
+        wall_s=spent.total(worked=worked),
         notes=[*study.notes, *notes(plan.uses, results)],
     )
     require_none(failures, len(plan.jobs), path)
     return summary, path
 
 
-def run_all(jobs: Sequence[Job], study: StudyJob, folder: Path) -> dict[str, object]:
-    """The results of all jobs by key, whose output goes to the study's folder."""
+def run_all(jobs: Sequence[Job], study: StudyJob, folder: Path, spent: TimeSpent) -> dict[str, object]:
+    """The results of all jobs by key, whose output goes to the study's folder. What they take is noted in `spent`, also if they do not
+    get to their end."""
     count, threads, gpus = slots(study.parallel, study.processes)
     shown = display(len(jobs))
     try:
-        return run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=shown, preload=PRELOAD)
+        return run_jobs(jobs, slots=count, threads=threads, gpus=gpus, logs=folder / "logs", display=Timed(shown, spent), preload=PRELOAD)
     finally:
         shown.close()
+        spent.note()
 
 
 def require_none(failures: Sequence[str], num_jobs: int, report: Path) -> None:
@@ -65,15 +63,6 @@ def require_none(failures: Sequence[str], num_jobs: int, report: Path) -> None:
     if failures:
         message = f"{len(failures)} of {num_jobs} jobs failed; the report at {report} covers the others"
         raise RuntimeError("\n  ".join([message, *failures]))
-
-
-def earlier_wall_s(folder: Path, wall_s: float) -> float:
-    """The seconds that the jobs took when they ran, from the last report; `wall_s` if that cannot be read."""
-    try:
-        return float(read_summary(folder / "report").get("wall_s", wall_s))
-    except BrokenFileError as error:
-        print(error)
-        return wall_s
 
 
 def failures_of(results: Mapping[str, object]) -> list[str]:

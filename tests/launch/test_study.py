@@ -112,6 +112,7 @@ def test_a_second_start_reuses_all_runs_and_gives_the_same_summary(studied: tupl
     assert process.returncode == 0, output
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/checkpoints/*/model.safetensors")} == before
     assert timeless(read_summary(folder)) == timeless(summary)
+    assert read_summary(folder)["wall_s"] == pytest.approx(summary["wall_s"], abs=1.0)  # nothing had to run
 
 
 def test_a_study_killed_halfway_completes_with_the_same_summary(studied: tuple[Path, str], tmp_path: Path) -> None:
@@ -123,10 +124,15 @@ def test_a_study_killed_halfway_completes_with_the_same_summary(studied: tuple[P
         time.sleep(0.05)
     process.kill()
     process.communicate()
+    spent = tmp_path / "runs/tiny/time.json"
+    assert json.loads(spent.read_text())["wall_s"] > 0.0  # noted when the jobs before had ended
+    write_json(spent, {"wall_s": 50_000.0})
     again = start(tmp_path)
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert timeless(read_summary(tmp_path)) == timeless(read_summary(studied[0]))
+    assert 50_000 < read_summary(tmp_path)["wall_s"] < 50_300
+    assert "tiny took 13 h 5" in output  # 50,000 s are 13 h 53 min
 
 
 def study_of(folder: Path, *more: str) -> StudyJob:

@@ -1,11 +1,16 @@
 """Exits of a process: one that belongs to a process group, and one whose reader has gone."""
 
 import atexit
+import io
 import os
 import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 @contextmanager
@@ -37,21 +42,52 @@ CLOSED_PIPE = 141
 
 @contextmanager
 def ending_with_a_closed_pipe() -> Generator[None]:
-    """Ends the program without a word if nobody reads its output any more, as where it is piped into `head`."""
+    """Lets the program work on without a word if nobody reads its output any more, as where it is piped into `head`.
+
+    What is printed then goes nowhere: no code between here and `print` meets an `OSError`, which it would take for one of a file, and a
+    run is not lost over a line. A program that would have ended well ends with `CLOSED_PIPE`.
+    """
+    own = sys.stdout
+    if own is not sys.__stdout__ or not isinstance(own, io.TextIOWrapper):  # an outer context has it, or somebody captures the output
+        yield
+        return
+    own.flush()
+    pipe = _Pipe(own.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(pipe),
+        encoding=own.encoding,
+        errors=own.errors,
+        line_buffering=own.line_buffering,
+        write_through=own.write_through,
+    )
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Otherwise the interpreter would try to flush what is left at its end, and print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(CLOSED_PIPE) from None
     except SystemExit as ended:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(ended.code or CLOSED_PIPE) from None
+        sys.stdout.flush()
+        if pipe.is_closed and not ended.code:
+            raise SystemExit(CLOSED_PIPE) from None
         raise
+    else:
+        sys.stdout.flush()
+        if pipe.is_closed:
+            raise SystemExit(CLOSED_PIPE)
+    finally:
+        sys.stdout.flush()
+        sys.stdout = own
+
+
+class _Pipe(io.FileIO):
+    """A file that is exchanged for one that takes everything when its reader has gone."""
+
+    is_closed = False
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self.is_closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
 
 
 def _has_joined() -> bool:

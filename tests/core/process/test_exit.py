@@ -71,3 +71,45 @@ def test_processes_whose_group_has_slow_threads_end_well(tmp_path: Path) -> None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+PRINTING = """
+import sys
+from rich.console import Console
+from core.process.exit import ending_with_a_closed_pipe
+
+def work():
+    {printed}
+    print("was worked", file=sys.stderr)
+    {end}
+
+with ending_with_a_closed_pipe():
+    try:
+        work()
+    except (OSError, ValueError, Exception) as error:  # as commands tell what is wrong with a file
+        print(f"failed: {{error}}", file=sys.stderr)
+        raise SystemExit(2) from error
+"""
+PRINTS = [
+    "[print(number, flush=True) for number in range(9)]",
+    "print('x' * 1_000_000)",
+    "Console(width=80).print('x\\n' * 100_000)",
+    "print('held back')",
+]
+
+
+@pytest.mark.parametrize("printed", PRINTS)
+@pytest.mark.parametrize(("end", "code"), [("pass", 141), ("sys.exit(0)", 141), ("sys.exit(3)", 3)])
+def test_a_program_whose_reader_has_gone_does_its_work_and_says_nothing_of_it(printed: str, end: str, code: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # the reader has gone
+    command = [sys.executable, "-c", PRINTING.format(printed=printed, end=end)]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (code, "was worked\n")
+
+
+def test_a_program_whose_output_is_read_ends_as_it_would() -> None:
+    command = [sys.executable, "-c", PRINTING.format(printed="print('größer')", end="pass")]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii:replace"})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "gr??er\n", "was worked\n")

@@ -13,7 +13,6 @@ from core.config import (
     ContentHashed,
     Hashed,
     ModelConfig,
-    OptimConfig,
     RolloutConfig,
     Unhashed,
     require_fraction,
@@ -37,17 +36,10 @@ class RMJob(Launch, RewardModelConfig):
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         RewardModelConfig.__post_init__(self)
-        _require_learning_rate(self.optim)
 
     @property
     def unread(self) -> frozenset[str]:
         return frozenset({"tasks", "hooks.downstream", *(() if self.hooks.budget else ("hooks.budget",))})  # without one, as before it
-
-
-def _require_learning_rate(optim: OptimConfig) -> None:
-    """Raises `ValueError` for a learning rate that is a slip of the keyboard, as 1e5 for 1e-5 is: it would train noise without a word."""
-    if optim.lr > 1:
-        raise ValueError(f"optim.lr is {optim.lr:g}; AdamW moves every weight by about that at each step. Give one such as 3e-6.")
 
 
 @dataclass(kw_only=True)
@@ -61,7 +53,6 @@ class PPOJob(Launch, PPOConfig):
     def __post_init__(self) -> None:
         Launch.__post_init__(self)
         PPOConfig.__post_init__(self)
-        _require_learning_rate(self.optim)
         if not self.terms:
             raise ValueError(
                 "reward.path is empty and there are no other rewards; name a reward model (reward.path=FOLDER or reward.path=org/name), "

@@ -319,9 +319,8 @@ class _Decoder:
             first.copy_(before)
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
-        lengths_R = torch.ones_like(
-            self.answers.positions_R
-        )  # as if prompts had one token, so that the first step writes to the first place
+        # As if prompts had one token, so that the first step writes to the first place.
+        lengths_R = torch.ones_like(self.answers.positions_R)
         self.answers.begin(lengths_R, self.answers.uniforms_RT)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())

@@ -6,7 +6,6 @@ torch's operations it takes thirty, and a GPU takes longer to start most of them
 Shapes: R rows, T tokens that an answer may have, V vocabulary, E tokens that end an answer.
 """
 
-import logging
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.generators.drawing import CHUNK, MOST_TOKENS, sample_tokens
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 _TOLERANCE = 1e-4
 
@@ -99,10 +98,8 @@ def _fits_kernels(logits_RV: Tensor) -> bool:
 @cache
 def _works(device: torch.device) -> bool:
     """Tries the kernels once; a failure is told, and torch's own operations draw from then on."""
-    fault = fault_of(lambda: _error(device), tolerance=_TOLERANCE)
-    if fault is not None:
-        logging.getLogger(__name__).warning("tokens are drawn by several passes over the logits, slower: its kernels fail (%s)", fault)
-    return fault is None
+    otherwise = "tokens are drawn by several passes over the logits, slower: its kernels fail"
+    return passes(lambda: _error(device), tolerance=_TOLERANCE, otherwise=otherwise)
 
 
 def _error(device: torch.device) -> float:

@@ -3,14 +3,13 @@
 Shapes: R rows, H query heads, J key heads, L tokens that a row has room for, D channels of a head.
 """
 
-import logging
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from core.models.fused.rotations import Angles, rotated_by_halves
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 MOST_CHANNELS = 256
 LEAST_PROGRAMS = 64
@@ -59,11 +58,12 @@ def attend_filled(
 @cache
 def _works(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, channels: int, *, turns: bool = False) -> bool:
     """Tries the kernel once; a failure is told, and its work is done as before."""
-    fault = fault_of(lambda: _error(device, dtype, heads, key_heads, channels, turns=turns), tolerance=_TOLERANCE)
-    if fault is not None:
-        otherwise = "queries and keys are rotated apart" if turns else "rollouts read all room of their rows"
-        logging.getLogger(__name__).warning("%s, slower: the kernel of a rollout's attention fails (%s)", otherwise, fault)
-    return fault is None
+    instead = "queries and keys are rotated apart" if turns else "rollouts read all room of their rows"
+    return passes(
+        lambda: _error(device, dtype, heads, key_heads, channels, turns=turns),
+        tolerance=_TOLERANCE,
+        otherwise=f"{instead}, slower: the kernel of a rollout's attention fails",
+    )
 
 
 def _error(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, channels: int, *, turns: bool = False) -> float:

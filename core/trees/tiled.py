@@ -3,14 +3,13 @@
 Shapes: N tokens in a flat stream, H query heads, J key heads, D channels of a head.
 """
 
-import logging
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from core.trees.tiles import Tiles, lay_tiles
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _CHANNELS = (64, 128)
@@ -42,10 +41,11 @@ def attend_on_tiles(
 @cache
 def _works(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> bool:
     """Tries the kernels once, forward and backward; a failure is told, and another road is taken from then on."""
-    fault = fault_of(lambda: _error(device, dtype, num_heads, num_key_heads, num_channels), tolerance=_TOLERANCE)
-    if fault is not None:
-        logging.getLogger(__name__).warning("attention over prompt trees gathers keys, slower: its kernel by tiles fails here (%s)", fault)
-    return fault is None
+    return passes(
+        lambda: _error(device, dtype, num_heads, num_key_heads, num_channels),
+        tolerance=_TOLERANCE,
+        otherwise="attention over prompt trees gathers keys, slower: its kernel by tiles fails here",
+    )
 
 
 def _error(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> float:

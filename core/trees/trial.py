@@ -1,5 +1,6 @@
 """Kernels are tried once on a device before they are relied on: what they may raise there, and what their values are."""
 
+import logging
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -31,6 +32,14 @@ def fault_of(error: Callable[[], float], *, tolerance: float) -> str | None:
     except kernel_faults() as problem:
         return first_line(problem)
     return None if found <= tolerance else f"its values are {found:.2g} off"
+
+
+def passes(error: Callable[[], float], *, tolerance: float, otherwise: str) -> bool:
+    """Whether a kernel may be used (`fault_of`); if not, one line says `otherwise`, what is done without it, and why."""
+    fault = fault_of(error, tolerance=tolerance)
+    if fault is not None:
+        logging.getLogger(__name__).warning("%s (%s)", otherwise, fault)
+    return fault is None
 
 
 def first_line(problem: Exception) -> str:

@@ -8,7 +8,6 @@ Shapes: N tokens in a flat stream, H query heads, J key heads, D channels of a h
 """
 
 import inspect
-import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.attention.varlen import varlen_attn
 
 from core.trees.layout import Sequences
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 Kernel = Callable[..., Any]
 
@@ -91,12 +90,11 @@ def _gather(rows_NJD: Tensor, places_K: Tensor) -> Tensor:
 @cache
 def _works(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> bool:
     """Tries the kernel once, forward and backward; a failure is told, and the calls by block are taken from then on."""
-    fault = fault_of(lambda: _error_of_kernel(device, dtype, num_heads, num_key_heads, num_channels), tolerance=_TOLERANCE)
-    if fault is not None:
-        logging.getLogger(__name__).warning(
-            "attention over prompt trees goes segment by segment, slower: varlen_attn fails here (%s)", fault
-        )
-    return fault is None
+    return passes(
+        lambda: _error_of_kernel(device, dtype, num_heads, num_key_heads, num_channels),
+        tolerance=_TOLERANCE,
+        otherwise="attention over prompt trees goes segment by segment, slower: varlen_attn fails here",
+    )
 
 
 def _error_of_kernel(device: torch.device, dtype: torch.dtype, num_heads: int, num_key_heads: int, num_channels: int) -> float:

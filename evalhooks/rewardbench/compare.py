@@ -138,9 +138,9 @@ class _Part:
 def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, num_resamples: int = 10_000, seed: int = 0) -> Comparison:
     """RewardBench 2: model a against model b, matching rows by subset and id.
 
-    Lines follow the order of the domains, then any other subset; overall is the mean of the six domains and resamples
-    them jointly, each at its own size, as the mean of fewer does. Raises `ValueError` if no rows are shared, if a model has a row
-    twice, if the two rows of one id differ in their completions, and if `num_resamples` is below 1.
+    Lines follow the order of the domains, then any other subset; overall is the mean of the six domains and resamples them jointly,
+    each at its own size, as the mean of fewer does. Raises `ValueError` if no rows are shared, if a model has a row twice, if the two
+    rows of one id differ in their completions, and if `num_resamples` is below 1.
     """
     joined = _join(a, b, v2.canonical)
     refused = _without_finite_row(joined)

@@ -3,7 +3,6 @@
 The kernels of `core.models.fused.layers` stay in use for everything else, and where one of these fails.
 """
 
-import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from torch.nn.functional import silu
 
 from core.models.fused.rotations import rotated_by_halves
 from core.process.layers import layer_lists
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 FEW = 4096
 """Tokens of a call up to which it counts as small."""
@@ -68,10 +67,7 @@ def gates_by_row(gate: Tensor, up: Tensor) -> bool:
 def _works(otherwise: str, error: Callable[[torch.device], float], device: torch.device) -> bool:
     """Tries a kernel once; a failure is told."""
     with torch.autocast(device.type, enabled=False):
-        fault = fault_of(lambda: error(device), tolerance=_TOLERANCE)
-    if fault is not None:
-        logging.getLogger(__name__).warning("%s, slower: the kernel for one fails (%s)", otherwise, fault)
-    return fault is None
+        return passes(lambda: error(device), tolerance=_TOLERANCE, otherwise=f"{otherwise}, slower: the kernel for one fails")
 
 
 def _rotation_error(device: torch.device) -> float:

@@ -6,14 +6,13 @@ with fp32 sums; the fourth is as small as what the parts leave out (Henry, Tang 
 Shapes: N rows of the first factor, K inner size, M columns of the second factor.
 """
 
-import logging
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.trees.trial import fault_of
+from core.trees.trial import passes
 
 LEAST, MOST = 2**24, 2**28
 """Elements of a weight from which on it is worth its splitting, and up to which its parts take little memory, as much as itself."""
@@ -77,10 +76,8 @@ def _gains(weight_VH: Tensor) -> bool:
 @cache
 def _works(device: torch.device) -> bool:
     """Tries them once; a failure is told, and IEEE fp32 computes from then on."""
-    fault = fault_of(lambda: _error(device), tolerance=_TOLERANCE)
-    if fault is not None:
-        logging.getLogger(__name__).warning("heads compute in IEEE fp32, slower: by two parts in bf16 they fail (%s)", fault)
-    return fault is None
+    otherwise = "heads compute in IEEE fp32, slower: by two parts in bf16 they fail"
+    return passes(lambda: _error(device), tolerance=_TOLERANCE, otherwise=otherwise)
 
 
 @torch.no_grad()

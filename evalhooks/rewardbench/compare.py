@@ -83,7 +83,6 @@ class Comparison:
     """Model a against model b: a line per domain, and overall if no domain is missing (else `reason` says which are).
 
     Without an overall score, `mean` is the line of RewardBench 2's domains that there are, under their label (see `domains.mean_of`).
-
     `refusals` say why Ties has no line, or a subset in which one of the models has no row with finite scores; `remarks` count and
     name the rows with a NaN or infinite score. `flips` are sorted by difference in credit, largest first. Rows that only one model
     has are counted in `num_only_a` and `num_only_b` and ignored otherwise.
